@@ -1,0 +1,66 @@
+# Every target sets up what it needs: .venv is made at the first call and made again when
+# pyproject.toml or constraints.txt change.
+#
+#   make demo PYTHON=/opt/python3.12/bin/python3     another Python to make .venv with
+#   make test ARGS="-k resume -x"                    arguments for pytest
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?=
+ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+DEMO_RUN := runs/digits/digits
+
+# PyTorch 2.11 has builds for these versions of Python and for no others.
+CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+
+.PHONY: help
+help: ## Lists the targets
+	@echo "Usage: make TARGET"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: demo
+demo: $(INSTALLED) ## Transcribes the shipped recordings of spoken digits, offline, and shows the result
+	@$(PY) -m pipeline.run dataset=digits run_dir=$(DEMO_RUN) || { code=$$?; [ $$code -eq 3 ] || exit $$code; }
+	@$(PY) scripts/show_transcripts.py $(DEMO_RUN)
+
+.PHONY: test
+test: $(INSTALLED) ## Runs the whole test suite; ARGS="..." is passed to pytest
+	@$(PY) -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(INSTALLED) ## Checks style, types and import rules
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy pipeline
+	$(VENV)/bin/lint-imports
+
+# The mark comes last: an interrupted installation is done again.
+$(INSTALLED): $(PY) pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): about 5 GB, most of it PyTorch, the first time; this can take several minutes."
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+	@echo "Installed."
+
+# A link to a Python that has gone counts as missing, so make comes here again.
+$(PY):
+	@found=; without_venv=; \
+	for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14 python); do \
+	    $$candidate -c '$(CHECK_VERSION)' >/dev/null 2>&1 || continue; \
+	    if $$candidate -c 'import ensurepip, venv' >/dev/null 2>&1; then found=$$candidate; break; fi; \
+	    without_venv=$${without_venv:-$$candidate}; \
+	done; \
+	if [ -z "$$found" ] && [ -n "$$without_venv" ]; then \
+	    echo "error: $$without_venv has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	    exit 1; \
+	elif [ -z "$$found" ]; then \
+	    echo "error: no Python 3.11 to 3.14 found (tried: $(or $(PYTHON),python3, python3.11 to python3.14, python)); name one with PYTHON=..." >&2; \
+	    exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$($$found --version)."; \
+	$$found -m venv --clear $(VENV)

@@ -1,0 +1,212 @@
+"""What the bytes of an audio file claim, read before a decoder sees them.
+
+libsndfile shortens a cut WAV, AIFF, AU, W64 or Ogg file to what is there without a word, reads a WAV whose
+data size is 0 (a pipe's) as empty, and stops at its own estimate of an MP3 that carries no length. This
+module only looks; `pipeline.audio` decides what is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+# An MPEG stream that knows its length says so within its first frame (at most 2,881 bytes).
+_MPEG_LENGTH_TAGS = (b"Xing", b"Info", b"VBRI")
+_MPEG_FRAME_BYTES = 4096
+_OGG_PAGE_BYTES = 65_307
+_MAX_CHUNKS = 10_000
+# After a data size of 0, these mean an empty recording with metadata, not audio from a pipe.
+_METADATA_CHUNKS = frozenset(
+    b"LIST|id3 |ID3 |bext|fact|cue |JUNK|junk|PEAK|_PMX|iXML|PAD |smpl|inst|cart|afsp|LGWV".split(b"|")
+)
+_FORMS = frozenset((b"WAVE", b"AIFF", b"AIFC", b"8SVX", b"16SV"))
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """What was found; everything stays at its default where the format has no such field.
+
+    Attributes:
+        sample_rate: Hz as written, which may be nonsense.
+        num_channels: Channels as written.
+        claimed: Bytes of audio that the header claims; `None` also for a pipe's placeholder.
+        present: Bytes that follow the place from which `claimed` counts.
+        zero_size_at: Offset of a 32-bit data size of 0 that audio follows.
+        unmeasured: An MPEG stream that does not say how long it is.
+    """
+
+    sample_rate: int | None = None
+    num_channels: int | None = None
+    claimed: int | None = None
+    present: int = 0
+    zero_size_at: int | None = None
+    unmeasured: bool = False
+
+
+def read_container(file: BinaryIO, file_size: int) -> Container:
+    """Looks at the header (for Ogg at the last page) of an open regular file.
+
+    Args:
+        file: Seekable; its position is moved.
+        file_size: Bytes.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    head = _read_at(file, 0, 64)
+    magic = head[:4]
+    if magic in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM") and head[8:12] in _FORMS:
+        return _chunked(file, file_size, ">" if magic in (b"RIFX", b"FORM") else "<")
+    if magic == b"riff":
+        return _w64(file, file_size)
+    if magic in (b".snd", b"dns.") and len(head) >= 24:
+        return _au(head, file_size)
+    if magic == b"OggS":
+        return _ogg(file, file_size)
+    return _mpeg(file, head)
+
+
+def is_placeholder(size: int) -> bool:
+    """Whether a 32-bit data size was written by a program that could not seek back.
+
+    ffmpeg writes 0xFFFFFFFF, SoX and arecord a little below 0x7FFFFFFF, others 0x80000000 or 0.
+    """
+    return size == 0 or 0x7FFF0000 <= size <= 0x80010000 or size >= 0xFFFF0000
+
+
+def _read_at(file: BinaryIO, offset: int, count: int) -> bytes:
+    file.seek(offset)
+    return file.read(count)
+
+
+def _chunked(file: BinaryIO, file_size: int, order: str) -> Container:
+    """RIFF, RIFX, RF64 and the IFF family (AIFF, 8SVX): chunks of four letters, a size, a body."""
+    position, size64 = 12, None
+    sample_rate = num_channels = None
+    for _ in range(_MAX_CHUNKS):
+        head = _read_at(file, position, 8)
+        if len(head) < 8:
+            break
+        name, size = head[:4], struct.unpack(order + "I", head[4:])[0]
+        start = position + 8
+        if name == b"fmt ":
+            body = _read_at(file, start, 8)
+            if len(body) == 8:
+                _, num_channels, sample_rate = struct.unpack(order + "HHI", body)
+        elif name == b"ds64":
+            body = _read_at(file, start, 16)
+            size64 = struct.unpack("<QQ", body)[1] if len(body) == 16 else None
+        elif name in (b"data", b"SSND", b"BODY"):
+            claimed: int | None = size
+            zero_size_at = None
+            if size == 0xFFFFFFFF and size64 not in (None, 0, 2**64 - 1):
+                claimed = size64
+            elif is_placeholder(size):
+                claimed = None
+                if size == 0 and name == b"data" and _audio_follows(file, start, file_size, order):
+                    zero_size_at = position + 4
+            return Container(sample_rate, num_channels, claimed, max(0, file_size - start), zero_size_at)
+        # Chunks are padded to even sizes.
+        position = start + size + size % 2
+    return Container(sample_rate, num_channels)
+
+
+def _audio_follows(file: BinaryIO, start: int, file_size: int, order: str) -> bool:
+    head = _read_at(file, start, 8)
+    if len(head) < 8:
+        return len(head) > 0
+    fits = start + 8 + struct.unpack(order + "I", head[4:])[0] <= file_size
+    return not (head[:4] in _METADATA_CHUNKS and fits)
+
+
+def _w64(file: BinaryIO, file_size: int) -> Container:
+    """Sony Wave64: 16-byte names, 64-bit sizes that include the 24-byte chunk head, aligned to 8."""
+    position = 40
+    for _ in range(_MAX_CHUNKS):
+        head = _read_at(file, position, 24)
+        if len(head) < 24:
+            break
+        size = struct.unpack("<Q", head[16:])[0]
+        if size < 24 or size >= 2**62:
+            break
+        if head[:4] == b"data":
+            return Container(claimed=size - 24, present=max(0, file_size - position - 24))
+        position += (size + 7) // 8 * 8
+    return Container()
+
+
+def _au(head: bytes, file_size: int) -> Container:
+    order = ">" if head[:4] == b".snd" else "<"
+    offset, size, _, sample_rate, num_channels = struct.unpack(order + "5I", head[4:24])
+    claimed = None if is_placeholder(size) else size
+    return Container(sample_rate, num_channels, claimed, max(0, file_size - offset))
+
+
+def _ogg(file: BinaryIO, file_size: int) -> Container:
+    """The end of the last page against the end of the file (RFC 3533, section 6)."""
+    start = max(0, file_size - _OGG_PAGE_BYTES)
+    tail = _read_at(file, start, _OGG_PAGE_BYTES)
+    page = tail.rfind(b"OggS")
+    if page < 0:
+        return Container()
+    head = tail[page : page + 27]
+    num_segments = head[26] if len(head) == 27 else 0
+    sizes = tail[page + 27 : page + 27 + num_segments]
+    return Container(claimed=start + page + 27 + num_segments + sum(sizes), present=file_size)
+
+
+def _mpeg(file: BinaryIO, head: bytes) -> Container:
+    offset = 0
+    if head[:3] == b"ID3" and len(head) >= 10:
+        # ID3v2 sizes have seven bits a byte.
+        offset = 10 + sum((head[6 + at] & 0x7F) << (21 - 7 * at) for at in range(4))
+    frame = _read_at(file, offset, _MPEG_FRAME_BYTES)
+    if len(frame) < 4 or frame[0] != 0xFF or frame[1] & 0xE0 != 0xE0 or frame[1] & 0x06 == 0:
+        return Container()
+    return Container(unmeasured=not any(tag in frame for tag in _MPEG_LENGTH_TAGS))
+
+
+class Stream:
+    """A file whose header tells libsndfile the truth: a patched data size, or an end far away.
+
+    libsndfile stops an MP3 without a length at an estimate from the bitrate of its first frame (320 against
+    8 kbit/s is a factor of 40). Told of a longer file it goes on to the real end. Far beyond that end zeros
+    are read: mpg123 looks there for a tag, and gives up on a file where it cannot.
+
+    Attributes:
+        furthest: Offset after the last byte of the file that was read.
+    """
+
+    def __init__(self, file: BinaryIO, file_size: int, container: Container) -> None:
+        """Stands in for `file`, which it does not close; `file_size` in bytes."""
+        self._file = file
+        self._end = file_size
+        self._size = 64 * file_size + 2**20 if container.unmeasured else file_size
+        self._patch_at = container.zero_size_at
+        self._position = 0
+        self.furthest = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As in `io`."""
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def tell(self) -> int:
+        """As in `io`."""
+        return self._position
+
+    def read(self, count: int) -> bytes:
+        """At most `count` bytes, as in `io`."""
+        if self._position > self._end + 2**16:
+            data = bytearray(min(count, 2**16, max(0, self._size - self._position)))
+        else:
+            data = bytearray(_read_at(self._file, self._position, count))
+            self.furthest = max(self.furthest, self._position + len(data))
+        if self._patch_at is not None:
+            first, last = self._patch_at - self._position, self._patch_at + 4 - self._position
+            for index in range(max(0, first), min(len(data), last)):
+                data[index] = 0xFF
+        self._position += len(data)
+        return bytes(data)

@@ -1,0 +1,146 @@
+"""Where recordings come from: one connector a file, chosen by name.
+
+A new corpus is one module here with a dataclass `Options` and a class `Dataset(options)` that fits
+`Connector`, and one `conf/dataset/<name>.yaml`. A connector finds recordings and says what is known of them;
+it decodes no audio.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+from pipeline.errors import UserError
+from pipeline.records import Utterance
+
+SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
+
+
+class Connector(Protocol):
+    """What every dataset offers.
+
+    Constructing one checks its options and raises `UserError` with key, value, reason and remedy.
+
+    Attributes:
+        run_name: The `<dataset>` part of `runs/<dataset>/<model>`.
+        notice: Said in the first and the last line of a run, where there is something to say.
+    """
+
+    run_name: str
+    notice: str | None
+
+    def columns(self) -> dict[str, str]:
+        """The dataset's own columns: name to one of string, int16, int32, int64, float64, bool."""
+        ...
+
+    def utterances(self) -> Iterator[Utterance]:
+        """Every utterance, one at a time, in an order that is the same on every machine.
+
+        Raises:
+            UserError: There is none, or the source cannot be read.
+        """
+        ...
+
+
+def load(connector_name: str) -> ModuleType:
+    """The module `pipeline.datasets.<connector_name>`, which has `Options` and `Dataset`.
+
+    Raises:
+        UserError: There is no such connector.
+    """
+    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    if connector_name not in known:
+        allowed = ", ".join(known)
+        raise UserError(f"dataset.connector={connector_name}: no such connector; there are {allowed}")
+    return importlib.import_module(f"{__name__}.{connector_name}")
+
+
+def require_folder(root: str) -> str:
+    """The absolute path of `dataset.root`, `~` expanded.
+
+    Raises:
+        UserError: Nothing is given, or it is not a folder.
+    """
+    remedy = "give the folder that holds the recordings"
+    if root in ("", "???"):
+        raise UserError(f"dataset.root is required and has no default; {remedy}")
+    path = os.path.abspath(os.path.expanduser(root))
+    if not os.path.exists(path):
+        raise UserError(f"dataset.root={root}: no such folder; {remedy}")
+    if not os.path.isdir(path):
+        raise UserError(f"dataset.root={root}: not a folder; {remedy}")
+    return path
+
+
+def refuse_empty(utterances: Iterator[Utterance], message: str) -> Iterator[Utterance]:
+    """The same utterances.
+
+    Raises:
+        UserError: With `message`, where there is none.
+    """
+    utterance = None
+    for utterance in utterances:
+        yield utterance
+    if utterance is None:
+        raise UserError(message)
+
+
+def walk_files(root: str, skip: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Paths below `root`, relative to it, of everything that is not a folder, sorted bytewise.
+
+    Links to folders are followed, except into a folder that contains the link (by device and inode).
+    Hidden files and folders are left out, and folders whose name is in `skip`. Only the names of the
+    folders on the way are in memory.
+
+    Raises:
+        UserError: A folder cannot be read; leaving it out would lose recordings without a word.
+    """
+    top = os.fsencode(root)
+    skipped = frozenset(os.fsencode(name) for name in skip)
+    # One entry a level: the folder's path with a slash, its identity, its names still to come.
+    levels: list[tuple[bytes, tuple[int, int], Iterator[bytes]]] = []
+
+    def enter(prefix: bytes) -> None:
+        try:
+            status = os.stat(os.path.join(top, prefix))
+            identity = (status.st_dev, status.st_ino)
+            if all(identity != other for _, other, _ in levels):
+                levels.append((prefix, identity, iter(_names(os.path.join(top, prefix)))))
+        except OSError as error:
+            where = os.fsdecode(prefix) or "the folder itself"
+            raise UserError(
+                f"dataset.root={root}: {where!r} cannot be read ({error.strerror}); give read permission"
+            ) from None
+
+    enter(b"")
+    while levels:
+        prefix, _, names = levels[-1]
+        name = next(names, None)
+        if name is None:
+            levels.pop()
+        elif not name.endswith(b"/"):
+            yield os.fsdecode(prefix + name)
+        elif name[:-1] not in skipped:
+            enter(prefix + name)
+
+
+def _names(folder: bytes) -> list[bytes]:
+    """Names in a folder; those of folders end in a slash, which sorts them as in a full path."""
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith(b"."):
+                names.append(entry.name + b"/" if _is_folder(entry) else entry.name)
+    return sorted(names)
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

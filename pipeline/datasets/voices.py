@@ -1,0 +1,237 @@
+"""VOiCES: Voices Obscured in Complex Environmental Settings (arXiv 1804.05053, iqtlabs.github.io/voices).
+
+The corpus says everything in its file names:
+
+    Lab41-SRI-VOiCES-src-sp0307-ch127535-sg0042.wav
+    Lab41-SRI-VOiCES-rm1-babb-sp0032-ch021625-sg0005-mc01-stu-clo-dg080.wav
+
+Room, distractor, speaker, chapter, segment, microphone with its type and place, and the angle in degrees to
+which the loudspeaker was turned. The documentation of older releases writes `scr` for `src`, `seg` for `sg`.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.datasets import SHIPPED, refuse_empty, require_folder, walk_files
+from pipeline.errors import UserError
+from pipeline.paths import encode_path
+from pipeline.records import Scalar, Utterance
+
+NAME = re.compile(
+    r"""Lab41-SRI-VOiCES-
+    (?: (?:src|scr) | (?P<room>rm[0-9]+) - (?P<distractor>[a-z0-9]+) )
+    - (?P<speaker>sp[0-9]+) - (?P<chapter>ch[0-9]+) - (?P<segment>se?g[0-9]+)
+    (?(room)
+        - (?P<mic>mc[0-9]+) - (?P<mic_type>[a-z0-9]+) - (?P<mic_location>[a-z0-9]+)
+        - dg(?P<degrees>[0-9]{1,4})
+    )
+    """,
+    re.VERBOSE,
+)
+
+# The part of a name that says what was read aloud; LibriSpeech's own form is 307-127535-0042.
+_PASSAGE = re.compile(r"(?:.*-)?sp([0-9]+)-ch([0-9]+)-se?g([0-9]+)(?:-.*)?|([0-9]+)-([0-9]+)-([0-9]+)")
+
+_COLUMNS = {
+    "split": "string",
+    "source": "bool",
+    "room": "string",
+    "distractor": "string",
+    "speaker": "string",
+    "chapter": "string",
+    "segment": "string",
+    "mic": "string",
+    "mic_type": "string",
+    "mic_location": "string",
+    "degrees": "int16",
+    "gender": "string",
+}
+
+# Not speech. The documentation spells the second with an underscore, the archives with a hyphen.
+_LEFT_OUT = frozenset(("distractors", "room-response", "room_response"))
+
+_LAYOUT = (
+    "expected is the folder VOiCES_devkit with source-16k/{train,test}/sp*/*.wav "
+    "and distant-16k/speech/{train,test}/rm*/*/sp*/*.wav"
+)
+
+
+@dataclass
+class Options:
+    """`dataset.*` of `dataset=voices`.
+
+    Attributes:
+        root: The folder `VOiCES_devkit` (or `VOiCES_release`, or a part of one); `None` or empty for the
+            shipped recording.
+    """
+
+    root: str | None = None
+
+
+class Dataset:
+    """The recordings of a VOiCES tree, source and distant; the id is the file's stem."""
+
+    def __init__(self, options: Options) -> None:
+        self.notice: str | None = None
+        if options.root:
+            self.root = require_folder(options.root)
+            self.run_name = "voices"
+        else:
+            self.root = str(SHIPPED / "voices")
+            self.run_name = "voices-sample"
+            self.notice = (
+                "no VOiCES corpus given: the one recording of the torchaudio tutorial stands in; "
+                "set VOICES_ROOT or dataset.root=/path/to/VOiCES_devkit for the corpus"
+            )
+
+    def columns(self) -> dict[str, str]:
+        """What the names, the folders and the gender table say."""
+        return dict(_COLUMNS)
+
+    def utterances(self) -> Iterator[Utterance]:
+        """Every recording, sorted bytewise by its path.
+
+        A WAV that is not named in the scheme is one too, without what its name would say.
+
+        Raises:
+            UserError: There is none, or a folder or a reference file cannot be read.
+        """
+        message = f"dataset.root={self.root}: no recordings found; {_LAYOUT}"
+        return refuse_empty(self._utterances(), message)
+
+    def _utterances(self) -> Iterator[Utterance]:
+        references = References(self.root)
+        genders = _read_genders(os.path.join(self.root, "references"))
+        for relative in walk_files(self.root, skip=_LEFT_OUT):
+            folder, name = os.path.split(relative)
+            stem, extension = os.path.splitext(name)
+            if extension.lower() != ".wav":
+                continue
+            columns = parse_name(stem)
+            folders = folder.split(os.sep)
+            columns["split"] = next((part for part in folders if part in ("train", "test")), None)
+            if columns["speaker"] is not None:
+                columns["gender"] = genders.get(int(str(columns["speaker"])[2:]))
+            yield Utterance(
+                id=encode_path(stem),
+                path=os.path.join(self.root, relative),
+                reference=references.of(stem),
+                columns=columns,
+            )
+
+
+def parse_name(stem: str) -> dict[str, Scalar]:
+    """The columns that a file name gives; all `None` where it does not follow the scheme."""
+    columns: dict[str, Scalar] = dict.fromkeys(_COLUMNS)
+    match = NAME.fullmatch(stem)
+    if match:
+        columns |= match.groupdict()
+        columns["source"] = match["room"] is None
+        columns["degrees"] = None if match["degrees"] is None else int(match["degrees"])
+    return columns
+
+
+class References:
+    """What was read aloud, from `references/`; nothing where that folder is missing.
+
+    Where its two files disagree, `filename_transcripts` is right.
+    """
+
+    def __init__(self, root: str) -> None:
+        """Reads both files below `root`.
+
+        Raises:
+            UserError: A file is there and cannot be read.
+        """
+        folder = os.path.join(root, "references")
+        newer = os.path.join(folder, "filename_transcripts")
+        older = os.path.join(folder, "Lab41-SRI-VOiCES.refs")
+        try:
+            self._texts = (_Texts(_csv_rows(_read_lines(newer))), _Texts(_older_rows(_read_lines(older))))
+        except csv.Error as error:
+            raise UserError(f"{newer}: not a CSV file ({error}); restore it, or remove it") from None
+
+    def of(self, stem: str) -> str | None:
+        """The text of a recording by the stem of its name."""
+        return next((text for texts in self._texts if (text := texts.of(stem)) is not None), None)
+
+
+class _Texts:
+    """The texts of one file.
+
+    `filename_transcripts` lists every recording, the older `.refs` perhaps only the sources. All recordings
+    of one passage (speaker, chapter, segment) say the same, so a text is kept once per passage, and per name
+    only where it differs: 4,000 texts instead of 999,168.
+    """
+
+    def __init__(self, rows: Iterator[tuple[str, str]]) -> None:
+        self._by_passage: dict[tuple[int, int, int], str] = {}
+        self._by_name: dict[str, str] = {}
+        for name, text in rows:
+            stem = os.path.basename(name).removesuffix(".wav")
+            passage = _passage(stem)
+            if text and (passage is None or self._by_passage.setdefault(passage, text) != text):
+                self._by_name[stem] = text
+
+    def of(self, stem: str) -> str | None:
+        text = self._by_name.get(stem)
+        passage = _passage(stem)
+        return self._by_passage.get(passage) if text is None and passage is not None else text
+
+
+def _passage(stem: str) -> tuple[int, int, int] | None:
+    match = _PASSAGE.fullmatch(stem)
+    if match is None:
+        return None
+    speaker, chapter, segment = (int(number) for number in match.groups() if number is not None)
+    return speaker, chapter, segment
+
+
+def _read_lines(path: str) -> Iterator[str]:
+    """The lines of a UTF-8 file; none where it is missing."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+            yield from file
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); restore it, or remove it") from None
+
+
+def _csv_rows(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
+    """Name and text of `index,file_name,transcript` lines."""
+    name_at, text_at = 1, 2
+    for row in csv.reader(lines):
+        if "file_name" in row and "transcript" in row:
+            name_at, text_at = row.index("file_name"), row.index("transcript")
+        elif len(row) > max(name_at, text_at):
+            yield row[name_at].strip(), row[text_at].strip()
+
+
+def _older_rows(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
+    """Name and text of `name TRANSCRIPT` lines."""
+    for line in lines:
+        name, _, text = line.strip().replace("\t", " ").partition(" ")
+        if name:
+            yield name, text.strip()
+
+
+def _read_genders(folder: str) -> dict[int, str]:
+    """Speaker number to gender; with or without `sp` and leading zeros, the header perhaps with `;`."""
+    genders: dict[int, str] = {}
+    speaker_at, gender_at = 0, 1
+    for line in _read_lines(os.path.join(folder, "Lab41-SRI-VOiCES-speaker-gender-dataset.tbl")):
+        fields = re.split(r"[\s;|,]+", line.strip("; \t\r\n|"))
+        names = [name.lower() for name in fields]
+        if "speaker" in names and "gender" in names:
+            speaker_at, gender_at = names.index("speaker"), names.index("gender")
+        elif len(fields) > max(speaker_at, gender_at):
+            number = fields[speaker_at].removeprefix("sp")
+            if number.isascii() and number.isdigit():
+                genders[int(number)] = fields[gender_at]
+    return genders

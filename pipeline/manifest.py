@@ -1,0 +1,214 @@
+"""The manifest: one row an utterance, made once, before any model runs; validated, digested, sharded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline import tables
+from pipeline.audio import AudioError, encode_path, read_header, resampled_length
+from pipeline.datasets import Connector
+from pipeline.errors import UserError
+from pipeline.planning import assign_shards
+from pipeline.records import AudioHeader, Utterance
+
+BLOCK_ROWS = 4096
+PROBE_THREADS = 16
+"""Headers are waited for more than computed, and libsndfile runs without the interpreter's lock."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest in memory, as columns.
+
+    Attributes:
+        table: Schema of `tables.manifest_schema`.
+        digest: SHA-256 of what identifies the work; not of where the root lies.
+    """
+
+    table: pa.Table
+    digest: str
+
+    def __len__(self) -> int:
+        """Rows."""
+        return int(self.table.num_rows)
+
+    @cached_property
+    def shard_of_row(self) -> NDArray[np.int32]:
+        """Shard of every row, ascending."""
+        return np.asarray(self.table["shard"].to_numpy())
+
+    @cached_property
+    def duration_s(self) -> NDArray[np.float64]:
+        """Seconds of every row, NaN where the header could not be read."""
+        return np.asarray(self.table["duration_s"].to_numpy(), dtype=np.float64)
+
+    @property
+    def num_shards(self) -> int:
+        """Shards."""
+        return int(self.shard_of_row[-1]) + 1 if len(self) else 0
+
+    @property
+    def own_columns(self) -> list[str]:
+        """Names of the dataset's own columns."""
+        return [field.name for field in tables.own_columns(self.table.schema)]
+
+    def rows_of_shard(self, shard: int) -> range:
+        """Rows of one shard."""
+        first, last = np.searchsorted(self.shard_of_row, [shard, shard + 1])
+        return range(int(first), int(last))
+
+    def num_samples_at(self, sample_rate: int) -> NDArray[np.int64]:
+        """Samples of every row after resampling to `sample_rate`; 0 where the header could not be read."""
+        samples = self.table["num_samples"].fill_null(0).to_numpy()
+        rates = self.table["sample_rate"].fill_null(sample_rate).to_numpy()
+        result: NDArray[np.int64] = samples.astype(np.int64)
+        for row in np.flatnonzero(rates != sample_rate):
+            result[row] = resampled_length(int(samples[row]), int(rates[row]), sample_rate)
+        return result
+
+    def utterance(self, row: int) -> Utterance:
+        """One row, without the dataset's own columns."""
+        get = self.table.column
+        return Utterance(
+            id=get("id")[row].as_py(),
+            path=get("path")[row].as_py(),
+            reference=get("reference")[row].as_py(),
+            start_s=get("start_s")[row].as_py(),
+            end_s=get("end_s")[row].as_py(),
+        )
+
+    def file_size(self, row: int) -> int | None:
+        """Bytes of the file when the manifest was made; `None` where it could not be found."""
+        size: int | None = self.table["file_size"][row].as_py()
+        return size
+
+
+def build(dataset: Connector, shard_hours: float, on_progress: Callable[[int], None] = lambda rows: None) -> Manifest:
+    """Find the recordings of a dataset, read their headers in parallel, cut them into shards.
+
+    A file whose header cannot be read is a row too, with nulls; it ends in the failures table.
+
+    Args:
+        dataset: The connector.
+        shard_hours: Hours of audio in one shard.
+        on_progress: Called with the rows done so far.
+
+    Raises:
+        UserError: Two utterances have one id, an id is empty, or there is nothing to do.
+    """
+    columns = dataset.columns()
+    schema = tables.manifest_schema(columns)
+    batches: list[pa.RecordBatch] = []
+    utterances = dataset.utterances()
+    done = 0
+    with ThreadPoolExecutor(PROBE_THREADS) as pool:
+        while block := list(islice(utterances, BLOCK_ROWS)):
+            headers = list(pool.map(_probe, (utterance.path for utterance in block)))
+            rows = [_row(utterance, header, columns) for utterance, header in zip(block, headers, strict=True)]
+            batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
+            done += len(rows)
+            on_progress(done)
+    table = pa.Table.from_batches(batches, schema=schema)
+    if not table.num_rows:
+        raise UserError(f"dataset={dataset.run_name}: no recordings found; nothing to do")
+    _check_ids(table)
+    shards = assign_shards(table["duration_s"].to_numpy(), shard_hours)
+    table = table.set_column(table.schema.get_field_index("shard"), schema.field("shard"), pa.array(shards))
+    return Manifest(table=table.combine_chunks(), digest=_digest(table))
+
+
+def write(path: Path, manifest: Manifest, record: dict[str, Any], publish: Callable[[Path, pa.Table], None]) -> None:
+    """Write the manifest with its digest and `record` (how it was made) in the file's metadata."""
+    metadata = {"digest": manifest.digest, "made_with": record, "schema_version": tables.SCHEMA_VERSION}
+    publish(
+        path,
+        manifest.table.replace_schema_metadata({key: json.dumps(value) for key, value in metadata.items()}),
+    )
+
+
+def read(path: Path) -> tuple[Manifest, dict[str, Any]]:
+    """Read a manifest back, with the record of how it was made.
+
+    Raises:
+        UserError: The file is not a manifest.
+    """
+    try:
+        metadata = tables.file_metadata(path)
+        table = pq.read_table(path, memory_map=False).combine_chunks()
+        return Manifest(table=table.replace_schema_metadata(None), digest=metadata["digest"]), metadata["made_with"]
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a readable manifest ({error}); remove it, or choose another run_dir=") from None
+
+
+def _probe(path: str) -> AudioHeader | None:
+    try:
+        return read_header(path)
+    except AudioError:
+        return None  # the loader meets the same error again and names it
+
+
+def _row(utterance: Utterance, header: AudioHeader | None, columns: dict[str, str]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": utterance.id,
+        "path": encode_path(utterance.path),
+        "start_s": utterance.start_s,
+        "end_s": utterance.end_s,
+        "reference": utterance.reference,
+        "file_size": _file_size(utterance.path) if header is None else header.file_size,
+        **{name: utterance.columns.get(name) for name in columns},
+    }
+    if header is not None:
+        first = round((utterance.start_s or 0.0) * header.sample_rate)
+        last = header.num_samples if utterance.end_s is None else round(utterance.end_s * header.sample_rate)
+        num_samples = max(0, min(last, header.num_samples) - first)
+        row |= {
+            "duration_s": num_samples / header.sample_rate,
+            "sample_rate": header.sample_rate,
+            "num_channels": header.num_channels,
+            "num_samples": num_samples,
+        }
+    return row
+
+
+def _file_size(path: str) -> int | None:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return None
+
+
+def _check_ids(table: pa.Table) -> None:
+    ids: Sequence[str] = table["id"].to_pylist()
+    if len(set(ids)) != len(ids):
+        id_, count = Counter(ids).most_common(1)[0]
+        paths = [path for path, other in zip(table["path"].to_pylist(), ids, strict=True) if other == id_][:2]
+        raise UserError(f"id {id_!r} stands for {count} utterances ({' and '.join(paths)}); ids must be unique")
+    if "" in set(ids):
+        raise UserError(f"an utterance of {table['path'][ids.index('')]} has an empty id; give every one an id")
+
+
+def _digest(table: pa.Table) -> str:
+    """SHA-256 over the rows as JSON, which is the same on every machine and in every release of Arrow."""
+    digest = hashlib.sha256()
+    for row in _rows(table.drop_columns(["path"])):
+        digest.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=BLOCK_ROWS):
+        yield from batch.to_pylist()

@@ -1,0 +1,102 @@
+"""Weights through torchaudio's bundles and torch hub's cache, or out of the package; never by running code."""
+
+from __future__ import annotations
+
+import pickle
+from urllib.error import URLError
+
+import torch
+import torchaudio
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torchaudio.models import Wav2Vec2Model
+
+from pipeline.errors import UserError
+from pipeline.model import digits
+from pipeline.model.catalog import ModelFacts, weights_path
+from pipeline.store import sha256_file
+
+MODELS_URL = "https://download.pytorch.org/torchaudio/models"
+"""Where torchaudio's bundles come from (torchaudio/pipelines/_wav2vec2/utils.py)."""
+
+
+def load_model(facts: ModelFacts, sha256: str | None = None) -> tuple[Wav2Vec2Model, str]:
+    """Build a model and load its weights, downloading them where they are not cached.
+
+    Args:
+        facts: The model.
+        sha256: Refuse any other weights than these, cached ones too.
+
+    Returns:
+        The model in eval mode on the CPU, and the SHA-256 of its weights file.
+
+    Raises:
+        UserError: The download failed, the file is damaged, or it is not the one that `sha256` names.
+    """
+    path = weights_path(facts)
+    if sha256 is not None and path.is_file():
+        _check_sha256(facts, sha256)  # before a byte of it is unpickled
+    try:
+        model = _shipped(facts) if facts.bundle is None else _from_bundle(facts.bundle)
+    except (URLError, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"model={facts.name}: the weights could not be downloaded from {MODELS_URL}/{facts.weights_file} "
+            f"({reason}); fetch that file elsewhere and put it at {path}, "
+            f"or see everything work now with dataset=digits, whose model comes with the package"
+        ) from None
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        pickle.UnpicklingError,
+        SafetensorError,
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"model={facts.name}: {path} does not hold the weights of this model ({type(error).__name__}: {reason}); "
+            f"remove the file so that it is fetched again"
+        ) from None
+    return model.eval(), _check_sha256(facts, sha256)
+
+
+def _from_bundle(bundle: str) -> Wav2Vec2Model:
+    # torch hub loads with weights_only=False unless told otherwise.
+    model = getattr(torchaudio.pipelines, bundle).get_model(dl_kwargs={"weights_only": True, "map_location": "cpu"})
+    assert isinstance(model, Wav2Vec2Model)
+    return model
+
+
+def _shipped(facts: ModelFacts) -> Wav2Vec2Model:
+    model = digits.build()
+    model.load_state_dict(load_file(weights_path(facts)))
+    return model
+
+
+def _check_sha256(facts: ModelFacts, expected: str | None) -> str:
+    path = weights_path(facts)
+    found = sha256_file(path)
+    if expected is not None and found != expected:
+        raise UserError(f"model.sha256={expected}: {path} has {found}; these are other weights, and are not used")
+    return found
+
+
+def random_state_dict(facts: ModelFacts, seed: int) -> dict[str, torch.Tensor]:
+    """A state dict with the names and shapes that torchaudio publishes for a bundle, and random values.
+
+    Speed and exactness do not depend on the values, so benchmarks and tests use it where nothing can be
+    downloaded. Published ASR weights carry unused label rows, which the bundle removes while loading
+    (`_remove_aux_axes` in torchaudio/pipelines/_wav2vec2/utils.py), so these carry them too.
+    """
+    if facts.bundle is None:
+        raise ValueError(f"{facts.name} is not a bundle of torchaudio")
+    bundle = getattr(torchaudio.pipelines, facts.bundle)
+    torch.manual_seed(seed)
+    state: dict[str, torch.Tensor] = torchaudio.models.wav2vec2_model(**bundle._params).state_dict()
+    for axis in sorted(getattr(bundle, "_remove_aux_axis", ())):
+        for key in ("aux.weight", "aux.bias"):
+            tensor = state[key]
+            state[key] = torch.cat([tensor[:axis], torch.zeros_like(tensor[:1]), tensor[axis:]])
+    return state

@@ -1,0 +1,168 @@
+"""The small frozen types that travel along the pipeline, one per arrow of the data flow.
+
+dataset -> `Utterance` -> manifest -> `Chunk` -> `PlannedBatch` -> loader -> model -> `Emission` ->
+decoder -> `Transcript` -> shard writer. A `Failure` travels the same road and ends in a table.
+Tensors live in `loader` and `model` only; here is NumPy at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scalar = str | int | float | bool | None
+
+Stage = Literal["manifest", "load", "model", "write"]
+
+ErrorName = Literal[
+    "not_found",
+    "unreadable",
+    "unsupported_format",
+    "truncated",
+    "empty",
+    "too_short",
+    "bad_sample_rate",
+    "changed",
+    "non_finite",
+    "timeout",
+    "worker_died",
+    "out_of_memory",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One recording, or one segment of one, as a dataset describes it; no audio has been opened.
+
+    Attributes:
+        id: Unique in the corpus and the same on every machine.
+        path: Absolute path. Bytes that are not UTF-8 are kept as Python's surrogate escapes.
+        reference: What was said, where somebody wrote it down.
+        start_s, end_s: The segment in seconds of the original file; `None` for its beginning or end.
+        columns: The dataset's own columns, name to value.
+    """
+
+    id: str
+    path: str
+    reference: str | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    columns: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AudioHeader:
+    """What the header of an audio file says; a header can lie, so nothing is allocated from it.
+
+    Attributes:
+        sample_rate: Hz.
+        num_channels: Channels.
+        num_samples: Samples per channel.
+        file_size: Bytes.
+    """
+
+    sample_rate: int
+    num_channels: int
+    num_samples: int
+    file_size: int
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return self.num_samples / self.sample_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A stretch of one recording that the model sees at once.
+
+    Attributes:
+        row: Position of the utterance in the manifest.
+        num_samples: Expected samples at the model's rate; 0 where the header could not be read.
+    """
+
+    row: int
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBatch:
+    """Chunks of one shard that are padded to one length and go through the model together."""
+
+    index: int
+    shard: int
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an utterance has no result. It is a row of the failures table.
+
+    Attributes:
+        error: One of the twelve names that users group by.
+        message: One line with the value, the reason and, where there is one, the remedy.
+        attempts: How often it was tried.
+    """
+
+    id: str
+    path: str
+    stage: Stage
+    error: ErrorName
+    message: str
+    attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One decoded word.
+
+    Attributes:
+        start_s, end_s: Seconds in the original file; frame i starts at i x stride.
+        probability: exp of the mean log-probability over the word's frames.
+    """
+
+    word: str
+    start_s: float
+    end_s: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What the decoder read in one utterance.
+
+    Attributes:
+        text: Words separated by single spaces.
+        ctc_text: The collapsed label sequence, as in the torchaudio tutorial: `I|HAD|THAT|`.
+        avg_logprob: Mean log-probability of the chosen path per frame.
+        num_frames: Frames of the emission.
+    """
+
+    text: str
+    ctc_text: str
+    avg_logprob: float
+    num_frames: int
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """What the model says of one utterance, on the host.
+
+    Attributes:
+        row: Position of the utterance in the manifest.
+        num_frames: Frames.
+        logits: `(frames, labels)` exactly as the model returned them, float32; `None` where not asked for.
+        features: Layer number (1 is the first transformer layer) to `(frames, dim)`.
+        transcript: `None` where not asked for.
+    """
+
+    row: int
+    num_frames: int
+    logits: NDArray[np.float32] | None
+    features: Mapping[int, NDArray[np.floating]]
+    transcript: Transcript | None

@@ -1,0 +1,123 @@
+"""`python -m pipeline.status RUN_DIR`: done, failed, pending; throughput; estimated end. Does not import torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import manifest as manifests
+from pipeline.errors import UserError
+from pipeline.progress import format_duration, format_hours
+from pipeline.store import RunDirectory
+from pipeline.summary import Totals, total
+
+RECENT_BATCHES = 200
+"""Throughput is that of the last batches: what the run does now, not what it did before a restart."""
+PAUSE_S = 300.0
+"""A gap between batches beyond this is a stop, not work."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands.
+
+    Attributes:
+        totals: Sums over the committed shards.
+        num_shards, num_utterances: Of the manifest.
+        pending_s: Seconds of audio in shards that are not committed.
+        real_time: Seconds of audio per second of wall clock lately; `None` before the first batches.
+        running: Whether a process holds the run directory.
+    """
+
+    totals: Totals
+    num_shards: int
+    num_utterances: int
+    pending_s: float
+    real_time: float | None
+    running: bool
+
+
+def read_status(run_dir: Path) -> Status:
+    """Read where a run stands.
+
+    Raises:
+        UserError: There is no run in that folder.
+    """
+    directory = RunDirectory(run_dir)
+    if not directory.manifest_path.is_file():
+        raise UserError(f"{run_dir}: no run there (no manifest.parquet); give the run_dir of a run")
+    manifest, _ = manifests.read(directory.manifest_path)
+    run = directory.read_run_json()
+    records = directory.committed(run["fingerprint"] if run else None)
+    pending = ~np.isin(manifest.shard_of_row, list(records))
+    return Status(
+        totals=total(records.values()),
+        num_shards=manifest.num_shards,
+        num_utterances=len(manifest),
+        pending_s=float(np.nansum(manifest.duration_s[pending])),
+        real_time=_recent_real_time(directory.metrics_path),
+        running=directory.is_locked(),
+    )
+
+
+def _recent_real_time(metrics: Path) -> float | None:
+    try:
+        with open(metrics, encoding="utf-8") as handle:
+            recent = [json.loads(line) for line in deque(handle, maxlen=RECENT_BATCHES) if line.endswith("\n")]
+    except (OSError, ValueError):
+        return None
+    if not recent:
+        return None
+    spent = sum(min(row["load_s"] + row["forward_s"] + row["write_s"], PAUSE_S) for row in recent)
+    return float(sum(row["valid_s"] for row in recent) / spent) if spent > 0 else None
+
+
+def describe(status: Status, now: datetime) -> list[str]:
+    """The status in words."""
+    totals = status.totals
+    done = totals.utterances - totals.num_failures
+    said = [
+        f"done     {done} of {status.num_utterances} utterances, {format_hours(totals.audio_s)}, "
+        f"{totals.shards} of {status.num_shards} shards",
+        f"failed   {totals.num_failures}"
+        + (f" ({', '.join(f'{n} {name}' for name, n in totals.failures.most_common())})" if totals.failures else ""),
+        f"pending  {status.num_utterances - totals.utterances} utterances, {format_hours(status.pending_s)}",
+    ]
+    if status.real_time is not None:
+        said.append(f"speed    {status.real_time:.1f} x real time over the last batches")
+    if totals.shards == status.num_shards:
+        said.append("complete")
+    elif not status.running:
+        said.append("stopped; the same command again continues")
+    elif status.real_time:
+        left_s = status.pending_s / status.real_time
+        end = (now + timedelta(seconds=left_s)).strftime("%Y-%m-%d %H:%M")
+        said.append(f"running, {format_duration(left_s)} left, ends about {end}")
+    else:
+        said.append("running")
+    return said
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the status of a run directory; 0, or 2 where there is no run."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("usage: python -m pipeline.status RUN_DIR", file=sys.stderr)
+        return 0 if list(arguments) in (["-h"], ["--help"]) else 2
+    try:
+        status = read_status(Path(arguments[0]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(describe(status, datetime.now().astimezone())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,78 @@
+"""What a run says of itself: sums over commit records, for the end of a run, a finished run and `status`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.progress import format_hours
+from pipeline.store import CommitRecord
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over committed shards.
+
+    Attributes:
+        shards: Committed shards.
+        utterances: Rows of the manifest in them.
+        audio_s: Seconds of audio with a result.
+        failures: Error name to count.
+        empty: Transcripts without a word.
+        word_errors, reference_words: Where there are references.
+    """
+
+    shards: int
+    utterances: int
+    audio_s: float
+    failures: Counter[str] = field(default_factory=Counter)
+    empty: int = 0
+    word_errors: int = 0
+    reference_words: int = 0
+
+    @property
+    def num_failures(self) -> int:
+        """Utterances without a result."""
+        return sum(self.failures.values())
+
+
+def total(records: Iterable[CommitRecord]) -> Totals:
+    """Add up commit records; no table is opened."""
+    records = list(records)
+    counts: Counter[str] = Counter()
+    failures: Counter[str] = Counter()
+    for record in records:
+        counts.update(record.counts)
+        failures.update(record.failures)
+    return Totals(
+        shards=len(records),
+        utterances=sum(record.utterances for record in records),
+        audio_s=sum(record.audio_s for record in records),
+        failures=failures,
+        empty=counts["empty_transcripts"],
+        word_errors=counts["word_errors"],
+        reference_words=counts["reference_words"],
+    )
+
+
+def lines(totals: Totals, run_dir: Path, outputs: Iterable[str], speed: str = "") -> list[str]:
+    """The closing lines of a run: rows, failures by name, hours, speed, WER, where and how to read it."""
+    done = totals.utterances - totals.num_failures
+    said = [f"{done} of {totals.utterances} utterances, {format_hours(totals.audio_s)} of audio{speed}"]
+    if totals.empty:
+        said.append(f"{totals.empty} transcripts are empty: nothing was heard in them")
+    if totals.num_failures:
+        names = ", ".join(f"{count} {name}" for name, count in totals.failures.most_common())
+        said.append(f"{totals.num_failures} failures ({names}), each with its reason in {run_dir / 'failures'}")
+    if totals.reference_words:
+        wer = 100 * totals.word_errors / totals.reference_words
+        said.append(f"WER {wer:.2f} % ({totals.word_errors} errors in {totals.reference_words} reference words)")
+    said.append(f"results in {run_dir}")
+    first = next((name for name in ("transcripts", "features", "emissions") if name in outputs), None)
+    if first == "transcripts":
+        said.append(f'pandas.read_parquet("{run_dir / first}")')
+    elif first is not None:
+        said.append(f'pipeline.results.open_run("{run_dir}").{first}(...)  # numpy, one utterance at a time')
+    return said

@@ -1,0 +1,276 @@
+"""The shard writer: a thread beside the model that spools results, builds tables and commits shards."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import tables
+from pipeline.manifest import Manifest
+from pipeline.records import Emission, Failure
+from pipeline.scoring import COUNTS, count_errors
+from pipeline.spool import ArraySpool
+from pipeline.store import CommitRecord, RunDirectory
+
+QUEUED_BATCHES = 4
+"""Batches that may wait for the writer: bounds memory, and holds the model back when the disk is slow."""
+
+
+@dataclass(frozen=True)
+class TableSettings:
+    """What to write and how.
+
+    Attributes:
+        outputs: Requested tables.
+        layers: Layers in `features/`.
+        feature_dtype, emission_dtype: float16 or float32.
+        num_labels, dim: Widths of an emission and of a feature.
+        metadata: File metadata of emissions and features.
+        fingerprint: Of the run.
+    """
+
+    outputs: tuple[str, ...]
+    layers: tuple[int, ...]
+    feature_dtype: str
+    emission_dtype: str
+    num_labels: int
+    dim: int
+    metadata: Mapping[str, Any]
+    fingerprint: str
+
+
+class ShardAssembler:
+    """One shard while it grows: results on disk in `.staging/`, transcripts and failures in memory."""
+
+    def __init__(self, shard: int, directory: RunDirectory, manifest: Manifest, settings: TableSettings) -> None:
+        """Start an attempt at `shard`."""
+        self.shard = shard
+        self._directory = directory
+        self._manifest = manifest
+        self._settings = settings
+        self._rows = manifest.rows_of_shard(shard)
+        self._ids = manifest.table["id"].slice(self._rows.start, len(self._rows)).to_pylist()
+        self._transcripts: dict[int, dict[str, Any]] = {}
+        self._failures: list[Failure] = []
+        self._done: set[int] = set()
+        self._folder = directory.new_staging(shard)
+        self._open = ExitStack()
+        emission_type, feature_type = np.dtype(settings.emission_dtype), np.dtype(settings.feature_dtype)
+        self._logits = self._spool("emissions", emission_type) if "emissions" in settings.outputs else None
+        self._features = {layer: self._spool(f"layer-{layer}", feature_type) for layer in settings.layers}
+
+    def _spool(self, name: str, dtype: np.dtype) -> ArraySpool:
+        return self._open.enter_context(ArraySpool(self._folder / f"{name}.spool", dtype))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row has a result or a failure."""
+        return len(self._done) + len(self._failures) == len(self._rows)
+
+    def add(self, emission: Emission) -> None:
+        """Keep the result of one utterance."""
+        if self._logits is not None and emission.logits is not None:
+            self._logits.append(emission.row, emission.logits)
+        for layer, spool in self._features.items():
+            spool.append(emission.row, emission.features[layer])
+        if emission.transcript is not None:
+            self._transcripts[emission.row] = tables.transcript_columns(emission.transcript)
+        self._done.add(emission.row)
+
+    def fail(self, failure: Failure) -> None:
+        """Keep the failure of one utterance."""
+        self._failures.append(failure)
+
+    def commit(self) -> CommitRecord:
+        """Write the tables, publish them and remove the staging folder."""
+        order = sorted(self._done, key=self._id)
+        staged: dict[str, Path] = {}
+        counts: Counter[str] = Counter()
+        # Failures first: where a shard is done again, a row leaves one table before it enters another.
+        staged["failures"] = self._write("failures", [tables.failures_table(self._failures)], tables.FAILURES)
+        if "transcripts" in self._settings.outputs:
+            table = self._transcripts_table(order, counts)
+            staged["transcripts"] = self._write("transcripts", [table], table.schema)
+        if self._logits is not None:
+            staged["emissions"] = self._write_emissions(self._logits, order)
+        if self._features:
+            staged["features"] = self._write_features(order)
+        self._open.close()
+        durations = self._manifest.duration_s[np.asarray(order, dtype=np.int64)]
+        record = CommitRecord(
+            shard=self.shard,
+            fingerprint=self._settings.fingerprint,
+            files={},
+            utterances=len(self._rows),
+            audio_s=float(np.nansum(durations)),
+            failures=dict(Counter(failure.error for failure in self._failures)),
+            counts=dict(counts),
+        )
+        rows_per_id = {table: 1 for table in staged if table != "failures"}
+        if self._features:
+            rows_per_id["features"] = len(self._features)
+        done = self._directory.commit(record, staged, self._ids, rows_per_id)
+        self.discard()
+        return done
+
+    def discard(self) -> None:
+        """Remove what was staged."""
+        self._open.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _id(self, row: int) -> str:
+        return str(self._ids[row - self._rows.start])
+
+    def _write(self, table: str, parts: Sequence[pa.Table], schema: pa.Schema) -> Path:
+        path = self._folder / f"{table}.parquet"
+        with tables.open_writer(path, schema) as writer:
+            for part in parts:
+                writer.write_table(part)
+        return path
+
+    def _write_emissions(self, spool: ArraySpool, order: Sequence[int]) -> Path:
+        settings, path = self._settings, self._folder / "emissions.parquet"
+        schema = tables.emissions_schema(settings.emission_dtype)
+        with tables.open_writer(path, schema, settings.metadata, values="emission") as writer:
+            for rows, arrays in spool.row_groups(order):
+                ids = [self._id(row) for row in rows]
+                writer.write_table(tables.emission_rows(ids, arrays, settings.emission_dtype, settings.num_labels))
+        return path
+
+    def _write_features(self, order: Sequence[int]) -> Path:
+        settings, path = self._settings, self._folder / "features.parquet"
+        schema = tables.features_schema(settings.feature_dtype)
+        with tables.open_writer(path, schema, settings.metadata, values="feature") as writer:
+            for layer, spool in sorted(self._features.items()):
+                for rows, arrays in spool.row_groups(order):
+                    ids = [self._id(row) for row in rows]
+                    writer.write_table(tables.feature_rows(ids, layer, arrays, settings.feature_dtype, settings.dim))
+        return path
+
+    def _transcripts_table(self, order: Sequence[int], counts: Counter[str]) -> pa.Table:
+        schema = tables.transcripts_schema(self._manifest.table.schema)
+        rows: list[dict[str, Any]] = []
+        for described in self._manifest.table.take(list(order)).to_pylist() if order else []:
+            row = {name: described[name] for name in schema.names if name in described}
+            row |= self._transcripts[order[len(rows)]]
+            counts["empty_transcripts"] += row["text"] == ""
+            if row["reference"] is not None:
+                errors = count_errors(row["text"], row["reference"])
+                row |= {name: getattr(errors, name) for name in COUNTS} | {"wer": errors.wer}
+                counts.update({name: row[name] for name in COUNTS})
+            rows.append(row)
+        return pa.Table.from_pylist(rows, schema=schema)
+
+
+@dataclass(frozen=True)
+class _Results:
+    shard: int
+    emissions: Sequence[Emission]
+    failures: Sequence[Failure]
+
+
+class ShardWriter:
+    """Takes results in any order and commits each shard when its last row has come."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        manifest: Manifest,
+        settings: TableSettings,
+        on_commit: Callable[[CommitRecord], None],
+        previous_attempts: Mapping[str, int] | None = None,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            directory: The run.
+            manifest: Its manifest.
+            settings: What to write.
+            on_commit: Called, on the writer's thread, after each commit.
+            previous_attempts: Id to attempts of failures that are now tried again.
+        """
+        self._directory = directory
+        self._manifest = manifest
+        self._settings = settings
+        self._on_commit = on_commit
+        self._previous_attempts = previous_attempts or {}
+        self._queue: queue.Queue[_Results | None] = queue.Queue(QUEUED_BATCHES)
+        self._error: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="shard-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, shard: int, emissions: Sequence[Emission], failures: Sequence[Failure]) -> None:
+        """Hand over results; waits while the writer is behind.
+
+        Raises:
+            Exception: Whatever stopped the writer, in the caller's thread.
+        """
+        results: _Results | None = _Results(shard, emissions, failures)
+        while True:
+            self._raise()
+            try:
+                return self._queue.put(results, timeout=0.5)
+            except queue.Full:
+                continue
+
+    def close(self) -> None:
+        """Wait until everything handed over is committed; raises what stopped the writer."""
+        while self._thread.is_alive():
+            try:
+                self._queue.put(None, timeout=0.5)
+                break
+            except queue.Full:
+                continue
+        self._thread.join()
+        self._raise()
+
+    def abort(self) -> None:
+        """Finish the commit under way, drop every shard that is not complete, and end."""
+        self._stop.set()
+        self._thread.join()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        shards: dict[int, ShardAssembler] = {}
+        try:
+            while not self._stop.is_set():
+                try:
+                    results = self._queue.get(timeout=0.2)
+                except queue.Empty:
+                    continue
+                if results is None:
+                    assert not shards, f"shards {sorted(shards)} are not complete"
+                    return
+                self._take(results, shards)
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread of the caller
+            self._error = error
+        finally:
+            for assembler in shards.values():
+                assembler.discard()
+
+    def _take(self, results: _Results, shards: dict[int, ShardAssembler]) -> None:
+        if results.shard not in shards:
+            shards[results.shard] = ShardAssembler(results.shard, self._directory, self._manifest, self._settings)
+        assembler = shards[results.shard]
+        for emission in results.emissions:
+            assembler.add(emission)
+        for failure in results.failures:
+            before = self._previous_attempts.get(failure.id, 0)
+            assembler.fail(replace(failure, attempts=failure.attempts + before))
+        if assembler.complete:
+            self._on_commit(assembler.commit())
+            del shards[results.shard]
