@@ -150,14 +150,14 @@ class Loader:
             under_way.clear()
 
     def _until_lost(
-        self, plan: Iterator[PlannedBatch], under_way: deque[PlannedBatch], workers: int
+        self, plan: Iterator[PlannedBatch], under_way: deque[PlannedBatch], workers: int, prefetch: int = 2
     ) -> Generator[Batch, None, Lost | None]:
         """Yield batches until the plan is done (returns `None`) or a worker is lost (returns why)."""
         options: dict[str, Any] = {}
         if workers:
             # Forked, so that nothing is imported again and the manifest's columns are shared; the caller
             # starts before CUDA does. `timeout` only bounds one look at the queue, see below.
-            options = {"multiprocessing_context": "fork", "timeout": POLL_S, "prefetch_factor": 2}
+            options = {"multiprocessing_context": "fork", "timeout": POLL_S, "prefetch_factor": prefetch}
         loader = DataLoader(
             self.recordings,
             batch_size=None,
@@ -195,7 +195,8 @@ class Loader:
         chunks = deque(plan.chunks)
         while chunks:
             singles = (replace(plan, chunks=(chunk,)) for chunk in list(chunks))
-            attempt = self._until_lost(singles, deque(plan for _ in chunks), workers=1)
+            # One at a time on its way, so that a lost worker can only have been reading that one.
+            attempt = self._until_lost(singles, deque(plan for _ in chunks), workers=1, prefetch=1)
             while True:
                 try:
                     single = next(attempt)

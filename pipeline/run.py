@@ -31,6 +31,7 @@ from pipeline.tables import own_columns
 
 LOG = logging.getLogger("pipeline")
 LOG.addHandler(logging.NullHandler())  # before the run directory is known there is no log
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(BaseException):
@@ -46,8 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(usage.page())
         return 0
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, _stop)
+    before = {signum: signal.signal(signum, _stop) for signum in _STOPS}
     try:
         config = configuration.load(arguments)
         return Session(config).run()
@@ -63,10 +63,19 @@ def main(arguments: Sequence[str]) -> int:
     except Stopped as stop:
         name = signal.Signals(stop.signum).name
         return _end(f"stopped by {name}; what was committed stays, the same command continues", 128 + stop.signum)
+    except Exception:
+        LOG.exception("this is a bug")
+        raise
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+        for log in [log for log in LOG.handlers if isinstance(log, logging.FileHandler)]:
+            LOG.removeHandler(log)
+            log.close()
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for other in _STOPS:
         signal.signal(other, signal.SIG_IGN)  # the clean stop is under way
     raise Stopped(signum)
 

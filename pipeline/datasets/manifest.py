@@ -1,6 +1,6 @@
 """Recordings listed by somebody else: JSON lines as NVIDIA NeMo and others write them, also gzipped.
 
-    {"audio_filepath": "calls/a.wav", "duration": 3.6, "offset": 12.3, "text": "good morning", "agent": 7}
+    {"audio_filepath": "calls/a.wav", "duration": 3.6, "offset": 12.3, "text": "good morning", "caller": 7}
 
 `audio_filepath` is required; a relative one is relative to the list. With `offset` the utterance is the
 segment of `duration` seconds from there (to the end without `duration`); without it the whole file, and

@@ -60,7 +60,7 @@ class ExactForward(nn.Module):
         self.model = model
         self.dtype = PRECISIONS[precision]
         position = model.encoder.transformer.pos_conv_embed
-        nn.utils.parametrize.remove_parametrizations(position.conv, "weight")
+        position.conv = _folded(position.conv)
         model.to(self.dtype)
         first.float()
         # In float16 the positional convolution, 128 taps wide over 48 or more channels, overflows.
@@ -141,6 +141,19 @@ def group_norm_affine(waveforms: Tensor, num_frames: Tensor, block: Any) -> tupl
     scale = norm.weight.double() / torch.sqrt(variance + norm.eps)
     shift = norm.bias.double() - mean @ weight.T * scale
     return scale.float(), shift.float()
+
+
+def _folded(conv: nn.Conv1d) -> nn.Conv1d:
+    """A convolution with its weight norm computed once.
+
+    Not `remove_parametrizations`, which takes the weight away from every copy of the module as well: copies
+    share the class that it edits.
+    """
+    plain = nn.Conv1d(
+        conv.in_channels, conv.out_channels, conv.kernel_size[0], padding=conv.padding[0], groups=conv.groups
+    )
+    plain.load_state_dict({"weight": conv.weight.detach(), "bias": conv.get_parameter("bias").detach()})
+    return plain
 
 
 def _padding(num_frames: Tensor, max_frames: int) -> Tensor:

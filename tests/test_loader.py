@@ -1,0 +1,121 @@
+"""The loader yields every planned recording or why not; a lost worker costs the recording that lost it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pipeline import loader as loaders
+from pipeline import manifest as manifests
+from pipeline.audio import read_waveform
+from pipeline.datasets import folder
+from pipeline.loader import Batch, Loader, Recordings
+from pipeline.manifest import Manifest
+from pipeline.planning import plan_run
+from pipeline.resampling import resample
+from running import DATA
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Twelve real digits in shards of a few."""
+    root = tmp_path_factory.mktemp("digits")
+    for path in sorted((DATA / "fsdd").glob("*_0.wav"))[:12]:
+        (root / path.name).symlink_to(path)
+    return manifests.build(folder.Dataset(folder.Options(root=str(root))), shard_hours=0.0005)
+
+
+def load(manifest: Manifest, workers: int, timeout_s: float = 60, max_samples: int = 30_000) -> Iterator[Batch]:
+    plan = plan_run(range(manifest.num_shards), manifest.shard_of_row, manifest.num_samples_at(16_000), max_samples)
+    return Loader(Recordings(manifest, 16_000, 400), workers=workers, timeout_s=timeout_s).batches(plan)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_hold_the_resampled_recordings_padded_with_zeros(manifest: Manifest, workers: int) -> None:
+    rows = []
+    for batch in load(manifest, workers):
+        assert batch.waveforms.shape == (len(batch.rows), int(batch.lengths.max()))
+        for row, waveform, length in zip(batch.rows, batch.waveforms, batch.lengths, strict=True):
+            samples, rate = read_waveform(manifest.utterance(row).path)
+            expected = resample(torch.from_numpy(samples), rate, 16_000)
+            assert torch.equal(waveform[:length], expected)
+            assert not waveform[length:].any()
+        rows += batch.rows
+    assert sorted(rows) == list(range(12))
+
+
+def test_batches_come_in_the_order_of_the_plan_across_shards(manifest: Manifest) -> None:
+    batches = list(load(manifest, workers=2))
+    assert [batch.plan.index for batch in batches] == list(range(len(batches)))
+    shards = [batch.plan.shard for batch in batches]
+    assert shards == sorted(shards)
+    assert len(set(shards)) > 2
+
+
+def _break(monkeypatch: pytest.MonkeyPatch, name: str, how: object) -> None:
+    """Make reading one recording do something no decoder should; workers are forked and see it."""
+
+    def read(path: str, **options: object) -> tuple[np.ndarray, int]:
+        if name in path:
+            how()  # type: ignore[operator]
+        return read_waveform(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loaders, "read_waveform", read)
+
+
+def test_a_recording_that_kills_its_worker_is_a_failure_and_the_rest_goes_on(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _break(monkeypatch, "0_lucas_0", lambda: os.kill(os.getpid(), 9))
+    batches = list(load(manifest, workers=2))
+    failures = [failure for batch in batches for failure in batch.failures]
+    assert [(failure.id, failure.error, failure.stage) for failure in failures] == [
+        ("0_lucas_0.wav", "worker_died", "load")
+    ]
+    assert sorted(row for batch in batches for row in batch.rows) == [
+        row for row in range(12) if manifest.utterance(row).id != "0_lucas_0.wav"
+    ]
+    assert [batch.plan.index for batch in batches] == list(range(len(batches)))
+
+
+def test_a_recording_that_hangs_its_worker_is_a_failure_and_the_rest_goes_on(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaders, "POLL_S", 0.2)
+    _break(monkeypatch, "0_theo_0", lambda: time.sleep(3600))
+    batches = list(load(manifest, workers=1, timeout_s=1.0))
+    failures = [failure for batch in batches for failure in batch.failures]
+    assert [(failure.id, failure.error) for failure in failures] == [("0_theo_0.wav", "timeout")]
+    assert "loader.timeout_s" in failures[0].message
+    assert sum(len(batch.rows) for batch in batches) == 11
+
+
+def test_a_mistake_of_ours_is_not_taken_for_a_bad_file(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistake() -> None:
+        raise AttributeError("a bug")
+
+    _break(monkeypatch, "0_theo_0", mistake)
+    with pytest.raises(AttributeError, match="a bug"):
+        list(load(manifest, workers=1))
+
+
+def test_memory_that_runs_out_while_reading_is_a_failure(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted() -> None:
+        raise MemoryError
+
+    _break(monkeypatch, "0_theo_0", exhausted)
+    failures = [failure for batch in load(manifest, workers=0) for failure in batch.failures]
+    assert [failure.error for failure in failures] == ["out_of_memory"]
+
+
+def test_a_batch_of_which_nothing_could_be_read_still_comes(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_text("no samples")
+    built = manifests.build(folder.Dataset(folder.Options(root=str(tmp_path))), shard_hours=1)
+    [batch] = load(built, workers=0)
+    assert batch.rows == ()
+    assert [failure.stage for failure in batch.failures] == ["manifest"]
