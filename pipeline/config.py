@@ -1,41 +1,40 @@
 """Typed configuration: composed by Hydra, checked once and whole, before anything heavy is imported.
 
 `load` turns command-line overrides into a frozen `RunConfig` or raises `UserError` with one line that names
-the key, the value, the reason and what is allowed. Hydra's own entry point is not used: it exits 1 with
-several lines and leaves an `outputs/` folder behind. Nothing here instantiates a `_target_`.
+the key, the value, the reason and what is allowed. Nothing here instantiates a `_target_`.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import datasets
 from pipeline.errors import UserError
 from pipeline.model.catalog import MODELS, ModelFacts
+from pipeline.overrides import compose_typed, did_you_mean, explain
 
 STAGES = ("manifest", "infer", "score")
 OUTPUTS = ("transcripts", "emissions", "features")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DTYPES = ("float16", "float32")
-GROUPS = ("dataset", "model", "decoder")
-_INTERNAL = ("dataset.connector", "model.name", "decoder.name")
-"""Keys that a choice sets; a person makes the choice instead."""
-_PATHS = ("run_dir", "dataset.root", "dataset.path")
-"""Keys whose value is a path, which may hold spaces, commas, `=`, `~`: it is taken as typed."""
+
+
+_DEVICES = "auto, cpu, cuda, cuda:<number>"
+_ALLOWED = {
+    "stages": f"a list of {', '.join(STAGES)}",
+    "outputs": f"a list of {', '.join(OUTPUTS)}",
+    "precision": ", ".join(PRECISIONS),
+    "features.dtype": ", ".join(DTYPES),
+    "emissions.dtype": ", ".join(DTYPES),
+    "device": _DEVICES,
+}
 
 
 @dataclass
@@ -147,18 +146,6 @@ class RunConfig:
         return result
 
 
-def conf_dir() -> Path:
-    """The folder of the shipped configuration: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
-
-
-def group_choices(group: str) -> list[str]:
-    """The choices of a Hydra group, sorted."""
-    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-
-
 def load(overrides: Sequence[str]) -> RunConfig:
     """Compose and check the configuration.
 
@@ -168,15 +155,18 @@ def load(overrides: Sequence[str]) -> RunConfig:
     Raises:
         UserError: Anything that is wrong, in one line.
     """
-    composed = _compose(_parse(overrides))
+    composed = compose_typed(overrides, Settings, _ALLOWED)
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise UserError(f"{missing[0]} is required and has no default; add {missing[0]}=...")
     settings: Settings = OmegaConf.to_object(composed)  # type: ignore[assignment]
     _check_choices(settings)
     model = MODELS[settings.model.name]
     layers = _layers(settings, model)
     dataset, options = _dataset(composed)
     run_dir = Path(settings.run_dir) if settings.run_dir else Path("runs") / dataset.run_name / model.name
-    if run_dir.exists() and not run_dir.is_dir():
-        raise UserError(f"run_dir={run_dir}: is a file; give a folder, or a name that does not exist yet")
+    composed.run_dir = settings.run_dir or str(run_dir)
+    _check_run_dir(run_dir)
     return RunConfig(
         settings=settings,
         dataset=dataset,
@@ -198,122 +188,18 @@ def mask_secrets(value: Any, key: str = "") -> Any:
         return value
     if re.search(r"token|secret|password|credential|access_key|api_key", key, re.IGNORECASE):
         return "***"
-    masked = re.sub(r"(?<=://)[^/@\s]+@", "***@", value)
+    masked = re.sub(r"(?<=://)[^/\s]+@", "***@", value)
     return re.sub(r"(?i)\b((?:[\w-]*(?:token|secret|password|signature|key)[\w-]*)=)[^&\s]+", r"\1***", masked)
 
 
-def _parse(overrides: Sequence[str]) -> list[Override]:
-    parsed = []
-    for text in overrides:
-        try:
-            override = OverridesParser.create().parse_override(_quote_path(text))
-        except HydraException as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{text!r}: not an override ({reason}); write key=value, quoted if needed") from None
-        if override.is_sweep_override():
-            raise UserError(f"{text}: sweeps are not supported; give one value")
-        if override.is_delete() or override.is_add() or override.is_force_add():
-            raise UserError(f"{text}: keys cannot be added or removed; write {text.lstrip('+~')}")
-        parsed.append(override)
-    return parsed
-
-
-def _quote_path(text: str) -> str:
-    """Quote the value of a path for Hydra's grammar, unless the person did."""
-    key, equals, value = text.partition("=")
-    if key not in _PATHS or not equals or value in ("", "null", "???") or value[0] in "'\"":
-        return text
-    value = str(Path(value).expanduser()) if value.startswith("~") else value
-    # In Hydra's quoted strings a backslash counts only before a quote, or as the last character.
-    value = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
-    return f"{key}='{value}'"
-
-
-def _compose(overrides: list[Override]) -> DictConfig:
-    """Compose in two steps: first the choices, which decide the keys there are; then the values."""
-    ConfigStore.instance().store(name="schema", node=Settings)
-    GlobalHydra.instance().clear()
-    choices = []
-    for override in overrides:
-        if override.key_or_group in GROUPS:
-            allowed = group_choices(override.key_or_group)
-            if override.value() not in allowed:
-                raise UserError(
-                    f"{override.key_or_group}={override.value()}: no such choice"
-                    f"{_did_you_mean(str(override.value()), allowed)}; there are {', '.join(allowed)}"
-                )
-            choices.append(override.input_line or "")
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        base = compose("config", overrides=choices)
-        keys = _keys(base)
-        for override in overrides:
-            key = override.key_or_group
-            if key in GROUPS:
-                continue
-            if key not in keys:
-                siblings = [name for name in keys if name.count(".") == key.count(".")] or keys
-                raise UserError(
-                    f"{override.input_line}: no such key{_did_you_mean(key, keys)}; "
-                    f"there are {', '.join(sorted(siblings))}"
-                )
-        try:
-            composed = compose("config", overrides=[override.input_line or "" for override in overrides])
-            OmegaConf.resolve(composed)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(_explain(error, overrides)) from None
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise UserError(f"{missing[0]} is required and has no default; add {missing[0]}=...")
-    return composed
-
-
-def _keys(config: DictConfig, prefix: str = "") -> list[str]:
-    keys = []
-    for key in map(str, config):
-        if f"{prefix}{key}" in _INTERNAL:
-            continue
-        node = config._get_node(key)
-        if isinstance(node, DictConfig) and not node._is_none():
-            keys += _keys(node, f"{prefix}{key}.")
-        else:
-            keys.append(f"{prefix}{key}")
-    return keys
-
-
-def _did_you_mean(word: str, candidates: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def _explain(error: Exception, overrides: list[Override]) -> str:
-    """One line out of Hydra's and OmegaConf's several: the innermost reason and the override it belongs to."""
-    inner: BaseException = error
-    while inner.__cause__ is not None:
-        inner = inner.__cause__
-    reason = _plain(str(inner).splitlines()[0]) if str(inner) else type(inner).__name__
-    key = getattr(inner, "full_key", None) or ""
-    for override in overrides:
-        if (
-            override.key_or_group == key
-            or f"'{override.input_line}'" in str(error)
-            or key.startswith(f"{override.key_or_group}[")
-        ):
-            return f"{override.input_line}: {reason}"
-    return f"{key}: {reason}" if key else reason
-
-
-def _plain(reason: str) -> str:
-    """What OmegaConf says of a type, in words that say what is allowed."""
-    for sign, allowed in (
-        ("converted to Float", "must be a number"),
-        ("converted to Integer", "must be a whole number"),
-        ("valid bool", "must be true or false"),
-        ("ListConfig", "must be a list, such as [a,b]"),
-        ("not Optional", "cannot be null"),
-    ):
-        if sign in reason:
-            return allowed
-    return reason
+def _check_run_dir(run_dir: Path) -> None:
+    try:
+        is_file = run_dir.exists() and not run_dir.is_dir()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"run_dir={run_dir}: cannot be used ({reason}); give another folder") from None
+    if is_file:
+        raise UserError(f"run_dir={run_dir}: is a file; give a folder, or a name that does not exist yet")
 
 
 def _dataset(composed: DictConfig) -> tuple[datasets.Connector, dict[str, Any]]:
@@ -323,9 +209,12 @@ def _dataset(composed: DictConfig) -> tuple[datasets.Connector, dict[str, Any]]:
     try:
         typed = OmegaConf.merge(OmegaConf.structured(module.Options), given)
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", "") or ""
-        value = given.get(key.split("[")[0])
-        raise UserError(f"dataset.{key}={value}: {_plain(str(error).splitlines()[0])}") from None
+        key = (getattr(error, "full_key", "") or "").split("[")[0]
+        value = "null" if given.get(key) is None else given[key]
+        raise UserError(f"dataset.{key}={value}: {explain(error)}") from None
+    for key, value in given.items():
+        if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
+            raise UserError(f"dataset.{key}={value}: must be a list of single values, such as [a,b]")
     options = OmegaConf.to_object(typed)
     plain: dict[str, Any] = OmegaConf.to_container(typed)  # type: ignore[assignment]
     return module.Dataset(options), plain
@@ -341,7 +230,7 @@ def _check_choices(settings: Settings) -> None:
     _some_of("outputs", settings.outputs, OUTPUTS)
     _some_of("stages", settings.stages, STAGES)
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", settings.device):
-        raise UserError(f"device={settings.device}: not a device; allowed are auto, cpu, cuda, cuda:<number>")
+        raise UserError(f"device={settings.device}: not a device; allowed are {_DEVICES}")
     if settings.device == "cpu" and settings.precision in ("bf16", "fp16"):
         raise UserError(f"precision={settings.precision}: needs CUDA; on the CPU there is fp32 (or auto)")
     for key, number in (
@@ -361,7 +250,7 @@ def _check_choices(settings: Settings) -> None:
 
 def _one_of(key: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        raise UserError(f"{key}={value}: not allowed{_did_you_mean(value, allowed)}; there are {', '.join(allowed)}")
+        raise UserError(f"{key}={value}: not allowed{did_you_mean(value, allowed)}; there are {', '.join(allowed)}")
 
 
 def _some_of(key: str, values: list[str], allowed: Sequence[str]) -> None:

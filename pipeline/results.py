@@ -56,7 +56,7 @@ class Run:
     @cached_property
     def commits(self) -> dict[int, CommitRecord]:
         """The committed shards, as they were when this was first asked for."""
-        return self._directory.committed()
+        return self._directory.commits()
 
     @cached_property
     def manifest(self) -> pd.DataFrame:

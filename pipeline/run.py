@@ -24,6 +24,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import RunError, UserError
 from pipeline.manifest import Manifest
 from pipeline.model.catalog import weights_path
+from pipeline.paths import encode_path
 from pipeline.progress import RunProgress, format_duration, format_hours
 from pipeline.sizing import check_disk, estimate_bytes, format_bytes
 from pipeline.store import CommitRecord, RunDirectory, fingerprint
@@ -50,16 +51,19 @@ def main(arguments: Sequence[str]) -> int:
     before = {signum: signal.signal(signum, _stop) for signum in _STOPS}
     try:
         config = configuration.load(arguments)
-        return Session(config).run()
+        try:
+            return Session(config).run()
+        except OSError as error:
+            # A full disk, a lost mount: not a bug of ours, so one line; the log has the traceback.
+            LOG.exception("stopped")
+            where = error.filename or f"run_dir={config.run_dir}"
+            raise RunError(
+                f"{where}: {error.strerror or error}; what was committed stays, the same command continues"
+            ) from None
     except UserError as error:
         return _end(error, 2)
     except RunError as error:
         return _end(error, 1)
-    except OSError as error:
-        # A full disk, a lost mount: not a bug of ours, so one line; the log has the traceback.
-        LOG.exception("stopped")
-        where = f"{error.filename}: " if error.filename else ""
-        return _end(f"{where}{error.strerror or error}; what was committed stays, the same command continues", 1)
     except Stopped as stop:
         name = signal.Signals(stop.signum).name
         return _end(f"stopped by {name}; what was committed stays, the same command continues", 128 + stop.signum)
@@ -111,7 +115,7 @@ class Session:
                 speed = self._infer(manifest)
             if "score" in self.config.settings.stages:
                 self._score(manifest)
-            records = self.directory.committed()
+            records = self.directory.commits()
             if "infer" not in self.config.settings.stages:
                 self.say(f"stages {', '.join(self.config.settings.stages)} done in {self.directory.root}")
                 return 0
@@ -119,6 +123,7 @@ class Session:
 
     def say(self, text: str) -> None:
         """Tell the person and the log."""
+        text = encode_path(text)  # a folder's name need not be UTF-8, what is printed must
         LOG.info("%s", text)
         self.console.print(text, markup=False)
 
@@ -333,7 +338,7 @@ class Session:
         groups = [field.name for field in own_columns(manifest.table.schema) if not pa.types.is_floating(field.type)]
         files = [
             self.directory.root / record.files["transcripts"].path
-            for record in self.directory.committed().values()
+            for record in self.directory.commits().values()
             if "transcripts" in record.files
         ]
         tables = (pq.read_table(path, columns=[*scoring.COUNTS, *groups]) for path in files)

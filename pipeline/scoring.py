@@ -80,28 +80,31 @@ def score_table(shards: Iterable[pa.Table], groups: Sequence[str]) -> pa.Table:
     Returns:
         A table of schema `SCORES`; no rows where no utterance has a reference.
     """
-    sums: dict[tuple[str, str | None], list[int]] = {}
-    dropped: set[str] = set()
+    sums: dict[tuple[int, str | None], list[int]] = {}  # by position in `names`, for a column may be called anything
+    names = ["overall", *groups]
+    dropped: set[int] = set()
     for shard in shards:
         scored = shard.filter(pc.is_valid(shard["reference_words"]))
         if not scored.num_rows:
             continue
-        _add(sums, ("overall", None), [scored.num_rows, *(pc.sum(scored[name]).as_py() for name in COUNTS)])
-        for group in groups:
+        _add(sums, (0, None), [scored.num_rows, *(pc.sum(scored[name]).as_py() for name in COUNTS)])
+        for group, name in enumerate(names[1:], start=1):
             if group in dropped:
                 continue
-            table = scored.group_by(group).aggregate([([], "count_all"), *((name, "sum") for name in COUNTS)])
+            table = scored.select([name, *COUNTS]).rename_columns(["value", *COUNTS])
+            table = table.group_by("value").aggregate([([], "count_all"), *((count, "sum") for count in COUNTS)])
             for row in table.to_pylist():
-                value = None if row[group] is None else str(row[group])
-                _add(sums, (group, value), [row["count_all"], *(row[f"{name}_sum"] for name in COUNTS)])
+                value = None if row["value"] is None else str(row["value"])
+                _add(sums, (group, value), [row["count_all"], *(row[f"{count}_sum"] for count in COUNTS)])
             if sum(1 for key in sums if key[0] == group) > MAX_GROUP_VALUES:
                 dropped.add(group)
     rows = []
-    for (group, value), (utterances, word_errors, words, char_errors, chars) in sums.items():
+    ordered = sorted(sums.items(), key=lambda item: (item[0][0], item[0][1] is None, item[0][1] or ""))
+    for (group, value), (utterances, word_errors, words, char_errors, chars) in ordered:
         if group not in dropped:
             rows.append(
                 {
-                    "group": group,
+                    "group": names[group],
                     "value": value,
                     "utterances": utterances,
                     "word_errors": word_errors,
@@ -112,10 +115,8 @@ def score_table(shards: Iterable[pa.Table], groups: Sequence[str]) -> pa.Table:
                     "cer": char_errors / chars if chars else None,
                 }
             )
-    order = ["overall", *groups]
-    rows.sort(key=lambda row: (order.index(str(row["group"])), row["value"] is None, row["value"] or ""))
     return pa.Table.from_pylist(rows, schema=SCORES)
 
 
-def _add(sums: dict[tuple[str, str | None], list[int]], key: tuple[str, str | None], counts: list[int]) -> None:
+def _add(sums: dict[tuple[int, str | None], list[int]], key: tuple[int, str | None], counts: list[int]) -> None:
     sums[key] = [left + right for left, right in zip(sums.get(key, [0] * len(counts)), counts, strict=True)]

@@ -36,6 +36,7 @@ class ArraySpool:
     def append(self, row: int, array: NDArray[np.floating]) -> None:
         """Keep the array of manifest row `row`."""
         data = np.ascontiguousarray(array, dtype=self._dtype)
+        self._file.seek(self._end)  # reading moves the position
         self._file.write(data.data)
         self._places[row] = (self._end, data.size)
         self._end += data.nbytes

@@ -54,8 +54,7 @@ def read_status(run_dir: Path) -> Status:
     if not directory.manifest_path.is_file():
         raise UserError(f"{run_dir}: no run there (no manifest.parquet); give the run_dir of a run")
     manifest, _ = manifests.read(directory.manifest_path)
-    run = directory.read_run_json()
-    records = directory.committed(run["fingerprint"] if run else None)
+    records = directory.commits()
     pending = ~np.isin(manifest.shard_of_row, list(records))
     return Status(
         totals=total(records.values()),
@@ -69,14 +68,23 @@ def read_status(run_dir: Path) -> Status:
 
 def _recent_real_time(metrics: Path) -> float | None:
     try:
-        with open(metrics, encoding="utf-8") as handle:
-            recent = [json.loads(line) for line in deque(handle, maxlen=RECENT_BATCHES) if line.endswith("\n")]
-    except (OSError, ValueError):
+        with open(metrics, encoding="utf-8", errors="replace") as handle:
+            recent = [row for row in map(_parsed, deque(handle, maxlen=RECENT_BATCHES)) if row is not None]
+    except OSError:
         return None
     if not recent:
         return None
     spent = sum(min(row["load_s"] + row["forward_s"] + row["write_s"], PAUSE_S) for row in recent)
     return float(sum(row["valid_s"] for row in recent) / spent) if spent > 0 else None
+
+
+def _parsed(line: str) -> dict[str, float] | None:
+    """The numbers of a metrics line, or `None` where a crash or a writer under way left less than one."""
+    try:
+        row = json.loads(line)
+        return {key: float(row[key]) for key in ("valid_s", "load_s", "forward_s", "write_s")}
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def describe(status: Status, now: datetime) -> list[str]:

@@ -143,7 +143,7 @@ def failures_table(failures: Iterable[Failure]) -> pa.Table:
 
 def emission_rows(ids: Sequence[str], arrays: Sequence[NDArray[np.floating]], dtype: str, num_labels: int) -> pa.Table:
     """Rows of `emissions/` for whole utterances: each array is `(frames, labels)`, flattened or not."""
-    frames = [array.size // num_labels for array in arrays]
+    frames = [_num_frames(array, num_labels) for array in arrays]
     return pa.Table.from_arrays(
         [
             pa.array(ids, pa.string()),
@@ -161,7 +161,7 @@ def feature_rows(
     ids: Sequence[str], layer: int, arrays: Sequence[NDArray[np.floating]], dtype: str, dim: int
 ) -> pa.Table:
     """Rows of `features/` of one layer for whole utterances: each array is `(frames, dim)`, flattened or not."""
-    frames = [array.size // dim for array in arrays]
+    frames = [_num_frames(array, dim) for array in arrays]
     return pa.Table.from_arrays(
         [
             pa.array(ids, pa.string()),
@@ -214,6 +214,12 @@ def file_metadata(path: Path) -> dict[str, Any]:
 
 def _own_fields(columns: Mapping[str, str]) -> list[pa.Field]:
     return [pa.field(name, _ARROW_TYPES[type_name]) for name, type_name in columns.items()]
+
+
+def _num_frames(array: NDArray[np.floating], width: int) -> int:
+    frames, rest = divmod(array.size, width)
+    assert rest == 0, f"{array.size} values are not frames of {width}"
+    return frames
 
 
 def _values(dtype: str) -> pa.DataType:

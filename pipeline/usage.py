@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.config import GROUPS, group_choices
+from pipeline.overrides import GROUPS, group_choices
 
 _PAGE = """\
 usage: python -m pipeline.run [key=value ...]

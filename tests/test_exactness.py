@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torchaudio
+from safetensors.torch import load_file
+
 from pipeline.audio import read_waveform
 from pipeline.model import digits
 from pipeline.model.catalog import MODELS, weights_path
 from pipeline.model.exact import ExactForward, group_norm_affine
 from pipeline.resampling import resample
-from safetensors.torch import load_file
 
 DATA = Path(__file__).parent / "data"
 SHIPPED = Path(digits.__file__).parents[1] / "shipped"
@@ -96,9 +97,7 @@ def test_stock_torchaudio_batched_does_not_equal_itself_alone(speech: list[torch
     with torch.inference_mode():
         together, frames = stock(waveforms, lengths)
         alone = [stock(waveform[None])[0][0] for waveform in speech[:3]]
-    difference = max(
-        float((together[i, : frames[i]] - emission).abs().max()) for i, emission in enumerate(alone)
-    )
+    difference = max(float((together[i, : frames[i]] - emission).abs().max()) for i, emission in enumerate(alone))
     assert difference > 10 * TOLERANCE
 
 
@@ -135,9 +134,19 @@ def test_group_norm_from_moments_equals_group_norm(name: str, waveform: torch.Te
     with torch.inference_mode():
         convolved = block.conv(waveform[None, None])
         # The reference in float64: torch's own float32 statistics lose digits where the variance is tiny.
-        expected = copy.deepcopy(block).double().layer_norm(copy.deepcopy(block).double().conv(waveform[None, None].double()))
+        expected = (
+            copy.deepcopy(block).double().layer_norm(copy.deepcopy(block).double().conv(waveform[None, None].double()))
+        )
         got = convolved * scale[:, :, None] + shift[:, :, None]
     assert (got - expected).abs().max() <= 1e-3 * max(1.0, float(expected.abs().max()))
+
+
+def test_the_catalogue_knows_the_shapes_of_the_shipped_model() -> None:
+    facts = MODELS["digits"]
+    output = ExactForward(digits.build().eval())(torch.zeros(1, 4000), torch.tensor([4000]), [facts.num_layers])
+    assert output.features[facts.num_layers].shape == (1, facts.num_frames(4000), facts.dim)
+    assert output.logits is not None
+    assert output.logits.shape[-1] == len(facts.labels)
 
 
 def test_layers_are_chosen_without_changing_them(speech: list[torch.Tensor]) -> None:

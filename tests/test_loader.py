@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from running import DATA
+
 from pipeline import loader as loaders
 from pipeline import manifest as manifests
 from pipeline.audio import read_waveform
@@ -18,7 +20,6 @@ from pipeline.loader import Batch, Loader, Recordings
 from pipeline.manifest import Manifest
 from pipeline.planning import plan_run
 from pipeline.resampling import resample
-from running import DATA
 
 
 @pytest.fixture(scope="module")

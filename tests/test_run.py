@@ -11,10 +11,11 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from running import DATA, SHIPPED, assert_accounting, ids, mtimes, read, run
+
 from pipeline import tables
 from pipeline.results import open_run
 from pipeline.run import main
-from running import DATA, SHIPPED, assert_accounting, ids, mtimes, read, run
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +101,7 @@ def test_scores_hold_the_overall_rate_and_a_row_for_each_group(digits_run: tuple
 
 def test_metrics_have_a_line_for_each_batch_with_the_documented_fields(digits_run: tuple[Path, str]) -> None:
     lines = [json.loads(line) for line in (digits_run[0] / "logs" / "metrics.jsonl").read_text().splitlines()]
-    fields = "time batch shard size failed padded_s valid_s load_s forward_s write_s".split()
+    fields = ["time", "batch", "shard", "size", "failed", "padded_s", "valid_s", "load_s", "forward_s", "write_s"]
     assert all(list(line) == fields for line in lines)
     assert sum(line["size"] for line in lines) == 60
     assert all(line["valid_s"] <= line["padded_s"] for line in lines)
@@ -231,9 +232,7 @@ def test_a_run_that_fails_everywhere_is_stopped(tmp_path: Path, capsys: pytest.C
     assert "Traceback" not in said
 
 
-def test_a_moved_root_goes_on_and_another_corpus_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_moved_root_goes_on_and_another_corpus_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         for path in sorted((DATA / "fsdd").glob("*_0.wav"))[:3]:
@@ -294,7 +293,14 @@ def test_silence_is_not_a_failure_and_is_counted(tmp_path: Path, capsys: pytest.
 def test_odd_names_go_right_through(tmp_path: Path) -> None:
     root = tmp_path / "odd names, (a=b) 'x' 100%"
     root.mkdir()
-    names = [b"new\nline.wav", b'quo"te.wav', "emoji \N{SPEAKER}.wav".encode(), b"not-utf8-\xff\xfe.wav", b"A.wav", b"a.wav"]
+    names = [
+        b"new\nline.wav",
+        b'quo"te.wav',
+        "emoji \N{SPEAKER}.wav".encode(),
+        b"not-utf8-\xff\xfe.wav",
+        b"A.wav",
+        b"a.wav",
+    ]
     names += ["e\N{COMBINING ACUTE ACCENT}.wav".encode(), "\N{LATIN SMALL LETTER E WITH ACUTE}.wav".encode()]
     for name in names:
         shutil.copy(DATA / "fsdd" / "7_theo_1.wav", os.fsencode(root) + b"/" + name)

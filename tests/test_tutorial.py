@@ -9,11 +9,12 @@ import pytest
 import soundfile
 import torch
 import torchaudio
+from running import SHIPPED
+
 from pipeline.model.catalog import MODELS
 from pipeline.model.weights import random_state_dict
 from pipeline.results import open_run
 from pipeline.run import main
-from running import SHIPPED
 
 ID = "Lab41-SRI-VOiCES-src-sp0307-ch127535-sg0042"
 

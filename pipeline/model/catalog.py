@@ -92,7 +92,7 @@ MODELS: dict[str, ModelFacts] = {
             bundle=None,
             weights_file="digits.safetensors",
             num_layers=4,
-            dim=144,
+            dim=160,
             labels=ENGLISH_LABELS,
         ),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -131,7 +132,10 @@ class Engine:
                     middle = piece.start + size // 2
                     pieces += [slice(middle, piece.stop), slice(piece.start, middle)]
                 else:
-                    message = f"{longest} samples do not fit into the memory of {self.device}, even alone"
+                    message = (
+                        f"{longest} samples do not fit into the memory of {self.device}, even alone; "
+                        f"cut the recording, or run it where there is more memory"
+                    )
                     results[1].append(Rejected(rows[piece.start], "out_of_memory", message))
             else:
                 results[0].extend(done[0])
@@ -141,11 +145,23 @@ class Engine:
                 torch.cuda.empty_cache()
         return results
 
+    def _refuse_beyond_memory(self, padded_samples: int) -> None:
+        """Raise on a CPU what CUDA raises by itself; Linux would kill the process instead.
+
+        Counted are three copies of the first convolution's output, the largest activation.
+        """
+        if self.device.type == "cpu":
+            first = self._forward.model.feature_extractor.conv_layers[0]
+            need = 3 * 4 * padded_samples * first.conv.out_channels // first.stride
+            if need > _available_memory():
+                raise torch.OutOfMemoryError
+
     @torch.inference_mode()
     def _run(
         self, rows: Sequence[int], waveforms: Tensor, lengths: Tensor, start_s: Sequence[float]
     ) -> tuple[list[Emission], list[Rejected]]:
         settings = self.settings
+        self._refuse_beyond_memory(waveforms.numel())
         output = self._forward(waveforms.to(self.device, non_blocking=True), lengths, settings.layers)
         frames = output.num_frames.tolist()
         bad_logits = [False] * len(rows) if output.logits is None else _non_finite(output.logits, frames)
@@ -190,6 +206,18 @@ def _non_finite(values: Tensor, frames: Sequence[int]) -> list[bool]:
     """Whether each utterance of `(batch, frames, dim)` has a NaN or infinite value in its valid frames."""
     bad = ~torch.isfinite(values).all(dim=-1)
     return [bool(row[:count].any()) for row, count in zip(bad.cpu(), frames, strict=True)]
+
+
+def _available_memory() -> int:
+    """Bytes that this process may still take: of the machine, and of its control group where there is one."""
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(meminfo["MemAvailable"].split()[0]) * 1024
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return available
+    return available if limit == "max" else min(available, int(limit) - int(used))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -54,18 +54,21 @@ class ExactForward(nn.Module):
             ValueError: The model has no group norm in its first convolution.
         """
         super().__init__()
-        first = model.feature_extractor.conv_layers[0]
+        first, *others = model.feature_extractor.conv_layers
         if not isinstance(first.layer_norm, nn.GroupNorm):
             raise ValueError(f"the first convolution has {type(first.layer_norm).__name__}, not a group norm")
         self.model = model
         self.dtype = PRECISIONS[precision]
         position = model.encoder.transformer.pos_conv_embed
         position.conv = _folded(position.conv)
-        model.to(self.dtype)
-        first.float()
         # In float16 the positional convolution, 128 taps wide over 48 or more channels, overflows.
         self.position_dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
         position.to(self.position_dtype)
+        transformer = model.encoder.transformer
+        halved = [*others, model.encoder.feature_projection, transformer.layers, transformer.layer_norm, model.aux]
+        for module in halved:
+            if module is not None:
+                module.to(self.dtype)
 
     @torch.inference_mode()
     def forward(self, waveforms: Tensor, lengths: Tensor, layers: Collection[int]) -> ModelOutput:
