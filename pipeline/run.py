@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -23,11 +21,9 @@ from pipeline import manifest as manifests
 from pipeline.config import RunConfig
 from pipeline.errors import RunError, UserError
 from pipeline.manifest import Manifest
-from pipeline.model.catalog import weights_path
 from pipeline.paths import encode_path
-from pipeline.progress import RunProgress, format_duration, format_hours
-from pipeline.sizing import check_disk, estimate_bytes, format_bytes
-from pipeline.store import CommitRecord, RunDirectory, fingerprint
+from pipeline.progress import format_hours
+from pipeline.store import CommitRecord, RunDirectory
 from pipeline.tables import own_columns
 
 LOG = logging.getLogger("pipeline")
@@ -112,7 +108,10 @@ class Session:
             manifest = self._manifest()
             speed = ""
             if "infer" in self.config.settings.stages:
-                speed = self._infer(manifest)
+                # Imported here, so that whatever needs no model starts without waiting for torch.
+                from pipeline.inference import infer
+
+                speed = infer(self.config, self.directory, manifest, self.console, self.say)
             if "score" in self.config.settings.stages:
                 self._score(manifest)
             records = self.directory.commits()
@@ -142,11 +141,11 @@ class Session:
         if recorded is None or "infer" not in self.config.settings.stages or not self.directory.manifest_path.is_file():
             return None
         manifest, made_with = manifests.read(self.directory.manifest_path)
-        if made_with != self._made_with():
-            return None  # the root may have moved: the manifest stage decides
+        records = self.directory.commits()
+        if made_with != self._made_with() or not records:
+            return None  # the root may have moved, which the manifest stage decides; or there is nothing to mix
         now = identity.describe_known(self.config, manifest.digest, recorded)
         identity.refuse_differences(self.directory.root, recorded["identity"], now)
-        records = self.directory.committed(recorded["fingerprint"])
         totals = summary.total(records.values())
         complete = len(records) == manifest.num_shards
         retry = self.config.settings.retry_failed and totals.num_failures
@@ -170,12 +169,11 @@ class Session:
     def _made_with(self) -> dict[str, Any]:
         """What decides the manifest."""
         options = configuration.mask_secrets(self.config.dataset_options)
-        hours = self.config.settings.shard.hours
-        return {
-            "dataset": type(self.config.dataset).__module__.rpartition(".")[2],
-            **options,
-            "shard.hours": hours,
-        }
+        for key in {"root", "path"} & set(options):
+            if options[key] is not None:
+                options[key] = os.path.abspath(os.path.expanduser(options[key]))  # "calls" here is not "calls" there
+        name = type(self.config.dataset).__module__.rpartition(".")[2]
+        return {"dataset": name, **options, "shard.hours": self.config.settings.shard.hours}
 
     def _manifest(self) -> Manifest:
         """Stage `manifest`: made once; later runs use it as it stands."""
@@ -184,11 +182,11 @@ class Session:
             manifest, before = manifests.read(path)
             if before == made_with:
                 return manifest
-            return self._moved(manifest, before, made_with)
+            if self.directory.commits():
+                return self._moved(manifest, before, made_with)
         if "manifest" not in self.config.settings.stages:
             raise UserError(f"{path}: there is no manifest; add manifest to stages=")
         manifest = self._build_manifest()
-        self.directory.write_bytes(self.directory.config_path, self.config.yaml.encode())
         manifests.write(path, manifest, made_with, self.directory.write_table)
         unreadable = int(np.isnan(manifest.duration_s).sum())
         self.say(
@@ -215,124 +213,6 @@ class Session:
         identity.refuse_differences(self.directory.root, before, made_with)
         raise AssertionError("two manifests of one making differ")
 
-    def _infer(self, manifest: Manifest) -> str:
-        """Stage `infer`: load, model, decode, write, commit. Returns the speed in words."""
-        # Imported here, so that whatever needs no model starts without waiting for torch.
-        from pipeline.loader import Loader, Recordings
-        from pipeline.model import engine as engines
-        from pipeline.model.weights import load_model
-        from pipeline.worker import Job, load_batches, run_batches
-        from pipeline.writer import ShardWriter
-
-        config, settings, facts = self.config, self.config.settings, self.config.model
-        recorded = self.directory.read_run_json()
-        device = engines.resolve_device(settings.device)
-        precision = engines.resolve_precision(settings.precision, device)
-        model, sha256 = load_model(facts, settings.model.sha256)
-        now = identity.describe(config, manifest.digest, precision, sha256)
-        if recorded is not None:
-            identity.refuse_differences(self.directory.root, recorded["identity"], now)
-        else:
-            self._write_run_json(now, sha256)
-        mark = fingerprint(now)
-
-        done = self.directory.committed(mark)
-        attempts = self._attempts_to_retry(done) if settings.retry_failed else {}
-        pending = [shard for shard in range(manifest.num_shards) if shard not in done]
-        todo = np.isin(manifest.shard_of_row, pending)
-        size = estimate_bytes(config, manifest, todo)
-        check_disk(self.directory.root, size)
-        max_batch_s = settings.batch.max_seconds or engines.default_batch_seconds(device)
-        workers = engines.default_workers(device) if settings.loader.workers is None else settings.loader.workers
-        self.say(
-            f"{facts.name} on {device} in {precision}, {len(pending)} of {manifest.num_shards} shards to do, "
-            f"tables of about {format_bytes(size.total)}"
-        )
-        engine = engines.Engine(
-            facts,
-            model,
-            device,
-            precision,
-            engines.EngineSettings(
-                layers=config.layers,
-                feature_dtype=settings.features.dtype,
-                logits="emissions" in settings.outputs,
-                transcripts="transcripts" in settings.outputs,
-            ),
-        )
-        job = Job(
-            manifest=manifest,
-            shards=pending,
-            sample_rate=facts.sample_rate,
-            max_batch_s=max_batch_s,
-            max_failures=settings.max_failures,
-            failures_before=sum(record.num_failures for record in done.values()),
-        )
-        loader = Loader(
-            Recordings(manifest, facts.sample_rate, facts.min_samples),
-            workers=workers,
-            timeout_s=settings.loader.timeout_s,
-            pin_memory=device.type == "cuda",
-        )
-        progress = RunProgress(
-            self.console,
-            self.directory.metrics_path,
-            total_s=float(np.nansum(manifest.duration_s)),
-            done_s=float(np.nansum(manifest.duration_s[~todo])),
-            total_shards=manifest.num_shards,
-            done_shards=len(done),
-        )
-        writer = ShardWriter(self.directory, manifest, self._table_settings(mark), _log_commit(progress), attempts)
-        try:
-            with progress, closing(load_batches(job, loader)) as batches:
-                run_batches(job, batches, engine, writer, progress)
-                writer.close()
-        except BaseException:
-            writer.abort()
-            raise
-        return f", {progress.real_time:.1f} x real time, in {format_duration(progress.elapsed_s)}"
-
-    def _write_run_json(self, now: dict[str, Any], sha256: str) -> None:
-        content = {
-            "fingerprint": fingerprint(now),
-            "identity": now,
-            "weights": identity.weights_record(weights_path(self.config.model), sha256),
-            "versions": identity.versions(),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        self.directory.write_bytes(self.directory.run_json_path, json.dumps(content, indent=1).encode())
-
-    def _attempts_to_retry(self, done: dict[int, CommitRecord]) -> dict[str, int]:
-        """Take shards that hold failures out of `done`; return how often each failure has been tried."""
-        attempts: dict[str, int] = {}
-        for shard in [shard for shard, record in done.items() if record.num_failures]:
-            record = done.pop(shard)
-            table = pq.read_table(self.directory.root / record.files["failures"].path, columns=["id", "attempts"])
-            attempts |= dict(zip(table["id"].to_pylist(), table["attempts"].to_pylist(), strict=True))
-        return attempts
-
-    def _table_settings(self, mark: str) -> Any:
-        from pipeline.writer import TableSettings
-
-        config, facts = self.config, self.config.model
-        return TableSettings(
-            outputs=tuple(config.settings.outputs),
-            layers=config.layers,
-            feature_dtype=config.settings.features.dtype,
-            emission_dtype=config.settings.emissions.dtype,
-            num_labels=len(facts.labels),
-            dim=facts.dim,
-            metadata={
-                "model": facts.name,
-                "labels": list(facts.labels),
-                "blank": facts.blank,
-                "values": "logits",
-                "seconds_per_frame": facts.seconds_per_frame,
-                "sample_rate": facts.sample_rate,
-            },
-            fingerprint=mark,
-        )
-
     def _score(self, manifest: Manifest) -> None:
         """Stage `score`: errors and rates over everything committed, overall and per group."""
         groups = [field.name for field in own_columns(manifest.table.schema) if not pa.types.is_floating(field.type)]
@@ -345,19 +225,6 @@ class Session:
         scores = scoring.score_table(tables, groups)
         if scores.num_rows:
             self.directory.write_table(self.directory.scores_path, scores)
-
-
-def _log_commit(progress: RunProgress) -> Callable[[CommitRecord], None]:
-    def log(record: CommitRecord) -> None:
-        progress.shard_committed()
-        LOG.info(
-            "committed shard %d: %d utterances, %d failures",
-            record.shard,
-            record.utterances,
-            record.num_failures,
-        )
-
-    return log
 
 
 if __name__ == "__main__":

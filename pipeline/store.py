@@ -32,6 +32,9 @@ from pipeline.errors import UserError
 _FLOCK = "hhqqi4x"
 """C's `struct flock` on 64-bit Linux: type, whence, start, length, process."""
 
+TABLES = ("transcripts", "emissions", "features", "failures")
+"""The folders of tables that a run directory can have."""
+
 FAILPOINT = "PIPELINE_FAILPOINT"
 """Environment variable of the crash tests: `<point>` or `<point>:<shard>` kills the process there."""
 
@@ -146,6 +149,12 @@ class RunDirectory:
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name.startswith("file-"):
                 path.unlink(missing_ok=True)
+
+    def remove_uncommitted(self) -> None:
+        """Remove tables that an attempt with other settings left behind; the caller knows that none is committed."""
+        for table in TABLES:
+            for path in (self.root / table).glob("shard-*.parquet"):
+                path.unlink()
 
     def new_staging(self, shard: int) -> Path:
         """A fresh folder for one attempt at a shard."""

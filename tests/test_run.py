@@ -308,3 +308,30 @@ def test_odd_names_go_right_through(tmp_path: Path) -> None:
     assert_accounting(Path("out"))
     assert "not-utf8-%FF%FE.wav" in ids(Path("out"), "transcripts")
     assert len(ids(Path("out"), "transcripts")) == len(names)
+
+
+def test_a_disk_that_cannot_hold_the_tables_refuses_the_run_and_smaller_tables_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2_000_000))
+    given = ["dataset=digits", "outputs=[transcripts,features]"]
+    assert main([*given, "features.layers=all", "features.dtype=float32"]) == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said
+    assert "features.layers=" in said
+    assert "2 MB free" in said
+    # Nothing is committed, so there is nothing to mix: the same run directory takes the smaller tables.
+    assert main(["dataset=digits", "outputs=[transcripts]"]) == 0
+    assert_accounting(Path("runs/digits/digits"), ["transcripts"])
+
+
+def test_the_same_relative_root_elsewhere_is_another_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place, name in (("here", "0_george_0.wav"), ("there", "7_theo_1.wav")):
+        (tmp_path / place / "calls").mkdir(parents=True)
+        shutil.copy(DATA / "fsdd" / name, tmp_path / place / "calls")
+    given = ["dataset=folder", "dataset.root=calls", "model=digits", "outputs=[transcripts]", f"run_dir={tmp_path}/out"]
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(given) == 0
+    monkeypatch.chdir(tmp_path / "there")
+    assert main(given) == 2

@@ -1,0 +1,178 @@
+"""Stage `infer`: model and weights, what is left to do, and everything the worker's loop needs.
+
+The only stage that imports torch; `pipeline.run` imports it when it comes to it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from pipeline import identity
+from pipeline.config import RunConfig
+from pipeline.loader import Loader, Recordings
+from pipeline.manifest import Manifest
+from pipeline.model.catalog import weights_path
+from pipeline.model.engine import (
+    Engine,
+    EngineSettings,
+    default_batch_seconds,
+    default_workers,
+    resolve_device,
+    resolve_precision,
+)
+from pipeline.model.weights import load_model
+from pipeline.progress import RunProgress, format_duration
+from pipeline.sizing import check_disk, estimate_bytes, format_bytes
+from pipeline.store import CommitRecord, RunDirectory, fingerprint
+from pipeline.worker import Job, load_batches, run_batches
+from pipeline.writer import ShardWriter, TableSettings
+
+LOG = logging.getLogger("pipeline")
+
+
+def infer(
+    config: RunConfig, directory: RunDirectory, manifest: Manifest, console: Console, say: Callable[[str], None]
+) -> str:
+    """Load, infer, decode, write and commit whatever is not committed.
+
+    Args:
+        config: The configuration.
+        directory: The run, locked.
+        manifest: Its manifest.
+        console: For the live view.
+        say: Tells the person and the log one line.
+
+    Returns:
+        The speed in words.
+
+    Raises:
+        UserError: No such device, no weights, other settings than the run's, or too small a disk.
+        RunError: More failures than allowed.
+    """
+    settings, facts = config.settings, config.model
+    device = resolve_device(settings.device)
+    precision = resolve_precision(settings.precision, device)
+    model, sha256 = load_model(facts, settings.model.sha256)
+    now = identity.describe(config, manifest.digest, precision, sha256)
+    mark = fingerprint(now)
+    recorded = directory.read_run_json()
+    if recorded is not None and directory.commits():
+        identity.refuse_differences(directory.root, recorded["identity"], now)
+    elif recorded is not None and recorded["fingerprint"] != mark:
+        directory.remove_uncommitted()
+
+    done = directory.committed(mark)
+    attempts = _attempts_to_retry(directory, done) if settings.retry_failed else {}
+    pending = [shard for shard in range(manifest.num_shards) if shard not in done]
+    todo = np.isin(manifest.shard_of_row, pending)
+    size = estimate_bytes(config, manifest, todo)
+    check_disk(directory.root, size)
+    directory.write_bytes(directory.run_json_path, _run_json(config, now, sha256))
+    directory.write_bytes(directory.config_path, config.yaml.encode())
+    say(
+        f"{facts.name} on {device} in {precision}, {len(pending)} of {manifest.num_shards} shards to do, "
+        f"tables of about {format_bytes(size.total)}"
+    )
+
+    engine = Engine(
+        facts,
+        model,
+        device,
+        precision,
+        EngineSettings(
+            layers=config.layers,
+            feature_dtype=settings.features.dtype,
+            logits="emissions" in settings.outputs,
+            transcripts="transcripts" in settings.outputs,
+        ),
+    )
+    job = Job(
+        manifest=manifest,
+        shards=pending,
+        sample_rate=facts.sample_rate,
+        max_batch_s=settings.batch.max_seconds or default_batch_seconds(device),
+        max_failures=settings.max_failures,
+        failures_before=sum(record.num_failures for record in done.values()),
+    )
+    loader = Loader(
+        Recordings(manifest, facts.sample_rate, facts.min_samples),
+        workers=default_workers(device) if settings.loader.workers is None else settings.loader.workers,
+        timeout_s=settings.loader.timeout_s,
+        pin_memory=device.type == "cuda",
+    )
+    progress = RunProgress(
+        console,
+        directory.metrics_path,
+        total_s=float(np.nansum(manifest.duration_s)),
+        done_s=float(np.nansum(manifest.duration_s[~todo])),
+        total_shards=manifest.num_shards,
+        done_shards=len(done),
+    )
+    writer = ShardWriter(directory, manifest, _table_settings(config, mark), _log_commit(progress), attempts)
+    try:
+        with progress, closing(load_batches(job, loader)) as batches:
+            run_batches(job, batches, engine, writer, progress)
+            writer.close()
+    except BaseException:
+        writer.abort()
+        raise
+    return f", {progress.real_time:.1f} x real time, in {format_duration(progress.elapsed_s)}"
+
+
+def _run_json(config: RunConfig, now: dict[str, Any], sha256: str) -> bytes:
+    content = {
+        "fingerprint": fingerprint(now),
+        "identity": now,
+        "weights": identity.weights_record(weights_path(config.model), sha256),
+        "versions": identity.versions(),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return json.dumps(content, indent=1).encode()
+
+
+def _attempts_to_retry(directory: RunDirectory, done: dict[int, CommitRecord]) -> dict[str, int]:
+    """Take shards that hold failures out of `done`; return how often each failure has been tried."""
+    attempts: dict[str, int] = {}
+    for shard in [shard for shard, record in done.items() if record.num_failures]:
+        record = done.pop(shard)
+        table = pq.read_table(directory.root / record.files["failures"].path, columns=["id", "attempts"])
+        attempts |= dict(zip(table["id"].to_pylist(), table["attempts"].to_pylist(), strict=True))
+    return attempts
+
+
+def _table_settings(config: RunConfig, mark: str) -> TableSettings:
+    facts = config.model
+    return TableSettings(
+        outputs=tuple(config.settings.outputs),
+        layers=config.layers,
+        feature_dtype=config.settings.features.dtype,
+        emission_dtype=config.settings.emissions.dtype,
+        num_labels=len(facts.labels),
+        dim=facts.dim,
+        metadata={
+            "model": facts.name,
+            "labels": list(facts.labels),
+            "blank": facts.blank,
+            "values": "logits",
+            "seconds_per_frame": facts.seconds_per_frame,
+            "sample_rate": facts.sample_rate,
+        },
+        fingerprint=mark,
+    )
+
+
+def _log_commit(progress: RunProgress) -> Callable[[CommitRecord], None]:
+    def log(record: CommitRecord) -> None:
+        progress.shard_committed()
+        LOG.info("committed shard %d: %d utterances, %d failures", record.shard, record.utterances, record.num_failures)
+
+    return log
