@@ -19,6 +19,9 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+WIDE = 120
+"""Columns of a terminal from which the whole line has room beside a bar."""
+
 PLAIN_EVERY_S = 30.0
 """Between two lines of a run that has no terminal."""
 
@@ -65,14 +68,9 @@ class RunProgress:
         self._last_line = self._started
         self._live: Progress | None = None
         if console.is_terminal:
-            self._live = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[says]}"),
-                console=console,
-                refresh_per_second=4,
-            )
+            says = TextColumn("{task.fields[says]}")
+            bar = () if console.width < WIDE else (BarColumn(bar_width=None), TaskProgressColumn())
+            self._live = Progress(*bar, says, console=console, refresh_per_second=4, expand=True)
             self._task = self._live.add_task("infer", total=max(total_s, 1e-9), says="starting")
             self._live.update(self._task, completed=done_s)
 
@@ -90,8 +88,9 @@ class RunProgress:
     ) -> None:
         """Say where it ended."""
         if self._live is not None:
+            self._show()
             self._live.stop()
-        elif self.elapsed_s > 0 and self._metrics is not None:
+        else:
             self._console.print(self.line(), highlight=False)
         if self._metrics is not None:
             self._metrics.close()
@@ -126,12 +125,19 @@ class RunProgress:
     def shard_committed(self) -> None:
         """Count one committed shard."""
         self._shards = (self._shards[0] + 1, self._shards[1])
+        self._show()
 
     def line(self) -> str:
         """Hours, speed, estimated end, shards, failures and waiting, in one line."""
         done = self._before_s + self.done_s
         left = max(0.0, self._total_s - done)
         eta = format_duration(left / self.real_time) if self.real_time > 0 else "?"
+        if self._live is not None and self._console.width < WIDE:
+            return (
+                f"{format_hours(done)} of {format_hours(self._total_s)}, {self.real_time:.0f} x, {eta} left, "
+                f"{self._shards[0]}/{self._shards[1]} shards, {self.failures} failed, "
+                f"waiting {100 * self.waiting:.0f} %"
+            )
         return (
             f"{format_hours(done)} of {format_hours(self._total_s)}, {self.real_time:.1f} x real time, {eta} left, "
             f"{self._shards[0]} of {self._shards[1]} shards, {self.failures} failures, "
@@ -141,7 +147,7 @@ class RunProgress:
     def _show(self) -> None:
         if self._live is not None:
             self._live.update(self._task, completed=self._before_s + self.done_s, says=self.line())
-        elif time.monotonic() - self._last_line >= PLAIN_EVERY_S:
+        elif self._metrics is not None and time.monotonic() - self._last_line >= PLAIN_EVERY_S:
             self._last_line = time.monotonic()
             self._console.print(self.line(), highlight=False)
 

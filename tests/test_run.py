@@ -335,3 +335,43 @@ def test_the_same_relative_root_elsewhere_is_another_corpus(tmp_path: Path, monk
     assert main(given) == 0
     monkeypatch.chdir(tmp_path / "there")
     assert main(given) == 2
+
+
+def test_a_voices_tree_becomes_transcripts_with_its_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "VOiCES_devkit"
+    names = {
+        "source-16k/train/sp0307/Lab41-SRI-VOiCES-src-sp0307-ch127535-sg0042.wav": "0870",
+        "distant-16k/speech/train/rm1/babb/sp0032/"
+        "Lab41-SRI-VOiCES-rm1-babb-sp0032-ch021625-sg0005-mc01-stu-clo-dg080.wav": "0880",
+        "distant-16k/speech/test/rm2/none/sp0032/"
+        "Lab41-SRI-VOiCES-rm2-none-sp0032-ch021625-seg0006-mc05-lav-far-dg120.wav": "0890",
+        "distant-16k/distractors/rm1/babb/Lab41-SRI-VOiCES-rm1-babb-mc01-stu-clo.wav": "0920",
+        "distant-16k/room-response/rm1/Lab41-SRI-VOiCES-rm1-swp-mc01-stu-clo.wav": "0930",
+    }
+    for name, recording in names.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(DATA / "librivox" / f"sense_and_sensibility_01_austen_64kb-{recording}.wav", root / name)
+    (root / "references").mkdir()
+    lines = ["index,file_name,transcript"]
+    stems = [Path(name).stem for name in names][:2]
+    lines += [f'{index},{stem},"said, number {index}"' for index, stem in enumerate(stems)]
+    (root / "references" / "filename_transcripts").write_text("\n".join(lines) + "\n")
+    (root / "references" / "Lab41-SRI-VOiCES-speaker-gender-dataset.tbl").write_text("Speaker Gender\n307 M\n32 F\n")
+    monkeypatch.setenv("VOICES_ROOT", str(root))
+    assert main(["model=digits", "outputs=[transcripts]"]) == 0
+    frame = open_run("runs/voices/digits").transcripts.set_index("id")
+    assert len(frame) == 3
+    source, babble, clean = (frame.loc[stem] for stem in [*stems, Path(list(names)[2]).stem])
+    assert (source.source, source.split, source.speaker, source.gender) == (True, "train", "sp0307", "M")
+    assert pd.isna(source.room)
+    assert pd.isna(source.degrees)
+    assert (babble.room, babble.distractor, babble.mic, babble.mic_type, babble.mic_location, babble.degrees) == (
+        "rm1", "babb", "mc01", "stu", "clo", 80,
+    )  # fmt: skip
+    assert babble.reference == "said, number 1"
+    assert babble.reference_words == 3
+    assert (clean.split, clean.segment, clean.degrees) == ("test", "seg0006", 120)
+    assert pd.isna(clean.reference)
+    assert pd.isna(clean.wer)
+    by_room = frame.groupby("room")[["word_errors", "reference_words"]].sum()
+    assert list(by_room.index) == ["rm1", "rm2"]

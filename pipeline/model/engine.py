@@ -101,6 +101,9 @@ class Engine:
         self._forward = ExactForward(model, precision).to(device)
         self._decoder = GreedyDecoder(facts.labels, facts.blank, facts.seconds_per_frame)
         self._fits: int | None = None
+        # Three copies of the first convolution's output, the largest activation, in float32.
+        first = model.feature_extractor.conv_layers[0]
+        self._bytes_per_sample = 3 * 4 * first.conv.out_channels / first.stride
 
     def run(
         self, rows: Sequence[int], waveforms: Tensor, lengths: Tensor, start_s: Sequence[float]
@@ -146,15 +149,9 @@ class Engine:
         return results
 
     def _refuse_beyond_memory(self, padded_samples: int) -> None:
-        """Raise on a CPU what CUDA raises by itself; Linux would kill the process instead.
-
-        Counted are three copies of the first convolution's output, the largest activation.
-        """
-        if self.device.type == "cpu":
-            first = self._forward.model.feature_extractor.conv_layers[0]
-            need = 3 * 4 * padded_samples * first.conv.out_channels // first.stride
-            if need > _available_memory():
-                raise torch.OutOfMemoryError
+        """Raise on a CPU what CUDA raises by itself; Linux would kill the process instead."""
+        if self.device.type == "cpu" and padded_samples * self._bytes_per_sample > _available_memory():
+            raise torch.OutOfMemoryError
 
     @torch.inference_mode()
     def _run(

@@ -1,0 +1,157 @@
+"""What the engine does when memory runs out or numbers do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from pipeline.model import digits
+from pipeline.model import engine as engines
+from pipeline.model.catalog import MODELS
+from pipeline.model.engine import Engine, EngineSettings
+from pipeline.model.exact import ModelOutput
+
+SETTINGS = EngineSettings(layers=(2, 4), feature_dtype="float16", logits=True, transcripts=True)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    torch.manual_seed(0)
+    return Engine(MODELS["digits"], digits.build().eval(), torch.device("cpu"), "fp32", SETTINGS)
+
+
+@pytest.fixture
+def batch() -> tuple[list[int], torch.Tensor, torch.Tensor, list[float]]:
+    """Five utterances of different lengths, longest first, as the planner gives them."""
+    lengths = torch.tensor([9000, 7000, 5000, 3000, 1000])
+    noise = 0.1 * torch.randn(5, 9000, generator=torch.Generator().manual_seed(1))
+    waveforms = noise * (torch.arange(9000) < lengths[:, None])
+    return [10, 11, 12, 13, 14], waveforms, lengths, [0.0] * 5
+
+
+def with_memory_for(engine: Engine, monkeypatch: pytest.MonkeyPatch, padded_samples: int) -> list[int]:
+    """Let the forward raise beyond a number of padded samples; the sizes tried are noted."""
+    tried: list[int] = []
+    forward = engine._forward
+
+    def limited(waveforms: torch.Tensor, *rest: object) -> ModelOutput:
+        tried.append(waveforms.numel())
+        if waveforms.numel() > padded_samples:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        result: ModelOutput = forward(waveforms, *rest)
+        return result
+
+    monkeypatch.setattr(engine, "_forward", limited)
+    return tried
+
+
+def test_a_batch_that_does_not_fit_is_split_and_gives_the_same_answers(
+    engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = engine.run(*batch)
+    tried = with_memory_for(engine, monkeypatch, 20_000)
+    pieces, rejected = engine.run(*batch)
+    assert rejected == []
+    assert [emission.row for emission in pieces] == [10, 11, 12, 13, 14]
+    assert max(tried) > 20_000
+    for left, right in zip(whole, pieces, strict=True):
+        assert left.num_frames == right.num_frames
+        assert np.abs(left.logits - right.logits).max() <= 1e-4
+        assert left.transcript.ctc_text == right.transcript.ctc_text
+
+
+def test_the_size_that_fits_is_remembered(engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = with_memory_for(engine, monkeypatch, 20_000)
+    engine.run(*batch)
+    first = len(tried)
+    engine.run(*batch)
+    assert max(tried[first:]) <= max(20_000, min(size for size in tried[:first] if size > 20_000) - 1)
+    assert 45_000 not in tried[first:]
+
+
+def test_only_an_utterance_that_does_not_fit_alone_is_rejected(
+    engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_memory_for(engine, monkeypatch, 8_000)
+    emissions, rejected = engine.run(*batch)
+    assert [(item.row, item.error) for item in rejected] == [(10, "out_of_memory")]
+    assert "9000 samples" in rejected[0].message
+    assert [emission.row for emission in emissions] == [11, 12, 13, 14]
+
+
+def test_on_a_cpu_memory_is_asked_for_before_it_is_taken(
+    engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert engines._available_memory() > 2**20
+    monkeypatch.setattr(engines, "_available_memory", lambda: 1_000_000)
+    emissions, rejected = engine.run(*batch)
+    assert {item.error for item in rejected} == {"out_of_memory"}
+    assert len(emissions) + len(rejected) == 5
+    assert emissions  # the short ones still fit
+
+
+def test_an_error_that_is_not_about_memory_is_not_swallowed(
+    engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> ModelOutput:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(engine, "_forward", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        engine.run(*batch)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_reject_the_utterance_they_belong_to(
+    engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    forward = engine._forward
+
+    def spoilt(*given: object) -> ModelOutput:
+        output: ModelOutput = forward(*given)
+        output.logits[1, 3, 5] = value
+        output.features[4][3, 0, 0] = value
+        output.logits[4, -1, :] = value  # padding of the shortest: means nothing
+        return output
+
+    monkeypatch.setattr(engine, "_forward", spoilt)
+    emissions, rejected = engine.run(*batch)
+    assert [(item.row, item.error) for item in rejected] == [(11, "non_finite"), (13, "non_finite")]
+    assert [emission.row for emission in emissions] == [10, 12, 14]
+
+
+def test_a_feature_that_float16_cannot_hold_rejects_the_utterance_and_names_the_remedy(
+    engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = engine._forward
+
+    def large(*given: object) -> ModelOutput:
+        output: ModelOutput = forward(*given)
+        output.features[2][2, 1, 7] = 70_000.0
+        return output
+
+    monkeypatch.setattr(engine, "_forward", large)
+    _, rejected = engine.run(*batch)
+    assert [(item.row, item.error) for item in rejected] == [(12, "non_finite")]
+    assert "features.dtype=float32" in rejected[0].message
+    engine.settings = replace(SETTINGS, feature_dtype="float32")
+    emissions, rejected = engine.run(*batch)
+    assert rejected == []
+    assert emissions[2].features[2][1, 7] == 70_000.0
+
+
+def test_nothing_in_gives_nothing_out(engine: Engine) -> None:
+    assert engine.run([], torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64), []) == ([], [])
+
+
+def test_devices_and_precisions_that_are_not_there_are_refused() -> None:
+    with pytest.raises(UserError, match="device=cuda:99: torch sees"):
+        engines.resolve_device("cuda:99")
+    with pytest.raises(UserError, match="precision=bf16: needs CUDA"):
+        engines.resolve_precision("bf16", torch.device("cpu"))
+    assert engines.resolve_precision("auto", torch.device("cpu")) == "fp32"
+    assert engines.resolve_precision("auto", torch.device("cuda")) == "bf16"
