@@ -27,7 +27,15 @@ from pipeline.containers import Stream, read_container
 from pipeline.paths import encode_path, resolve_path
 from pipeline.records import AudioHeader, ErrorName
 
-__all__ = ["AudioError", "encode_path", "read_header", "read_waveform", "resampled_length", "resolve_path"]
+__all__ = [
+    "AudioError",
+    "encode_path",
+    "read_header",
+    "read_waveform",
+    "resampled_length",
+    "resampled_lengths",
+    "resolve_path",
+]
 
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000
 MAX_CHANNELS = 1_024
@@ -57,7 +65,12 @@ class AudioError(Exception):
 
 
 def resampled_length(num_samples: int, orig_rate: int, new_rate: int) -> int:
-    """Samples that `resampling.resample` returns for `num_samples` at `orig_rate` Hz.
+    """Samples that `resampling.resample` returns for `num_samples` at `orig_rate` Hz."""
+    return int(resampled_lengths(np.asarray([num_samples]), orig_rate, new_rate)[0])
+
+
+def resampled_lengths(num_samples: NDArray[np.int64], orig_rate: int, new_rate: int) -> NDArray[np.int64]:
+    """`resampled_length` of many.
 
     torchaudio rounds the quotient to float32 before its ceil, so beyond 2^24 samples the length is off by a
     few; the convolution then bounds it (`torchaudio.functional._apply_sinc_resample_kernel`).
@@ -66,8 +79,8 @@ def resampled_length(num_samples: int, orig_rate: int, new_rate: int) -> int:
         return num_samples
     divisor = math.gcd(orig_rate, new_rate)
     orig, new = orig_rate // divisor, new_rate // divisor
-    rounded = math.ceil(float(np.float32(new * num_samples / orig)))
-    return min(rounded, (num_samples // orig + 1) * new)
+    rounded = np.ceil((new * num_samples / orig).astype(np.float32)).astype(np.int64)
+    return np.minimum(rounded, (num_samples // orig + 1) * new)
 
 
 def read_header(path: str) -> AudioHeader:

@@ -194,12 +194,12 @@ def mask_secrets(value: Any, key: str = "") -> Any:
 
 def _check_run_dir(run_dir: Path) -> None:
     try:
-        is_file = run_dir.exists() and not run_dir.is_dir()
+        is_file = any(path.exists() and not path.is_dir() for path in (run_dir, *run_dir.parents))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"run_dir={run_dir}: cannot be used ({reason}); give another folder") from None
     if is_file:
-        raise UserError(f"run_dir={run_dir}: is a file; give a folder, or a name that does not exist yet")
+        raise UserError(f"run_dir={run_dir}: is a file, or below one; give a folder, or a name that does not exist yet")
 
 
 def _dataset(composed: DictConfig) -> tuple[datasets.Connector, dict[str, Any]]:
@@ -229,7 +229,7 @@ def _check_choices(settings: Settings) -> None:
     _one_of("emissions.dtype", settings.emissions.dtype, DTYPES)
     _some_of("outputs", settings.outputs, OUTPUTS)
     _some_of("stages", settings.stages, STAGES)
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", settings.device):
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", settings.device):
         raise UserError(f"device={settings.device}: not a device; allowed are {_DEVICES}")
     if settings.device == "cpu" and settings.precision in ("bf16", "fp16"):
         raise UserError(f"precision={settings.precision}: needs CUDA; on the CPU there is fp32 (or auto)")
@@ -238,8 +238,8 @@ def _check_choices(settings: Settings) -> None:
         ("shard.hours", settings.shard.hours),
         ("loader.timeout_s", settings.loader.timeout_s),
     ):
-        if number is not None and not 0 < number < float("inf"):
-            raise UserError(f"{key}={number}: must be a number above 0")
+        if number is not None and not 0 < number <= 1e6:
+            raise UserError(f"{key}={number}: must be a number above 0, and 1e6 at most")
     for key, count in (("loader.workers", settings.loader.workers), ("max_failures", settings.max_failures)):
         if count is not None and count < 0:
             raise UserError(f"{key}={count}: must be 0 or more, or null")

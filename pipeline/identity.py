@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
+from pipeline.commits import sha256_file
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.model.catalog import weights_path
-from pipeline.store import sha256_file
 from pipeline.tables import SCHEMA_VERSION
 
 _VERSIONED = ("torch", "torchaudio")
@@ -48,6 +48,9 @@ def describe_known(config: RunConfig, digest: str, recorded: Mapping[str, Any]) 
     precision = config.settings.precision
     precision = identity["precision"] if precision == "auto" else precision
     weights = _known_weights(weights_path(config.model), recorded) or identity["weights_sha256"]
+    wanted = config.settings.model.sha256
+    if wanted not in (None, weights):
+        raise UserError(f"model.sha256={wanted}: run_dir={config.run_dir} was made with weights {weights}")
     return describe(config, digest, precision, weights)
 
 

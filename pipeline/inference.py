@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from pipeline import identity
+from pipeline.commits import CommitRecord, fingerprint
 from pipeline.config import RunConfig
 from pipeline.loader import Loader, Recordings
 from pipeline.manifest import Manifest
@@ -32,7 +33,7 @@ from pipeline.model.engine import (
 from pipeline.model.weights import load_model
 from pipeline.progress import RunProgress, format_duration
 from pipeline.sizing import check_disk, estimate_bytes, format_bytes
-from pipeline.store import CommitRecord, RunDirectory, fingerprint
+from pipeline.store import RunDirectory
 from pipeline.worker import Job, load_batches, run_batches
 from pipeline.writer import ShardWriter, TableSettings
 
@@ -65,19 +66,22 @@ def infer(
     now = identity.describe(config, manifest.digest, precision, sha256)
     mark = fingerprint(now)
     recorded = directory.read_run_json()
-    if recorded is not None and directory.commits():
-        identity.refuse_differences(directory.root, recorded["identity"], now)
+    if directory.has_commits():
+        before = recorded["identity"] if recorded is not None else {"run.json": "lost"}
+        if recorded is not None or directory.committed_otherwise(mark):
+            identity.refuse_differences(directory.root, before, now)
     elif recorded is not None and recorded["fingerprint"] != mark:
         directory.remove_uncommitted()
 
     done = directory.committed(mark)
-    attempts = _attempts_to_retry(directory, done) if settings.retry_failed else {}
+    attempts = _attempts_to_retry(directory, done) if settings.retry_failed else None
     pending = [shard for shard in range(manifest.num_shards) if shard not in done]
     todo = np.isin(manifest.shard_of_row, pending)
     size = estimate_bytes(config, manifest, todo)
     check_disk(directory.root, size)
     directory.write_bytes(directory.run_json_path, _run_json(config, now, sha256))
     directory.write_bytes(directory.config_path, config.yaml.encode())
+    directory.scores_path.unlink(missing_ok=True)  # what it sums is about to change
     say(
         f"{facts.name} on {device} in {precision}, {len(pending)} of {manifest.num_shards} shards to do, "
         f"tables of about {format_bytes(size.total)}"
@@ -108,6 +112,7 @@ def infer(
         workers=default_workers(device) if settings.loader.workers is None else settings.loader.workers,
         timeout_s=settings.loader.timeout_s,
         pin_memory=device.type == "cuda",
+        stderr=directory.log_path,
     )
     progress = RunProgress(
         console,
@@ -116,6 +121,7 @@ def infer(
         done_s=float(np.nansum(manifest.duration_s[~todo])),
         total_shards=manifest.num_shards,
         done_shards=len(done),
+        failures=job.failures_before,
     )
     writer = ShardWriter(directory, manifest, _table_settings(config, mark), _log_commit(progress), attempts)
     try:
@@ -125,6 +131,11 @@ def infer(
     except BaseException:
         writer.abort()
         raise
+    if writer.kept:
+        say(
+            f"{len(writer.kept)} shards were kept as they were: utterances that had a result would have failed now "
+            f"(shards {', '.join(map(str, writer.kept[:10]))})"
+        )
     return f", {progress.real_time:.1f} x real time, in {format_duration(progress.elapsed_s)}"
 
 
@@ -139,13 +150,13 @@ def _run_json(config: RunConfig, now: dict[str, Any], sha256: str) -> bytes:
     return json.dumps(content, indent=1).encode()
 
 
-def _attempts_to_retry(directory: RunDirectory, done: dict[int, CommitRecord]) -> dict[str, int]:
-    """Take shards that hold failures out of `done`; return how often each failure has been tried."""
-    attempts: dict[str, int] = {}
+def _attempts_to_retry(directory: RunDirectory, done: dict[int, CommitRecord]) -> dict[int, dict[str, int]]:
+    """Take shards that hold failures out of `done`; return, by shard, how often each failure has been tried."""
+    attempts = {}
     for shard in [shard for shard, record in done.items() if record.num_failures]:
         record = done.pop(shard)
         table = pq.read_table(directory.root / record.files["failures"].path, columns=["id", "attempts"])
-        attempts |= dict(zip(table["id"].to_pylist(), table["attempts"].to_pylist(), strict=True))
+        attempts[shard] = dict(zip(table["id"].to_pylist(), table["attempts"].to_pylist(), strict=True))
     return attempts
 
 

@@ -7,11 +7,14 @@ each recording in a process of its own.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -126,12 +129,25 @@ def collate(loaded_batch: Loaded) -> Batch:
 class Loader:
     """Yields a `Batch` for every planned batch, in the order of the plan."""
 
-    def __init__(self, recordings: Recordings, *, workers: int, timeout_s: float, pin_memory: bool = False) -> None:
-        """Load with `workers` processes (0: in this one, which then cannot survive a hanging decoder).
+    def __init__(
+        self,
+        recordings: Recordings,
+        *,
+        workers: int,
+        timeout_s: float,
+        pin_memory: bool = False,
+        stderr: Path | None = None,
+    ) -> None:
+        """Say how to load.
 
-        A recording that takes longer than `timeout_s` seconds is a failure; `pin_memory` readies batches for
-        an asynchronous copy to a CUDA device.
+        Args:
+            recordings: What to load.
+            workers: Processes; 0 loads in this one, which then cannot survive a hanging decoder.
+            timeout_s: A recording that takes longer is a failure.
+            pin_memory: Ready batches for an asynchronous copy to a CUDA device.
+            stderr: Where decoders may complain; they know no file names and would tear the live view.
         """
+        self.stderr = stderr
         self.recordings = recordings
         self.workers = workers
         self.timeout_s = timeout_s
@@ -155,15 +171,15 @@ class Loader:
         """Yield batches until the plan is done (returns `None`) or a worker is lost (returns why)."""
         options: dict[str, Any] = {}
         if workers:
-            # Forked, so that nothing is imported again and the manifest's columns are shared; the caller
-            # starts before CUDA does. `timeout` only bounds one look at the queue, see below.
+            # Forked, so that nothing is imported again and the manifest's columns are shared; a worker never
+            # touches CUDA. `timeout` only bounds one look at the queue, see below.
             options = {"multiprocessing_context": "fork", "timeout": POLL_S, "prefetch_factor": prefetch}
         loader = DataLoader(
             self.recordings,
             batch_size=None,
             sampler=plan,
             num_workers=workers,
-            worker_init_fn=_in_worker,
+            worker_init_fn=partial(_in_worker, self.stderr),
             pin_memory=self.pin_memory,
             collate_fn=collate,  # type: ignore[arg-type]
             **options,
@@ -177,12 +193,12 @@ class Loader:
             except StopIteration:
                 return None
             except RuntimeError as error:
-                if "timed out" in str(error):
+                if str(error).startswith("DataLoader timed out"):
                     # Budget for a whole batch: its recordings are read one after another.
                     if time.monotonic() - waiting_since < self.timeout_s:
                         continue
                     return "timeout"
-                if "exited unexpectedly" in str(error):
+                if str(error).startswith("DataLoader worker") and "exited unexpectedly" in str(error):
                     return "worker_died"
                 raise
             under_way.popleft()
@@ -224,8 +240,11 @@ def _noting(plan: Iterator[PlannedBatch], under_way: deque[PlannedBatch]) -> Ite
         yield batch
 
 
-def _in_worker(_: int) -> None:
+def _in_worker(stderr: Path | None, _: int) -> None:
     """A stop is the parent's to handle; a worker ends when the parent tells it or is gone."""
+    if stderr is not None:
+        with open(stderr, "ab") as log:
+            os.dup2(log.fileno(), 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

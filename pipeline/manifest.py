@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline import tables
-from pipeline.audio import AudioError, encode_path, read_header, resampled_length
+from pipeline.audio import AudioError, encode_path, read_header, resampled_lengths
 from pipeline.datasets import Connector
 from pipeline.errors import UserError
 from pipeline.planning import assign_shards
@@ -76,8 +76,9 @@ class Manifest:
         samples = self.table["num_samples"].fill_null(0).to_numpy()
         rates = self.table["sample_rate"].fill_null(sample_rate).to_numpy()
         result: NDArray[np.int64] = samples.astype(np.int64)
-        for row in np.flatnonzero(rates != sample_rate):
-            result[row] = resampled_length(int(samples[row]), int(rates[row]), sample_rate)
+        for rate in np.unique(rates[rates != sample_rate]):
+            here = rates == rate
+            result[here] = resampled_lengths(result[here], int(rate), sample_rate)
         return result
 
     def utterance(self, row: int) -> Utterance:
@@ -187,18 +188,23 @@ def _row(utterance: Utterance, header: AudioHeader | None, columns: dict[str, st
 def _file_size(path: str) -> int | None:
     try:
         return Path(path).stat().st_size
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 
 def _check_ids(table: pa.Table) -> None:
-    ids: Sequence[str] = table["id"].to_pylist()
-    if len(set(ids)) != len(ids):
-        id_, count = Counter(ids).most_common(1)[0]
-        paths = [path for path, other in zip(table["path"].to_pylist(), ids, strict=True) if other == id_][:2]
-        raise UserError(f"id {id_!r} stands for {count} utterances ({' and '.join(paths)}); ids must be unique")
-    if "" in set(ids):
-        raise UserError(f"an utterance of {table['path'][ids.index('')]} has an empty id; give every one an id")
+    ids = table["id"]
+    if pc.count_distinct(ids).as_py() != len(ids):
+        counts = pc.value_counts(ids)
+        id_ = counts.field("values")[pc.index(pc.greater(counts.field("counts"), 1), True).as_py()].as_py()
+        paths = table.filter(pc.equal(ids, id_))["path"].to_pylist()
+        raise UserError(
+            f"id {id_!r} stands for {len(paths)} utterances ({' and '.join(paths[:2])}); ids must be unique, "
+            f"so rename one, or give ids of your own in a list (dataset=manifest)"
+        )
+    if pc.any(pc.equal(ids, "")).as_py():
+        path = table.filter(pc.equal(ids, ""))["path"][0]
+        raise UserError(f"an utterance of {path} has an empty id; give every one an id")
 
 
 def _digest(table: pa.Table) -> str:

@@ -153,7 +153,8 @@ def _check_key(override: _Override, keys: list[str]) -> None:
         remedy = f"; write {override.typed.lstrip('+~')}" if override.key in keys else ""
         raise UserError(f"{override.typed}: keys cannot be added or removed{remedy}")
     if override.key not in keys:
-        siblings = [key for key in keys if key.count(".") == override.key.count(".")] or keys
+        group = override.key.rpartition(".")[0]
+        siblings = [key for key in keys if key.rpartition(".")[0] == group] or [key for key in keys if "." not in key]
         close = did_you_mean(override.key, keys)
         raise UserError(f"{override.typed}: no such key{close}; there are {', '.join(sorted(siblings))}")
 

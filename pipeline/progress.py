@@ -53,8 +53,9 @@ class RunProgress:
         done_s: float,
         total_shards: int,
         done_shards: int,
+        failures: int = 0,
     ) -> None:
-        """Begin at `done_s` of `total_s` seconds of audio and `done_shards` of `total_shards` shards."""
+        """Begin at `done_s` of `total_s` seconds of audio, `done_shards` of `total_shards` shards, `failures`."""
         self._console = console
         self._metrics_path = metrics
         self._metrics: TextIO | None = None
@@ -62,7 +63,7 @@ class RunProgress:
         self._before_s = done_s
         self._shards = (done_shards, total_shards)
         self.done_s = 0.0
-        self.failures = 0
+        self.failures = failures
         self.waited_s = 0.0
         self._started = time.monotonic()
         self._last_line = self._started

@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline import tables
+from pipeline.commits import CommitRecord
 from pipeline.scoring import SCORES
-from pipeline.store import CommitRecord, RunDirectory
+from pipeline.store import RunDirectory
 
 # A nullable integer column would read as float64; a count should stay a count.
 _NULLABLE = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
@@ -18,12 +20,13 @@ from rich.console import Console
 from pipeline import config as configuration
 from pipeline import identity, scoring, summary, usage
 from pipeline import manifest as manifests
+from pipeline.commits import CommitRecord
 from pipeline.config import RunConfig
 from pipeline.errors import RunError, UserError
 from pipeline.manifest import Manifest
 from pipeline.paths import encode_path
-from pipeline.progress import format_hours
-from pipeline.store import CommitRecord, RunDirectory
+from pipeline.progress import PLAIN_EVERY_S, format_hours
+from pipeline.store import RunDirectory
 from pipeline.tables import own_columns
 
 LOG = logging.getLogger("pipeline")
@@ -42,9 +45,15 @@ class Stopped(BaseException):
 def main(arguments: Sequence[str]) -> int:
     """Run the pipeline; returns the exit code of the contract."""
     if any(argument in ("-h", "--help") for argument in arguments):
-        print(usage.page())
+        Terminal(highlight=False, soft_wrap=True).print(usage.page(), markup=False)
         return 0
-    before = {signum: signal.signal(signum, _stop) for signum in _STOPS}
+    # A name or a transcript that the terminal's encoding lacks is shown escaped, not a reason to stop.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    # What was ignored from the start stays ignored: nohup, or a job in the background of a script.
+    heeded = [signum for signum in _STOPS if signal.getsignal(signum) is not signal.SIG_IGN]
+    before = {signum: signal.signal(signum, _stop) for signum in heeded}
     try:
         config = configuration.load(arguments)
         try:
@@ -76,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _stop(signum: int, frame: FrameType | None) -> None:
     for other in _STOPS:
-        signal.signal(other, signal.SIG_IGN)  # the clean stop is under way
+        signal.signal(other, signal.SIG_IGN)  # a clean stop is under way
     raise Stopped(signum)
 
 
@@ -86,6 +95,15 @@ def _end(reason: object, code: int) -> int:
     return code
 
 
+class Terminal(Console):
+    """A console whose end is not the run's: nobody may be watching in the morning."""
+
+    def on_broken_pipe(self) -> None:
+        """Go quiet instead of exiting; the log goes on."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Session:
     """One invocation: what it was asked, where it writes, what it says."""
 
@@ -93,7 +111,7 @@ class Session:
         """Nothing is written before the first stage."""
         self.config = config
         self.directory = RunDirectory(config.run_dir)
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Terminal(highlight=False, soft_wrap=True)
 
     def run(self) -> int:
         """Do the stages in order."""
@@ -102,29 +120,42 @@ class Session:
         finished = self._finished()
         if finished is not None:
             return self._close(finished, "complete already; ")
-        with self.directory.lock():
+        settings = self.config.settings
+        if "infer" in settings.stages and (settings.device, settings.precision) != ("auto", "auto"):
+            from pipeline.model.engine import resolve_device, resolve_precision
+
+            resolve_precision(settings.precision, resolve_device(settings.device))
+        with self.directory.new_or_kept(), self.directory.lock():
             self._open_log()
             self.directory.remove_leftovers()
             manifest = self._manifest()
             speed = ""
-            if "infer" in self.config.settings.stages:
+            finished = self._finished()
+            if finished is not None:
+                return self._close(finished, "complete already; ")
+            if "infer" in settings.stages:
                 # Imported here, so that whatever needs no model starts without waiting for torch.
                 from pipeline.inference import infer
 
                 speed = infer(self.config, self.directory, manifest, self.console, self.say)
-            if "score" in self.config.settings.stages:
+            if "score" in settings.stages:
                 self._score(manifest)
-            records = self.directory.commits()
-            if "infer" not in self.config.settings.stages:
-                self.say(f"stages {', '.join(self.config.settings.stages)} done in {self.directory.root}")
+            if "infer" not in settings.stages:
+                self.say(f"stages {', '.join(settings.stages)} done in {self.directory.root}")
+                if self.config.dataset.notice:
+                    self.say(self.config.dataset.notice)
                 return 0
-            return self._close(records, "", speed)
+            return self._close(self.directory.commits(), "", speed)
 
     def say(self, text: str) -> None:
         """Tell the person and the log."""
         text = encode_path(text)  # a folder's name need not be UTF-8, what is printed must
         LOG.info("%s", text)
-        self.console.print(text, markup=False)
+        try:
+            self.console.print(text, markup=False)
+        except OSError as error:
+            LOG.warning("the terminal cannot be written (%s)", error)
+            self.console.quiet = True
 
     def _open_log(self) -> None:
         self.directory.log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +173,7 @@ class Session:
             return None
         manifest, made_with = manifests.read(self.directory.manifest_path)
         records = self.directory.commits()
-        if made_with != self._made_with() or not records:
+        if made_with != self._made_with() or not self.directory.has_commits():
             return None  # the root may have moved, which the manifest stage decides; or there is nothing to mix
         now = identity.describe_known(self.config, manifest.digest, recorded)
         identity.refuse_differences(self.directory.root, recorded["identity"], now)
@@ -182,7 +213,7 @@ class Session:
             manifest, before = manifests.read(path)
             if before == made_with:
                 return manifest
-            if self.directory.commits():
+            if self.directory.has_commits():
                 return self._moved(manifest, before, made_with)
         if "manifest" not in self.config.settings.stages:
             raise UserError(f"{path}: there is no manifest; add manifest to stages=")
@@ -197,9 +228,14 @@ class Session:
 
     def _build_manifest(self) -> Manifest:
         with self.console.status("finding recordings and reading their headers") as status:
+            said = time.monotonic()
 
             def tell(rows: int) -> None:
+                nonlocal said
                 status.update(f"reading headers: {rows} utterances")
+                if not self.console.is_terminal and time.monotonic() - said >= PLAIN_EVERY_S:
+                    said = time.monotonic()
+                    self.say(f"reading headers: {rows} utterances")
 
             return manifests.build(self.config.dataset, self.config.settings.shard.hours, tell)
 
@@ -225,6 +261,8 @@ class Session:
         scores = scoring.score_table(tables, groups)
         if scores.num_rows:
             self.directory.write_table(self.directory.scores_path, scores)
+        else:
+            self.directory.scores_path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

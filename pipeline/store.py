@@ -8,7 +8,6 @@ record goes the same way, last. A kill at any instruction leaves whole files or 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -16,10 +15,9 @@ import signal
 import socket
 import struct
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.commits import (
+    CommitRecord,
+    CommittedFile,
+    check_accounting,
+    encode_record,
+    read_record,
+    sha256_file,
+)
 from pipeline.errors import UserError
 
 _FLOCK = "hhqqi4x"
@@ -37,46 +43,6 @@ TABLES = ("transcripts", "emissions", "features", "failures")
 
 FAILPOINT = "PIPELINE_FAILPOINT"
 """Environment variable of the crash tests: `<point>` or `<point>:<shard>` kills the process there."""
-
-
-@dataclass(frozen=True, slots=True)
-class CommittedFile:
-    """A table's file as the commit record lists it."""
-
-    path: str
-    size: int
-    sha256: str
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class CommitRecord:
-    """`commits/shard-00017.json`: what makes a shard done.
-
-    Attributes:
-        shard: Number of the shard.
-        fingerprint: Of the run that wrote it.
-        files: Table name to file.
-        utterances: Rows of the manifest in this shard.
-        audio_s: Seconds of audio in this shard that were transcribed.
-        failures: Error name to count.
-        counts: Sums that summaries need without opening the tables (word errors and the like).
-        committed_at: UTC, ISO 8601.
-    """
-
-    shard: int
-    fingerprint: str
-    files: dict[str, CommittedFile]
-    utterances: int
-    audio_s: float
-    failures: dict[str, int]
-    counts: dict[str, int] = field(default_factory=dict)
-    committed_at: str = ""
-
-    @property
-    def num_failures(self) -> int:
-        """Utterances of this shard without a result."""
-        return sum(self.failures.values())
 
 
 class RunDirectory:
@@ -101,6 +67,20 @@ class RunDirectory:
     def commit_file(self, shard: int) -> Path:
         """The commit record of a shard."""
         return Path(self.root / "commits" / f"shard-{shard:05d}.json")
+
+    @contextmanager
+    def new_or_kept(self) -> Iterator[None]:
+        """Take a run directory that was made here away again where no manifest comes of it."""
+        new = [path for path in (self.root, *self.root.parents) if not path.exists()]
+        try:
+            yield
+        finally:
+            if new and not self.manifest_path.is_file():
+                for path in (self.staging / "lock", self.log_path):
+                    path.unlink(missing_ok=True)
+                for path in (self.staging, self.log_path.parent, *new):
+                    with suppress(OSError):  # not there, or not empty: then it is not ours to remove
+                        path.rmdir()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -203,7 +183,7 @@ class RunDirectory:
         Raises:
             AssertionError: The tables do not account for every id exactly once, which is a bug of ours.
         """
-        _check_accounting(staged, expected_ids, rows_per_id)
+        check_accounting(staged, expected_ids, rows_per_id)
         files = {}
         for table, path in staged.items():
             _fsync(path)
@@ -226,17 +206,8 @@ class RunDirectory:
         for table in staged:
             _fsync(self.root / table)
         failpoint("renamed", record.shard)
-        done = CommitRecord(
-            **{
-                **_shallow(record),
-                "files": files,
-                "committed_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-        )
-        self.write_bytes(
-            self.commit_file(record.shard),
-            json.dumps({**_shallow(done), "files": {t: asdict(f) for t, f in files.items()}}, indent=1).encode(),
-        )
+        done = replace(record, files=files, committed_at=datetime.now(UTC).isoformat(timespec="seconds"))
+        self.write_bytes(self.commit_file(record.shard), encode_record(done))
         failpoint("committed", record.shard)
         return done
 
@@ -244,7 +215,7 @@ class RunDirectory:
         """The shards that are done: record there, fingerprint right, files there with the right sizes."""
         done = {}
         for path in sorted((self.root / "commits").glob("shard-*.json")):
-            record = _read_record(path)
+            record = read_record(path)
             if record is None or record.fingerprint != fingerprint:
                 continue
             if all(_has_size(self.root / file.path, file.size) for file in record.files.values()):
@@ -257,6 +228,15 @@ class RunDirectory:
         except FileNotFoundError:
             return
         _fsync(self.root / "commits")
+
+    def has_commits(self) -> bool:
+        """Whether any commit record is there, sound or not: then there are results that must not be mixed."""
+        return any((self.root / "commits").glob("shard-*.json"))
+
+    def committed_otherwise(self, fingerprint: str) -> bool:
+        """Whether a commit record belongs to another run than `fingerprint`, or cannot be read."""
+        records = (read_record(path) for path in (self.root / "commits").glob("shard-*.json"))
+        return any(record is None or record.fingerprint != fingerprint for record in records)
 
     def commits(self) -> dict[int, CommitRecord]:
         """The shards that are done of the run that `run.json` describes."""
@@ -280,45 +260,10 @@ class RunDirectory:
         return content
 
 
-def fingerprint(identity: Mapping[str, Any]) -> str:
-    """SHA-256 of everything that identifies the work of a run."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def failpoint(name: str, shard: int) -> None:
     """Die here with SIGKILL if the crash tests say so."""
     if os.environ.get(FAILPOINT) in (name, f"{name}:{shard}"):
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _shallow(record: CommitRecord) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in CommitRecord.__dataclass_fields__}
-
-
-def _check_accounting(staged: Mapping[str, Path], expected_ids: Sequence[str], rows_per_id: Mapping[str, int]) -> None:
-    """Every id is in all requested tables or in failures, never both, never neither."""
-    failed = Counter(pq.read_table(staged["failures"], columns=["id"])["id"].to_pylist())
-    for table, rows in rows_per_id.items():
-        found = Counter(pq.read_table(staged[table], columns=["id"])["id"].to_pylist())
-        wanted = Counter({id_: rows for id_ in expected_ids if id_ not in failed})
-        if found != wanted or not failed <= Counter(expected_ids):
-            odd = sorted((found - wanted) + (wanted - found) + (failed - Counter(expected_ids)))[:3]
-            raise AssertionError(f"{table} and failures do not account for every id once: {odd}")
-
-
-def _read_record(path: Path) -> CommitRecord | None:
-    try:
-        content = json.loads(path.read_bytes())
-        content["files"] = {table: CommittedFile(**file) for table, file in content["files"].items()}
-        return CommitRecord(**content)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None  # a record that cannot be read is no record: the shard is done again
 
 
 def _has_size(path: Path, size: int) -> bool:

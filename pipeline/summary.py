@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.commits import CommitRecord
 from pipeline.progress import format_hours
-from pipeline.store import CommitRecord
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,13 @@ def lines(totals: Totals, run_dir: Path, outputs: Iterable[str], speed: str = ""
     said.append(f"results in {run_dir}")
     first = next((name for name in ("transcripts", "features", "emissions") if name in outputs), None)
     if first == "transcripts":
-        said.append(f'pandas.read_parquet("{run_dir / first}")')
+        said.append(f"pandas.read_parquet({_quoted(run_dir / first)})")
     elif first is not None:
-        said.append(f'pipeline.results.open_run("{run_dir}").{first}(...)  # numpy, one utterance at a time')
+        said.append(f"pipeline.results.open_run({_quoted(run_dir)}).{first}(...)  # numpy, one utterance at a time")
     return said
+
+
+def _quoted(path: Path) -> str:
+    """A path as Python reads it back, in double quotes where that needs no escape."""
+    plain = str(path).isprintable() and not set(str(path)) & set('"\\')
+    return f'"{path}"' if plain else ascii(str(path))

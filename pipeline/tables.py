@@ -72,7 +72,8 @@ _ARROW_TYPES = {
     "float64": pa.float64(),
 }
 
-RESERVED = frozenset(field.name for field in (*MANIFEST_FIELDS, *TRANSCRIPT_FIELDS))
+_ARROW_OWN = ("__filename", "__fragment_index", "__batch_index", "__last_in_fragment")
+RESERVED = frozenset([*(field.name for field in (*MANIFEST_FIELDS, *TRANSCRIPT_FIELDS)), *_ARROW_OWN])
 """Names that a dataset's own column cannot have; such a column becomes `meta_<name>`."""
 
 

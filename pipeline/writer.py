@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import tables
+from pipeline.commits import CommitRecord
 from pipeline.manifest import Manifest
 from pipeline.records import Emission, Failure
 from pipeline.scoring import COUNTS, count_errors
 from pipeline.spool import ArraySpool
-from pipeline.store import CommitRecord, RunDirectory
+from pipeline.store import RunDirectory
 
 QUEUED_BATCHES = 4
 """Batches that may wait for the writer: bounds memory, and holds the model back when the disk is slow."""
@@ -76,6 +77,11 @@ class ShardAssembler:
     def complete(self) -> bool:
         """Whether every row has a result or a failure."""
         return len(self._done) + len(self._failures) == len(self._rows)
+
+    @property
+    def failed(self) -> set[str]:
+        """Ids of the rows that failed."""
+        return {failure.id for failure in self._failures}
 
     def add(self, emission: Emission) -> None:
         """Keep the result of one utterance."""
@@ -188,7 +194,7 @@ class ShardWriter:
         manifest: Manifest,
         settings: TableSettings,
         on_commit: Callable[[CommitRecord], None],
-        previous_attempts: Mapping[str, int] | None = None,
+        retried: Mapping[int, Mapping[str, int]] | None = None,
     ) -> None:
         """Start the thread.
 
@@ -197,13 +203,14 @@ class ShardWriter:
             manifest: Its manifest.
             settings: What to write.
             on_commit: Called, on the writer's thread, after each commit.
-            previous_attempts: Id to attempts of failures that are now tried again.
+            retried: Committed shards that are done again for the sake of their failures: id to attempts of each.
         """
         self._directory = directory
         self._manifest = manifest
         self._settings = settings
         self._on_commit = on_commit
-        self._previous_attempts = previous_attempts or {}
+        self._retried = retried or {}
+        self.kept: list[int] = []
         self._queue: queue.Queue[_Results | None] = queue.Queue(QUEUED_BATCHES)
         self._error: BaseException | None = None
         self._stop = threading.Event()
@@ -269,8 +276,13 @@ class ShardWriter:
         for emission in results.emissions:
             assembler.add(emission)
         for failure in results.failures:
-            before = self._previous_attempts.get(failure.id, 0)
+            before = self._retried.get(results.shard, {}).get(failure.id, 0)
             assembler.fail(replace(failure, attempts=failure.attempts + before))
         if assembler.complete:
-            self._on_commit(assembler.commit())
+            if results.shard in self._retried and assembler.failed - set(self._retried[results.shard]):
+                # A result that is there is worth more than the attempt to gain another.
+                self.kept.append(results.shard)
+                assembler.discard()
+            else:
+                self._on_commit(assembler.commit())
             del shards[results.shard]

@@ -44,7 +44,7 @@ def test_a_nemo_list_of_real_recordings(tmp_path: Path) -> None:
         {"audio_filepath": "a.wav", "offset": 1},
     )
     whole, segment, rest = dataset.utterances()
-    assert (dataset.run_name, dataset.notice) == ("manifest-list", None)
+    assert (dataset.run_name, dataset.notice) == ("manifest", None)
     assert dataset.columns() == {"speaker": "string"}
     assert whole.id == "a.wav"
     assert whole.reference == "he was not an ill disposed young man"
@@ -135,7 +135,6 @@ def test_taken_names_get_a_prefix(tmp_path: Path) -> None:
 def test_gzipped_lists_are_read_whatever_their_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(gzip.compress(b'{"audio_filepath": "a.wav"}\n'))
     dataset = manifest.Dataset(manifest.Options(path=str(tmp_path / name)))
-    assert dataset.run_name == "manifest-calls"
     assert [utterance.id for utterance in dataset.utterances()] == ["a.wav"]
 
 
@@ -168,17 +167,18 @@ def test_escaped_bytes_of_a_name_lead_to_the_file(tmp_path: Path) -> None:
         (b'{"audio_filepath": "a", "offset": NaN}', "NaN is not a JSON number"),
         (b'{"audio_filepath": "a", "offset": 1e999}', "offset=inf: must be a number"),
         (b'{"audio_filepath": "a", "offset": -1}', "offset=-1: must not be negative"),
-        (b'{"audio_filepath": "a", "offset": 3, "duration": -1}', "the segment ends before it has begun"),
-        (b'{"audio_filepath": "a", "offset": 3, "duration": 0}', "the segment ends before it has begun"),
+        (b'{"audio_filepath": "a", "offset": 1e305}', r"offset=1e\+305: must be a number of seconds, 1e\+08 at most"),
+        (b'{"audio_filepath": "a", "offset": 0, "duration": 1e308}', r"duration=1e\+308: must be a number"),
+        (b'{"audio_filepath": "a\\u0000b"}', "must be a path"),
         (b'{"audio_filepath": "a", "duration": []}', r"duration=\[\]: must be a number"),
-        (b'{"audio_filepath": "a", "text": 7}', "text=7: must be a string"),
+        (b'{"audio_filepath": "a", "text": ["b"]}', r"text=\['b'\]: must be a string"),
         (b'{"audio_filepath": "a", "id": 1.5}', "id=1.5: must be"),
     ],
 )
 def test_a_wrong_line_is_refused_with_its_number(tmp_path: Path, line: bytes, reason: str) -> None:
     (tmp_path / "l.json").write_bytes(b'{"audio_filepath": "a.wav"}\n\n' + line + b"\n")
     with pytest.raises(UserError, match=rf"dataset\.path=.*l\.json: line 3: .*{reason}") as caught:
-        manifest.Dataset(manifest.Options(path=str(tmp_path / "l.json")))
+        manifest.Dataset(manifest.Options(path=str(tmp_path / "l.json"))).columns()
     assert "\n" not in str(caught.value)
 
 
@@ -189,12 +189,19 @@ def test_lists_that_are_not_there_or_not_whole_are_refused(tmp_path: Path) -> No
         ("/nope.jsonl", "no such file; give"),
         ("", "required"),
         ("???", "required"),
-        (str(tmp_path), "cannot be read"),
+        (str(tmp_path), "not a file"),
+        ("/dev/zero", "not a file"),
         (str(tmp_path / "cut.gz"), "cannot be read"),
         (str(tmp_path / "bad.gz"), "cannot be read"),
     ):
         with pytest.raises(UserError, match=reason):
-            manifest.Dataset(manifest.Options(path=path))
+            manifest.Dataset(manifest.Options(path=path)).columns()
+
+
+def test_a_text_that_says_nothing_is_no_reference_and_a_number_is_one(tmp_path: Path) -> None:
+    texts = ["", "  ", None, 42]
+    dataset = listed(tmp_path, *({"audio_filepath": f"{n}.wav", "text": text} for n, text in enumerate(texts)))
+    assert [utterance.reference for utterance in dataset.utterances()] == [None, None, None, "42"]
 
 
 def test_an_empty_list_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,12 +87,31 @@ def test_only_an_utterance_that_does_not_fit_alone_is_rejected(
 def test_on_a_cpu_memory_is_asked_for_before_it_is_taken(
     engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert engines._available_memory() > 2**20
-    monkeypatch.setattr(engines, "_available_memory", lambda: 1_000_000)
+    assert all(size > 2**20 for size in engines.available_memory())
+    monkeypatch.setattr(engines, "available_memory", lambda: (1_000_000, 1_000_000))
     emissions, rejected = engine.run(*batch)
     assert {item.error for item in rejected} == {"out_of_memory"}
     assert len(emissions) + len(rejected) == 5
     assert emissions  # the short ones still fit
+
+
+def test_cached_files_of_a_memory_group_count_as_free(tmp_path: Path) -> None:
+    machine = engines.available_memory(tmp_path / "no group")
+    (tmp_path / "memory.max").write_text("8000000\n")
+    (tmp_path / "memory.current").write_text("7900000\n")
+    (tmp_path / "memory.stat").write_text("anon 300000\nactive_file 3600000\ninactive_file 4000000\n")
+    assert engines.available_memory(tmp_path) == (7_700_000, 8_000_000)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert engines.available_memory(tmp_path)[1] == machine[1]
+
+
+def test_an_utterance_alone_is_tried_even_where_memory_looks_short(
+    engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "available_memory", lambda: (0, 2**40))
+    emissions, rejected = engine.run(*batch)
+    assert len(emissions) == 5
+    assert rejected == []
 
 
 def test_an_error_that_is_not_about_memory_is_not_swallowed(

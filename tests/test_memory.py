@@ -14,11 +14,12 @@ from running import DATA, assert_accounting, command, environment
 def peak_mib(folder: Path, count: int) -> float:
     """Peak resident memory of the main process over `count` short recordings, in MiB."""
     root = folder / f"{count}"
-    root.mkdir()
     recordings = sorted((DATA / "fsdd").glob("*_1.wav"))
-    for number in range(count):
-        (root / f"{number:04d}.wav").symlink_to(recordings[number % len(recordings)])
-    run_dir = folder / f"out-{count}"
+    if not root.exists():
+        root.mkdir()
+        for number in range(count):
+            (root / f"{number:04d}.wav").symlink_to(recordings[number % len(recordings)])
+    run_dir = folder / f"out-{count}-{len(list(folder.iterdir()))}"
     given = ("dataset=folder", f"dataset.root={root}", "model=digits", f"run_dir={run_dir}", "shard.hours=0.02")
     process = subprocess.Popen(
         [*command(*given), "features.layers=all"], cwd=folder, env=environment(), stdout=subprocess.DEVNULL
@@ -32,5 +33,6 @@ def peak_mib(folder: Path, count: int) -> float:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
 def test_peak_memory_on_2000_short_files_is_that_on_200(tmp_path: Path) -> None:
-    few, many = peak_mib(tmp_path, 200), peak_mib(tmp_path, 2000)
+    # The lower of two runs each: how threads overlap moves a peak by some MiB either way.
+    few, many = (min(peak_mib(tmp_path, count) for _ in range(2)) for count in (200, 2000))
     assert many <= 1.1 * few, f"{few:.0f} MiB on 200 files, {many:.0f} MiB on 2,000"

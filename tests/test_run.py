@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from running import DATA, SHIPPED, assert_accounting, ids, mtimes, read, run
+from running import DATA, SHIPPED, assert_accounting, command, environment, ids, mtimes, read, run, wait_until
 
 from pipeline import tables
 from pipeline.results import open_run
@@ -212,6 +215,41 @@ def test_failed_shards_are_tried_again_only_when_asked(tmp_path: Path) -> None:
     assert_accounting(run_dir, ["transcripts"])
 
 
+def test_a_result_that_is_there_is_kept_when_the_attempt_to_gain_another_loses_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = damaged_folder(tmp_path / "calls")
+    given = ["dataset=folder", f"dataset.root={root}", "model=digits", "outputs=[transcripts]", "run_dir=out"]
+    assert main(given) == 3
+    before = mtimes(Path("out"))
+    (root / "7_jackson_0.wav").unlink(missing_ok=True)
+    for path in root.glob("*_0.wav"):
+        path.rename(path.with_suffix(".away"))
+    assert main([*given, "retry_failed=true"]) == 3
+    assert mtimes(Path("out")) == before
+    assert "kept as they were" in capsys.readouterr().out
+
+
+def test_scores_are_those_of_the_committed_tables_also_after_a_kill_while_trying_again(tmp_path: Path) -> None:
+    root = tmp_path / "calls"
+    root.mkdir()
+    for name in ("7_theo_1", "3_theo_1"):
+        shutil.copy(DATA / "fsdd" / f"{name}.wav", root)
+        (root / f"{name}.txt").write_text("seven")
+    whole = (root / "3_theo_1.wav").read_bytes()
+    given = ["dataset=folder", f"dataset.root={root}", "model=digits", "outputs=[transcripts]", "run_dir=out"]
+    assert main([*given, "stages=[manifest]"]) == 0
+    (root / "3_theo_1.wav").unlink()
+    assert main(given) == 3
+    assert open_run("out").scores.iloc[0].utterances == 1
+    (root / "3_theo_1.wav").write_bytes(whole)
+    killed = run(*given, "retry_failed=true", cwd=tmp_path, PIPELINE_FAILPOINT="committed")
+    assert killed.returncode == -signal.SIGKILL
+    assert main(given) == 0
+    scores = open_run("out").scores.iloc[0]
+    assert (scores.utterances, scores.word_errors, scores.reference_words) == (2, 1, 2)
+
+
 def test_a_file_that_changed_after_the_manifest_was_made_is_a_failure(tmp_path: Path) -> None:
     root = tmp_path / "calls"
     shutil.copytree(DATA / "fsdd", root, ignore=lambda _, names: [name for name in names if "_0.wav" not in name])
@@ -267,7 +305,7 @@ def test_a_manifest_of_segments_gives_times_in_the_original_file(tmp_path: Path)
     ]
     Path("list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["dataset=manifest", "dataset.path=list.jsonl", "model=digits", "outputs=[transcripts]"]) == 0
-    opened = open_run("runs/manifest-list/digits")
+    opened = open_run("runs/manifest/digits")
     frame = opened.transcripts.set_index("id")
     assert frame.loc["middle", "num_frames"] == (40_000 - 400) // 320 + 1
     assert frame.loc["middle", "duration_s"] == pytest.approx(2.5)
@@ -375,3 +413,74 @@ def test_a_voices_tree_becomes_transcripts_with_its_columns(tmp_path: Path, monk
     assert pd.isna(clean.wer)
     by_room = frame.groupby("room")[["word_errors", "reference_words"]].sum()
     assert list(by_room.index) == ["rm1", "rm2"]
+
+
+def test_a_damaged_run_is_not_swept_away_by_other_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["dataset=digits", "run_dir=out"]
+    assert main([*given, "outputs=[transcripts,emissions]"]) == 0
+    with open("out/failures/shard-00000.parquet", "ab") as file:
+        file.write(b"x")
+    before = mtimes(Path("out"))
+    assert main([*given, "outputs=[transcripts]"]) == 2
+    Path("out/run.json").unlink()
+    assert main([*given, "outputs=[transcripts]"]) == 2
+    assert "run.json: lost" in capsys.readouterr().err
+    assert mtimes(Path("out")) == before
+    assert main([*given, "outputs=[transcripts,emissions]"]) == 0
+
+
+def test_a_line_that_ends_before_it_begins_costs_a_row(tmp_path: Path) -> None:
+    wav = DATA / "fsdd" / "7_theo_1.wav"
+    rows = [{"audio_filepath": str(wav), "offset": 0.3, "duration": -0.1, "id": "odd"}, {"audio_filepath": str(wav)}]
+    rows.append({"audio_filepath": str(wav), "offset": 9, "duration": 1, "id": "beyond"})
+    Path("list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["dataset=manifest", "dataset.path=list.jsonl", "model=digits", "outputs=[transcripts]"]) == 3
+    opened = open_run("runs/manifest/digits")
+    assert len(opened.transcripts) == 1
+    assert set(opened.failures.set_index("id").error.items()) == {("odd", "empty"), ("beyond", "truncated")}
+
+
+def test_ids_that_stand_for_two_utterances_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"audio_filepath": f"{name}.wav", "id": "same"} for name in "ab"]
+    Path("list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["dataset=manifest", "dataset.path=list.jsonl", "model=digits"]) == 2
+    said = capsys.readouterr().err
+    assert "'same'" in said
+    assert "a.wav" in said
+    assert "b.wav" in said
+    assert [path.name for path in Path().iterdir()] == ["list.jsonl"]  # nothing is left behind
+
+
+@pytest.mark.parametrize("wrong", ["device=cuda:99", "dataset.root=empty", "stages=[score]"])
+def test_a_refused_run_leaves_nothing_behind(tmp_path: Path, wrong: str) -> None:
+    Path("empty").mkdir()
+    given = ["dataset=folder", f"dataset.root={SHIPPED / 'digits'}", "model=digits"]
+    assert main([item for item in given if item.split("=")[0] != wrong.split("=")[0]] + [wrong]) == 2
+    assert [path.name for path in Path().iterdir()] == ["empty"]
+
+
+def test_a_run_outlives_its_terminal(tmp_path: Path) -> None:
+    """Nobody reads its output (`| head`), and the hang-up that nohup ignores comes: it goes on."""
+    out = tmp_path / "out"
+    given = ("dataset=folder", f"dataset.root={DATA / 'fsdd'}", "model=digits", "shard.hours=0.001", f"run_dir={out}")
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        ["nohup", *command(*given)], cwd=tmp_path, env=environment(), stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    os.close(reader)
+    assert wait_until(lambda: any((out / "commits").glob("*.json")))
+    process.send_signal(signal.SIGHUP)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+    assert_accounting(out)
+
+
+def test_help_is_a_page_and_may_be_cut_short(tmp_path: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m pipeline.run --help | head -2", shell=True, capture_output=True, text=True,
+        env=environment(), check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.startswith("usage: python -m pipeline.run")

@@ -17,10 +17,11 @@ import pytest
 
 from pipeline import manifest as manifests
 from pipeline import status, tables
+from pipeline.commits import CommitRecord
 from pipeline.manifest import Manifest
 from pipeline.records import Failure
 from pipeline.status import Status, describe, read_status
-from pipeline.store import CommitRecord, RunDirectory
+from pipeline.store import RunDirectory
 from pipeline.summary import Totals
 
 REPOSITORY = Path(__file__).parent.parent

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pipeline import store, tables
+from pipeline.commits import CommitRecord, fingerprint, sha256_file
 from pipeline.errors import UserError
 from pipeline.records import Failure
-from pipeline.store import CommitRecord, RunDirectory, fingerprint, sha256_file
+from pipeline.store import RunDirectory
 
 REPOSITORY = Path(__file__).parent.parent
 POINTS = ("staged", "renaming", "renamed", "committed")
@@ -482,7 +483,8 @@ import sys
 from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pipeline.store import CommitRecord, RunDirectory
+from pipeline.commits import CommitRecord
+from pipeline.store import RunDirectory
 directory = RunDirectory(Path(sys.argv[1]))
 with directory.lock():
     for shard in map(int, sys.argv[2:]):

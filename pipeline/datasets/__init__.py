@@ -60,13 +60,12 @@ def load(connector_name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{connector_name}")
 
 
-def require_folder(root: str) -> str:
-    """The absolute path of `dataset.root`, `~` expanded.
+def require_folder(root: str, remedy: str = "give the folder that holds the recordings") -> str:
+    """The absolute path of `dataset.root`, `~` expanded; `remedy` says what to give.
 
     Raises:
         UserError: Nothing is given, or it is not a folder.
     """
-    remedy = "give the folder that holds the recordings"
     if root in ("", "???"):
         raise UserError(f"dataset.root is required and has no default; {remedy}")
     path = os.path.abspath(os.path.expanduser(root))

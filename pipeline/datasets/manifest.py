@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import os
 import posixpath
 import zlib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from omegaconf import MISSING
@@ -40,8 +40,14 @@ TAKEN = frozenset((
     "id", "path", "start_s", "end_s", "duration_s", "sample_rate", "num_channels", "num_samples", "file_size",
     "reference", "shard", "num_frames", "text", "ctc_text", "avg_logprob", "words", "word_errors",
     "reference_words", "char_errors", "reference_chars", "wer",
+    # Names that Arrow gives to columns of its own when it reads a dataset.
+    "__filename", "__fragment_index", "__batch_index", "__last_in_fragment",
 ))
 # fmt: on
+
+
+MAX_SECONDS = 1e8
+"""Three years: what is beyond is no time in a recording."""
 
 
 @dataclass
@@ -55,30 +61,54 @@ class Options:
     path: str = MISSING
 
 
+@dataclass(frozen=True)
+class _Scan:
+    """What one pass over a list finds.
+
+    Attributes:
+        common: The folder that holds all absolute paths outside the list's own.
+        names: Key to column.
+        types: Key to Arrow type.
+    """
+
+    common: str
+    names: dict[str, str]
+    types: dict[str, str]
+
+
 class Dataset:
     """The utterances of a list, in the list's order."""
 
     def __init__(self, options: Options) -> None:
-        """Reads the list once, to check every line and to find the types of the columns.
+        """Looks whether there is a list; its lines are read when the manifest is made.
 
         Raises:
-            UserError: The list cannot be read, or a line is wrong; with the number of the line.
+            UserError: There is no file, or it is not one to be read twice.
         """
         if options.path in ("", MISSING):
             raise UserError("dataset.path is required and has no default; give a list of JSON lines")
         self._given = options.path
         self.path = os.path.abspath(os.path.expanduser(options.path))
         self._folder = os.path.dirname(self.path)
-        stem = os.path.splitext(os.path.basename(self.path).removesuffix(".gz"))[0]
-        self.run_name = f"manifest-{encode_path(stem)}"
+        self.run_name = "manifest"
         self.notice: str | None = None
-        self._common, types = self._scan()
-        self._names = _column_names(types)
-        self._types = {self._names[key]: _arrow_type(kinds) for key, kinds in types.items()}
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            raise UserError(f"dataset.path={self._given}: not a file; give a list of JSON lines")
+        if not os.path.exists(self.path):
+            raise UserError(f"dataset.path={self._given}: no such file; give a list of JSON lines")
 
     def columns(self) -> dict[str, str]:
-        """The keys of the list that have no meaning here."""
-        return dict(self._types)
+        """The keys of the list that have no meaning here.
+
+        Raises:
+            UserError: The list cannot be read, or a line is wrong; with the number of the line.
+        """
+        return {self._scanned.names[key]: type_ for key, type_ in self._scanned.types.items()}
+
+    @cached_property
+    def _scanned(self) -> _Scan:
+        common, kinds = self._scan()
+        return _Scan(common, _column_names(kinds), {key: _arrow_type(found) for key, found in kinds.items()})
 
     def utterances(self) -> Iterator[Utterance]:
         """Every line as an utterance.
@@ -93,14 +123,14 @@ class Dataset:
             listed: str = entry["audio_filepath"]
             start_s, end_s = _segment(entry)
             columns = {
-                self._names[key]: _value(entry[key], self._types[self._names[key]])
+                self._scanned.names[key]: _value(entry[key], self._scanned.types[key])
                 for key in entry
                 if key not in _OWN_KEYS
             }
             yield Utterance(
                 id=self._id(entry, start_s, end_s),
                 path=resolve_path(os.path.join(self._folder, listed)),
-                reference=None if entry.get("text") is None else encode_path(entry["text"].strip()),
+                reference=encode_path(str(entry.get("text") or "").strip()) or None,
                 start_s=start_s,
                 end_s=end_s,
                 columns=columns,
@@ -111,7 +141,7 @@ class Dataset:
             return encode_path(str(entry["id"]))
         listed: str = entry["audio_filepath"]
         if os.path.isabs(listed):
-            base = self._folder if _is_below(listed, self._folder) else self._common
+            base = self._folder if _is_below(listed, self._folder) else self._scanned.common
             listed = os.path.relpath(listed, base)
         id_ = encode_path(posixpath.normpath(listed.replace(os.sep, "/")))
         if start_s is None:
@@ -178,21 +208,19 @@ def _problem(entry: dict[str, Any]) -> str | None:
     path = entry.get("audio_filepath")
     if "audio_filepath" not in entry:
         return "audio_filepath is missing"
-    if not isinstance(path, str) or not path:
+    if not isinstance(path, str) or not path or "\0" in path:
         return f"audio_filepath={path!r}: must be a path"
     for key in ("offset", "duration"):
         value = entry.get(key)
-        if value is not None and not (_is_number(value) and math.isfinite(value)):
-            return f"{key}={value!r}: must be a number of seconds"
-    if not isinstance(entry.get("text"), str | None):
-        return f"text={entry['text']!r}: must be a string"
+        if value is not None and not (_is_number(value) and abs(value) <= MAX_SECONDS):
+            return f"{key}={value!r}: must be a number of seconds, {MAX_SECONDS:.0g} at most"
+    text = entry.get("text")
+    if text is not None and not isinstance(text, str) and not _is_number(text):
+        return f"text={text!r}: must be a string"
     if isinstance(entry.get("id"), bool) or not isinstance(entry.get("id"), str | int | None):
         return f"id={entry['id']!r}: must be a string or a whole number"
-    offset, duration = entry.get("offset"), entry.get("duration")
-    if offset is not None and offset < 0:
-        return f"offset={offset}: must not be negative"
-    if offset is not None and duration is not None and duration <= 0:
-        return f"offset={offset}, duration={duration}: the segment ends before it has begun"
+    if entry.get("offset") is not None and entry["offset"] < 0:
+        return f"offset={entry['offset']}: must not be negative"
     return None
 
 

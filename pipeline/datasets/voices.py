@@ -79,7 +79,7 @@ class Dataset:
     def __init__(self, options: Options) -> None:
         self.notice: str | None = None
         if options.root:
-            self.root = require_folder(options.root)
+            self.root = require_folder(options.root, "give the folder VOiCES_devkit, there or in VOICES_ROOT")
             self.run_name = "voices"
         else:
             self.root = str(SHIPPED / "voices")

@@ -53,8 +53,9 @@ def resolve_device(name: str) -> torch.device:
     """`auto`, `cpu`, `cuda` or `cuda:1` to a device that is there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    index = int(name.partition(":")[2] or 0)
+    device = torch.device(name if index < 100 else "cuda")  # torch counts devices in a byte
+    if device.type == "cuda" and index >= torch.cuda.device_count():
         raise UserError(f"device={name}: torch sees {torch.cuda.device_count()} CUDA devices; use device=cpu or auto")
     return device
 
@@ -101,6 +102,9 @@ class Engine:
         self._forward = ExactForward(model, precision).to(device)
         self._decoder = GreedyDecoder(facts.labels, facts.blank, facts.seconds_per_frame)
         self._fits: int | None = None
+        self._remedy = (
+            "; try precision=bf16 or fp32" if precision == "fp16" else "; the samples may be far beyond [-1, 1]"
+        )
         # Three copies of the first convolution's output, the largest activation, in float32.
         first = model.feature_extractor.conv_layers[0]
         self._bytes_per_sample = 3 * 4 * first.conv.out_channels / first.stride
@@ -123,34 +127,43 @@ class Engine:
             size = piece.stop - piece.start
             longest = int(lengths[piece].max())
             padded = size * longest
+            halves = [slice(piece.start + size // 2, piece.stop), slice(piece.start, piece.start + size // 2)]
+            if size > 1 and self._is_too_large(padded):
+                pieces += halves
+                continue
             try:
-                if self._fits is not None and padded > self._fits and size > 1:
-                    raise torch.OutOfMemoryError
                 done = self._run(rows[piece], waveforms[piece, :longest], lengths[piece], start_s[piece])
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
                 if size > 1:
-                    self._fits = min(self._fits or padded, padded - 1)
-                    middle = piece.start + size // 2
-                    pieces += [slice(middle, piece.stop), slice(piece.start, middle)]
-                else:
-                    message = (
-                        f"{longest} samples do not fit into the memory of {self.device}, even alone; "
-                        f"cut the recording, or run it where there is more memory"
-                    )
-                    results[1].append(Rejected(rows[piece.start], "out_of_memory", message))
+                    self._fits = padded - 1
+                    pieces += halves
+                    continue
+                message = (
+                    f"{longest} samples do not fit into the memory of {self.device}, even alone; "
+                    f"cut the recording, or run it where there is more memory"
+                )
+                results[1].append(Rejected(rows[piece.start], "out_of_memory", message))
             else:
                 results[0].extend(done[0])
                 results[1].extend(done[1])
-                continue
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
         return results
 
+    def _is_too_large(self, padded_samples: int) -> bool:
+        """Whether a batch of this size ran out of memory before, or on a CPU is likely to now."""
+        if self._fits is not None and padded_samples > self._fits:
+            return True
+        return self.device.type == "cpu" and padded_samples * self._bytes_per_sample > available_memory()[0]
+
     def _refuse_beyond_memory(self, padded_samples: int) -> None:
-        """Raise on a CPU what CUDA raises by itself; Linux would kill the process instead."""
-        if self.device.type == "cpu" and padded_samples * self._bytes_per_sample > _available_memory():
+        """Raise on a CPU what CUDA raises by itself; Linux would kill the process instead.
+
+        Only what exceeds all the memory there is: what is free at the moment is a guess.
+        """
+        if self.device.type == "cpu" and padded_samples * self._bytes_per_sample > available_memory()[1]:
             raise torch.OutOfMemoryError
 
     @torch.inference_mode()
@@ -182,7 +195,7 @@ class Engine:
         rejected: list[Rejected] = []
         for index, (row, count) in enumerate(zip(rows, frames, strict=True)):
             if bad_logits[index] or bad_features[index]:
-                message = "the model gave NaN or infinite values; with precision=fp16 try bf16 or fp32"
+                message = f"the model gave NaN or infinite values{self._remedy}"
                 rejected.append(Rejected(row, "non_finite", message))
             elif overflows[index]:
                 rejected.append(Rejected(row, "non_finite", overflows[index]))
@@ -205,16 +218,22 @@ def _non_finite(values: Tensor, frames: Sequence[int]) -> list[bool]:
     return [bool(row[:count].any()) for row, count in zip(bad.cpu(), frames, strict=True)]
 
 
-def _available_memory() -> int:
-    """Bytes that this process may still take: of the machine, and of its control group where there is one."""
+def available_memory(group: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
+    """Bytes of memory that are free for this process now, and all there are.
+
+    Of the machine, or of the control group (version 2) where that has less. Cached files count as free: the
+    system gives them up when memory is asked for.
+    """
     meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    available = int(meminfo["MemAvailable"].split()[0]) * 1024
-    group = Path("/sys/fs/cgroup")
+    available, total = (int(meminfo[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
     try:
-        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return available
-    return available if limit == "max" else min(available, int(limit) - int(used))
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        cached = int(stat["active_file"]) + int(stat["inactive_file"])
+    except (OSError, ValueError, KeyError):  # no group, or no limit ("max")
+        return available, total
+    return min(available, limit - used + cached), min(total, limit)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torchaudio.models import Wav2Vec2Model
 
+from pipeline.commits import sha256_file
 from pipeline.errors import UserError
 from pipeline.model import digits
 from pipeline.model.catalog import ModelFacts, weights_path
-from pipeline.store import sha256_file
 
 MODELS_URL = "https://download.pytorch.org/torchaudio/models"
 """Where torchaudio's bundles come from (torchaudio/pipelines/_wav2vec2/utils.py)."""
@@ -44,6 +44,11 @@ def load_model(facts: ModelFacts, sha256: str | None = None) -> tuple[Wav2Vec2Mo
             f"model={facts.name}: the weights could not be downloaded from {MODELS_URL}/{facts.weights_file} "
             f"({reason}); fetch that file elsewhere and put it at {path}, "
             f"or see everything work now with dataset=digits, whose model comes with the package"
+        ) from None
+    except (FileNotFoundError, PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise UserError(
+            f"model={facts.name}: {error.filename or path} cannot be used for weights ({error.strerror}); "
+            f"set TORCH_HOME to a folder that can be written"
         ) from None
     except (
         OSError,

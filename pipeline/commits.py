@@ -1,0 +1,90 @@
+"""Commit records: what makes a shard done, and the checks that come before one is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedFile:
+    """A table's file as the commit record lists it."""
+
+    path: str
+    size: int
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRecord:
+    """`commits/shard-00017.json`: what makes a shard done.
+
+    Attributes:
+        shard: Number of the shard.
+        fingerprint: Of the run that wrote it.
+        files: Table name to file.
+        utterances: Rows of the manifest in this shard.
+        audio_s: Seconds of audio in this shard that were transcribed.
+        failures: Error name to count.
+        counts: Sums that summaries need without opening the tables (word errors and the like).
+        committed_at: UTC, ISO 8601.
+    """
+
+    shard: int
+    fingerprint: str
+    files: dict[str, CommittedFile]
+    utterances: int
+    audio_s: float
+    failures: dict[str, int]
+    counts: dict[str, int] = field(default_factory=dict)
+    committed_at: str = ""
+
+    @property
+    def num_failures(self) -> int:
+        """Utterances of this shard without a result."""
+        return sum(self.failures.values())
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """SHA-256 of everything that identifies the work of a run."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def encode_record(record: CommitRecord) -> bytes:
+    """A commit record as it stands on disk."""
+    return json.dumps(asdict(record), indent=1).encode()
+
+
+def check_accounting(staged: Mapping[str, Path], expected_ids: Sequence[str], rows_per_id: Mapping[str, int]) -> None:
+    """Every id is in all requested tables or in failures, never both, never neither."""
+    failed = Counter(pq.read_table(staged["failures"], columns=["id"])["id"].to_pylist())
+    for table, rows in rows_per_id.items():
+        found = Counter(pq.read_table(staged[table], columns=["id"])["id"].to_pylist())
+        wanted = Counter({id_: rows for id_ in expected_ids if id_ not in failed})
+        if found != wanted or not failed <= Counter(expected_ids):
+            odd = sorted((found - wanted) + (wanted - found) + (failed - Counter(expected_ids)))[:3]
+            raise AssertionError(f"{table} and failures do not account for every id once: {odd}")
+
+
+def read_record(path: Path) -> CommitRecord | None:
+    """A commit record, or `None` where it is not there or damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+        content["files"] = {table: CommittedFile(**file) for table, file in content["files"].items()}
+        return CommitRecord(**content)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # a record that cannot be read is no record: the shard is done again
