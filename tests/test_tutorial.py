@@ -9,10 +9,10 @@ import pytest
 import soundfile
 import torch
 import torchaudio
+from published import random_state_dict
 from running import SHIPPED
 
 from pipeline.model.catalog import MODELS
-from pipeline.model.weights import random_state_dict
 from pipeline.results import open_run
 from pipeline.run import main
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from urllib.error import URLError
 
-import torch
 import torchaudio
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -86,26 +85,3 @@ def _check_sha256(facts: ModelFacts, expected: str | None) -> str:
     if expected is not None and found != expected:
         raise UserError(f"model.sha256={expected}: {path} has {found}; these are other weights, and are not used")
     return found
-
-
-def random_state_dict(facts: ModelFacts, seed: int) -> dict[str, torch.Tensor]:
-    """A state dict with the names and shapes that torchaudio publishes for a bundle, and random values.
-
-    Speed and exactness do not depend on the values, so benchmarks and tests use it where nothing can be
-    downloaded. Published ASR weights carry unused label rows, which the bundle removes while loading
-    (`_remove_aux_axes` in torchaudio/pipelines/_wav2vec2/utils.py), and name the weight norm as torch did
-    before it became a parametrization; so do these.
-    """
-    if facts.bundle is None:
-        raise ValueError(f"{facts.name} is not a bundle of torchaudio")
-    bundle = getattr(torchaudio.pipelines, facts.bundle)
-    torch.manual_seed(seed)
-    state: dict[str, torch.Tensor] = torchaudio.models.wav2vec2_model(**bundle._params).state_dict()
-    for old, new in (("original0", "weight_g"), ("original1", "weight_v")):
-        prefix = "encoder.transformer.pos_conv_embed.conv."
-        state[prefix + new] = state.pop(f"{prefix}parametrizations.weight.{old}")
-    for axis in sorted(getattr(bundle, "_remove_aux_axis", ())):
-        for key in ("aux.weight", "aux.bias"):
-            tensor = state[key]
-            state[key] = torch.cat([tensor[:axis], torch.zeros_like(tensor[:1]), tensor[axis:]])
-    return state
