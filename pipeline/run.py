@@ -47,6 +47,10 @@ def main(arguments: Sequence[str]) -> int:
     if any(argument in ("-h", "--help") for argument in arguments):
         Terminal(highlight=False, soft_wrap=True).print(usage.page(), markup=False)
         return 0
+    # oneDNN keeps a compiled convolution for every shape it has met, 1,024 of them. Here hardly two batches have
+    # one length, so it would be memory that grows with the corpus, for nothing. Read when torch is imported.
+    for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, "4")
     # A name or a transcript that the terminal's encoding lacks is shown escaped, not a reason to stop.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
