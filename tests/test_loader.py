@@ -89,7 +89,7 @@ def test_a_recording_that_hangs_its_worker_is_a_failure_and_the_rest_goes_on(
 ) -> None:
     monkeypatch.setattr(loaders, "POLL_S", 0.2)
     _break(monkeypatch, "0_theo_0", lambda: time.sleep(3600))
-    batches = list(load(manifest, workers=1, timeout_s=1.0))
+    batches = list(load(manifest, workers=1, timeout_s=4.0))
     failures = [failure for batch in batches for failure in batch.failures]
     assert [(failure.id, failure.error) for failure in failures] == [("0_theo_0.wav", "timeout")]
     assert "loader.timeout_s" in failures[0].message
