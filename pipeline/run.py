@@ -24,6 +24,7 @@ from pipeline.commits import CommitRecord
 from pipeline.config import RunConfig
 from pipeline.errors import RunError, UserError
 from pipeline.manifest import Manifest
+from pipeline.outlet import standard_output
 from pipeline.paths import encode_path
 from pipeline.progress import PLAIN_EVERY_S, format_hours
 from pipeline.store import RunDirectory
@@ -45,7 +46,7 @@ class Stopped(BaseException):
 def main(arguments: Sequence[str]) -> int:
     """Run the pipeline; returns the exit code of the contract."""
     if any(argument in ("-h", "--help") for argument in arguments):
-        Terminal(highlight=False, soft_wrap=True).print(usage.page(), markup=False)
+        Console(file=standard_output(), highlight=False, soft_wrap=True).print(usage.page(), markup=False)
         return 0
     # oneDNN keeps a compiled convolution for every shape it has met, 1,024 of them. Here hardly two batches have
     # one length, so it would be memory that grows with the corpus, for nothing. Read when torch is imported.
@@ -99,15 +100,6 @@ def _end(reason: object, code: int) -> int:
     return code
 
 
-class Terminal(Console):
-    """A console whose end is not the run's: nobody may be watching in the morning."""
-
-    def on_broken_pipe(self) -> None:
-        """Go quiet instead of exiting; the log goes on."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 class Session:
     """One invocation: what it was asked, where it writes, what it says."""
 
@@ -115,7 +107,7 @@ class Session:
         """Nothing is written before the first stage."""
         self.config = config
         self.directory = RunDirectory(config.run_dir)
-        self.console = Terminal(highlight=False, soft_wrap=True)
+        self.console = Console(file=standard_output(), highlight=False, soft_wrap=True)
 
     def run(self) -> int:
         """Do the stages in order."""
@@ -155,11 +147,7 @@ class Session:
         """Tell the person and the log."""
         text = encode_path(text)  # a folder's name need not be UTF-8, what is printed must
         LOG.info("%s", text)
-        try:
-            self.console.print(text, markup=False)
-        except OSError as error:
-            LOG.warning("the terminal cannot be written (%s)", error)
-            self.console.quiet = True
+        self.console.print(text, markup=False)
 
     def _open_log(self) -> None:
         self.directory.log_path.parent.mkdir(parents=True, exist_ok=True)

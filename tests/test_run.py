@@ -477,6 +477,16 @@ def test_a_run_outlives_its_terminal(tmp_path: Path) -> None:
     assert_accounting(out)
 
 
+def test_a_full_disk_under_the_output_does_not_end_the_run(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command("dataset=digits", "outputs=[transcripts]"), cwd=tmp_path, env=environment(), stdout=full,
+            stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_accounting(tmp_path / "runs/digits/digits", ["transcripts"])
+
+
 def test_help_is_a_page_and_may_be_cut_short(tmp_path: Path) -> None:
     done = subprocess.run(
         f"{sys.executable} -m pipeline.run --help | head -2", shell=True, capture_output=True, text=True,
