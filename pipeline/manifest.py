@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline import tables
-from pipeline.audio import AudioError, encode_path, read_header, resampled_lengths
+from pipeline.audio import AudioError, encode_path, read_header
 from pipeline.datasets import Connector
 from pipeline.errors import UserError
 from pipeline.planning import assign_shards
+from pipeline.rates import resampled_lengths
 from pipeline.records import AudioHeader, Utterance
 
 BLOCK_ROWS = 4096
@@ -111,8 +112,9 @@ def build(dataset: Connector, shard_hours: float, on_progress: Callable[[int], N
     Raises:
         UserError: Two utterances have one id, an id is empty, or there is nothing to do.
     """
-    columns = dataset.columns()
-    schema = tables.manifest_schema(columns)
+    types = dataset.columns()
+    columns = {name: tables.own_column_name(name) for name in types}
+    schema = tables.manifest_schema({columns[name]: type_ for name, type_ in types.items()})
     batches: list[pa.RecordBatch] = []
     utterances = dataset.utterances()
     done = 0
@@ -170,7 +172,7 @@ def _row(utterance: Utterance, header: AudioHeader | None, columns: dict[str, st
         "end_s": utterance.end_s,
         "reference": utterance.reference,
         "file_size": _file_size(utterance.path) if header is None else header.file_size,
-        **{name: utterance.columns.get(name) for name in columns},
+        **{column: utterance.columns.get(name) for name, column in columns.items()},
     }
     if header is not None:
         first = round((utterance.start_s or 0.0) * header.sample_rate)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torchaudio.transforms import Resample
 
+from pipeline.rates import resampled_length
+
 # The default arguments of torchaudio.functional.resample.
 _LOWPASS_WIDTH = 6
 _ROLLOFF = 0.99
@@ -31,7 +33,7 @@ def resample(waveform: Tensor, orig_rate: int, new_rate: int) -> Tensor:
         new_rate: Hz wanted.
 
     Returns:
-        `(..., resampled)`, as many as `pipeline.audio.resampled_length` says. Equal bit for bit to
+        `(..., resampled)`, as many as `pipeline.rates.resampled_length` says. Equal bit for bit to
         torchaudio's where its kernel takes at most 32 MB, else within float32 rounding of it.
 
     Raises:
@@ -44,7 +46,7 @@ def resample(waveform: Tensor, orig_rate: int, new_rate: int) -> Tensor:
     if orig_rate == new_rate:
         return waveform
     if waveform.numel() == 0:  # torchaudio cannot reshape it
-        target = 0 if waveform.shape[-1] == 0 else _length(waveform.shape[-1], orig_rate, new_rate)
+        target = 0 if waveform.shape[-1] == 0 else resampled_length(waveform.shape[-1], orig_rate, new_rate)
         return waveform.new_zeros((*waveform.shape[:-1], target))
     divisor = math.gcd(orig_rate, new_rate)
     orig, new = orig_rate // divisor, new_rate // divisor
@@ -53,7 +55,7 @@ def resample(waveform: Tensor, orig_rate: int, new_rate: int) -> Tensor:
         return resampled
     taps = _sparse_taps(orig, new)
     flat = waveform.reshape(-1, waveform.shape[-1])
-    target = _length(waveform.shape[-1], orig, new)
+    target = resampled_length(waveform.shape[-1], orig, new)
     rows = [_apply(row, taps, orig, new, target) for row in flat]
     return torch.stack(rows).reshape(*waveform.shape[:-1], target)
 
@@ -76,12 +78,6 @@ class _Taps:
 
     first: Tensor
     weights: Tensor
-
-
-def _length(num_samples: int, orig: int, new: int) -> int:
-    """Samples that torchaudio returns: its ceil is one of a float32, and the convolution bounds it."""
-    rounded = torch.ceil(torch.as_tensor(new * num_samples / orig, dtype=torch.float32))
-    return min(int(rounded), (num_samples // orig + 1) * new)
 
 
 def _width(orig: int, new: int) -> int:

@@ -110,12 +110,21 @@ class Session:
         self.console = Console(file=standard_output(), highlight=False, soft_wrap=True)
 
     def run(self) -> int:
+        """Do the stages; the dataset's notice, if it has one, is the first line and the last."""
+        notice = self.config.dataset.notice
+        if notice:
+            self.say(notice)
+        code = self._stages()
+        if notice:
+            self.say(notice)
+        return code
+
+    def _stages(self) -> int:
         """Do the stages in order."""
-        if self.config.dataset.notice:
-            self.say(self.config.dataset.notice)
-        finished = self._finished()
-        if finished is not None:
-            return self._close(finished, "complete already; ")
+        if self.directory.manifest_path.is_file():
+            finished = self._finished(*manifests.read(self.directory.manifest_path))
+            if finished is not None:
+                return self._close(finished, "complete already; ")
         settings = self.config.settings
         if "infer" in settings.stages and (settings.device, settings.precision) != ("auto", "auto"):
             from pipeline.model.engine import resolve_device, resolve_precision
@@ -126,7 +135,7 @@ class Session:
             self.directory.remove_leftovers()
             manifest = self._manifest()
             speed = ""
-            finished = self._finished()
+            finished = self._finished(manifest, self._made_with())  # now that a moved root has been found the same
             if finished is not None:
                 return self._close(finished, "complete already; ")
             if "infer" in settings.stages:
@@ -134,14 +143,13 @@ class Session:
                 from pipeline.inference import infer
 
                 speed = infer(self.config, self.directory, manifest, self.console, self.say)
+            records = self.directory.commits()
             if "score" in settings.stages:
-                self._score(manifest)
+                self._score(manifest, records)
             if "infer" not in settings.stages:
                 self.say(f"stages {', '.join(settings.stages)} done in {self.directory.root}")
-                if self.config.dataset.notice:
-                    self.say(self.config.dataset.notice)
                 return 0
-            return self._close(self.directory.commits(), "", speed)
+            return self._close(records, "", speed)
 
     def say(self, text: str) -> None:
         """Tell the person and the log."""
@@ -158,15 +166,14 @@ class Session:
         LOG.propagate = False
         LOG.info("run_dir %s, %s", self.directory.root, identity.versions())
 
-    def _finished(self) -> dict[int, CommitRecord] | None:
+    def _finished(self, manifest: Manifest, made_with: dict[str, Any]) -> dict[int, CommitRecord] | None:
         """The commit records of a run that has nothing left to do; refuses other settings; imports no torch."""
         recorded = self.directory.read_run_json()
-        if recorded is None or "infer" not in self.config.settings.stages or not self.directory.manifest_path.is_file():
+        if recorded is None or "infer" not in self.config.settings.stages:
             return None
-        manifest, made_with = manifests.read(self.directory.manifest_path)
-        records = self.directory.commits()
         if made_with != self._made_with() or not self.directory.has_commits():
             return None  # the root may have moved, which the manifest stage decides; or there is nothing to mix
+        records = self.directory.committed(recorded["fingerprint"])
         now = identity.describe_known(self.config, manifest.digest, recorded)
         identity.refuse_differences(self.directory.root, recorded["identity"], now)
         totals = summary.total(records.values())
@@ -185,8 +192,6 @@ class Session:
         said[0] = prefix + said[0]
         for line in said:
             self.say(line)
-        if self.config.dataset.notice:
-            self.say(self.config.dataset.notice)
         return 3 if totals.num_failures else 0
 
     def _made_with(self) -> dict[str, Any]:
@@ -241,12 +246,12 @@ class Session:
         identity.refuse_differences(self.directory.root, before, made_with)
         raise AssertionError("two manifests of one making differ")
 
-    def _score(self, manifest: Manifest) -> None:
+    def _score(self, manifest: Manifest, records: dict[int, CommitRecord]) -> None:
         """Stage `score`: errors and rates over everything committed, overall and per group."""
         groups = [field.name for field in own_columns(manifest.table.schema) if not pa.types.is_floating(field.type)]
         files = [
             self.directory.root / record.files["transcripts"].path
-            for record in self.directory.commits().values()
+            for record in records.values()
             if "transcripts" in record.files
         ]
         tables = (pq.read_table(path, columns=[*scoring.COUNTS, *groups]) for path in files)

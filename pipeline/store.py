@@ -214,13 +214,16 @@ class RunDirectory:
     def committed(self, fingerprint: str) -> dict[int, CommitRecord]:
         """The shards that are done: record there, fingerprint right, files there with the right sizes."""
         done = {}
-        for path in sorted((self.root / "commits").glob("shard-*.json")):
-            record = read_record(path)
+        for record in self._records():
             if record is None or record.fingerprint != fingerprint:
                 continue
             if all(_has_size(self.root / file.path, file.size) for file in record.files.values()):
                 done[record.shard] = record
         return done
+
+    def _records(self) -> Iterator[CommitRecord | None]:
+        """Every commit record, `None` for one that cannot be read."""
+        return map(read_record, sorted((self.root / "commits").glob("shard-*.json")))
 
     def _retract(self, shard: int) -> None:
         try:
@@ -235,8 +238,7 @@ class RunDirectory:
 
     def committed_otherwise(self, fingerprint: str) -> bool:
         """Whether a commit record belongs to another run than `fingerprint`, or cannot be read."""
-        records = (read_record(path) for path in (self.root / "commits").glob("shard-*.json"))
-        return any(record is None or record.fingerprint != fingerprint for record in records)
+        return any(record is None or record.fingerprint != fingerprint for record in self._records())
 
     def commits(self) -> dict[int, CommitRecord]:
         """The shards that are done of the run that `run.json` describes."""

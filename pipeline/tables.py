@@ -144,37 +144,32 @@ def failures_table(failures: Iterable[Failure]) -> pa.Table:
 
 def emission_rows(ids: Sequence[str], arrays: Sequence[NDArray[np.floating]], dtype: str, num_labels: int) -> pa.Table:
     """Rows of `emissions/` for whole utterances: each array is `(frames, labels)`, flattened or not."""
-    frames = [_num_frames(array, num_labels) for array in arrays]
-    return pa.Table.from_arrays(
-        [
-            pa.array(ids, pa.string()),
-            _constant(0, len(ids), pa.int16()),
-            _constant(0, len(ids), pa.int32()),
-            pa.array(frames, pa.int32()),
-            _constant(num_labels, len(ids), pa.int32()),
-            _lists(arrays, dtype),
-        ],
-        schema=emissions_schema(dtype),
-    )
+    return _array_rows(emissions_schema(dtype), {"num_labels": num_labels}, ids, arrays, num_labels)
 
 
 def feature_rows(
     ids: Sequence[str], layer: int, arrays: Sequence[NDArray[np.floating]], dtype: str, dim: int
 ) -> pa.Table:
     """Rows of `features/` of one layer for whole utterances: each array is `(frames, dim)`, flattened or not."""
-    frames = [_num_frames(array, dim) for array in arrays]
-    return pa.Table.from_arrays(
-        [
-            pa.array(ids, pa.string()),
-            _constant(layer, len(ids), pa.int16()),
-            _constant(0, len(ids), pa.int16()),
-            _constant(0, len(ids), pa.int32()),
-            pa.array(frames, pa.int32()),
-            _constant(dim, len(ids), pa.int32()),
-            _lists(arrays, dtype),
-        ],
-        schema=features_schema(dtype),
-    )
+    return _array_rows(features_schema(dtype), {"layer": layer, "dim": dim}, ids, arrays, dim)
+
+
+def _array_rows(
+    schema: pa.Schema,
+    constants: Mapping[str, int],
+    ids: Sequence[str],
+    arrays: Sequence[NDArray[np.floating]],
+    width: int,
+) -> pa.Table:
+    """One row an utterance, its only part; `constants` are the columns with one value, the last column the lists."""
+    columns = {
+        "id": pa.array(ids, pa.string()),
+        "num_frames": pa.array([_num_frames(array, width) for array in arrays], pa.int32()),
+        schema.names[-1]: _lists(arrays, schema.types[-1].value_type),
+    }
+    for name, value in {"part": 0, "start_frame": 0, **constants}.items():
+        columns[name] = pa.array(np.full(len(ids), value), schema.field(name).type)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
 def open_writer(
@@ -227,14 +222,11 @@ def _values(dtype: str) -> pa.DataType:
     return pa.list_(pa.float16() if dtype == "float16" else pa.float32())
 
 
-def _constant(value: int, count: int, type_: pa.DataType) -> pa.Array:
-    return pa.array(np.full(count, value), type_)
-
-
-def _lists(arrays: Sequence[NDArray[np.floating]], dtype: str) -> pa.ListArray:
+def _lists(arrays: Sequence[NDArray[np.floating]], value_type: pa.DataType) -> pa.ListArray:
     """One list a row over one flat buffer, without a Python object a value."""
     offsets = np.zeros(len(arrays) + 1, dtype=np.int32)
     np.cumsum([array.size for array in arrays], out=offsets[1:])
-    numpy_type = np.float16 if dtype == "float16" else np.float32
     flat = np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.empty(0)
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat.astype(numpy_type, copy=False)))
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32()), pa.array(flat.astype(value_type.to_pandas_dtype(), copy=False))
+    )

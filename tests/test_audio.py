@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline import containers
-from pipeline.audio import AudioError, encode_path, read_header, read_waveform, resampled_length, resolve_path
+from pipeline.audio import AudioError, encode_path, read_header, read_waveform, resolve_path
+from pipeline.rates import resampled_length
 
 DATA = Path(__file__).parent / "data"
 SPEECH = DATA / "librivox" / "sense_and_sensibility_01_austen_64kb-0880.wav"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import resampling
-from pipeline.audio import resampled_length
+from pipeline.rates import resampled_length
 from pipeline.resampling import resample
 
 DATA = Path(__file__).parent / "data"
@@ -110,7 +110,7 @@ def test_length_rounds_as_torchaudio_rounds(num_samples: int, orig: int, new: in
     expected = num_samples if orig == new else min(rounded, (num_samples // small_orig + 1) * small_new)
     assert resampled_length(num_samples, orig, new) == expected
     if orig != new:
-        assert resampling._length(num_samples, small_orig, small_new) == expected
+        assert resampled_length(num_samples, small_orig, small_new) == expected
 
 
 def test_length_is_torchaudios_where_float32_no_longer_counts() -> None:

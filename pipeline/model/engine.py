@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,10 +102,9 @@ class Engine:
         self.settings = settings
         self._forward = ExactForward(model, precision).to(device)
         self._decoder = GreedyDecoder(facts.labels, facts.blank, facts.seconds_per_frame)
-        self._fits: int | None = None
-        self._remedy = (
-            "; try precision=bf16 or fp32" if precision == "fp16" else "; the samples may be far beyond [-1, 1]"
-        )
+        self._fits = math.inf
+        remedy = "try precision=bf16 or fp32" if precision == "fp16" else "the samples may be far beyond [-1, 1]"
+        self._non_finite_message = f"the model gave NaN or infinite values; {remedy}"
         # Three copies of the first convolution's output, the largest activation, in float32.
         first = model.feature_extractor.conv_layers[0]
         self._bytes_per_sample = 3 * 4 * first.conv.out_channels / first.stride
@@ -127,65 +127,66 @@ class Engine:
             size = piece.stop - piece.start
             longest = int(lengths[piece].max())
             padded = size * longest
-            halves = [slice(piece.start + size // 2, piece.stop), slice(piece.start, piece.start + size // 2)]
-            if size > 1 and self._is_too_large(padded):
-                pieces += halves
+            free, total = self._memory()
+            too_large = padded > self._fits or padded * self._bytes_per_sample > free
+            if size == 1 and padded * self._bytes_per_sample > total:
+                results[1].append(self._too_long(rows[piece.start], longest))
                 continue
-            try:
-                done = self._run(rows[piece], waveforms[piece, :longest], lengths[piece], start_s[piece])
-            except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                if size > 1:
+            if size == 1 or not too_large:
+                try:
+                    done = self._run(rows[piece], waveforms[piece, :longest], lengths[piece], start_s[piece])
+                except (RuntimeError, MemoryError) as error:
+                    if not _is_out_of_memory(error):
+                        raise
+                    if self.device.type == "cuda":
+                        torch.cuda.empty_cache()
+                    if size == 1:
+                        results[1].append(self._too_long(rows[piece.start], longest))
+                        continue
                     self._fits = padded - 1
-                    pieces += halves
+                else:
+                    results[0].extend(done[0])
+                    results[1].extend(done[1])
                     continue
-                message = (
-                    f"{longest} samples do not fit into the memory of {self.device}, even alone; "
-                    f"cut the recording, or run it where there is more memory"
-                )
-                results[1].append(Rejected(rows[piece.start], "out_of_memory", message))
-            else:
-                results[0].extend(done[0])
-                results[1].extend(done[1])
+            middle = piece.start + size // 2
+            pieces += [slice(middle, piece.stop), slice(piece.start, middle)]
         return results
 
-    def _is_too_large(self, padded_samples: int) -> bool:
-        """Whether a batch of this size ran out of memory before, or on a CPU is likely to now."""
-        if self._fits is not None and padded_samples > self._fits:
-            return True
-        return self.device.type == "cpu" and padded_samples * self._bytes_per_sample > available_memory()[0]
+    def _memory(self) -> tuple[float, float]:
+        """Bytes free for a forward and all there are; CUDA says by itself when it runs out.
 
-    def _refuse_beyond_memory(self, padded_samples: int) -> None:
-        """Raise on a CPU what CUDA raises by itself; Linux would kill the process instead.
-
-        Only what exceeds all the memory there is: what is free at the moment is a guess.
+        On a CPU Linux would kill the process instead, so a batch is split when it exceeds what is free, and
+        an utterance alone is refused when it exceeds all there is: what is free at the moment is a guess.
         """
-        if self.device.type == "cpu" and padded_samples * self._bytes_per_sample > available_memory()[1]:
-            raise torch.OutOfMemoryError
+        return available_memory() if self.device.type == "cpu" else (math.inf, math.inf)
+
+    def _too_long(self, row: int, num_samples: int) -> Rejected:
+        message = (
+            f"{num_samples} samples do not fit into the memory of {self.device}, even alone; "
+            f"cut the recording, or run it where there is more memory"
+        )
+        return Rejected(row, "out_of_memory", message)
 
     @torch.inference_mode()
     def _run(
         self, rows: Sequence[int], waveforms: Tensor, lengths: Tensor, start_s: Sequence[float]
     ) -> tuple[list[Emission], list[Rejected]]:
         settings = self.settings
-        self._refuse_beyond_memory(waveforms.numel())
         output = self._forward(waveforms.to(self.device, non_blocking=True), lengths, settings.layers)
         frames = output.num_frames.tolist()
-        bad_logits = [False] * len(rows) if output.logits is None else _non_finite(output.logits, frames)
-        bad_features = [False] * len(rows)
-        overflows: list[str] = [""] * len(rows)
+        reasons: dict[int, str] = {}
+        if output.logits is not None:
+            reasons = dict.fromkeys(_non_finite(output.logits, frames), self._non_finite_message)
         features = {}
         for layer, values in output.features.items():
-            bad_features = [a or b for a, b in zip(bad_features, _non_finite(values, frames), strict=True)]
-            if settings.feature_dtype == "float16":
-                values = values.half()
-                for index, overflow in enumerate(_non_finite(values, frames)):
-                    if overflow:
-                        overflows[index] = f"layer {layer} has values beyond float16; set features.dtype=float32"
-            features[layer] = values.cpu().numpy()
+            kept = values.half() if settings.feature_dtype == "float16" else values
+            for index in _non_finite(kept, frames):
+                if torch.isfinite(values[index, : frames[index]]).all():
+                    overflow = f"layer {layer} has values beyond float16; set features.dtype=float32"
+                    reasons.setdefault(index, overflow)
+                else:
+                    reasons[index] = self._non_finite_message
+            features[layer] = kept.cpu().numpy()
         transcripts = None
         if settings.transcripts and output.logits is not None:
             transcripts = self._decoder(output.logits, frames, start_s)
@@ -194,11 +195,8 @@ class Engine:
         emissions: list[Emission] = []
         rejected: list[Rejected] = []
         for index, (row, count) in enumerate(zip(rows, frames, strict=True)):
-            if bad_logits[index] or bad_features[index]:
-                message = f"the model gave NaN or infinite values{self._remedy}"
-                rejected.append(Rejected(row, "non_finite", message))
-            elif overflows[index]:
-                rejected.append(Rejected(row, "non_finite", overflows[index]))
+            if index in reasons:
+                rejected.append(Rejected(row, "non_finite", reasons[index]))
             else:
                 emissions.append(
                     Emission(
@@ -212,10 +210,10 @@ class Engine:
         return emissions, rejected
 
 
-def _non_finite(values: Tensor, frames: Sequence[int]) -> list[bool]:
-    """Whether each utterance of `(batch, frames, dim)` has a NaN or infinite value in its valid frames."""
-    bad = ~torch.isfinite(values).all(dim=-1)
-    return [bool(row[:count].any()) for row, count in zip(bad.cpu(), frames, strict=True)]
+def _non_finite(values: Tensor, frames: Sequence[int]) -> list[int]:
+    """The utterances of `(batch, frames, dim)` that have a NaN or infinite value in their valid frames."""
+    bad = (~torch.isfinite(values).all(dim=-1)).cpu()
+    return [index for index, count in enumerate(frames) if bad[index, :count].any()]
 
 
 def available_memory(group: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:

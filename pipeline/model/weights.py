@@ -33,8 +33,9 @@ def load_model(facts: ModelFacts, sha256: str | None = None) -> tuple[Wav2Vec2Mo
         UserError: The download failed, the file is damaged, or it is not the one that `sha256` names.
     """
     path = weights_path(facts)
+    known = None
     if sha256 is not None and path.is_file():
-        _check_sha256(facts, sha256)  # before a byte of it is unpickled
+        known = _check_sha256(facts, sha256)  # before a byte of it is unpickled
     try:
         model = _shipped(facts) if facts.bundle is None else _from_bundle(facts.bundle)
     except (URLError, TimeoutError, ConnectionError) as error:
@@ -63,7 +64,7 @@ def load_model(facts: ModelFacts, sha256: str | None = None) -> tuple[Wav2Vec2Mo
             f"model={facts.name}: {path} does not hold the weights of this model ({type(error).__name__}: {reason}); "
             f"remove the file so that it is fetched again"
         ) from None
-    return model.eval(), _check_sha256(facts, sha256)
+    return model.eval(), known or _check_sha256(facts, sha256)
 
 
 def _from_bundle(bundle: str) -> Wav2Vec2Model:
