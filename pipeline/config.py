@@ -12,18 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import datasets
-from pipeline.errors import UserError
-from pipeline.model.catalog import MODELS, ModelFacts
-from pipeline.overrides import compose_typed, did_you_mean, explain
+from pipeline.choices import OwnConf, did_you_mean
+from pipeline.errors import UserError, explain
+from pipeline.model import selection
+from pipeline.model.catalog import CHECKPOINT, ModelFacts
+from pipeline.overrides import compose_typed
 
 STAGES = ("manifest", "infer", "score")
 OUTPUTS = ("transcripts", "emissions", "features")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DTYPES = ("float16", "float32")
+CHANNELS = ("mix", "first", "each")
+MIN_CHUNK_S = 1.0
+"""Shorter than this, a chunk is hardly a word."""
 
 
 _DEVICES = "auto, cpu, cuda, cuda:<number>"
@@ -34,15 +39,19 @@ _ALLOWED = {
     "features.dtype": ", ".join(DTYPES),
     "emissions.dtype": ", ".join(DTYPES),
     "device": _DEVICES,
+    "channels": ", ".join(CHANNELS),
 }
 
 
 @dataclass
 class ModelSettings:
-    """Group `model`."""
+    """Group `model`. `labels` is a name or a list; `checkpoint` and what follows are for the choice of that name."""
 
     name: str = MISSING
     sha256: str | None = None
+    checkpoint: str | None = None
+    architecture: str | None = None
+    labels: Any = None
 
 
 @dataclass
@@ -75,6 +84,14 @@ class BatchSettings:
 
 
 @dataclass
+class ChunkSettings:
+    """`chunk.*`."""
+
+    seconds: float = 60.0
+    context_seconds: float = 4.0
+
+
+@dataclass
 class ShardSettings:
     """`shard.*`."""
 
@@ -104,6 +121,8 @@ class Settings:
     features: FeatureSettings = field(default_factory=FeatureSettings)
     emissions: EmissionSettings = field(default_factory=EmissionSettings)
     batch: BatchSettings = field(default_factory=BatchSettings)
+    chunk: ChunkSettings = field(default_factory=ChunkSettings)
+    channels: str = "mix"
     shard: ShardSettings = field(default_factory=ShardSettings)
     loader: LoaderSettings = field(default_factory=LoaderSettings)
     max_failures: int | None = None
@@ -136,33 +155,50 @@ class RunConfig:
     def result_settings(self) -> dict[str, Any]:
         """The settings that change results: they are part of the fingerprint."""
         settings = self.settings
-        result: dict[str, Any] = {"outputs": sorted(settings.outputs)}
+        result: dict[str, Any] = {
+            "outputs": sorted(settings.outputs),
+            "channels": settings.channels,
+            "chunk.seconds": settings.chunk.seconds,
+            "chunk.context_seconds": settings.chunk.context_seconds,
+        }
         if self.layers:
             result |= {"features.layers": list(self.layers), "features.dtype": settings.features.dtype}
         if "emissions" in settings.outputs:
             result["emissions.dtype"] = settings.emissions.dtype
         if "transcripts" in settings.outputs:
             result["decoder"] = settings.decoder.name
+        if self.model.name == CHECKPOINT:
+            result |= {"model.architecture": self.model.architecture, "model.labels": list(self.model.labels)}
         return result
 
 
-def load(overrides: Sequence[str]) -> RunConfig:
+def load(overrides: Sequence[str], own: OwnConf | None = None) -> RunConfig:
     """Compose and check the configuration.
 
     Args:
         overrides: `key=value` as typed on the command line.
+        own: The person's own configuration files.
 
     Raises:
-        UserError: Anything that is wrong, in one line.
+        UserError: Anything that is wrong, in one line, which begins with the file that it stands in, if any.
     """
-    composed = compose_typed(overrides, Settings, _ALLOWED)
+    composed = compose_typed(overrides, Settings, _ALLOWED, own)
+    with composed.files.named(composed.typed):
+        return _checked(composed.config)
+
+
+def _checked(composed: DictConfig) -> RunConfig:
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise UserError(f"{missing[0]} is required and has no default; add {missing[0]}=...")
     settings: Settings = OmegaConf.to_object(composed)  # type: ignore[assignment]
     _check_choices(settings)
-    model = MODELS[settings.model.name]
-    layers = _layers(settings, model)
+    given = settings.model
+    model = selection.select(
+        given.name, given.checkpoint, given.architecture, given.labels, reads_file="infer" in settings.stages
+    )
+    selection.check_outputs(model, settings.outputs)
+    layers = selection.select_layers(model, settings.features.layers) if "features" in settings.outputs else ()
     dataset, options = _dataset(composed)
     run_dir = Path(settings.run_dir) if settings.run_dir else Path("runs") / dataset.run_name / model.name
     composed.run_dir = settings.run_dir or str(run_dir)
@@ -210,7 +246,8 @@ def _dataset(composed: DictConfig) -> tuple[datasets.Connector, dict[str, Any]]:
         typed = OmegaConf.merge(OmegaConf.structured(module.Options), given)
     except OmegaConfBaseException as error:
         key = (getattr(error, "full_key", "") or "").split("[")[0]
-        value = "null" if given.get(key) is None else given[key]
+        found = OmegaConf.select(composed.dataset, key)
+        value = "null" if found is None else found
         raise UserError(f"dataset.{key}={value}: {explain(error)}") from None
     for key, value in given.items():
         if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
@@ -222,11 +259,11 @@ def _dataset(composed: DictConfig) -> tuple[datasets.Connector, dict[str, Any]]:
 
 def _check_choices(settings: Settings) -> None:
     """Every check that needs no more than the values themselves."""
-    _one_of("model.name", settings.model.name, list(MODELS))
     _one_of("decoder.name", settings.decoder.name, ["greedy"])
     _one_of("precision", settings.precision, PRECISIONS)
     _one_of("features.dtype", settings.features.dtype, DTYPES)
     _one_of("emissions.dtype", settings.emissions.dtype, DTYPES)
+    _one_of("channels", settings.channels, CHANNELS)
     _some_of("outputs", settings.outputs, OUTPUTS)
     _some_of("stages", settings.stages, STAGES)
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", settings.device):
@@ -235,11 +272,20 @@ def _check_choices(settings: Settings) -> None:
         raise UserError(f"precision={settings.precision}: needs CUDA; on the CPU there is fp32 (or auto)")
     for key, number in (
         ("batch.max_seconds", settings.batch.max_seconds),
+        ("chunk.seconds", settings.chunk.seconds),
         ("shard.hours", settings.shard.hours),
         ("loader.timeout_s", settings.loader.timeout_s),
     ):
         if number is not None and not 0 < number <= 1e6:
             raise UserError(f"{key}={number}: must be a number above 0, and 1e6 at most")
+    if settings.chunk.seconds < MIN_CHUNK_S:
+        raise UserError(f"chunk.seconds={settings.chunk.seconds}: must be {MIN_CHUNK_S:g} at least")
+    context_s = settings.chunk.context_seconds
+    if not 0 <= context_s <= settings.chunk.seconds / 4:
+        raise UserError(
+            f"chunk.context_seconds={context_s}: must be 0 or more, and a quarter of "
+            f"chunk.seconds={settings.chunk.seconds} at most, so that a chunk has more of its own than of others"
+        )
     for key, count in (("loader.workers", settings.loader.workers), ("max_failures", settings.max_failures)):
         if count is not None and count < 0:
             raise UserError(f"{key}={count}: must be 0 or more, or null")
@@ -260,31 +306,3 @@ def _some_of(key: str, values: list[str], allowed: Sequence[str]) -> None:
         _one_of(key, value, allowed)
     if len(set(values)) != len(values):
         raise UserError(f"{key}=[{','.join(values)}]: names one twice; give each once")
-
-
-def _layers(settings: Settings, model: ModelFacts) -> tuple[int, ...]:
-    """The layers whose features are asked for; also refuses transcripts of a model that has no labels."""
-    needs_labels = [output for output in settings.outputs if output != "features"]
-    if needs_labels and not model.labels:
-        able = ", ".join(name for name, facts in MODELS.items() if facts.labels)
-        raise UserError(
-            f"outputs=[{','.join(settings.outputs)}]: model={model.name} has no labels and gives features only; "
-            f"say outputs=[features], or take a model that transcribes: {able}"
-        )
-    if "features" not in settings.outputs:
-        return ()
-    value = settings.features.layers
-    if value == "last":
-        return (model.num_layers,)
-    if value == "all":
-        return tuple(range(1, model.num_layers + 1))
-    layers = list(value) if isinstance(value, list | ListConfig) else [value]
-    for layer in layers:
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 1 <= layer <= model.num_layers:
-            raise UserError(
-                f"features.layers={value}: {layer!r} is not a layer of {model.name}; "
-                f"allowed are last, all, or a list of 1 to {model.num_layers}"
-            )
-    if not layers or len(set(layers)) != len(layers):
-        raise UserError(f"features.layers={value}: give each layer once, and one at least")
-    return tuple(sorted(layers))

@@ -34,7 +34,9 @@ class Container:
         claimed: Bytes of audio that the header claims; `None` also for a pipe's placeholder.
         present: Bytes that follow the place from which `claimed` counts.
         zero_size_at: Offset of a 32-bit data size of 0 that audio follows.
-        unmeasured: An MPEG stream that does not say how long it is.
+        unmeasured: It does not say how long it is: an MPEG stream, a live recording.
+        demuxer: FFmpeg's name for the format, where it takes FFmpeg, or may.
+        unfinished: What is missing because the recording was never finished.
     """
 
     sample_rate: int | None = None
@@ -43,6 +45,8 @@ class Container:
     present: int = 0
     zero_size_at: int | None = None
     unmeasured: bool = False
+    demuxer: str | None = None
+    unfinished: str | None = None
 
 
 def read_container(file: BinaryIO, file_size: int) -> Container:
@@ -55,7 +59,7 @@ def read_container(file: BinaryIO, file_size: int) -> Container:
     Raises:
         OSError: The file cannot be read.
     """
-    head = _read_at(file, 0, 64)
+    head = read_at(file, 0, 64)
     magic = head[:4]
     if magic in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM") and head[8:12] in _FORMS:
         return _chunked(file, file_size, ">" if magic in (b"RIFX", b"FORM") else "<")
@@ -65,6 +69,8 @@ def read_container(file: BinaryIO, file_size: int) -> Container:
         return _au(head, file_size)
     if magic == b"OggS":
         return _ogg(file, file_size)
+    if magic == b"caff":
+        return Container(demuxer="caf")
     return _mpeg(file, head)
 
 
@@ -76,7 +82,8 @@ def is_placeholder(size: int) -> bool:
     return size == 0 or 0x7FFF0000 <= size <= 0x80010000 or size >= 0xFFFF0000
 
 
-def _read_at(file: BinaryIO, offset: int, count: int) -> bytes:
+def read_at(file: BinaryIO, offset: int, count: int) -> bytes:
+    """At most `count` bytes from `offset`, which may lie beyond the end."""
     file.seek(offset)
     return file.read(count)
 
@@ -86,17 +93,17 @@ def _chunked(file: BinaryIO, file_size: int, order: str) -> Container:
     position, size64 = 12, None
     sample_rate = num_channels = None
     for _ in range(_MAX_CHUNKS):
-        head = _read_at(file, position, 8)
+        head = read_at(file, position, 8)
         if len(head) < 8:
             break
         name, size = head[:4], struct.unpack(order + "I", head[4:])[0]
         start = position + 8
         if name == b"fmt ":
-            body = _read_at(file, start, 8)
+            body = read_at(file, start, 8)
             if len(body) == 8:
                 _, num_channels, sample_rate = struct.unpack(order + "HHI", body)
         elif name == b"ds64":
-            body = _read_at(file, start, 16)
+            body = read_at(file, start, 16)
             size64 = struct.unpack("<QQ", body)[1] if len(body) == 16 else None
         elif name in (b"data", b"SSND", b"BODY"):
             claimed: int | None = size
@@ -114,7 +121,7 @@ def _chunked(file: BinaryIO, file_size: int, order: str) -> Container:
 
 
 def _audio_follows(file: BinaryIO, start: int, file_size: int, order: str) -> bool:
-    head = _read_at(file, start, 8)
+    head = read_at(file, start, 8)
     if len(head) < 8:
         return len(head) > 0
     fits = start + 8 + struct.unpack(order + "I", head[4:])[0] <= file_size
@@ -125,7 +132,7 @@ def _w64(file: BinaryIO, file_size: int) -> Container:
     """Sony Wave64: 16-byte names, 64-bit sizes that include the 24-byte chunk head, aligned to 8."""
     position = 40
     for _ in range(_MAX_CHUNKS):
-        head = _read_at(file, position, 24)
+        head = read_at(file, position, 24)
         if len(head) < 24:
             break
         size = struct.unpack("<Q", head[16:])[0]
@@ -147,22 +154,27 @@ def _au(head: bytes, file_size: int) -> Container:
 def _ogg(file: BinaryIO, file_size: int) -> Container:
     """The end of the last page against the end of the file (RFC 3533, section 6)."""
     start = max(0, file_size - _OGG_PAGE_BYTES)
-    tail = _read_at(file, start, _OGG_PAGE_BYTES)
+    tail = read_at(file, start, _OGG_PAGE_BYTES)
     page = tail.rfind(b"OggS")
     if page < 0:
-        return Container()
+        return Container(demuxer="ogg")
     head = tail[page : page + 27]
     num_segments = head[26] if len(head) == 27 else 0
     sizes = tail[page + 27 : page + 27 + num_segments]
-    return Container(claimed=start + page + 27 + num_segments + sum(sizes), present=file_size)
+    end = start + page + 27 + num_segments + sum(sizes)
+    return Container(claimed=end, present=file_size, demuxer="ogg")
+
+
+def skip_id3(head: bytes) -> int:
+    """Bytes of the ID3v2 tag that a file of which `head` is the beginning has in front of its audio."""
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    # ID3v2 sizes have seven bits a byte.
+    return 10 + sum((head[6 + at] & 0x7F) << (21 - 7 * at) for at in range(4))
 
 
 def _mpeg(file: BinaryIO, head: bytes) -> Container:
-    offset = 0
-    if head[:3] == b"ID3" and len(head) >= 10:
-        # ID3v2 sizes have seven bits a byte.
-        offset = 10 + sum((head[6 + at] & 0x7F) << (21 - 7 * at) for at in range(4))
-    frame = _read_at(file, offset, _MPEG_FRAME_BYTES)
+    frame = read_at(file, skip_id3(head), _MPEG_FRAME_BYTES)
     if len(frame) < 4 or frame[0] != 0xFF or frame[1] & 0xE0 != 0xE0 or frame[1] & 0x06 == 0:
         return Container()
     return Container(unmeasured=not any(tag in frame for tag in _MPEG_LENGTH_TAGS))
@@ -202,7 +214,7 @@ class Stream:
         if self._position > self._end + 2**16:
             data = bytearray(min(count, 2**16, max(0, self._size - self._position)))
         else:
-            data = bytearray(_read_at(self._file, self._position, count))
+            data = bytearray(read_at(self._file, self._position, count))
             self.furthest = max(self.furthest, self._position + len(data))
         if self._patch_at is not None:
             first, last = self._patch_at - self._position, self._patch_at + 4 - self._position

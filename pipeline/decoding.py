@@ -1,4 +1,4 @@
-"""Emissions to transcripts: greedy CTC, batched on the device, with word times and probabilities."""
+"""Emissions to transcripts: greedy CTC, best path on the device, with word times and probabilities."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.records import Transcript, Word
+from pipeline.records import BestPath, Transcript, Word
 
 WORD_BOUNDARY = "|"
+
+
+@torch.inference_mode()
+def best_path(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The best label of every frame and its log-probability, each `(batch, frames)`, of `(batch, frames, labels)`."""
+    logprobs, labels = torch.log_softmax(logits, dim=-1).max(dim=-1)
+    return labels, logprobs
 
 
 class GreedyDecoder:
@@ -24,39 +30,16 @@ class GreedyDecoder:
         self.blank = blank
         self.seconds_per_frame = seconds_per_frame
 
-    @torch.inference_mode()
-    def __call__(self, logits: Tensor, num_frames: Sequence[int], start_s: Sequence[float]) -> list[Transcript]:
-        """Decode a padded batch.
+    def __call__(self, paths: Sequence[BestPath], start_s: float) -> Transcript:
+        """Decode one utterance.
 
         Args:
-            logits: `(batch, frames, labels)` float32, on any device.
-            num_frames: Valid frames of each utterance.
-            start_s: Where each utterance begins in its file, in seconds.
+            paths: Its best path, in stretches that follow one another.
+            start_s: Where the utterance begins in its file, in seconds.
         """
-        logprobs, best = torch.log_softmax(logits, dim=-1).max(dim=-1)
-        previous = torch.nn.functional.pad(best[:, :-1], (1, 0), value=-1)
-        emitted = (best != previous) & (best != self.blank)
-        host = (tensor.cpu().numpy() for tensor in (logprobs, best, emitted))
-        return [
-            self._transcript(logprob[:frames], path[:frames], np.flatnonzero(new[:frames]), offset)
-            for logprob, path, new, frames, offset in zip(*host, num_frames, start_s, strict=True)
-        ]
-
-    def _transcript(
-        self,
-        logprobs: NDArray[np.float32],
-        path: NDArray[np.int64],
-        starts: NDArray[np.int64],
-        offset_s: float,
-    ) -> Transcript:
-        """Assemble one utterance.
-
-        Args:
-            logprobs: `(frames,)` log-probability of the best label.
-            path: `(frames,)` the best label.
-            starts: Frames at which a label is emitted.
-            offset_s: Added to every time.
-        """
+        path = np.concatenate([stretch.labels for stretch in paths])
+        logprobs = np.concatenate([stretch.logprobs for stretch in paths])
+        starts = np.flatnonzero((np.diff(path, prepend=-1) != 0) & (path != self.blank))
         characters = self.labels[path[starts]]
         # A label lasts until the path leaves it; the last frame of a word is that of its last label.
         leaves = np.flatnonzero(np.diff(path, append=-1))
@@ -71,8 +54,8 @@ class GreedyDecoder:
             words.append(
                 Word(
                     word="".join(characters[left + 1 : right]),
-                    start_s=offset_s + first * self.seconds_per_frame,
-                    end_s=offset_s + last * self.seconds_per_frame,
+                    start_s=start_s + first * self.seconds_per_frame,
+                    end_s=start_s + last * self.seconds_per_frame,
                     probability=float(np.exp((total[last] - total[first]) / (last - first))),
                 )
             )

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.records import ErrorName
 
 
 class OneLineError(Exception):
@@ -19,3 +23,35 @@ class UserError(OneLineError):
 
 class RunError(OneLineError):
     """Something outside the code stopped a run that had begun: exit code 1, no traceback."""
+
+
+class AudioError(Exception):
+    """Why a recording has no waveform: one of the names users group by, and a line without the path."""
+
+    def __init__(self, error: ErrorName, message: str) -> None:
+        super().__init__(error, message)
+        self.error: ErrorName = error
+        self.message = " ".join(message.split())
+
+    def __str__(self) -> str:
+        return f"{self.error}: {self.message}"
+
+
+def explain(error: BaseException) -> str:
+    """One line out of Hydra's and OmegaConf's several: the innermost reason, in words that say what is allowed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    for sign, allowed in (
+        ("to Float", "must be a number"),
+        ("to Integer", "must be a whole number"),
+        ("valid bool", "must be true or false"),
+        ("to string", "must be one value, not a list or a mapping"),
+        ("ListConfig", "must be a list, such as [a,b]"),
+        ("NoneType", "null cannot stand in the list"),
+        ("not Optional", "cannot be null; give a value"),
+        ("Incompatible value 'None'", "cannot be null; give a value"),
+    ):
+        if sign in reason:
+            return allowed
+    return reason

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from rich.console import Console
 from pipeline import identity
 from pipeline.commits import CommitRecord, fingerprint
 from pipeline.config import RunConfig
+from pipeline.decoding import GreedyDecoder
 from pipeline.loader import Loader, Recordings
 from pipeline.manifest import Manifest
 from pipeline.model.catalog import weights_path
@@ -31,6 +33,7 @@ from pipeline.model.engine import (
     resolve_precision,
 )
 from pipeline.model.weights import load_model
+from pipeline.planning import Chunking
 from pipeline.progress import RunProgress, format_duration
 from pipeline.sizing import check_disk, estimate_bytes, format_bytes
 from pipeline.store import RunDirectory
@@ -96,19 +99,19 @@ def infer(
             layers=config.layers,
             feature_dtype=settings.features.dtype,
             logits="emissions" in settings.outputs,
-            transcripts="transcripts" in settings.outputs,
         ),
     )
     job = Job(
         manifest=manifest,
         shards=pending,
         sample_rate=facts.sample_rate,
+        chunking=_chunking(config),
         max_batch_s=settings.batch.max_seconds or default_batch_seconds(device),
         max_failures=settings.max_failures,
         failures_before=sum(record.num_failures for record in done.values()),
     )
     loader = Loader(
-        Recordings(manifest, facts.sample_rate, facts.min_samples),
+        Recordings(manifest, facts.sample_rate, facts.min_samples, settings.channels),
         workers=default_workers(device) if settings.loader.workers is None else settings.loader.workers,
         timeout_s=settings.loader.timeout_s,
         pin_memory=device.type == "cuda",
@@ -123,10 +126,13 @@ def infer(
         done_shards=len(done),
         failures=job.failures_before,
     )
+    decoder = None
+    if "transcripts" in settings.outputs:
+        decoder = GreedyDecoder(facts.labels, facts.blank, facts.seconds_per_frame)
     writer = ShardWriter(directory, manifest, _table_settings(config, mark), _log_commit(progress), attempts)
     try:
         with progress, closing(load_batches(job, loader)) as batches:
-            run_batches(job, batches, engine, writer, progress)
+            run_batches(job, batches, engine, decoder, writer, progress)
             writer.close()
     except BaseException:
         writer.abort()
@@ -137,6 +143,16 @@ def infer(
             f"(shards {', '.join(map(str, writer.kept[:10]))})"
         )
     return f", {progress.real_time:.1f} x real time, in {format_duration(progress.elapsed_s)}"
+
+
+def _chunking(config: RunConfig) -> Chunking:
+    facts, chunk = config.model, config.settings.chunk
+    return Chunking(
+        max_samples=int(chunk.seconds * facts.sample_rate),
+        context=math.ceil(chunk.context_seconds * facts.sample_rate / facts.stride),
+        stride=facts.stride,
+        receptive_field=facts.min_samples,
+    )
 
 
 def _run_json(config: RunConfig, now: dict[str, Any], sha256: str) -> bytes:
@@ -173,7 +189,7 @@ def _table_settings(config: RunConfig, mark: str) -> TableSettings:
             "model": facts.name,
             "labels": list(facts.labels),
             "blank": facts.blank,
-            "values": "logits",
+            "values": facts.values,
             "seconds_per_frame": facts.seconds_per_frame,
             "sample_rate": facts.sample_rate,
         },

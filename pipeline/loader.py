@@ -1,6 +1,6 @@
 """`DataLoader` over planned batches: decode, resample, collate with padding, across shard boundaries.
 
-One bad file is one `Failure`; nothing is dropped and nothing raises for a file. A worker process that dies
+One bad file is `Rejected`; nothing is dropped and nothing raises for a file. A worker process that dies
 or hangs costs the recording that made it, not the run: the batches that were under way are loaded again,
 each recording in a process of its own.
 """
@@ -21,10 +21,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.audio import AudioError, read_header, read_waveform
+from pipeline.audio import AudioError, read_header
 from pipeline.manifest import Manifest
-from pipeline.records import Chunk, Failure, PlannedBatch, Stage
-from pipeline.resampling import resample
+from pipeline.rates import resampled_length
+from pipeline.records import Chunk, PlannedBatch, Rejected, Stage
+from pipeline.resampling import resample, resample_window, source_window
+from pipeline.waveforms import Extent, WaveformReader
 
 Lost = Literal["timeout", "worker_died"]
 
@@ -34,7 +36,7 @@ POLL_S = 2.0
 
 @dataclass(frozen=True)
 class Waveform:
-    """One utterance: `(samples,)` float32 at the model's rate."""
+    """One chunk: `(samples,)` float32 at the model's rate."""
 
     chunk: Chunk
     samples: Tensor
@@ -46,17 +48,17 @@ class Batch:
 
     Attributes:
         plan: The planned batch.
-        rows: Manifest row of each waveform; rows that failed are not among them.
-        waveforms: `(batch, samples)` float32, zero beyond each length; `(0, 0)` where every row failed.
+        chunks: What each waveform is; chunks that failed are not among them.
+        waveforms: `(batch, samples)` float32, zero beyond each length; `(0, 0)` where every chunk failed.
         lengths: `(batch,)` int64: valid samples.
-        failures: A failure for each planned row that is not in `rows`.
+        rejected: The planned chunks that could not be loaded.
     """
 
     plan: PlannedBatch
-    rows: tuple[int, ...]
+    chunks: tuple[Chunk, ...]
     waveforms: Tensor
     lengths: Tensor
-    failures: tuple[Failure, ...]
+    rejected: tuple[Rejected, ...]
 
     def pin_memory(self) -> Batch:
         """Called by `DataLoader`, so that the copy to the device need not wait."""
@@ -66,32 +68,46 @@ class Batch:
 class Recordings(Dataset["Loaded"]):
     """Planned batches to waveforms or failures, one each; holds Arrow columns, not Python objects."""
 
-    def __init__(self, manifest: Manifest, sample_rate: int, min_samples: int) -> None:
-        """Waveforms come at `sample_rate` Hz; fewer than `min_samples` samples are a failure."""
+    def __init__(self, manifest: Manifest, sample_rate: int, min_samples: int, channels: str = "mix") -> None:
+        """Say what to load.
+
+        Args:
+            manifest: The recordings.
+            sample_rate: Hz of the waveforms.
+            min_samples: Fewer are a failure.
+            channels: `first`, or `mix` to average them; where a row names its channel, that one is read.
+        """
         self.manifest = manifest
         self.sample_rate = sample_rate
         self.min_samples = min_samples
+        self.channel = 1 if channels == "first" else None
+        self._reader = WaveformReader()  # each process that loads has its own
 
     def __getitem__(self, plan: PlannedBatch) -> Loaded:
         """Load one planned batch."""
         return plan, [self.load(chunk) for chunk in plan.chunks]
 
-    def load(self, chunk: Chunk) -> Waveform | Failure:
-        """Load one recording: mono, at the model's rate."""
+    def load(self, chunk: Chunk) -> Waveform | Rejected:
+        """Load one chunk: mono, at the model's rate."""
         utterance = self.manifest.utterance(chunk.row)
+        extent = Extent(
+            utterance.path,
+            utterance.start_s,
+            utterance.end_s,
+            utterance.channel or self.channel,
+            self.manifest.file_size(chunk.row),
+        )
         stage: Stage = "load"
         try:
             if chunk.num_samples == 0:
                 stage = "manifest"
                 read_header(utterance.path)
             stage = "load"
-            samples, rate = read_waveform(
-                utterance.path,
-                start_s=utterance.start_s,
-                end_s=utterance.end_s,
-                file_size=self.manifest.file_size(chunk.row),
-            )
-            waveform = resample(torch.from_numpy(samples), rate, self.sample_rate)
+            if chunk.whole:
+                samples, rate = self._reader.read(extent)
+                waveform = resample(torch.from_numpy(samples), rate, self.sample_rate)
+            else:
+                waveform = self._load_window(extent, chunk)
             if len(waveform) < self.min_samples:
                 raise AudioError(
                     "too_short",
@@ -99,13 +115,25 @@ class Recordings(Dataset["Loaded"]):
                     f"({1000 * self.min_samples / self.sample_rate:.0f} ms) for one frame",
                 )
         except AudioError as error:
-            return Failure(utterance.id, utterance.path, stage, error.error, error.message)
+            return Rejected(chunk, stage, error.error, error.message)
         except MemoryError:
-            return Failure(utterance.id, utterance.path, stage, "out_of_memory", "too long to be held in memory")
+            return Rejected(chunk, stage, "out_of_memory", "too long to be held in memory")
         return Waveform(chunk, waveform)
 
+    def _load_window(self, extent: Extent, chunk: Chunk) -> Tensor:
+        """Read what the chunk is computed from, and no more; what resampling the whole would give there."""
+        rate, num_samples = self.manifest.measured(chunk.row)
+        stop = chunk.start + chunk.num_samples
+        first, last = source_window(chunk.start, stop, rate, self.sample_rate)
+        samples, found = self._reader.read(extent, (first, None if chunk.last else last))
+        if found != rate:
+            raise AudioError("changed", f"{found} Hz, {rate} when the manifest was made")
+        if chunk.last and first + len(samples) < num_samples:
+            stop = resampled_length(first + len(samples), rate, self.sample_rate)
+        return resample_window(torch.from_numpy(samples), first, chunk.start, stop, rate, self.sample_rate)
 
-Loaded = tuple[PlannedBatch, Sequence[Waveform | Failure]]
+
+Loaded = tuple[PlannedBatch, Sequence[Waveform | Rejected]]
 """A planned batch and what became of each of its chunks, in order."""
 
 
@@ -119,10 +147,10 @@ def collate(loaded_batch: Loaded) -> Batch:
         waveforms[index, : len(item.samples)] = item.samples
     return Batch(
         plan=plan,
-        rows=tuple(item.chunk.row for item in loaded),
+        chunks=tuple(item.chunk for item in loaded),
         waveforms=waveforms,
         lengths=lengths,
-        failures=tuple(item for item in items if isinstance(item, Failure)),
+        rejected=tuple(item for item in items if isinstance(item, Rejected)),
     )
 
 
@@ -152,11 +180,12 @@ class Loader:
         self.workers = workers
         self.timeout_s = timeout_s
         self.pin_memory = pin_memory
+        self._failed: set[int] = set()
 
     def batches(self, plan: Iterable[PlannedBatch]) -> Generator[Batch, None, None]:
-        """Load the planned batches."""
+        """Load the planned batches, but for later chunks of an utterance that has failed."""
         under_way: deque[PlannedBatch] = deque()
-        planned = _noting(iter(plan), under_way)
+        planned = self._noting(iter(plan), under_way)
         while True:
             lost = yield from self._until_lost(planned, under_way, self.workers)
             if lost is None:
@@ -164,6 +193,19 @@ class Loader:
             for batch in list(under_way):
                 yield self._in_isolation(batch)
             under_way.clear()
+
+    def _noting(self, plan: Iterator[PlannedBatch], under_way: deque[PlannedBatch]) -> Iterator[PlannedBatch]:
+        """Pass on what is left to load of a plan, and note what has been handed to the workers."""
+        for batch in plan:
+            under_way.append(batch)
+            yield self._left(batch)
+
+    def _left(self, batch: PlannedBatch) -> PlannedBatch:
+        return replace(batch, chunks=tuple(chunk for chunk in batch.chunks if chunk.row not in self._failed))
+
+    def _note_failed(self, batch: Batch) -> None:
+        # Only what more chunks may follow, so that this stays small.
+        self._failed.update(item.chunk.row for item in batch.rejected if not item.chunk.last)
 
     def _until_lost(
         self, plan: Iterator[PlannedBatch], under_way: deque[PlannedBatch], workers: int, prefetch: int = 2
@@ -201,14 +243,14 @@ class Loader:
                 if str(error).startswith("DataLoader worker") and "exited unexpectedly" in str(error):
                     return "worker_died"
                 raise
-            under_way.popleft()
-            yield batch
+            self._note_failed(batch)
+            yield replace(batch, plan=under_way.popleft())
             waiting_since = time.monotonic()
 
     def _in_isolation(self, plan: PlannedBatch) -> Batch:
         """Load a batch one recording at a time, each lost worker a failure of the recording it was reading."""
-        items: list[Waveform | Failure] = []
-        chunks = deque(plan.chunks)
+        items: list[Waveform | Rejected] = []
+        chunks = deque(self._left(plan).chunks)
         while chunks:
             singles = (replace(plan, chunks=(chunk,)) for chunk in list(chunks))
             # One at a time on its way, so that a lost worker can only have been reading that one.
@@ -220,24 +262,19 @@ class Loader:
                     lost = stop.value
                     break
                 chunk = chunks.popleft()
-                items += single.failures or [Waveform(chunk, single.waveforms[0])]
+                items += single.rejected or [Waveform(chunk, single.waveforms[0])]
             if lost is not None:
                 chunk = chunks.popleft()
-                utterance = self.recordings.manifest.utterance(chunk.row)
                 message = (
                     f"reading it took longer than loader.timeout_s={self.timeout_s:g}"
                     if lost == "timeout"
                     else "the process that read it died, twice; the file may break its decoder"
                 )
-                items.append(Failure(utterance.id, utterance.path, "load", lost, message, attempts=2))
-        return collate((plan, items))
-
-
-def _noting(plan: Iterator[PlannedBatch], under_way: deque[PlannedBatch]) -> Iterator[PlannedBatch]:
-    """Pass a plan on and note what has been handed to the workers."""
-    for batch in plan:
-        under_way.append(batch)
-        yield batch
+                items.append(Rejected(chunk, "load", lost, message, attempts=2))
+                chunks = deque(other for other in chunks if other.row != chunk.row)
+        batch = collate((plan, items))
+        self._note_failed(batch)
+        return batch
 
 
 def _in_worker(stderr: Path | None, _: int) -> None:

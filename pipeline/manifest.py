@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -91,7 +91,12 @@ class Manifest:
             reference=get("reference")[row].as_py(),
             start_s=get("start_s")[row].as_py(),
             end_s=get("end_s")[row].as_py(),
+            channel=get(tables.CHANNEL)[row].as_py() if tables.CHANNEL in self.table.schema.names else None,
         )
+
+    def measured(self, row: int) -> tuple[int, int]:
+        """Hz and samples of a row whose header could be read."""
+        return self.table["sample_rate"][row].as_py(), self.table["num_samples"][row].as_py()
 
     def file_size(self, row: int) -> int | None:
         """Bytes of the file when the manifest was made; `None` where it could not be found."""
@@ -99,7 +104,12 @@ class Manifest:
         return size
 
 
-def build(dataset: Connector, shard_hours: float, on_progress: Callable[[int], None] = lambda rows: None) -> Manifest:
+def build(
+    dataset: Connector,
+    shard_hours: float,
+    on_progress: Callable[[int], None] = lambda rows: None,
+    channels: str = "mix",
+) -> Manifest:
     """Find the recordings of a dataset, read their headers in parallel, cut them into shards.
 
     A file whose header cannot be read is a row too, with nulls; it ends in the failures table.
@@ -107,6 +117,7 @@ def build(dataset: Connector, shard_hours: float, on_progress: Callable[[int], N
     Args:
         dataset: The connector.
         shard_hours: Hours of audio in one shard.
+        channels: With `each`, an utterance for which the dataset names no channel becomes one row a channel.
         on_progress: Called with the rows done so far.
 
     Raises:
@@ -114,18 +125,26 @@ def build(dataset: Connector, shard_hours: float, on_progress: Callable[[int], N
     """
     types = dataset.columns()
     columns = {name: tables.own_column_name(name) for name in types}
-    schema = tables.manifest_schema({columns[name]: type_ for name, type_ in types.items()})
+    schema = tables.manifest_schema(
+        {tables.CHANNEL: "int16", **{columns[name]: type_ for name, type_ in types.items()}}
+    )
     batches: list[pa.RecordBatch] = []
     utterances = dataset.utterances()
     done = 0
     with ThreadPoolExecutor(PROBE_THREADS) as pool:
         while block := list(islice(utterances, BLOCK_ROWS)):
             headers = list(pool.map(_probe, (utterance.path for utterance in block)))
-            rows = [_row(utterance, header, columns) for utterance, header in zip(block, headers, strict=True)]
+            rows = [
+                _row(each, header, columns)
+                for utterance, header in zip(block, headers, strict=True)
+                for each in (_channels(utterance, header) if channels == "each" else [utterance])
+            ]
             batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
             done += len(rows)
             on_progress(done)
     table = pa.Table.from_batches(batches, schema=schema)
+    if channels != "each" and table[tables.CHANNEL].null_count == len(table):
+        table = table.drop_columns([tables.CHANNEL])
     if not table.num_rows:
         raise UserError(f"dataset={dataset.run_name}: no recordings found; nothing to do")
     _check_ids(table)
@@ -164,6 +183,17 @@ def _probe(path: str) -> AudioHeader | None:
         return None  # the loader meets the same error again and names it
 
 
+def _channels(utterance: Utterance, header: AudioHeader | None) -> list[Utterance]:
+    """An utterance as one a channel; the text of several channels is not the text of any one of them."""
+    if header is None or utterance.channel is not None:
+        return [utterance]
+    reference = utterance.reference if header.num_channels == 1 else None
+    return [
+        replace(utterance, id=f"{utterance.id}#c{channel}", channel=channel, reference=reference)
+        for channel in range(1, header.num_channels + 1)
+    ]
+
+
 def _row(utterance: Utterance, header: AudioHeader | None, columns: dict[str, str]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": utterance.id,
@@ -172,6 +202,7 @@ def _row(utterance: Utterance, header: AudioHeader | None, columns: dict[str, st
         "end_s": utterance.end_s,
         "reference": utterance.reference,
         "file_size": _file_size(utterance.path) if header is None else header.file_size,
+        tables.CHANNEL: utterance.channel,
         **{column: utterance.columns.get(name) for name, column in columns.items()},
     }
     if header is not None:

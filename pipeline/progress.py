@@ -1,9 +1,10 @@
 """What a person sees while a run goes on, and `logs/metrics.jsonl`, one line a batch.
 
-Fields of a metrics line: `time` (UTC, ISO 8601), `batch` (index in this run), `shard`, `size` (utterances in the
-batch), `failed` (utterances that failed), `padded_s` (seconds of audio the model ran over, padding included),
-`valid_s` (seconds of audio without padding), `load_s` (seconds the model waited for the loader), `forward_s`
-(seconds in the model and the decoder, results copied to the host), `write_s` (seconds waited for the writer).
+Fields of a metrics line: `time` (UTC, ISO 8601), `batch` (index in this run), `shard`, `size` (chunks in the batch:
+utterances, where they are not cut), `failed` (utterances that failed), `padded_s` (seconds of audio the model ran
+over, padding included), `valid_s` (seconds of audio without padding), `load_s` (seconds the model waited for the
+loader), `forward_s` (seconds in the model and the decoder, results copied to the host), `write_s` (seconds waited
+for the writer).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The small frozen types that travel along the pipeline, one per arrow of the data flow.
 
-dataset -> `Utterance` -> manifest -> `Chunk` -> `PlannedBatch` -> loader -> model -> `Emission` ->
-decoder -> `Transcript` -> shard writer. A `Failure` travels the same road and ends in a table.
+dataset -> `Utterance` -> manifest -> `Chunk` -> `PlannedBatch` -> loader -> model -> `Emission` -> decoder ->
+`Transcript` -> shard writer. A `Rejected` travels the same road and ends as a `Failure` in a table.
 Tensors live in `loader` and `model` only; here is NumPy at most.
 """
 
@@ -44,6 +44,7 @@ class Utterance:
         reference: What was said, where somebody wrote it down.
         start_s, end_s: The segment in seconds of the original file; `None` for its beginning or end.
         columns: The dataset's own columns, name to value.
+        channel: The channel of the file that is meant, 1 the first; `None` leaves it to `channels=`.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Utterance:
     start_s: float | None = None
     end_s: float | None = None
     columns: Mapping[str, Scalar] = field(default_factory=dict)
+    channel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +80,32 @@ class AudioHeader:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A stretch of one recording that the model sees at once.
+    """A stretch of one utterance that the model sees at once; where an utterance is cut, its chunks overlap.
+
+    The defaults are those of an utterance that is short enough to be seen whole.
 
     Attributes:
         row: Position of the utterance in the manifest.
         num_samples: Expected samples at the model's rate; 0 where the header could not be read.
+        start: Its first sample, at the model's rate from the utterance's start; a multiple of the stride.
+        first_frame: Frame of the utterance that it begins with.
+        join: Frame of the utterance from which on it, and not the chunk before, is to be believed.
+        context: Frames on either side of the join that both chunks see.
+        last: Whether the utterance ends with it.
     """
 
     row: int
     num_samples: int
+    start: int = 0
+    first_frame: int = 0
+    join: int = 0
+    context: int = 0
+    last: bool = True
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of the utterance."""
+        return self.start == 0 and self.last
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +115,17 @@ class PlannedBatch:
     index: int
     shard: int
     chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A chunk that came to nothing, and why; its utterance becomes a `Failure`."""
+
+    chunk: Chunk
+    stage: Stage
+    error: ErrorName
+    message: str
+    attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,19 +180,60 @@ class Transcript:
 
 
 @dataclass(frozen=True, slots=True)
-class Emission:
-    """What the model says of one utterance, on the host.
+class BestPath:
+    """The best label of every frame.
 
     Attributes:
-        row: Position of the utterance in the manifest.
+        labels: `(frames,)` indices.
+        logprobs: `(frames,)` their log-probabilities.
+    """
+
+    labels: NDArray[np.int64]
+    logprobs: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Emission:
+    """What the model says of one chunk, on the host.
+
+    Attributes:
+        chunk: The chunk.
         num_frames: Frames.
         logits: `(frames, labels)` exactly as the model returned them, float32; `None` where not asked for.
         features: Layer number (1 is the first transformer layer) to `(frames, dim)`.
-        transcript: `None` where not asked for.
+        path: Best labels; `None` for a model without labels.
     """
 
-    row: int
+    chunk: Chunk
     num_frames: int
     logits: NDArray[np.float32] | None
     features: Mapping[int, NDArray[np.floating]]
-    transcript: Transcript | None
+    path: BestPath | None
+
+    def cut(self, first: int, last: int) -> Emission:
+        """Frames `first` to `last` (exclusive), counted from the chunk's own first."""
+        own = slice(first, last)
+        return Emission(
+            chunk=self.chunk,
+            num_frames=max(0, min(last, self.num_frames) - first),
+            logits=None if self.logits is None else self.logits[own],
+            features={layer: values[own] for layer, values in self.features.items()},
+            path=None if self.path is None else BestPath(self.path.labels[own], self.path.logprobs[own]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayPart:
+    """A stretch of an utterance's emission or feature that is one row of a table.
+
+    Attributes:
+        row: Position of the utterance in the manifest.
+        part: 0, 1, ... within the utterance.
+        start_frame: Its first frame.
+        values: `(frames, width)`.
+    """
+
+    row: int
+    part: int
+    start_frame: int
+    values: NDArray[np.floating]

@@ -60,6 +60,45 @@ def resample(waveform: Tensor, orig_rate: int, new_rate: int) -> Tensor:
     return torch.stack(rows).reshape(*waveform.shape[:-1], target)
 
 
+def source_window(start: int, stop: int, orig_rate: int, new_rate: int) -> tuple[int, int]:
+    """The samples of a waveform that the samples `start` to `stop` of the resampled one are computed from.
+
+    Returns:
+        First and last sample (exclusive, perhaps beyond the waveform's end). The first lies on the filter's
+        grid, so that resampling from there meets the same phases.
+    """
+    if orig_rate == new_rate:
+        return start, stop
+    divisor = math.gcd(orig_rate, new_rate)
+    orig, new = orig_rate // divisor, new_rate // divisor
+    reach = _width(orig, new)
+    first_frame = max(0, start // new - math.ceil(reach / orig))
+    last_frame = (stop - 1) // new
+    return first_frame * orig, (last_frame + 1) * orig + reach
+
+
+def resample_window(waveform: Tensor, first: int, start: int, stop: int, orig_rate: int, new_rate: int) -> Tensor:
+    """Samples `start` to `stop` of a resampled waveform, from the stretch that `source_window` names.
+
+    Args:
+        waveform: `(samples,)` float32, from sample `first` of the whole on; shorter where the whole ends.
+        first: As `source_window` says.
+        start: First sample of the resampled whole to give.
+        stop: Last one, exclusive.
+        orig_rate: Hz of the waveform.
+        new_rate: Hz wanted.
+    """
+    if orig_rate == new_rate:
+        return waveform[start - first : stop - first]
+    divisor = math.gcd(orig_rate, new_rate)
+    orig, new = orig_rate // divisor, new_rate // divisor
+    offset = first // orig * new
+    # Beyond the end lies silence, as in torchaudio, whose count of a long recording rounds up into it.
+    missing = max(0, math.ceil((stop - offset) * orig / new) + 1 - len(waveform))
+    resampled = resample(torch.nn.functional.pad(waveform, (0, missing)), orig_rate, new_rate)
+    return resampled[start - offset : stop - offset]
+
+
 # Eight ratios: a corpus mixes a handful of rates, and eight kernels take 256 MB at the very worst.
 @lru_cache(maxsize=8)
 def _dense(orig_rate: int, new_rate: int) -> Resample:

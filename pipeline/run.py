@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from pipeline import commandline, identity, scoring, summary, usage
 from pipeline import config as configuration
-from pipeline import identity, scoring, summary, usage
 from pipeline import manifest as manifests
 from pipeline.commits import CommitRecord
 from pipeline.config import RunConfig
@@ -45,9 +45,6 @@ class Stopped(BaseException):
 
 def main(arguments: Sequence[str]) -> int:
     """Run the pipeline; returns the exit code of the contract."""
-    if any(argument in ("-h", "--help") for argument in arguments):
-        Console(file=standard_output(), highlight=False, soft_wrap=True).print(usage.page(), markup=False)
-        return 0
     # oneDNN keeps a compiled convolution for every shape it has met, 1,024 of them. Here hardly two batches have
     # one length, so it would be memory that grows with the corpus, for nothing. Read when torch is imported.
     for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
@@ -60,7 +57,12 @@ def main(arguments: Sequence[str]) -> int:
     heeded = [signum for signum in _STOPS if signal.getsignal(signum) is not signal.SIG_IGN]
     before = {signum: signal.signal(signum, _stop) for signum in heeded}
     try:
-        config = configuration.load(arguments)
+        command = commandline.parse(arguments)
+        if command.shows in ("--help", "--version"):
+            return _show(usage.page(command.own, command.overrides) if command.shows == "--help" else usage.VERSION)
+        config = configuration.load(command.overrides, command.own)
+        if command.shows:
+            return _show(config.yaml.rstrip())
         try:
             return Session(config).run()
         except OSError as error:
@@ -92,6 +94,11 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     for other in _STOPS:
         signal.signal(other, signal.SIG_IGN)  # a clean stop is under way
     raise Stopped(signum)
+
+
+def _show(text: str) -> int:
+    Console(file=standard_output(), highlight=False, soft_wrap=True).print(text, markup=False)
+    return 0
 
 
 def _end(reason: object, code: int) -> int:
@@ -201,7 +208,8 @@ class Session:
             if options[key] is not None:
                 options[key] = os.path.abspath(os.path.expanduser(options[key]))  # "calls" here is not "calls" there
         name = type(self.config.dataset).__module__.rpartition(".")[2]
-        return {"dataset": name, **options, "shard.hours": self.config.settings.shard.hours}
+        each = {"channels": "each"} if self.config.settings.channels == "each" else {}
+        return {"dataset": name, **options, **each, "shard.hours": self.config.settings.shard.hours}
 
     def _manifest(self) -> Manifest:
         """Stage `manifest`: made once; later runs use it as it stands."""
@@ -234,7 +242,8 @@ class Session:
                     said = time.monotonic()
                     self.say(f"reading headers: {rows} utterances")
 
-            return manifests.build(self.config.dataset, self.config.settings.shard.hours, tell)
+            settings = self.config.settings
+            return manifests.build(self.config.dataset, settings.shard.hours, tell, settings.channels)
 
     def _moved(self, manifest: Manifest, before: dict[str, Any], made_with: dict[str, Any]) -> Manifest:
         """The same corpus at another place is the same work; anything else is refused."""

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.records import ArrayPart
+
 ROW_GROUP_BYTES = 64 << 20
-"""Values in one Parquet row group: what a reader must hold to read one utterance."""
+"""Values in one Parquet row group, and at most in one part: what a reader must hold to read one row."""
 
 
 class ArraySpool:
-    """Arrays in the order they come, read back in any order. The file lives in a staging folder."""
+    """Stretches of arrays in the order they come, read back whole. The file lives in a staging folder."""
 
-    def __init__(self, path: Path, dtype: np.dtype) -> None:
-        """Create `path`; `dtype` is that of the values kept."""
+    def __init__(self, path: Path, dtype: np.dtype, width: int) -> None:
+        """Create `path`; `dtype` is that of the values kept, `width` the columns of every array."""
         self._file = open(path, "w+b")  # noqa: SIM115 - closed by __exit__
         self._dtype = dtype
-        self._places: dict[int, tuple[int, int]] = {}
+        self._width = width
+        self._stretches: dict[int, list[tuple[int, int]]] = {}
         self._end = 0
 
     def __enter__(self) -> ArraySpool:
@@ -34,27 +37,49 @@ class ArraySpool:
         self._file.close()
 
     def append(self, row: int, array: NDArray[np.floating]) -> None:
-        """Keep the array of manifest row `row`."""
+        """Keep the next frames of manifest row `row`: `(frames, width)`."""
         data = np.ascontiguousarray(array, dtype=self._dtype)
+        assert data.ndim == 2, f"an array of shape {data.shape} is not frames of {self._width}"
+        assert data.shape[1] == self._width, f"frames of {data.shape[1]} values are not frames of {self._width}"
         self._file.seek(self._end)  # reading moves the position
         self._file.write(data.data)
-        self._places[row] = (self._end, data.size)
+        self._stretches.setdefault(row, []).append((self._end, len(data)))
         self._end += data.nbytes
 
-    def row_groups(self, rows: Sequence[int]) -> Iterator[tuple[list[int], list[NDArray[np.floating]]]]:
-        """Read the arrays of `rows` back, flat, in that order, a row group at a time."""
+    def row_groups(self, rows: Iterable[int]) -> Iterator[list[ArrayPart]]:
+        """Read the arrays of `rows` back, in that order, a row group at a time, cut into parts where too long."""
         self._file.flush()
-        group: list[int] = []
-        arrays: list[NDArray[np.floating]] = []
+        group: list[ArrayPart] = []
         size = 0
         for row in rows:
-            offset, count = self._places[row]
-            if group and size + count * self._dtype.itemsize > ROW_GROUP_BYTES:
-                yield group, arrays
-                group, arrays, size = [], [], 0
-            self._file.seek(offset)
-            arrays.append(np.fromfile(self._file, self._dtype, count))
-            group.append(row)
-            size += count * self._dtype.itemsize
+            for part in self._parts(row):
+                if group and size + part.values.nbytes > ROW_GROUP_BYTES:
+                    yield group
+                    group, size = [], 0
+                group.append(part)
+                size += part.values.nbytes
         if group:
-            yield group, arrays
+            yield group
+
+    def _parts(self, row: int) -> Iterator[ArrayPart]:
+        frame_bytes = self._width * self._dtype.itemsize
+        left = sum(frames for _, frames in self._stretches[row])
+        longest = max(1, ROW_GROUP_BYTES // frame_bytes)
+        stretches = iter(self._stretches[row])
+        offset, frames = next(stretches)
+        start, part = 0, 0
+        while True:
+            values = np.empty((min(left, longest), self._width), self._dtype)
+            filled = 0
+            while filled < len(values):
+                if frames == 0:
+                    offset, frames = next(stretches)
+                count = min(frames, len(values) - filled)
+                self._file.seek(offset)
+                read = np.fromfile(self._file, self._dtype, count * self._width)
+                values[filled : filled + count] = read.reshape(count, self._width)
+                offset, frames, filled = offset + count * frame_bytes, frames - count, filled + count
+            yield ArrayPart(row, part, start, values)
+            start, left, part = start + filled, left - filled, part + 1
+            if left == 0:
+                return

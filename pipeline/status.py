@@ -22,6 +22,16 @@ RECENT_BATCHES = 200
 """Throughput is that of the last batches: what the run does now, not what it did before a restart."""
 PAUSE_S = 300.0
 """A gap between batches beyond this is a stop, not work."""
+_PAGE = """\
+usage: python -m pipeline.status RUN_DIR
+
+How far a run is: done, failed, pending; throughput; estimated end. RUN_DIR is
+the folder that the run writes to, such as runs/digits/digits. Reads only; may
+be asked at any moment, also while the run goes on.
+
+exit codes
+  0    the status is printed
+  2    there is no run in that folder"""
 
 
 @dataclass(frozen=True)
@@ -115,9 +125,13 @@ def describe(status: Status, now: datetime) -> list[str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Print the status of a run directory; 0, or 2 where there is no run."""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(_PAGE)
+        return 0
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python -m pipeline.status RUN_DIR", file=sys.stderr)
-        return 0 if list(arguments) in (["-h"], ["--help"]) else 2
+        given = " ".join(arguments) or "nothing given"
+        print(f"error: {given}: give one run directory; usage: python -m pipeline.status RUN_DIR", file=sys.stderr)
+        return 2
     try:
         status = read_status(Path(arguments[0]))
     except UserError as error:

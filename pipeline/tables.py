@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.records import Failure, Transcript
+from pipeline.records import ArrayPart, Failure, Transcript
 
 SCHEMA_VERSION = 1
 
@@ -73,7 +73,9 @@ _ARROW_TYPES = {
 }
 
 _ARROW_OWN = ("__filename", "__fragment_index", "__batch_index", "__last_in_fragment")
-RESERVED = frozenset([*(field.name for field in (*MANIFEST_FIELDS, *TRANSCRIPT_FIELDS)), *_ARROW_OWN])
+CHANNEL = "channel"
+"""The channel of the file, 1 the first: ahead of the dataset's own columns, where rows name their channel."""
+RESERVED = frozenset([*(field.name for field in (*MANIFEST_FIELDS, *TRANSCRIPT_FIELDS)), CHANNEL, *_ARROW_OWN])
 """Names that a dataset's own column cannot have; such a column becomes `meta_<name>`."""
 
 
@@ -142,32 +144,28 @@ def failures_table(failures: Iterable[Failure]) -> pa.Table:
     return pa.Table.from_pylist([asdict(row) for row in sorted(failures, key=lambda f: f.id)], schema=FAILURES)
 
 
-def emission_rows(ids: Sequence[str], arrays: Sequence[NDArray[np.floating]], dtype: str, num_labels: int) -> pa.Table:
-    """Rows of `emissions/` for whole utterances: each array is `(frames, labels)`, flattened or not."""
-    return _array_rows(emissions_schema(dtype), {"num_labels": num_labels}, ids, arrays, num_labels)
+def emission_rows(ids: Sequence[str], parts: Sequence[ArrayPart], dtype: str, num_labels: int) -> pa.Table:
+    """Rows of `emissions/`: the values of each part are `(frames, labels)`."""
+    return _array_rows(emissions_schema(dtype), {"num_labels": num_labels}, ids, parts)
 
 
-def feature_rows(
-    ids: Sequence[str], layer: int, arrays: Sequence[NDArray[np.floating]], dtype: str, dim: int
-) -> pa.Table:
-    """Rows of `features/` of one layer for whole utterances: each array is `(frames, dim)`, flattened or not."""
-    return _array_rows(features_schema(dtype), {"layer": layer, "dim": dim}, ids, arrays, dim)
+def feature_rows(ids: Sequence[str], layer: int, parts: Sequence[ArrayPart], dtype: str, dim: int) -> pa.Table:
+    """Rows of `features/` of one layer: the values of each part are `(frames, dim)`."""
+    return _array_rows(features_schema(dtype), {"layer": layer, "dim": dim}, ids, parts)
 
 
 def _array_rows(
-    schema: pa.Schema,
-    constants: Mapping[str, int],
-    ids: Sequence[str],
-    arrays: Sequence[NDArray[np.floating]],
-    width: int,
+    schema: pa.Schema, constants: Mapping[str, int], ids: Sequence[str], parts: Sequence[ArrayPart]
 ) -> pa.Table:
-    """One row an utterance, its only part; `constants` are the columns with one value, the last column the lists."""
+    """One row a part; `constants` are the columns with one value, the last column the lists."""
     columns = {
         "id": pa.array(ids, pa.string()),
-        "num_frames": pa.array([_num_frames(array, width) for array in arrays], pa.int32()),
-        schema.names[-1]: _lists(arrays, schema.types[-1].value_type),
+        "part": pa.array([part.part for part in parts], pa.int16()),
+        "start_frame": pa.array([part.start_frame for part in parts], pa.int32()),
+        "num_frames": pa.array([len(part.values) for part in parts], pa.int32()),
+        schema.names[-1]: _lists([part.values for part in parts], schema.types[-1].value_type),
     }
-    for name, value in {"part": 0, "start_frame": 0, **constants}.items():
+    for name, value in constants.items():
         columns[name] = pa.array(np.full(len(ids), value), schema.field(name).type)
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
@@ -210,12 +208,6 @@ def file_metadata(path: Path) -> dict[str, Any]:
 
 def _own_fields(columns: Mapping[str, str]) -> list[pa.Field]:
     return [pa.field(name, _ARROW_TYPES[type_name]) for name, type_name in columns.items()]
-
-
-def _num_frames(array: NDArray[np.floating], width: int) -> int:
-    frames, rest = divmod(array.size, width)
-    assert rest == 0, f"{array.size} values are not frames of {width}"
-    return frames
 
 
 def _values(dtype: str) -> pa.DataType:

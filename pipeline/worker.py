@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.decoding import GreedyDecoder
 from pipeline.errors import RunError
 from pipeline.loader import Batch, Loader
 from pipeline.manifest import Manifest
-from pipeline.model.engine import Engine, Rejected
-from pipeline.planning import plan_run
+from pipeline.model.engine import Engine
+from pipeline.planning import Chunking, plan_run
 from pipeline.progress import BatchMetrics, RunProgress
-from pipeline.records import Failure
+from pipeline.records import Chunk, Failure, Rejected
+from pipeline.stitching import Stitcher
 from pipeline.writer import ShardWriter
 
 
@@ -26,6 +28,7 @@ class Job:
         manifest: What there is.
         shards: Shards to do, ascending.
         sample_rate: The model's, in Hz.
+        chunking: How long utterances are cut.
         max_batch_s: Budget of padded seconds in a batch.
         max_failures: Stop beyond this many failures; `None` for never.
         failures_before: Failures in shards that are committed already.
@@ -34,6 +37,7 @@ class Job:
     manifest: Manifest
     shards: Sequence[int]
     sample_rate: int
+    chunking: Chunking
     max_batch_s: float
     max_failures: int | None
     failures_before: int
@@ -46,36 +50,44 @@ def load_batches(job: Job, loader: Loader) -> Generator[Batch, None, None]:
         job.manifest.shard_of_row,
         job.manifest.num_samples_at(job.sample_rate),
         int(job.max_batch_s * job.sample_rate),
+        job.chunking,
     )
     return loader.batches(plan)
 
 
-def run_batches(job: Job, batches: Iterator[Batch], engine: Engine, writer: ShardWriter, progress: RunProgress) -> None:
-    """Run every batch through the model and hand the results to the writer.
+def run_batches(
+    job: Job,
+    batches: Iterator[Batch],
+    engine: Engine,
+    decoder: GreedyDecoder | None,
+    writer: ShardWriter,
+    progress: RunProgress,
+) -> None:
+    """Run every batch through the model and the decoder, and hand the results to the writer.
 
     Raises:
         RunError: More than `max_failures` utterances have failed.
     """
     failures_so_far = job.failures_before
     start_s = np.nan_to_num(np.asarray(job.manifest.table["start_s"].to_numpy(), dtype=np.float64))
+    stitcher = Stitcher(decoder, lambda row: float(start_s[row]))
     while True:
         started = time.monotonic()
         batch = next(batches, None)
         if batch is None:
             return
         loaded = time.monotonic()
-        rows = list(batch.rows)
-        emissions, rejected = engine.run(rows, batch.waveforms, batch.lengths, start_s[rows].tolist())
-        failures = [*batch.failures, *(_failure(job.manifest, item) for item in rejected)]
+        emissions, rejected = engine.run(batch.chunks, batch.waveforms, batch.lengths)
+        emissions, transcripts, rejected = stitcher.take(emissions, [*batch.rejected, *rejected])
+        failures = [_failure(job.manifest, item) for item in rejected]
         computed = time.monotonic()
-        writer.put(batch.plan.shard, emissions, failures)
+        writer.put(batch.plan.shard, emissions, transcripts, failures)
         written = time.monotonic()
-        planned = np.asarray([chunk.row for chunk in batch.plan.chunks])
         progress.batch(
             BatchMetrics(
                 batch=batch.plan.index,
                 shard=batch.plan.shard,
-                size=len(rows),
+                size=len(batch.chunks),
                 failed=len(failures),
                 padded_s=batch.waveforms.numel() / job.sample_rate,
                 valid_s=int(batch.lengths.sum()) / job.sample_rate,
@@ -83,7 +95,7 @@ def run_batches(job: Job, batches: Iterator[Batch], engine: Engine, writer: Shar
                 forward_s=computed - loaded,
                 write_s=written - computed,
             ),
-            covered_s=float(np.nansum(job.manifest.duration_s[planned])),
+            covered_s=sum(_own_s(job, chunk) for chunk in batch.plan.chunks),
         )
         failures_so_far += len(failures)
         if job.max_failures is not None and failures_so_far > job.max_failures:
@@ -94,6 +106,14 @@ def run_batches(job: Job, batches: Iterator[Batch], engine: Engine, writer: Shar
             )
 
 
-def _failure(manifest: Manifest, rejected: Rejected) -> Failure:
-    utterance = manifest.utterance(rejected.row)
-    return Failure(utterance.id, utterance.path, "model", rejected.error, rejected.message)
+def _own_s(job: Job, chunk: Chunk) -> float:
+    """Seconds of the recording that a chunk answers for: without what it shares with the next."""
+    if chunk.whole:
+        return float(np.nan_to_num(job.manifest.duration_s[chunk.row]))
+    shared = 0 if chunk.last else 2 * chunk.context * job.chunking.stride
+    return (chunk.num_samples - shared) / job.sample_rate
+
+
+def _failure(manifest: Manifest, item: Rejected) -> Failure:
+    utterance = manifest.utterance(item.chunk.row)
+    return Failure(utterance.id, utterance.path, item.stage, item.error, item.message, item.attempts)

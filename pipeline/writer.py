@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipeline import tables
 from pipeline.commits import CommitRecord
 from pipeline.manifest import Manifest
-from pipeline.records import Emission, Failure
+from pipeline.records import Emission, Failure, Transcript
 from pipeline.scoring import COUNTS, count_errors
 from pipeline.spool import ArraySpool
 from pipeline.store import RunDirectory
@@ -67,11 +67,13 @@ class ShardAssembler:
         self._folder = directory.new_staging(shard)
         self._open = ExitStack()
         emission_type, feature_type = np.dtype(settings.emission_dtype), np.dtype(settings.feature_dtype)
-        self._logits = self._spool("emissions", emission_type) if "emissions" in settings.outputs else None
-        self._features = {layer: self._spool(f"layer-{layer}", feature_type) for layer in settings.layers}
+        self._logits: ArraySpool | None = None
+        if "emissions" in settings.outputs:
+            self._logits = self._spool("emissions", emission_type, settings.num_labels)
+        self._features = {layer: self._spool(f"layer-{layer}", feature_type, settings.dim) for layer in settings.layers}
 
-    def _spool(self, name: str, dtype: np.dtype) -> ArraySpool:
-        return self._open.enter_context(ArraySpool(self._folder / f"{name}.spool", dtype))
+    def _spool(self, name: str, dtype: np.dtype, width: int) -> ArraySpool:
+        return self._open.enter_context(ArraySpool(self._folder / f"{name}.spool", dtype, width))
 
     @property
     def complete(self) -> bool:
@@ -84,14 +86,18 @@ class ShardAssembler:
         return {failure.id for failure in self._failures}
 
     def add(self, emission: Emission) -> None:
-        """Keep the result of one utterance."""
+        """Keep the result of one chunk; those of an utterance come in order."""
+        row = emission.chunk.row
         if self._logits is not None and emission.logits is not None:
-            self._logits.append(emission.row, emission.logits)
+            self._logits.append(row, emission.logits)
         for layer, spool in self._features.items():
-            spool.append(emission.row, emission.features[layer])
-        if emission.transcript is not None:
-            self._transcripts[emission.row] = tables.transcript_columns(emission.transcript)
-        self._done.add(emission.row)
+            spool.append(row, emission.features[layer])
+        if emission.chunk.last:
+            self._done.add(row)
+
+    def transcribe(self, row: int, transcript: Transcript) -> None:
+        """Keep the transcript of one utterance."""
+        self._transcripts[row] = tables.transcript_columns(transcript)
 
     def fail(self, failure: Failure) -> None:
         """Keep the failure of one utterance."""
@@ -148,9 +154,9 @@ class ShardAssembler:
         settings, path = self._settings, self._folder / "emissions.parquet"
         schema = tables.emissions_schema(settings.emission_dtype)
         with tables.open_writer(path, schema, settings.metadata, values="emission") as writer:
-            for rows, arrays in spool.row_groups(order):
-                ids = [self._id(row) for row in rows]
-                writer.write_table(tables.emission_rows(ids, arrays, settings.emission_dtype, settings.num_labels))
+            for parts in spool.row_groups(order):
+                ids = [self._id(part.row) for part in parts]
+                writer.write_table(tables.emission_rows(ids, parts, settings.emission_dtype, settings.num_labels))
         return path
 
     def _write_features(self, order: Sequence[int]) -> Path:
@@ -158,9 +164,9 @@ class ShardAssembler:
         schema = tables.features_schema(settings.feature_dtype)
         with tables.open_writer(path, schema, settings.metadata, values="feature") as writer:
             for layer, spool in sorted(self._features.items()):
-                for rows, arrays in spool.row_groups(order):
-                    ids = [self._id(row) for row in rows]
-                    writer.write_table(tables.feature_rows(ids, layer, arrays, settings.feature_dtype, settings.dim))
+                for parts in spool.row_groups(order):
+                    ids = [self._id(part.row) for part in parts]
+                    writer.write_table(tables.feature_rows(ids, layer, parts, settings.feature_dtype, settings.dim))
         return path
 
     def _transcripts_table(self, order: Sequence[int], counts: Counter[str]) -> pa.Table:
@@ -182,6 +188,7 @@ class ShardAssembler:
 class _Results:
     shard: int
     emissions: Sequence[Emission]
+    transcripts: Mapping[int, Transcript]
     failures: Sequence[Failure]
 
 
@@ -217,13 +224,25 @@ class ShardWriter:
         self._thread = threading.Thread(target=self._work, name="shard-writer", daemon=True)
         self._thread.start()
 
-    def put(self, shard: int, emissions: Sequence[Emission], failures: Sequence[Failure]) -> None:
+    def put(
+        self,
+        shard: int,
+        emissions: Sequence[Emission],
+        transcripts: Mapping[int, Transcript],
+        failures: Sequence[Failure],
+    ) -> None:
         """Hand over results; waits while the writer is behind.
+
+        Args:
+            shard: Theirs.
+            emissions: Those of an utterance in the order of its chunks.
+            transcripts: By manifest row, not later than the utterance's last emission.
+            failures: Utterances of which nothing else will come.
 
         Raises:
             Exception: Whatever stopped the writer, in the caller's thread.
         """
-        results: _Results | None = _Results(shard, emissions, failures)
+        results: _Results | None = _Results(shard, emissions, transcripts, failures)
         while True:
             self._raise()
             try:
@@ -275,6 +294,8 @@ class ShardWriter:
         assembler = shards[results.shard]
         for emission in results.emissions:
             assembler.add(emission)
+        for row, transcript in results.transcripts.items():
+            assembler.transcribe(row, transcript)
         for failure in results.failures:
             before = self._retried.get(results.shard, {}).get(failure.id, 0)
             assembler.fail(replace(failure, attempts=failure.attempts + before))

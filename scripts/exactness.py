@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
-from pipeline.audio import read_waveform
 from pipeline.model import digits
 from pipeline.model.catalog import MODELS, weights_path
 from pipeline.model.exact import ExactForward
 from pipeline.resampling import resample
+from pipeline.waveforms import read_waveform
 
 
 def differences(model: torch.nn.Module, waveforms: list[torch.Tensor]) -> tuple[list[float], list[float]]:

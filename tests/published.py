@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torchaudio
+from random_models import architecture, build
 
 from pipeline.model.catalog import ModelFacts
 
@@ -17,13 +18,12 @@ def random_state_dict(facts: ModelFacts, seed: int) -> dict[str, torch.Tensor]:
     """
     if facts.bundle is None:
         raise ValueError(f"{facts.name} is not a bundle of torchaudio")
-    bundle = getattr(torchaudio.pipelines, facts.bundle)
-    torch.manual_seed(seed)
-    state: dict[str, torch.Tensor] = torchaudio.models.wav2vec2_model(**bundle._params).state_dict()
+    state: dict[str, torch.Tensor] = build(*architecture(facts), seed).state_dict()
     for old, new in (("original0", "weight_g"), ("original1", "weight_v")):
         prefix = "encoder.transformer.pos_conv_embed.conv."
         state[prefix + new] = state.pop(f"{prefix}parametrizations.weight.{old}")
-    for axis in sorted(getattr(bundle, "_remove_aux_axis", ())):
+    removed = getattr(getattr(torchaudio.pipelines, facts.bundle), "_remove_aux_axis", ())
+    for axis in sorted(removed):
         for key in ("aux.weight", "aux.bias"):
             tensor = state[key]
             state[key] = torch.cat([tensor[:axis], torch.zeros_like(tensor[:1]), tensor[axis:]])

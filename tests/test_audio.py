@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline import containers
-from pipeline.audio import AudioError, encode_path, read_header, read_waveform, resolve_path
+from pipeline.audio import AudioError, encode_path, read_header, resolve_path
 from pipeline.rates import resampled_length
+from pipeline.waveforms import read_waveform
 
 DATA = Path(__file__).parent / "data"
 SPEECH = DATA / "librivox" / "sense_and_sensibility_01_austen_64kb-0880.wav"
@@ -528,6 +529,6 @@ def test_resampled_length_is_the_ceiling_for_ordinary_lengths() -> None:
 
 
 def test_reading_audio_does_not_load_torch() -> None:
-    code = "import sys, pipeline.audio; sys.exit('torch' in sys.modules or 'pyarrow' in sys.modules)"
+    code = "import sys, pipeline.waveforms; sys.exit('torch' in sys.modules or 'pyarrow' in sys.modules)"
     root = Path(__file__).parent.parent
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

@@ -18,7 +18,7 @@ from pipeline import config, overrides
 from pipeline.config import RunConfig, load, mask_secrets
 from pipeline.datasets.folder import EXTENSIONS
 from pipeline.errors import UserError
-from pipeline.model.catalog import MODELS, ModelFacts, weights_path
+from pipeline.model.catalog import MODELS
 
 REPOSITORY = Path(__file__).parent.parent
 BASE = "wav2vec2_asr_base_960h"
@@ -68,7 +68,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("hydra.run.dir=/tmp", ["hydra.run.dir=/tmp", "no such key"]),
     ("hydra/launcher=basic", ["hydra/launcher=basic", "no such key"]),
     ("executor=ray", ["executor=ray", "no such key"]),
-    ("chunk.seconds=60", ["chunk.seconds=60", "no such key"]),
+    ("chunk.second=60", ["chunk.second=60", "did you mean chunk.seconds?"]),
     ("dataset=digits dataset.root=/data", ["dataset.root", "/data", "no such key"]),
     ("dataset.path=list.jsonl", ["dataset.path", "list.jsonl", "did you mean dataset.root?"]),
     ("dataset=folder dataset.rot=/data", ["dataset.rot=/data", "did you mean dataset.root?"]),
@@ -80,10 +80,13 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("model._target_=os.system", ["model._target_=os.system", "no such key"]),
     ("dataset._target_=os.system", ["dataset._target_=os.system", "no such key"]),
     # choices
-    ("dataset=voicez", ["dataset=voicez", "did you mean voices?", "digits, folder, manifest, voices"]),
-    ("dataset=", ["dataset=", "digits, folder, manifest, voices"]),
-    ("dataset=null", ["dataset=", "digits, folder, manifest, voices"]),
-    ("dataset={connector:folder}", ["dataset=", "digits, folder, manifest, voices"]),
+    (
+        "dataset=voicez",
+        ["dataset=voicez", "did you mean voices?", "commonvoice, digits, folder, librispeech, manifest, voices"],
+    ),
+    ("dataset=", ["dataset=", "commonvoice, digits, folder, librispeech, manifest, voices"]),
+    ("dataset=null", ["dataset=", "commonvoice, digits, folder, librispeech, manifest, voices"]),
+    ("dataset={connector:folder}", ["dataset=", "commonvoice, digits, folder, librispeech, manifest, voices"]),
     ("model=hubert", ["model=hubert", "did you mean hubert_base?", BASE, "digits"]),
     ("model=WAV2VEC2_ASR_BASE_960H", ["model=WAV2VEC2_ASR_BASE_960H", BASE]),
     ("model=[digits]", ["model=", "hubert_base", BASE]),
@@ -470,85 +473,6 @@ def test_the_recorded_configuration_is_resolved(monkeypatch: pytest.MonkeyPatch,
     assert recorded.model.name == BASE
     assert recorded.features.layers == [1, 2]
     assert not OmegaConf.missing_keys(recorded)
-
-
-# --- the catalogue of models
-
-
-def test_every_model_has_a_choice_and_every_choice_a_model() -> None:
-    assert overrides.group_choices("model") == sorted(MODELS)
-    for name in MODELS:
-        assert load(["dataset=digits", f"model={name}"]).model is MODELS[name]
-
-
-BUNDLES = [facts for facts in MODELS.values() if facts.bundle is not None]
-
-
-@pytest.mark.parametrize("facts", BUNDLES, ids=lambda facts: facts.name)
-def test_the_catalogue_says_what_torchaudio_says_of_a_bundle(facts: ModelFacts) -> None:
-    import torchaudio
-
-    bundle = getattr(torchaudio.pipelines, facts.bundle)
-    labels = bundle.get_labels() if hasattr(bundle, "get_labels") else ()
-    assert facts.name == facts.bundle.lower()
-    assert facts.labels == labels
-    assert facts.sample_rate == bundle.sample_rate
-    assert facts.num_layers == bundle._params["encoder_num_layers"]
-    assert facts.dim == bundle._params["encoder_embed_dim"]
-    assert len(facts.labels) == (bundle._params["aux_num_out"] or 0)
-    assert facts.weights_file == bundle._path
-    assert not facts.labels or facts.labels[facts.blank] == "-"
-
-
-def test_the_catalogue_says_what_the_shipped_model_is() -> None:
-    from pipeline.model.digits import ARCHITECTURE
-
-    facts = MODELS["digits"]
-    assert facts.num_layers == ARCHITECTURE["encoder_num_layers"]
-    assert facts.dim == ARCHITECTURE["encoder_embed_dim"]
-    assert len(facts.labels) == ARCHITECTURE["aux_num_out"]
-    assert weights_path(facts).is_file()
-
-
-@pytest.mark.parametrize("facts", MODELS.values(), ids=lambda facts: facts.name)
-def test_frames_of_a_length_are_those_of_the_feature_extractor(facts: ModelFacts) -> None:
-    import torch
-    import torchaudio
-    from torchaudio.models.wav2vec2.components import _get_feature_extractor
-
-    from pipeline.model.digits import ARCHITECTURE
-
-    params = ARCHITECTURE if facts.bundle is None else getattr(torchaudio.pipelines, facts.bundle)._params
-    layers = params["extractor_conv_layer_config"]
-    narrow = [(1, kernel, stride) for _, kernel, stride in layers]  # the width does not change the length
-    extractor = _get_feature_extractor("group_norm", narrow, False).eval()
-    lengths = torch.arange(400, 5001)
-    with torch.inference_mode():
-        features, frames = extractor(torch.zeros(1, 5000), lengths)
-        assert [facts.num_frames(int(length)) for length in lengths] == frames.tolist()
-        assert facts.num_frames(5000) == features.shape[1]
-        for length in (400, 719, 720, 721, 1039, 1040, 4999):
-            assert extractor(torch.zeros(1, length), None)[0].shape[1] == facts.num_frames(length)
-
-
-@pytest.mark.parametrize("facts", MODELS.values(), ids=lambda facts: facts.name)
-def test_one_frame_needs_400_samples_and_the_next_320_more(facts: ModelFacts) -> None:
-    assert facts.min_samples == 400
-    assert facts.stride == 320
-    assert facts.seconds_per_frame == pytest.approx(0.02)
-    assert [facts.num_frames(n) for n in (0, 1, 399, 400, 719, 720)] == [0, 0, 0, 1, 1, 2]
-
-
-def test_weights_are_looked_for_where_torch_hub_keeps_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import torch
-
-    facts = MODELS[BASE]
-    for variables in ({"TORCH_HOME": str(tmp_path / "a")}, {"XDG_CACHE_HOME": str(tmp_path / "b")}, {}):
-        monkeypatch.delenv("TORCH_HOME", raising=False)
-        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        assert weights_path(facts) == Path(torch.hub.get_dir()) / "checkpoints" / facts.weights_file
 
 
 # --- the command

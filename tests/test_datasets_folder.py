@@ -237,14 +237,14 @@ def test_every_connector_has_options_that_its_yaml_gives(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "nope", "folder.x", "../folder", "__init__", "Folder"])
 def test_an_unknown_connector_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(UserError, match=r"dataset\.connector=.*there are digits, folder, .*manifest, .*voices"):
+    with pytest.raises(UserError, match=r"dataset\.connector=.*there are commonvoice, digits, .*manifest, .*voices"):
         datasets.load(name)
 
 
 def test_datasets_load_neither_torch_nor_arrow_nor_a_decoder() -> None:
     code = (
         "import sys; from pipeline import datasets\n"
-        "for name in ('voices', 'folder', 'manifest', 'digits'): datasets.load(name)\n"
+        "for name in ('voices', 'librispeech', 'commonvoice', 'folder', 'manifest', 'digits'): datasets.load(name)\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'pyarrow', 'soundfile')) and 1)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import tables
-from pipeline.audio import read_waveform
 from pipeline.datasets import Connector, manifest
 from pipeline.errors import UserError
 from pipeline.records import Utterance
+from pipeline.waveforms import read_waveform
 
 LIBRIVOX = Path(__file__).parent / "data" / "librivox"
 SPEECH = "sense_and_sensibility_01_austen_64kb-0880.wav"
@@ -122,7 +122,6 @@ def test_a_missing_key_is_null(tmp_path: Path) -> None:
 
 
 def test_taken_names_get_a_prefix(tmp_path: Path) -> None:
-    assert manifest.TAKEN == tables.RESERVED
     utterance = one(tmp_path, path="p", wer=0.5, meta_wer="own", **{"": "nameless"})
     assert utterance.columns == {"meta_path": "p", "meta_meta_wer": 0.5, "meta_wer": "own", "meta_": "nameless"}
     dataset = manifest.Dataset(manifest.Options(path=str(tmp_path / "list.jsonl")))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audio import read_waveform
 from pipeline.datasets import Connector, voices
 from pipeline.errors import UserError
 from pipeline.records import Utterance
+from pipeline.waveforms import read_waveform
 
 LIBRIVOX = sorted((Path(__file__).parent / "data" / "librivox").glob("*.wav"))
 SOURCE = "Lab41-SRI-VOiCES-src-sp0307-ch127535-sg0042"

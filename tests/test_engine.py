@@ -15,8 +15,9 @@ from pipeline.model import engine as engines
 from pipeline.model.catalog import MODELS
 from pipeline.model.engine import Engine, EngineSettings
 from pipeline.model.exact import ModelOutput
+from pipeline.records import Chunk
 
-SETTINGS = EngineSettings(layers=(2, 4), feature_dtype="float16", logits=True, transcripts=True)
+SETTINGS = EngineSettings(layers=(2, 4), feature_dtype="float16", logits=True)
 
 
 @pytest.fixture
@@ -26,12 +27,12 @@ def engine() -> Engine:
 
 
 @pytest.fixture
-def batch() -> tuple[list[int], torch.Tensor, torch.Tensor, list[float]]:
+def batch() -> tuple[list[Chunk], torch.Tensor, torch.Tensor]:
     """Five utterances of different lengths, longest first, as the planner gives them."""
     lengths = torch.tensor([9000, 7000, 5000, 3000, 1000])
     noise = 0.1 * torch.randn(5, 9000, generator=torch.Generator().manual_seed(1))
     waveforms = noise * (torch.arange(9000) < lengths[:, None])
-    return [10, 11, 12, 13, 14], waveforms, lengths, [0.0] * 5
+    return [Chunk(row, int(length)) for row, length in zip(range(10, 15), lengths, strict=True)], waveforms, lengths
 
 
 def with_memory_for(engine: Engine, monkeypatch: pytest.MonkeyPatch, padded_samples: int) -> list[int]:
@@ -57,12 +58,12 @@ def test_a_batch_that_does_not_fit_is_split_and_gives_the_same_answers(
     tried = with_memory_for(engine, monkeypatch, 20_000)
     pieces, rejected = engine.run(*batch)
     assert rejected == []
-    assert [emission.row for emission in pieces] == [10, 11, 12, 13, 14]
+    assert [emission.chunk.row for emission in pieces] == [10, 11, 12, 13, 14]
     assert max(tried) > 20_000
     for left, right in zip(whole, pieces, strict=True):
         assert left.num_frames == right.num_frames
         assert np.abs(left.logits - right.logits).max() <= 1e-4
-        assert left.transcript.ctc_text == right.transcript.ctc_text
+        assert np.array_equal(left.path.labels, right.path.labels)
 
 
 def test_the_size_that_fits_is_remembered(engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,9 +80,9 @@ def test_only_an_utterance_that_does_not_fit_alone_is_rejected(
 ) -> None:
     with_memory_for(engine, monkeypatch, 8_000)
     emissions, rejected = engine.run(*batch)
-    assert [(item.row, item.error) for item in rejected] == [(10, "out_of_memory")]
+    assert [(item.chunk.row, item.error) for item in rejected] == [(10, "out_of_memory")]
     assert "9000 samples" in rejected[0].message
-    assert [emission.row for emission in emissions] == [11, 12, 13, 14]
+    assert [emission.chunk.row for emission in emissions] == [11, 12, 13, 14]
 
 
 def test_on_a_cpu_memory_is_asked_for_before_it_is_taken(
@@ -140,8 +141,8 @@ def test_values_that_are_not_finite_reject_the_utterance_they_belong_to(
 
     monkeypatch.setattr(engine, "_forward", spoilt)
     emissions, rejected = engine.run(*batch)
-    assert [(item.row, item.error) for item in rejected] == [(11, "non_finite"), (13, "non_finite")]
-    assert [emission.row for emission in emissions] == [10, 12, 14]
+    assert [(item.chunk.row, item.error) for item in rejected] == [(11, "non_finite"), (13, "non_finite")]
+    assert [emission.chunk.row for emission in emissions] == [10, 12, 14]
 
 
 def test_a_feature_that_float16_cannot_hold_rejects_the_utterance_and_names_the_remedy(
@@ -156,7 +157,7 @@ def test_a_feature_that_float16_cannot_hold_rejects_the_utterance_and_names_the_
 
     monkeypatch.setattr(engine, "_forward", large)
     _, rejected = engine.run(*batch)
-    assert [(item.row, item.error) for item in rejected] == [(12, "non_finite")]
+    assert [(item.chunk.row, item.error) for item in rejected] == [(12, "non_finite")]
     assert "features.dtype=float32" in rejected[0].message
     engine.settings = replace(SETTINGS, feature_dtype="float32")
     emissions, rejected = engine.run(*batch)
@@ -165,7 +166,7 @@ def test_a_feature_that_float16_cannot_hold_rejects_the_utterance_and_names_the_
 
 
 def test_nothing_in_gives_nothing_out(engine: Engine) -> None:
-    assert engine.run([], torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64), []) == ([], [])
+    assert engine.run([], torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64)) == ([], [])
 
 
 def test_devices_and_precisions_that_are_not_there_are_refused() -> None:

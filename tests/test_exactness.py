@@ -3,96 +3,94 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torchaudio
+from exactness import NEAR_TIE, TOLERANCE, assert_same, exact, pad, recordings, stock_alone
+from exactness import speech as real_speech
+from random_models import architecture, build, wrapped
+from running import SHIPPED
 from safetensors.torch import load_file
 
-from pipeline.audio import read_waveform
 from pipeline.model import digits
-from pipeline.model.catalog import MODELS, weights_path
-from pipeline.model.exact import ExactForward, group_norm_affine
-from pipeline.resampling import resample
+from pipeline.model.catalog import MODELS, ModelFacts, weights_path
+from pipeline.model.exact import ExactForward, position_bias
+from pipeline.model.front_end import FrontEnd, normalized
 
-DATA = Path(__file__).parent / "data"
-SHIPPED = Path(digits.__file__).parents[1] / "shipped"
-TOLERANCE = 1e-4
-NEAR_TIE = 2e-4
-"""A label may change only where the two best logits are closer than this."""
+SMALL = {
+    "extractor_conv_layer_config": digits.ARCHITECTURE["extractor_conv_layer_config"],
+    "encoder_embed_dim": 96,
+    "encoder_num_layers": 3,
+    "encoder_num_heads": 4,
+    "encoder_ff_interm_features": 192,
+    "encoder_pos_conv_groups": 8,
+}
+"""What of an architecture does not change its kind."""
 
-
-def recordings(paths: list[Path]) -> list[torch.Tensor]:
-    waveforms = []
-    for path in paths:
-        samples, rate = read_waveform(str(path))
-        waveforms.append(resample(torch.from_numpy(samples), rate, 16_000))
-    return waveforms
+# A bundle of each kind: group norm after or before the layers' own norms, layer norms with and without a bias of
+# the convolutions, normalised waveforms, log-probabilities, WavLM with either front end.
+KINDS = (
+    "wav2vec2_asr_base_960h",
+    "hubert_base",
+    "wav2vec2_asr_large_lv60k_960h",
+    "hubert_asr_large",
+    "wav2vec2_xlsr_300m",
+    "mms_fa",
+    "voxpopuli_asr_base_10k_de",
+    "wavlm_base",
+    "wavlm_large",
+)
 
 
 @pytest.fixture(scope="module")
 def speech() -> list[torch.Tensor]:
-    """Six real recordings of 2.5 to 5 s: LibriVox and VOiCES."""
-    paths = [*sorted((DATA / "librivox").glob("*.wav")), *SHIPPED.glob("voices/source-16k/**/*.wav")]
-    waveforms = recordings(paths)
+    waveforms = real_speech()
     assert len({len(waveform) for waveform in waveforms}) >= 5
     return waveforms
 
 
-def pad(waveforms: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    lengths = torch.tensor([len(waveform) for waveform in waveforms])
-    return torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True), lengths
+def small(facts: ModelFacts, seed: int = 0) -> torch.nn.Module:
+    """A model of the bundle's kind, wrapped as its bundle wraps it, but narrow and shallow."""
+    kind, params = architecture(facts)
+    return wrapped(build(kind, params | SMALL, seed), facts)
 
 
-def assert_batched_equals_stock_alone(stock: torch.nn.Module, waveforms: list[torch.Tensor]) -> None:
-    exact = ExactForward(copy.deepcopy(stock))
-    layers = range(1, len(stock.encoder.transformer.layers) + 1)
-    together = exact(*pad(waveforms), layers)
-    for index, waveform in enumerate(waveforms):
-        with torch.inference_mode():
-            features, _ = stock.extract_features(waveform[None])
-            emission, _ = stock(waveform[None])
-        frames = int(together.num_frames[index])
-        assert frames == emission.shape[1]
-        assert list(together.features) == list(layers)
-        for layer, expected in enumerate(features, start=1):
-            got = together.features[layer][index, :frames]
-            assert (got - expected[0]).abs().max() <= TOLERANCE
-        if stock.aux is None:
-            assert together.logits is None
-            continue
-        logits = together.logits[index, :frames]
-        assert (logits - emission[0]).abs().max() <= TOLERANCE
-        best = emission[0].topk(2).values
-        changed = logits.argmax(-1) != emission[0].argmax(-1)
-        assert not (changed & (best[:, 0] - best[:, 1] > NEAR_TIE)).any()
-
-
-@pytest.mark.slow
-def test_base_architecture_batched_equals_torchaudio_alone(speech: list[torch.Tensor]) -> None:
-    torch.manual_seed(0)
-    assert_batched_equals_stock_alone(torchaudio.models.wav2vec2_base(aux_num_out=29).eval(), speech)
-
-
-@pytest.mark.slow
-def test_hubert_base_architecture_batched_equals_torchaudio_alone(speech: list[torch.Tensor]) -> None:
-    torch.manual_seed(1)
-    assert_batched_equals_stock_alone(torchaudio.models.hubert_base().eval(), speech)
-
-
-def test_digits_model_batched_equals_torchaudio_alone(speech: list[torch.Tensor]) -> None:
+def digits_model() -> torch.nn.Module:
     model = digits.build().eval()
     model.load_state_dict(load_file(weights_path(MODELS["digits"])))
-    shipped = recordings(sorted((SHIPPED / "digits").glob("*.flac"))[::4])
-    assert_batched_equals_stock_alone(model, shipped + speech[:2])
+    return model
 
 
-def test_stock_torchaudio_batched_does_not_equal_itself_alone(speech: list[torch.Tensor]) -> None:
-    """The check above can fail: it does for the model it is a remedy for."""
-    torch.manual_seed(0)
-    stock = digits.build().eval()
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_batched_equals_torchaudio_alone(name: str, speech: list[torch.Tensor]) -> None:
+    facts = MODELS[name]
+    stock = small(facts)
+    waveforms = [*speech, speech[0][:400], torch.zeros(3000), 0.1 + 0.1 * speech[1]]
+    alone = stock_alone(stock, waveforms)
+    assert_same(exact(stock, facts)(*pad(waveforms), [1, 2, 3]), alone)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_is_the_same_beside_any_neighbour(name: str, speech: list[torch.Tensor]) -> None:
+    facts = MODELS[name]
+    forward = exact(small(facts, seed=1), facts)
+    alone = forward(*pad(speech[:1]), [2])
+    loud = 20 * torch.randn(3 * len(speech[0]), generator=torch.Generator().manual_seed(0))
+    beside = forward(*pad([loud, speech[0], torch.zeros(400)]), [2])
+    frames = int(alone.num_frames[0])
+    assert (beside.features[2][1, :frames] - alone.features[2][0]).abs().max() <= TOLERANCE
+    if facts.labels:
+        assert (beside.logits[1, :frames] - alone.logits[0]).abs().max() <= TOLERANCE
+    assert beside.num_frames.tolist()[1:] == [frames, 1]
+
+
+@pytest.mark.parametrize("name", ["wav2vec2_asr_base_960h", "wav2vec2_asr_large_lv60k_960h"])
+def test_stock_torchaudio_batched_does_not_equal_itself_alone(name: str, speech: list[torch.Tensor]) -> None:
+    """The check above can fail: it does for the models it is a remedy for."""
+    stock = small(MODELS[name])
     waveforms, lengths = pad(speech[:3])
     with torch.inference_mode():
         together, frames = stock(waveforms, lengths)
@@ -101,44 +99,85 @@ def test_stock_torchaudio_batched_does_not_equal_itself_alone(speech: list[torch
     assert difference > 10 * TOLERANCE
 
 
-def test_an_utterance_is_the_same_beside_any_neighbour(speech: list[torch.Tensor]) -> None:
-    torch.manual_seed(2)
-    exact = ExactForward(digits.build().eval())
-    alone = exact(*pad(speech[:1]), [2])
-    loud = 20 * torch.randn(3 * len(speech[0]))
-    beside = exact(*pad([loud, speech[0], torch.zeros(400)]), [2])
-    frames = int(alone.num_frames[0])
-    assert (beside.logits[1, :frames] - alone.logits[0]).abs().max() <= TOLERANCE
-    assert (beside.features[2][1, :frames] - alone.features[2][0]).abs().max() <= TOLERANCE
-    assert int(beside.num_frames[2]) == 1
+def test_stock_torchaudio_refuses_batches_for_wavlm(speech: list[torch.Tensor]) -> None:
+    with pytest.raises(AssertionError), torch.inference_mode():
+        small(MODELS["wavlm_base"])(*pad(speech[:2]))
 
 
-@pytest.mark.parametrize(
-    ("name", "waveform"),
-    [
-        ("silence", torch.zeros(4000)),
-        ("constant", torch.full((4000,), 0.3)),
-        ("offset", 0.5 + 1e-3 * torch.randn(4000, generator=torch.Generator().manual_seed(0))),
-        ("quiet", 1e-5 * torch.randn(4000, generator=torch.Generator().manual_seed(1))),
-        ("one frame", torch.randn(400, generator=torch.Generator().manual_seed(2))),
-    ],
-)
-def test_group_norm_from_moments_equals_group_norm(name: str, waveform: torch.Tensor) -> None:
-    torch.manual_seed(3)
-    block = digits.build().feature_extractor.conv_layers[0]
-    torch.nn.init.normal_(block.layer_norm.weight)
-    torch.nn.init.normal_(block.layer_norm.bias)
-    waveforms = torch.nn.functional.pad(waveform, (0, 777))[None]
-    frames = torch.tensor([(len(waveform) - 10) // 5 + 1])
-    scale, shift = group_norm_affine(waveforms, frames, block)
+def test_log_probabilities_are_those_of_a_distribution(speech: list[torch.Tensor]) -> None:
+    facts = MODELS["mms_fa"]
+    output = exact(small(facts), facts)(*pad(speech[:2]), [])
+    assert output.logits.shape[-1] == len(facts.labels) == 28  # no star
+    assert torch.allclose(output.logits[0].exp().sum(-1), torch.ones(output.logits.shape[1]), atol=1e-5)
+
+
+def test_digits_model_batched_equals_torchaudio_alone(speech: list[torch.Tensor]) -> None:
+    waveforms = recordings(sorted((SHIPPED / "digits").glob("*.flac"))[::4]) + speech[:2]
+    stock = digits_model()
+    alone = stock_alone(stock, waveforms)
+    assert_same(exact(stock)(*pad(waveforms), range(1, 5)), alone)
+
+
+WAVEFORMS = [
+    ("silence", torch.zeros(4000)),
+    ("constant", torch.full((4000,), 0.3)),
+    ("offset", 0.5 + 1e-3 * torch.randn(4000, generator=torch.Generator().manual_seed(0))),
+    ("quiet", 1e-5 * torch.randn(4000, generator=torch.Generator().manual_seed(1))),
+    ("loud", 1e4 * torch.randn(4000, generator=torch.Generator().manual_seed(3))),
+    ("one frame", torch.randn(400, generator=torch.Generator().manual_seed(2))),
+]
+
+
+@pytest.mark.parametrize("mode", ["group_norm", "layer_norm"])
+@pytest.mark.parametrize("waveform", [waveform for _, waveform in WAVEFORMS], ids=[name for name, _ in WAVEFORMS])
+def test_the_front_end_equals_torchaudios(mode: str, waveform: torch.Tensor) -> None:
+    stock = extractor(mode)
+    # The reference in float64: torch's own float32 statistics lose digits where the variance is tiny.
     with torch.inference_mode():
-        convolved = block.conv(waveform[None, None])
-        # The reference in float64: torch's own float32 statistics lose digits where the variance is tiny.
-        expected = (
-            copy.deepcopy(block).double().layer_norm(copy.deepcopy(block).double().conv(waveform[None, None].double()))
-        )
-        got = convolved * scale[:, :, None] + shift[:, :, None]
-    assert (got - expected).abs().max() <= 1e-3 * max(1.0, float(expected.abs().max()))
+        expected, _ = copy.deepcopy(stock).double()(waveform[None].double(), None)
+    front_end = FrontEnd(stock.conv_layers, normalize_waveform=False, dtype=torch.float32)
+    with torch.inference_mode():
+        got, num_frames = front_end(torch.nn.functional.pad(waveform, (0, 777))[None], torch.tensor([len(waveform)]))
+    assert num_frames.tolist() == [expected.shape[1]]
+    assert (got[:, : expected.shape[1]] - expected).abs().max() <= 1e-3 * max(1.0, float(expected.abs().max()))
+
+
+def extractor(mode: str) -> Any:
+    kind, params = architecture(MODELS["digits"])
+    bias = {"extractor_mode": mode, "extractor_conv_bias": mode == "layer_norm"}
+    return build(kind, params | bias, seed=3).feature_extractor
+
+
+@pytest.mark.parametrize("waveform", [waveform for _, waveform in WAVEFORMS], ids=[name for name, _ in WAVEFORMS])
+def test_a_waveform_is_normalised_over_its_own_samples(waveform: torch.Tensor) -> None:
+    padded = torch.nn.functional.pad(torch.stack([waveform, 3 * waveform]), (0, 500))
+    got = normalized(padded, torch.tensor([len(waveform), len(waveform) + 500]))
+    assert torch.equal(got[0, : len(waveform)], torch.nn.functional.layer_norm(waveform, waveform.shape))
+    assert not got[0, len(waveform) :].any()
+
+
+@pytest.mark.parametrize("frames", [1, 2, 49, 700])
+def test_wavlms_position_bias_is_torchaudios(frames: int) -> None:
+    attention = small(MODELS["wavlm_base"]).encoder.transformer.layers[0].attention
+    with torch.inference_mode():
+        assert torch.equal(position_bias(attention, frames)[0], attention.compute_bias(frames, frames))
+
+
+def test_a_front_end_that_is_not_known_is_refused() -> None:
+    blocks = extractor("layer_norm").conv_layers
+    blocks[0].layer_norm = torch.nn.BatchNorm1d(48)
+    with pytest.raises(ValueError, match="convolution 1 has BatchNorm1d"):
+        FrontEnd(blocks, normalize_waveform=False, dtype=torch.float32)
+    blocks = extractor("group_norm").conv_layers
+    blocks[0].layer_norm = torch.nn.GroupNorm(4, 48)
+    with pytest.raises(ValueError, match="convolution 1 has GroupNorm"):
+        FrontEnd(blocks, normalize_waveform=False, dtype=torch.float32)
+
+
+def test_working_memory_grows_with_the_square_of_the_frames_for_wavlm_only() -> None:
+    for name, grows in (("wavlm_base", True), ("wav2vec2_asr_base_960h", False)):
+        forward = exact(small(MODELS[name]))
+        assert (forward.working_bytes(1, 3_200_000) > 1.5 * forward.working_bytes(10, 320_000)) == grows
 
 
 def test_the_catalogue_knows_the_shapes_of_the_shipped_model() -> None:
@@ -151,29 +190,36 @@ def test_the_catalogue_knows_the_shapes_of_the_shipped_model() -> None:
 
 def test_layers_are_chosen_without_changing_them(speech: list[torch.Tensor]) -> None:
     torch.manual_seed(4)
-    exact = ExactForward(digits.build().eval())
-    every = exact(*pad(speech[:2]), [1, 2, 3, 4])
-    some = exact(*pad(speech[:2]), [3])
+    forward = ExactForward(digits.build().eval())
+    every = forward(*pad(speech[:2]), [1, 2, 3, 4])
+    some = forward(*pad(speech[:2]), [3])
     assert list(some.features) == [3]
     assert torch.equal(some.features[3], every.features[3])
 
 
-def test_a_model_without_group_norm_is_refused() -> None:
-    architecture = {**digits.ARCHITECTURE, "extractor_mode": "layer_norm"}
-    with pytest.raises(ValueError, match="group norm"):
-        ExactForward(torchaudio.models.wav2vec2_model(**architecture))
+@pytest.mark.parametrize("name", ["digits", *KINDS])
+@pytest.mark.parametrize(("precision", "limit"), [("bf16", 0.1), ("fp16", 0.02)])
+def test_half_precision_stays_near(name: str, precision: str, limit: float, speech: list[torch.Tensor]) -> None:
+    """On a CPU, where the pipeline refuses it; what half precision does to the numbers is the same on any device."""
+    facts = MODELS[name]
+    stock = digits_model() if name == "digits" else small(facts)
+    whole = exact(copy.deepcopy(stock), facts)(*pad(speech[:3]), [3])
+    half = exact(stock, facts, precision)(*pad(speech[:3]), [3])
+    for index, frames in enumerate(whole.num_frames):
+        expected, got = whole.features[3][index, :frames], half.features[3][index, :frames]
+        assert got.dtype == torch.float32
+        assert (got - expected).square().mean().sqrt() <= limit * expected.square().mean().sqrt()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("precision", "share"), [("fp32", 0.0), ("bf16", 0.02), ("fp16", 0.02)])
 def test_on_cuda_labels_stay_in_every_precision(speech: list[torch.Tensor], precision: str, share: float) -> None:
-    model = digits.build().eval()
-    model.load_state_dict(load_file(weights_path(MODELS["digits"])))
+    model = digits_model()
     shipped = recordings(sorted((SHIPPED / "digits").glob("*.flac"))[::4])
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    exact = ExactForward(copy.deepcopy(model), precision).cuda()
+    forward = ExactForward(copy.deepcopy(model), precision).cuda()
     waveforms, lengths = pad(shipped)
-    together = exact(waveforms.cuda(), lengths, [4])
+    together = forward(waveforms.cuda(), lengths, [4])
     changed = frames = 0
     for index, waveform in enumerate(shipped):
         with torch.inference_mode():
@@ -186,6 +232,20 @@ def test_on_cuda_labels_stay_in_every_precision(speech: list[torch.Tensor], prec
         changed += int(((got.argmax(-1) != emission.argmax(-1)) & clear).sum())
         frames += len(emission)
     assert changed <= share * frames
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_on_cuda_equals_torchaudio_alone_on_the_cpu(name: str, speech: list[torch.Tensor]) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    facts = MODELS[name]
+    stock = small(facts)
+    alone = stock_alone(stock, speech)
+    waveforms, lengths = pad(speech)
+    together = exact(stock, facts).cuda()(waveforms.cuda(), lengths, [1, 2, 3])
+    logits = None if together.logits is None else together.logits.cpu()
+    features = {layer: values.cpu() for layer, values in together.features.items()}
+    assert_same(replace(together, logits=logits, features=features), alone)
 
 
 def test_recordings_are_what_soundfile_reads(speech: list[torch.Tensor]) -> None:

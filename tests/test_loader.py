@@ -14,12 +14,13 @@ from running import DATA
 
 from pipeline import loader as loaders
 from pipeline import manifest as manifests
-from pipeline.audio import read_waveform
 from pipeline.datasets import folder
 from pipeline.loader import Batch, Loader, Recordings
 from pipeline.manifest import Manifest
-from pipeline.planning import plan_run
+from pipeline.planning import Chunking, plan_run
+from pipeline.records import Rejected
 from pipeline.resampling import resample
+from pipeline.waveforms import Extent, WaveformReader, read_waveform
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +32,15 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return manifests.build(folder.Dataset(folder.Options(root=str(root))), shard_hours=0.0005)
 
 
-def load(manifest: Manifest, workers: int, timeout_s: float = 60, max_samples: int = 30_000) -> Iterator[Batch]:
-    plan = plan_run(range(manifest.num_shards), manifest.shard_of_row, manifest.num_samples_at(16_000), max_samples)
+UNCUT = Chunking(max_samples=10**9, context=0, stride=320, receptive_field=400)
+
+
+def load(
+    manifest: Manifest, workers: int, timeout_s: float = 60, max_samples: int = 30_000, chunking: Chunking = UNCUT
+) -> Iterator[Batch]:
+    plan = plan_run(
+        range(manifest.num_shards), manifest.shard_of_row, manifest.num_samples_at(16_000), max_samples, chunking
+    )
     return Loader(Recordings(manifest, 16_000, 400), workers=workers, timeout_s=timeout_s).batches(plan)
 
 
@@ -40,13 +48,13 @@ def load(manifest: Manifest, workers: int, timeout_s: float = 60, max_samples: i
 def test_batches_hold_the_resampled_recordings_padded_with_zeros(manifest: Manifest, workers: int) -> None:
     rows = []
     for batch in load(manifest, workers):
-        assert batch.waveforms.shape == (len(batch.rows), int(batch.lengths.max()))
-        for row, waveform, length in zip(batch.rows, batch.waveforms, batch.lengths, strict=True):
+        assert batch.waveforms.shape == (len(batch.chunks), int(batch.lengths.max()))
+        for row, waveform, length in zip(rows_of(batch), batch.waveforms, batch.lengths, strict=True):
             samples, rate = read_waveform(manifest.utterance(row).path)
             expected = resample(torch.from_numpy(samples), rate, 16_000)
             assert torch.equal(waveform[:length], expected)
             assert not waveform[length:].any()
-        rows += batch.rows
+        rows += rows_of(batch)
     assert sorted(rows) == list(range(12))
 
 
@@ -58,15 +66,24 @@ def test_batches_come_in_the_order_of_the_plan_across_shards(manifest: Manifest)
     assert len(set(shards)) > 2
 
 
+def id_of(manifest: Manifest, item: Rejected) -> str:
+    return manifest.utterance(item.chunk.row).id
+
+
+def rows_of(batch: Batch) -> list[int]:
+    return [chunk.row for chunk in batch.chunks]
+
+
 def _break(monkeypatch: pytest.MonkeyPatch, name: str, how: object) -> None:
     """Make reading one recording do something no decoder should; workers are forked and see it."""
 
-    def read(path: str, **options: object) -> tuple[np.ndarray, int]:
-        if name in path:
-            how()  # type: ignore[operator]
-        return read_waveform(path, **options)  # type: ignore[arg-type]
+    class Broken(WaveformReader):
+        def read(self, extent: Extent, window: tuple[int, int | None] | None = None) -> tuple[np.ndarray, int]:
+            if name in extent.path:
+                how()  # type: ignore[operator]
+            return super().read(extent, window)
 
-    monkeypatch.setattr(loaders, "read_waveform", read)
+    monkeypatch.setattr(loaders, "WaveformReader", Broken)
 
 
 def test_a_recording_that_kills_its_worker_is_a_failure_and_the_rest_goes_on(
@@ -74,11 +91,11 @@ def test_a_recording_that_kills_its_worker_is_a_failure_and_the_rest_goes_on(
 ) -> None:
     _break(monkeypatch, "0_lucas_0", lambda: os.kill(os.getpid(), 9))
     batches = list(load(manifest, workers=2))
-    failures = [failure for batch in batches for failure in batch.failures]
-    assert [(failure.id, failure.error, failure.stage) for failure in failures] == [
+    failures = [failure for batch in batches for failure in batch.rejected]
+    assert [(id_of(manifest, failure), failure.error, failure.stage) for failure in failures] == [
         ("0_lucas_0.wav", "worker_died", "load")
     ]
-    assert sorted(row for batch in batches for row in batch.rows) == [
+    assert sorted(row for batch in batches for row in rows_of(batch)) == [
         row for row in range(12) if manifest.utterance(row).id != "0_lucas_0.wav"
     ]
     assert [batch.plan.index for batch in batches] == list(range(len(batches)))
@@ -90,10 +107,42 @@ def test_a_recording_that_hangs_its_worker_is_a_failure_and_the_rest_goes_on(
     monkeypatch.setattr(loaders, "POLL_S", 0.2)
     _break(monkeypatch, "0_theo_0", lambda: time.sleep(3600))
     batches = list(load(manifest, workers=1, timeout_s=4.0))
-    failures = [failure for batch in batches for failure in batch.failures]
-    assert [(failure.id, failure.error) for failure in failures] == [("0_theo_0.wav", "timeout")]
+    failures = [failure for batch in batches for failure in batch.rejected]
+    assert [(id_of(manifest, failure), failure.error) for failure in failures] == [("0_theo_0.wav", "timeout")]
     assert "loader.timeout_s" in failures[0].message
-    assert sum(len(batch.rows) for batch in batches) == 11
+    assert sum(len(batch.chunks) for batch in batches) == 11
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_chunks_of_a_long_recording_are_its_windows(manifest: Manifest, workers: int) -> None:
+    chunking = Chunking(max_samples=4_000, context=1, stride=320, receptive_field=400)
+    found: dict[int, list[tuple[int, torch.Tensor]]] = {}
+    for batch in load(manifest, workers, chunking=chunking):
+        assert batch.rejected == ()
+        for chunk, waveform, length in zip(batch.chunks, batch.waveforms, batch.lengths, strict=True):
+            assert not waveform[length:].any()
+            found.setdefault(chunk.row, []).append((chunk.start, waveform[:length]))
+    assert max(len(windows) for windows in found.values()) > 2
+    for row, windows in found.items():
+        samples, rate = read_waveform(manifest.utterance(row).path)
+        whole = resample(torch.from_numpy(samples), rate, 16_000)
+        for start, window in windows:
+            assert (window - whole[start : start + len(window)]).abs().max() <= 1e-6
+        assert windows[-1][0] + len(windows[-1][1]) == len(whole)
+
+
+def test_a_long_recording_that_hangs_its_worker_is_waited_for_once(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaders, "POLL_S", 0.2)
+    _break(monkeypatch, "0_theo_0", lambda: time.sleep(3600))
+    chunking = Chunking(max_samples=3_000, context=1, stride=320, receptive_field=400)
+    batches = list(load(manifest, workers=1, timeout_s=3.0, max_samples=3_000, chunking=chunking))
+    lost = [item for batch in batches for item in batch.rejected]
+    assert [(id_of(manifest, item), item.error) for item in lost] == [("0_theo_0.wav", "timeout")]
+    assert len({chunk.row for batch in batches for chunk in batch.chunks}) == 11
+    planned = [chunk for batch in batches for chunk in batch.plan.chunks]
+    assert sum(chunk.row == lost[0].chunk.row for chunk in planned) > 2
 
 
 def test_a_mistake_of_ours_is_not_taken_for_a_bad_file(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +159,7 @@ def test_memory_that_runs_out_while_reading_is_a_failure(manifest: Manifest, mon
         raise MemoryError
 
     _break(monkeypatch, "0_theo_0", exhausted)
-    failures = [failure for batch in load(manifest, workers=0) for failure in batch.failures]
+    failures = [failure for batch in load(manifest, workers=0) for failure in batch.rejected]
     assert [failure.error for failure in failures] == ["out_of_memory"]
 
 
@@ -118,5 +167,5 @@ def test_a_batch_of_which_nothing_could_be_read_still_comes(tmp_path: Path) -> N
     (tmp_path / "a.wav").write_text("no samples")
     built = manifests.build(folder.Dataset(folder.Options(root=str(tmp_path))), shard_hours=1)
     [batch] = load(built, workers=0)
-    assert batch.rows == ()
-    assert [failure.stage for failure in batch.failures] == ["manifest"]
+    assert batch.chunks == ()
+    assert [failure.stage for failure in batch.rejected] == ["manifest"]

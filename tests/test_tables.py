@@ -15,8 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline import tables
-from pipeline.datasets.manifest import TAKEN
-from pipeline.records import Failure, Transcript, Word
+from pipeline.records import ArrayPart, Failure, Transcript, Word
 
 MANIFEST = {
     "id": "string",
@@ -145,10 +144,6 @@ def test_an_own_column_whose_name_is_taken_becomes_meta() -> None:
         assert tables.own_column_name(name) == name
 
 
-def test_the_names_a_given_manifest_must_not_use_are_those_of_the_tables() -> None:
-    assert TAKEN == tables.RESERVED
-
-
 def test_metadata_comes_back_as_it_was(tmp_path: Path) -> None:
     metadata = {"labels": ["-", "|", "'", "É"], "blank": 0, "seconds_per_frame": 0.02, "model": "m", "none": None}
     path = tmp_path / "t.parquet"
@@ -172,24 +167,25 @@ def test_a_table_without_rows_has_the_same_schema(schema: pa.Schema, tmp_path: P
     assert (pq.read_metadata(empty).num_rows, pq.read_metadata(full).num_rows) == (0, 1)
 
 
+def whole(arrays: list[NDArray[np.float32]]) -> list[ArrayPart]:
+    return [ArrayPart(row, 0, 0, array) for row, array in enumerate(arrays)]
+
+
 def write_emissions(path: Path, arrays: list[NDArray[np.float32]], dtype: str) -> None:
     with tables.open_writer(path, tables.emissions_schema(dtype), values="emission") as writer:
-        writer.write_table(tables.emission_rows(IDS, arrays, dtype, 4))
+        writer.write_table(tables.emission_rows(IDS, whole(arrays), dtype, 4))
 
 
 def write_features(path: Path, arrays: list[NDArray[np.float32]], dtype: str) -> None:
     with tables.open_writer(path, tables.features_schema(dtype), values="feature") as writer:
         for layer in (2, 5):
-            writer.write_table(tables.feature_rows(IDS, layer, [layer * array for array in arrays], dtype, 4))
+            writer.write_table(tables.feature_rows(IDS, layer, whole([layer * array for array in arrays]), dtype, 4))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("flat", [False, True])
-def test_emissions_come_back_bit_for_bit(
-    arrays: list[NDArray[np.float32]], dtype: str, flat: bool, tmp_path: Path
-) -> None:
+def test_emissions_come_back_bit_for_bit(arrays: list[NDArray[np.float32]], dtype: str, tmp_path: Path) -> None:
     path = tmp_path / "emissions.parquet"
-    write_emissions(path, [array.reshape(-1) if flat else array for array in arrays], dtype)
+    write_emissions(path, arrays, dtype)
     table = pq.read_table(path)
     assert table.schema.remove_metadata().equals(tables.emissions_schema(dtype))
     assert table["id"].to_pylist() == IDS
@@ -219,6 +215,15 @@ def test_features_come_back_bit_for_bit_with_one_layer_a_row_group(
         for row, array in enumerate(arrays):
             read = table["feature"][row].values.to_numpy(zero_copy_only=False)
             np.testing.assert_array_equal(read.reshape(-1, 4), (layer * array).astype(dtype))
+
+
+def test_parts_know_their_place() -> None:
+    parts = [ArrayPart(3, 0, 0, np.zeros((5, 4), np.float32)), ArrayPart(3, 1, 5, np.ones((2, 4), np.float32))]
+    table = tables.feature_rows(["long", "long"], 6, parts, "float16", 4)
+    assert table.select(["id", "layer", "part", "start_frame", "num_frames"]).to_pylist() == [
+        {"id": "long", "layer": 6, "part": 0, "start_frame": 0, "num_frames": 5},
+        {"id": "long", "layer": 6, "part": 1, "start_frame": 5, "num_frames": 2},
+    ]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

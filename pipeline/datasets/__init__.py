@@ -60,19 +60,21 @@ def load(connector_name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{connector_name}")
 
 
-def require_folder(root: str, remedy: str = "give the folder that holds the recordings") -> str:
-    """The absolute path of `dataset.root`, `~` expanded; `remedy` says what to give.
+def require_folder(
+    root: str, remedy: str = "give the folder that holds the recordings", key: str = "dataset.root"
+) -> str:
+    """The absolute path of `key`, `~` expanded; `remedy` says what to give.
 
     Raises:
         UserError: Nothing is given, or it is not a folder.
     """
     if root in ("", "???"):
-        raise UserError(f"dataset.root is required and has no default; {remedy}")
+        raise UserError(f"{key} is required and has no default; {remedy}")
     path = os.path.abspath(os.path.expanduser(root))
     if not os.path.exists(path):
-        raise UserError(f"dataset.root={root}: no such folder; {remedy}")
+        raise UserError(f"{key}={root}: no such folder; {remedy}")
     if not os.path.isdir(path):
-        raise UserError(f"dataset.root={root}: not a folder; {remedy}")
+        raise UserError(f"{key}={root}: not a folder; {remedy}")
     return path
 
 
@@ -89,8 +91,8 @@ def refuse_empty(utterances: Iterator[Utterance], message: str) -> Iterator[Utte
         raise UserError(message)
 
 
-def walk_files(root: str, skip: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Paths below `root`, relative to it, of everything that is not a folder, sorted bytewise.
+def walk_files(root: str, skip: frozenset[str] = frozenset(), key: str = "dataset.root") -> Iterator[str]:
+    """Paths below `root`, the value of `key`, relative to it, of everything that is not a folder, sorted bytewise.
 
     Links to folders are followed, except into a folder that contains the link (by device and inode).
     Hidden files and folders are left out, and folders whose name is in `skip`. Only the names of the
@@ -113,7 +115,7 @@ def walk_files(root: str, skip: frozenset[str] = frozenset()) -> Iterator[str]:
         except OSError as error:
             where = os.fsdecode(prefix) or "the folder itself"
             raise UserError(
-                f"dataset.root={root}: {where!r} cannot be read ({error.strerror}); give read permission"
+                f"{key}={root}: {where!r} cannot be read ({error.strerror}); give read permission"
             ) from None
 
     enter(b"")

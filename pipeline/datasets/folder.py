@@ -15,13 +15,16 @@ from pipeline.errors import UserError
 from pipeline.paths import encode_path
 from pipeline.records import Utterance
 
-# What libsndfile decodes. Left out: headerless ones (raw, gsm, vox), those that need their own name or a
-# second file (sd2), and MATLAB's, which seldom hold audio.
+# What libsndfile decodes, then what takes FFmpeg (`formats` extra; without it they end in failures that name it).
+# Left out: headerless ones (raw, gsm, vox), those that need their own name or a second file (sd2), and MATLAB's,
+# which seldom hold audio.
 # fmt: off
 EXTENSIONS = (
     "wav", "wave", "bwf", "wavex", "rf64", "w64", "flac", "ogg", "oga", "opus", "mp3", "mp2", "aif", "aiff",
     "aifc", "au", "snd", "caf", "sph", "nist", "voc", "8svx", "svx", "iff", "avr", "htk", "ircam", "sf",
     "paf", "pvf", "sds", "wve", "xi",
+    "m4a", "m4b", "mp4", "m4v", "mov", "3gp", "3g2", "webm", "weba", "mkv", "mka", "wma", "wmv", "asf", "aac",
+    "amr", "awb", "spx",
 )
 # fmt: on
 _MAX_REFERENCE_BYTES = 2**20

@@ -1,53 +1,37 @@
-"""Recordings listed by somebody else: JSON lines as NVIDIA NeMo and others write them, also gzipped.
+"""Recordings listed by somebody else: JSON lines, CSV, TSV, Parquet, Kaldi, lhotse, RTTM.
 
-    {"audio_filepath": "calls/a.wav", "duration": 3.6, "offset": 12.3, "text": "good morning", "caller": 7}
+The readers of the formats are in `pipeline.listings`. Relative paths are relative to `dataset.audio_root`,
+without it to the folder of the list (of a Kaldi data folder, to that folder); what a list says beside path,
+times, channel, id and reference becomes columns.
 
-`audio_filepath` is required; a relative one is relative to the list. With `offset` the utterance is the
-segment of `duration` seconds from there (to the end without `duration`); without it the whole file, and
-`duration` is ignored. `text` is the reference. Every other key becomes a column.
-
-Ids, the same wherever the list and its recordings lie: the list's own `id` as it stands. Otherwise the path:
-as listed, if relative; an absolute one relative to the list's folder, if it is below; else relative to the
-deepest folder that holds all absolute paths which are not. A segment of a file adds `#12340-15980`
-(milliseconds; nothing after the dash where the end is the file's).
+Ids, the same wherever the list and its recordings lie: the list's own as it stands. Otherwise the path: as
+listed, if relative; an absolute one relative to the folder that relative ones are relative to, if it is
+below; else relative to the deepest folder that holds all absolute paths which are not. A segment of a file
+adds `#12340-15980` (milliseconds; nothing after the dash where the end is the file's), a channel `#c2`.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 import posixpath
-import zlib
-from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from omegaconf import MISSING
 
-from pipeline.datasets import refuse_empty
+from pipeline.datasets import refuse_empty, require_folder, walk_files
 from pipeline.errors import UserError
+from pipeline.listings import Listing, Row, delimited, jsonl, kaldi, lhotse, rttm
+from pipeline.listings.formats import FORMATS, detect
+from pipeline.listings.mapping import ROLES, Columns
+from pipeline.listings.source import Source
+from pipeline.listings.values import column_type, column_value, segment_mark
 from pipeline.paths import encode_path, resolve_path
-from pipeline.records import Scalar, Utterance
+from pipeline.records import Utterance
 
-_OWN_KEYS = frozenset(("audio_filepath", "duration", "offset", "text", "id"))
-
-# Columns of the manifest and of the transcripts; a key of that name becomes `meta_<name>`.
-# fmt: off
-TAKEN = frozenset((
-    "id", "path", "start_s", "end_s", "duration_s", "sample_rate", "num_channels", "num_samples", "file_size",
-    "reference", "shard", "num_frames", "text", "ctc_text", "avg_logprob", "words", "word_errors",
-    "reference_words", "char_errors", "reference_chars", "wer",
-    # Names that Arrow gives to columns of its own when it reads a dataset.
-    "__filename", "__fragment_index", "__batch_index", "__last_in_fragment",
-))
-# fmt: on
-
-
-MAX_SECONDS = 1e8
-"""Three years: what is beyond is no time in a recording."""
+_GIVE = "give a list (JSON lines, CSV, TSV, Parquet, lhotse, RTTM) or a Kaldi data folder"
+_MAPPED = ("jsonl", "csv", "tsv", "parquet")
 
 
 @dataclass
@@ -55,10 +39,23 @@ class Options:
     """`dataset.*` of `dataset=manifest`.
 
     Attributes:
-        path: The list: JSON lines, gzipped or not.
+        path: The list, or a Kaldi data folder.
+        format: One of `FORMATS`; auto: from the name and the beginning of the list.
+        audio_root: The folder that relative paths are relative to, and that holds the recordings of an RTTM
+            file; `None`: the list's.
+        columns: What the columns of CSV, TSV and Parquet, and the keys of JSON lines, mean.
+        delimiter: Of CSV: auto, comma, semicolon, tab or pipe.
+        quotes: Whether quotes enclose values; `None`: in CSV they do, in TSV they are text.
+        extensions: Of the recordings of an RTTM file.
     """
 
     path: str = MISSING
+    format: str = "auto"
+    audio_root: str | None = None
+    columns: Columns = field(default_factory=Columns)
+    delimiter: str = "auto"
+    quotes: bool | None = None
+    extensions: list[str] = field(default_factory=lambda: ["wav", "flac", "sph", "ogg", "opus", "mp3", "m4a"])
 
 
 @dataclass(frozen=True)
@@ -83,198 +80,178 @@ class Dataset:
         """Looks whether there is a list; its lines are read when the manifest is made.
 
         Raises:
-            UserError: There is no file, or it is not one to be read twice.
+            UserError: There is no list, it is not one to be read twice, or an option does not fit.
         """
         if options.path in ("", MISSING):
-            raise UserError("dataset.path is required and has no default; give a list of JSON lines")
-        self._given = options.path
+            raise UserError(f"dataset.path is required and has no default; {_GIVE}")
         self.path = os.path.abspath(os.path.expanduser(options.path))
-        self._folder = os.path.dirname(self.path)
+        self._options = options
+        self._source = Source(self.path, f"dataset.path={options.path}")
         self.run_name = "manifest"
         self.notice: str | None = None
-        if os.path.exists(self.path) and not os.path.isfile(self.path):
-            raise UserError(f"dataset.path={self._given}: not a file; give a list of JSON lines")
+        self._check()
+        self._folder = self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
+        if options.audio_root:
+            self._folder = require_folder(options.audio_root, key="dataset.audio_root")
+
+    def _check(self) -> None:
+        options, name = self._options, self._source.name
+        for key, value, allowed in (
+            ("format", options.format, ("auto", *FORMATS)),
+            ("delimiter", options.delimiter, ("auto", *delimited.DELIMITERS)),
+        ):
+            if value not in allowed:
+                raise UserError(f"dataset.{key}={value}: not allowed; there are {', '.join(allowed)}")
+        if not options.extensions or not all(options.extensions):
+            raise UserError(f"dataset.extensions=[{','.join(options.extensions)}]: give some, such as [wav,flac]")
         if not os.path.exists(self.path):
-            raise UserError(f"dataset.path={self._given}: no such file; give a list of JSON lines")
+            raise UserError(f"{name}: no such file; {_GIVE}")
+        if os.path.isdir(self.path):
+            if options.format not in ("auto", "kaldi"):
+                raise UserError(f"{name}: not a file; give a list, or say dataset.format=kaldi")
+            if not kaldi.is_data_folder(self.path):
+                raise UserError(f"{name}: not a file, and no Kaldi data folder, since it has no wav.scp; {_GIVE}")
+        elif not os.path.isfile(self.path):
+            raise UserError(f"{name}: not a file; {_GIVE}")
+        elif options.format == "kaldi":
+            raise UserError(f"{name}: not a folder; give the Kaldi data folder, which holds wav.scp")
 
     def columns(self) -> dict[str, str]:
-        """The keys of the list that have no meaning here.
+        """What the list says that has no meaning here.
 
         Raises:
             UserError: The list cannot be read, or a line is wrong; with the number of the line.
         """
         return {self._scanned.names[key]: type_ for key, type_ in self._scanned.types.items()}
 
-    @cached_property
-    def _scanned(self) -> _Scan:
-        common, kinds = self._scan()
-        return _Scan(common, _column_names(kinds), {key: _arrow_type(found) for key, found in kinds.items()})
-
     def utterances(self) -> Iterator[Utterance]:
-        """Every line as an utterance.
+        """Every row as an utterance.
 
         Raises:
             UserError: There is none, or a line is wrong.
         """
-        return refuse_empty(self._utterances(), f"dataset.path={self._given}: lists no recordings")
+        return refuse_empty(self._utterances(), f"{self._source.name}: lists no recordings")
 
     def _utterances(self) -> Iterator[Utterance]:
-        for _, entry in self._entries():
-            listed: str = entry["audio_filepath"]
-            start_s, end_s = _segment(entry)
-            columns = {
-                self._scanned.names[key]: _value(entry[key], self._scanned.types[key])
-                for key in entry
-                if key not in _OWN_KEYS
-            }
+        names, types = self._scanned.names, self._scanned.types
+        for row in self._listing.rows():
             yield Utterance(
-                id=self._id(entry, start_s, end_s),
-                path=resolve_path(os.path.join(self._folder, listed)),
-                reference=encode_path(str(entry.get("text") or "").strip()) or None,
-                start_s=start_s,
-                end_s=end_s,
-                columns=columns,
+                id=self._id(row),
+                path=resolve_path(os.path.join(self._folder, row.path)),
+                reference=row.reference,
+                start_s=row.start_s,
+                end_s=row.end_s,
+                columns={names[key]: column_value(value, types[key]) for key, value in row.extras.items()},
+                channel=row.channel,
             )
 
-    def _id(self, entry: dict[str, Any], start_s: float | None, end_s: float | None) -> str:
-        if entry.get("id") is not None:
-            return encode_path(str(entry["id"]))
-        listed: str = entry["audio_filepath"]
+    def _id(self, row: Row) -> str:
+        if row.id is not None:
+            return encode_path(row.id)
+        listed = row.path
         if os.path.isabs(listed):
             base = self._folder if _is_below(listed, self._folder) else self._scanned.common
             listed = os.path.relpath(listed, base)
         id_ = encode_path(posixpath.normpath(listed.replace(os.sep, "/")))
-        if start_s is None:
-            return id_
-        return f"{id_}#{round(start_s * 1000)}-{'' if end_s is None else round(end_s * 1000)}"
+        return f"{id_}{segment_mark(row.start_s, row.end_s)}{'' if row.channel is None else f'#c{row.channel}'}"
 
-    def _scan(self) -> tuple[str, dict[str, set[str]]]:
-        """The folder that holds all absolute paths elsewhere, and the kinds of values of every other key."""
+    @cached_property
+    def _scanned(self) -> _Scan:
+        listing = self._listing
         common: str | None = None
-        types: dict[str, set[str]] = {}
-        for number, entry in self._entries():
-            problem = _problem(entry)
-            if problem:
-                raise UserError(f"dataset.path={self._given}: line {number}: {problem}")
-            listed = entry["audio_filepath"]
-            if os.path.isabs(listed) and not _is_below(listed, self._folder):
-                folder = os.path.dirname(os.path.normpath(listed))
+        kinds: dict[str, set[str]] = {}
+        for number, row in enumerate(listing.rows()):
+            if listing.from_anywhere and number == 0:
+                self._check_base(row.path)
+            if os.path.isabs(row.path) and not _is_below(row.path, self._folder):
+                folder = os.path.dirname(os.path.normpath(row.path))
                 common = folder if common is None else os.path.commonpath((common, folder))
-            for key in entry.keys() - _OWN_KEYS:
-                types.setdefault(key, set()).add(_kind(entry[key]))
-        return common or self._folder, dict(sorted(types.items()))
+            for key, value in row.extras.items():
+                kinds.setdefault(key, set()).add(listing.kind(value))
+        types = listing.types or {key: column_type(found) for key, found in sorted(kinds.items())}
+        return _Scan(common or self._folder, _column_names(types), dict(types))
 
-    def _entries(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Number and object of every line that is not blank."""
-        number = 0
-        try:
-            with open(self.path, "rb") as raw:
-                gzipped = raw.read(2) == b"\x1f\x8b"
-                raw.seek(0)
-                with gzip.GzipFile(fileobj=raw) if gzipped else nullcontext(raw) as lines:
-                    for number, line in enumerate(lines, start=1):
-                        if line.strip():
-                            yield number, _parse(line)
-        except (FileNotFoundError, NotADirectoryError):
-            message = "no such file; give a list of JSON lines"
-            raise UserError(f"dataset.path={self._given}: {message}") from None
-        except ValueError as error:
-            raise UserError(f"dataset.path={self._given}: line {number}: {error}") from None
-        except (OSError, EOFError, zlib.error) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"dataset.path={self._given}: cannot be read ({reason})") from None
+    def _check_base(self, listed: str) -> None:
+        """Refuse to guess: the first path is not where it would be looked for, but in the working directory.
 
+        Raises:
+            UserError: So it is.
+        """
+        path, other = os.path.join(self._folder, listed), os.path.abspath(listed)
+        if not os.path.isabs(listed) and not os.path.lexists(path) and os.path.lexists(other):
+            raise UserError(
+                f"{self._source.name}: {listed!r} is not below {self._folder}, but below the working directory; "
+                "say dataset.audio_root=. if that is meant"
+            )
 
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        entry = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant)
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8; write bytes of a file name that are not as %XX") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(entry, dict):
-        raise ValueError('not an object; expected is {"audio_filepath": ..., ...}')
-    return entry
+    @cached_property
+    def _listing(self) -> Listing:
+        options, source = self._options, self._source
+        named = [role for role in ROLES if getattr(options.columns, role) is not None]
+        format_ = options.format if options.format != "auto" else detect(source)
+        if format_ == "lhotse" and named and options.format == "auto":
+            format_ = "jsonl"  # lhotse's keys need no mapping
+        if named and format_ not in _MAPPED:
+            value = getattr(options.columns, named[0])
+            raise UserError(f"dataset.columns.{named[0]}={value}: {format_} has its own names; leave it out")
+        match format_:
+            case "csv" | "tsv":
+                delimiter = delimited.DELIMITERS.get(options.delimiter, "\t" if format_ == "tsv" else None)
+                quotes = format_ == "csv" if options.quotes is None else options.quotes
+                return delimited.listing(source, options.columns, delimiter, quotes)
+            case "parquet":
+                from pipeline.listings import parquet  # loads Arrow, which no other list needs
 
+                return parquet.listing(source, options.columns)
+            case "kaldi":
+                return kaldi.listing(source)
+            case "lhotse":
+                return lhotse.listing(source)
+            case "rttm":
+                return rttm.listing(source, self._find)
+            case _:
+                return jsonl.listing(source, options.columns)
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
+    def _find(self, names: Set[str]) -> Mapping[str, str]:
+        """Where the recordings of an RTTM file are, by their names without extension.
 
-
-def _problem(entry: dict[str, Any]) -> str | None:
-    """What is wrong with a line, in the words for its reader."""
-    path = entry.get("audio_filepath")
-    if "audio_filepath" not in entry:
-        return "audio_filepath is missing"
-    if not isinstance(path, str) or not path or "\0" in path:
-        return f"audio_filepath={path!r}: must be a path"
-    for key in ("offset", "duration"):
-        value = entry.get(key)
-        if value is not None and not (_is_number(value) and abs(value) <= MAX_SECONDS):
-            return f"{key}={value!r}: must be a number of seconds, {MAX_SECONDS:.0g} at most"
-    text = entry.get("text")
-    if text is not None and not isinstance(text, str) and not _is_number(text):
-        return f"text={text!r}: must be a string"
-    if isinstance(entry.get("id"), bool) or not isinstance(entry.get("id"), str | int | None):
-        return f"id={entry['id']!r}: must be a string or a whole number"
-    if entry.get("offset") is not None and entry["offset"] < 0:
-        return f"offset={entry['offset']}: must not be negative"
-    return None
-
-
-def _is_number(value: Any) -> bool:
-    # Nothing else overflows a float.
-    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
-
-
-def _segment(entry: dict[str, Any]) -> tuple[float | None, float | None]:
-    offset, duration = entry.get("offset"), entry.get("duration")
-    if offset is None:
-        return None, None
-    return float(offset), None if duration is None else float(offset) + float(duration)
+        Raises:
+            UserError: A name fits two files, or the folder cannot be read.
+        """
+        endings = tuple(f".{extension.removeprefix('.').lower()}" for extension in self._options.extensions)
+        found: dict[str, str] = {}
+        for relative in walk_files(self._folder, key="dataset.audio_root"):
+            name = os.path.basename(relative)
+            for stem in {name[: -len(ending)] for ending in endings if name.lower().endswith(ending)} & names:
+                if stem in found:
+                    both = f"{encode_path(found[stem])!r} and {encode_path(relative)!r}"
+                    raise UserError(
+                        f"{self._source.name}: {stem!r} may be {both} in {self._folder}; "
+                        "narrow dataset.audio_root, or dataset.extensions"
+                    )
+                found[stem] = relative
+        return {name: found.get(name, f"{name}{endings[0]}") for name in names}
 
 
 def _is_below(path: str, folder: str) -> bool:
     return os.path.commonpath((os.path.normpath(path), folder)) == folder
 
 
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "bool"
-    if _is_number(value):
-        return "float64" if isinstance(value, float) else "int64"
-    return "string"
-
-
-def _arrow_type(kinds: set[str]) -> str:
-    """The type of a column from the kinds of its values; a mixture that is not of numbers is text."""
-    found = kinds - {"null"}
-    if len(found) == 1:
-        return next(iter(found))
-    return "float64" if found == {"int64", "float64"} else "string"
-
-
-def _value(value: Any, arrow_type: str) -> Scalar:
-    if value is None:
-        return None
-    if arrow_type == "string":
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
-        return encode_path(text)
-    scalar: Scalar = float(value) if arrow_type == "float64" else value
-    return scalar
-
-
-def _column_names(keys: dict[str, Any]) -> dict[str, str]:
+def _column_names(keys: Mapping[str, str]) -> dict[str, str]:
     """Key to column: keys keep their names, those that are taken get `meta_` in front until they are free."""
-    names = {key: encode_path(key) for key in keys if key and encode_path(key) not in TAKEN}
+    from pipeline.tables import RESERVED  # loads Arrow: only where a list is read, not at the start of every run
+
+    names: dict[str, str] = {}
+    taken = set(RESERVED) | {""}
+    for key in keys:
+        if (name := encode_path(key)) not in taken:
+            names[key] = name
+            taken.add(name)
     for key in keys:
         if key not in names:
             name = f"meta_{encode_path(key)}"
-            while name in names.values():
+            while name in taken:
                 name = f"meta_{name}"
             names[key] = name
-    return names
+            taken.add(name)
+    return {key: names[key] for key in keys}

@@ -1,1 +1,1 @@
-"""Bundles, weights and the exact forward. `catalog` is free of torch; everything else here needs it."""
+"""Bundles, weights and the exact forward. `catalog`, `labels` and `selection` are free of torch; the rest needs it."""

@@ -1,4 +1,4 @@
-"""Padded batches to results on the host: device, precision, decoding, and what to do when memory runs out."""
+"""Padded batches to results on the host: device, precision, and what to do when memory runs out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torchaudio.models import Wav2Vec2Model
 
-from pipeline.decoding import GreedyDecoder
+from pipeline.decoding import best_path
 from pipeline.errors import UserError
 from pipeline.model.catalog import ModelFacts
 from pipeline.model.exact import ExactForward
-from pipeline.records import Emission, ErrorName
+from pipeline.records import BestPath, Chunk, Emission, Rejected
 
 CPU_BATCH_SECONDS = 30.0
 """On a CPU a batch of one loses nothing; batching only saves calls on short recordings."""
@@ -26,28 +26,18 @@ MAX_CUDA_BATCH_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """An utterance that the model could not answer for."""
-
-    row: int
-    error: ErrorName
-    message: str
-
-
-@dataclass(frozen=True)
 class EngineSettings:
     """What to compute.
 
     Attributes:
         layers: Layers whose features are asked for.
         feature_dtype: float16 or float32.
-        logits, transcripts: Whether each is asked for.
+        logits: Whether logits are asked for.
     """
 
     layers: tuple[int, ...]
     feature_dtype: str
     logits: bool
-    transcripts: bool
 
 
 def resolve_device(name: str) -> torch.device:
@@ -85,7 +75,7 @@ def default_workers(device: torch.device) -> int:
 
 
 class Engine:
-    """A model on a device, from padded waveforms to one `Emission` or `Rejected` an utterance."""
+    """A model on a device, from padded waveforms to one `Emission` or `Rejected` a chunk."""
 
     def __init__(
         self,
@@ -100,48 +90,48 @@ class Engine:
         torch.backends.cudnn.allow_tf32 = False
         self.device = device
         self.settings = settings
-        self._forward = ExactForward(model, precision).to(device)
-        self._decoder = GreedyDecoder(facts.labels, facts.blank, facts.seconds_per_frame)
+        self._forward = ExactForward(
+            model,
+            precision,
+            normalize_waveform=facts.body.normalize_waveform,
+            log_softmax=facts.values == "log_probs",
+        ).to(device)
+        self._working_bytes = self._forward.working_bytes
         self._fits = math.inf
         remedy = "try precision=bf16 or fp32" if precision == "fp16" else "the samples may be far beyond [-1, 1]"
         self._non_finite_message = f"the model gave NaN or infinite values; {remedy}"
-        # Three copies of the first convolution's output, the largest activation, in float32.
-        first = model.feature_extractor.conv_layers[0]
-        self._bytes_per_sample = 3 * 4 * first.conv.out_channels / first.stride
 
-    def run(
-        self, rows: Sequence[int], waveforms: Tensor, lengths: Tensor, start_s: Sequence[float]
-    ) -> tuple[list[Emission], list[Rejected]]:
+    def run(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> tuple[list[Emission], list[Rejected]]:
         """Run one padded batch, in pieces if the device's memory asks for it.
 
         Args:
-            rows: Manifest row of each utterance.
+            chunks: What each waveform is.
             waveforms: `(batch, samples)` float32 on the host.
             lengths: `(batch,)` int64 on the host.
-            start_s: Where each utterance begins in its file, in seconds.
         """
         results: tuple[list[Emission], list[Rejected]] = ([], [])
-        pieces = [slice(0, len(rows))] if rows else []
+        pieces = [slice(0, len(chunks))] if chunks else []
         while pieces:
             piece = pieces.pop()
             size = piece.stop - piece.start
             longest = int(lengths[piece].max())
             padded = size * longest
             free, total = self._memory()
-            too_large = padded > self._fits or padded * self._bytes_per_sample > free
-            if size == 1 and padded * self._bytes_per_sample > total:
-                results[1].append(self._too_long(rows[piece.start], longest))
+            needed = self._working_bytes(size, longest)
+            too_large = padded > self._fits or needed > free
+            if size == 1 and needed > total:
+                results[1].append(self._too_long(chunks[piece.start], longest))
                 continue
             if size == 1 or not too_large:
                 try:
-                    done = self._run(rows[piece], waveforms[piece, :longest], lengths[piece], start_s[piece])
+                    done = self._run(chunks[piece], waveforms[piece, :longest], lengths[piece])
                 except (RuntimeError, MemoryError) as error:
                     if not _is_out_of_memory(error):
                         raise
                     if self.device.type == "cuda":
                         torch.cuda.empty_cache()
                     if size == 1:
-                        results[1].append(self._too_long(rows[piece.start], longest))
+                        results[1].append(self._too_long(chunks[piece.start], longest))
                         continue
                     self._fits = padded - 1
                 else:
@@ -160,16 +150,16 @@ class Engine:
         """
         return available_memory() if self.device.type == "cpu" else (math.inf, math.inf)
 
-    def _too_long(self, row: int, num_samples: int) -> Rejected:
+    def _too_long(self, chunk: Chunk, num_samples: int) -> Rejected:
         message = (
             f"{num_samples} samples do not fit into the memory of {self.device}, even alone; "
-            f"cut the recording, or run it where there is more memory"
+            f"set a smaller chunk.seconds=, or run it where there is more memory"
         )
-        return Rejected(row, "out_of_memory", message)
+        return Rejected(chunk, "model", "out_of_memory", message)
 
     @torch.inference_mode()
     def _run(
-        self, rows: Sequence[int], waveforms: Tensor, lengths: Tensor, start_s: Sequence[float]
+        self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor
     ) -> tuple[list[Emission], list[Rejected]]:
         settings = self.settings
         output = self._forward(waveforms.to(self.device, non_blocking=True), lengths, settings.layers)
@@ -187,26 +177,26 @@ class Engine:
                 else:
                     reasons[index] = self._non_finite_message
             features[layer] = kept.cpu().numpy()
-        transcripts = None
-        if settings.transcripts and output.logits is not None:
-            transcripts = self._decoder(output.logits, frames, start_s)
+        paths = None
+        if output.logits is not None:
+            paths = [tensor.cpu().numpy() for tensor in best_path(output.logits)]
         logits = output.logits.cpu().numpy() if settings.logits and output.logits is not None else None
 
         emissions: list[Emission] = []
         rejected: list[Rejected] = []
-        for index, (row, count) in enumerate(zip(rows, frames, strict=True)):
+        for index, (chunk, count) in enumerate(zip(chunks, frames, strict=True)):
             if index in reasons:
-                rejected.append(Rejected(row, "non_finite", reasons[index]))
-            else:
-                emissions.append(
-                    Emission(
-                        row=row,
-                        num_frames=count,
-                        logits=None if logits is None else logits[index, :count],
-                        features={layer: values[index, :count] for layer, values in features.items()},
-                        transcript=None if transcripts is None else transcripts[index],
-                    )
+                rejected.append(Rejected(chunk, "model", "non_finite", reasons[index]))
+                continue
+            emissions.append(
+                Emission(
+                    chunk=chunk,
+                    num_frames=count,
+                    logits=None if logits is None else logits[index, :count],
+                    features={layer: values[index, :count] for layer, values in features.items()},
+                    path=None if paths is None else BestPath(*(values[index, :count] for values in paths)),
                 )
+            )
         return emissions, rejected
 
 

@@ -1,12 +1,14 @@
-"""Weights through torchaudio's bundles and torch hub's cache, or out of the package; never by running code."""
+"""Weights through torchaudio's bundles and torch hub's cache, out of the package, or from a file of one's own.
+
+Never by running code: torch files are unpickled with `weights_only`.
+"""
 
 from __future__ import annotations
 
-import pickle
+from typing import Any
 from urllib.error import URLError
 
 import torchaudio
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torchaudio.models import Wav2Vec2Model
 
@@ -14,9 +16,7 @@ from pipeline.commits import sha256_file
 from pipeline.errors import UserError
 from pipeline.model import digits
 from pipeline.model.catalog import ModelFacts, weights_path
-
-MODELS_URL = "https://download.pytorch.org/torchaudio/models"
-"""Where torchaudio's bundles come from (torchaudio/pipelines/_wav2vec2/utils.py)."""
+from pipeline.model.checkpoint import UNREADABLE, load_checkpoint
 
 
 def load_model(facts: ModelFacts, sha256: str | None = None) -> tuple[Wav2Vec2Model, str]:
@@ -27,7 +27,8 @@ def load_model(facts: ModelFacts, sha256: str | None = None) -> tuple[Wav2Vec2Mo
         sha256: Refuse any other weights than these, cached ones too.
 
     Returns:
-        The model in eval mode on the CPU, and the SHA-256 of its weights file.
+        The model in eval mode on the CPU, and the SHA-256 of its weights file. What some bundles wrap around a
+        model (a normalised waveform, log-probabilities) is taken off: `facts` says it, `ExactForward` does it.
 
     Raises:
         UserError: The download failed, the file is damaged, or it is not the one that `sha256` names.
@@ -36,12 +37,15 @@ def load_model(facts: ModelFacts, sha256: str | None = None) -> tuple[Wav2Vec2Mo
     known = None
     if sha256 is not None and path.is_file():
         known = _check_sha256(facts, sha256)  # before a byte of it is unpickled
+    if facts.architecture is not None:
+        model = load_checkpoint(facts)
+        return model.eval(), known or _check_sha256(facts, sha256)
     try:
         model = _shipped(facts) if facts.bundle is None else _from_bundle(facts.bundle)
     except (URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
-            f"model={facts.name}: the weights could not be downloaded from {MODELS_URL}/{facts.weights_file} "
+            f"model={facts.name}: the weights could not be downloaded from {facts.weights_url} "
             f"({reason}); fetch that file elsewhere and put it at {path}, "
             f"or see everything work now with dataset=digits, whose model comes with the package"
         ) from None
@@ -50,15 +54,7 @@ def load_model(facts: ModelFacts, sha256: str | None = None) -> tuple[Wav2Vec2Mo
             f"model={facts.name}: {error.filename or path} cannot be used for weights ({error.strerror}); "
             f"set TORCH_HOME to a folder that can be written"
         ) from None
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        pickle.UnpicklingError,
-        SafetensorError,
-    ) as error:
+    except (OSError, *UNREADABLE) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"model={facts.name}: {path} does not hold the weights of this model ({type(error).__name__}: {reason}); "
@@ -67,9 +63,13 @@ def load_model(facts: ModelFacts, sha256: str | None = None) -> tuple[Wav2Vec2Mo
     return model.eval(), known or _check_sha256(facts, sha256)
 
 
-def _from_bundle(bundle: str) -> Wav2Vec2Model:
+def _from_bundle(name: str) -> Wav2Vec2Model:
+    bundle = getattr(torchaudio.pipelines, name)
+    # Only the bundle for alignment has a star: a label of constant logit 0, which wins every argmax.
+    options: dict[str, Any] = {"with_star": False} if name == "MMS_FA" else {}
     # torch hub loads with weights_only=False unless told otherwise.
-    model = getattr(torchaudio.pipelines, bundle).get_model(dl_kwargs={"weights_only": True, "map_location": "cpu"})
+    model = bundle.get_model(dl_kwargs={"weights_only": True, "map_location": "cpu"}, **options)
+    model = model if isinstance(model, Wav2Vec2Model) else model.model
     assert isinstance(model, Wav2Vec2Model)
     return model
 

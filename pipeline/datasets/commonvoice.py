@@ -1,0 +1,127 @@
+"""Mozilla Common Voice: sentences read by volunteers (CC0), one language of a release.
+
+    de/validated.tsv, train.tsv, dev.tsv, test.tsv, invalidated.tsv, other.tsv
+    de/clips/common_voice_de_17298952.mp3
+
+https://commonvoice.mozilla.org/datasets. The columns differ from release to release: all of a file's are kept.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from pipeline.datasets import refuse_empty, require_folder
+from pipeline.errors import UserError
+from pipeline.listings.delimited import records
+from pipeline.listings.source import Source
+from pipeline.listings.values import number_in, reference, shown
+from pipeline.paths import encode_path, resolve_path
+from pipeline.records import Scalar, Utterance
+
+SPLITS = ("validated", "train", "dev", "test", "invalidated", "other")
+
+_OWN = ("path", "sentence")
+_COUNTS = ("up_votes", "down_votes")
+_REMEDY = "give the folder of a language, such as cv-corpus-21.0-2025-03-14/de"
+
+
+@dataclass
+class Options:
+    """`dataset.*` of `dataset=commonvoice`.
+
+    Attributes:
+        root: The folder of a language, which holds `clips` and the lists.
+        split: The list, one of `SPLITS`. `validated` holds every clip whose sentence was confirmed, those of
+            train, dev and test among them.
+    """
+
+    root: str = MISSING
+    split: str = "validated"
+
+
+class Dataset:
+    """The clips of one list, in its order; the id is the file's stem."""
+
+    def __init__(self, options: Options) -> None:
+        self.root = require_folder(options.root, _REMEDY)
+        if options.split not in SPLITS:
+            raise UserError(f"dataset.split={options.split}: not allowed; there are {', '.join(SPLITS)}")
+        self.run_name = "commonvoice"
+        self.notice: str | None = None
+        path = os.path.join(self.root, f"{options.split}.tsv")
+        self._source = Source(path, path)
+        if not os.path.isfile(path):
+            there = ", ".join(split for split in SPLITS if os.path.isfile(os.path.join(self.root, f"{split}.tsv")))
+            remedy = f"choose dataset.split of {there}" if there else _REMEDY
+            raise UserError(f"dataset.split={options.split}: {path} is missing; {remedy}")
+
+    def columns(self) -> dict[str, str]:
+        """The columns of the list but the path and the sentence: votes are numbers, everything else text.
+
+        Raises:
+            UserError: The list cannot be read, or has no path or no sentence.
+        """
+        header, _ = self._read()
+        return {encode_path(name): "int32" if name in _COUNTS else "string" for name in header if name not in _OWN}
+
+    def utterances(self) -> Iterator[Utterance]:
+        """Every clip of the list.
+
+        Raises:
+            UserError: There is none, or a line is wrong.
+        """
+        return refuse_empty(self._utterances(), f"{self._source.name}: lists no clips; choose another dataset.split")
+
+    def _read(self) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+        """The names of the columns, and the rows below them with their numbers."""
+        # Quotes are part of the sentences, never around them, and often unbalanced.
+        rows = records(self._source, "\t", quotes=False)
+        number, header = next(rows, (1, []))
+        missing = [name for name in _OWN if name not in header]
+        if missing:
+            raise self._source.refusal(number, f"column {missing[0]} is missing; restore the list of the release")
+        if len(set(header)) < len(header) or "" in header:
+            raise self._source.refusal(number, "two columns have one name, or one has none; restore the list")
+        return header, rows
+
+    def _utterances(self) -> Iterator[Utterance]:
+        header, rows = self._read()
+        for number, cells in rows:
+            record = dict(zip(header, cells, strict=True))
+            try:
+                name = _file_name(record["path"])
+                columns = {encode_path(key): _value(key, record[key]) for key in header if key not in _OWN}
+                yield Utterance(
+                    id=encode_path(os.path.splitext(name)[0]),
+                    path=resolve_path(os.path.join(self.root, "clips", name)),
+                    reference=reference("sentence", record["sentence"]),
+                    columns=columns,
+                )
+            except ValueError as error:
+                raise self._source.refusal(number, error) from None
+
+
+def _file_name(listed: str) -> str:
+    """The name of a clip; the first releases list it without extension.
+
+    Raises:
+        ValueError: It is none: a path could lead out of the corpus.
+    """
+    if os.path.basename(listed) != listed or listed in ("", ".", "..") or "\0" in listed:
+        raise ValueError(f"path={shown(listed)}: must be the name of a file in clips")
+    return listed if os.path.splitext(listed)[1] else f"{listed}.mp3"
+
+
+def _value(key: str, text: str) -> Scalar:
+    if not text:
+        return None
+    if key not in _COUNTS:
+        return encode_path(text)
+    count = number_in(text)
+    if not isinstance(count, int) or abs(count) >= 2**31:
+        raise ValueError(f"{key}={shown(text)}: must be a whole number")
+    return count

@@ -1,0 +1,153 @@
+"""LibriSpeech: read English from audio books (CC BY 4.0), the original release from OpenSLR or a part of it.
+
+    dev-clean/84/121123/84-121123-0000.flac     speaker, chapter, segment
+    dev-clean/84/121123/84-121123.trans.txt     84-121123-0000 GO DO YOU HEAR
+    SPEAKERS.TXT, CHAPTERS.TXT                  above the subsets: gender, subset, book
+
+https://www.openslr.org/12. A line of a `.trans.txt` whose recording is missing is a row too, which ends in the
+failures as not_found: an incomplete copy must not look complete.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from pipeline.datasets import refuse_empty, require_folder, walk_files
+from pipeline.listings.keyed import fields
+from pipeline.listings.source import Source
+from pipeline.listings.values import reference, shown
+from pipeline.paths import encode_path
+from pipeline.records import Utterance
+
+NAME = re.compile(r"(?P<speaker>[0-9]{1,9})-(?P<chapter>[0-9]{1,9})-(?P<segment>[0-9]{1,9})")
+_SUBSET = re.compile(r"(?:dev|test|train)-(?:clean|other)(?:-[0-9]+)?")
+# As released, and as people convert it.
+_EXTENSIONS = (".flac", ".wav")
+_LIST = ".trans.txt"
+
+_COLUMNS = ("subset", "speaker", "chapter", "segment", "gender", "book")
+
+_LAYOUT = "expected is the folder LibriSpeech, or a subset of it, with SPEAKER/CHAPTER/*.flac"
+
+
+@dataclass
+class Options:
+    """`dataset.*` of `dataset=librispeech`.
+
+    Attributes:
+        root: The folder `LibriSpeech`, or a subset such as `dev-clean`.
+    """
+
+    root: str = MISSING
+
+
+class Dataset:
+    """The recordings of a LibriSpeech tree; the id is the file's stem."""
+
+    def __init__(self, options: Options) -> None:
+        self.root = require_folder(options.root, "give the folder LibriSpeech, or a subset of it")
+        self.run_name = "librispeech"
+        self.notice: str | None = None
+
+    def columns(self) -> dict[str, str]:
+        """What names, folders, SPEAKERS.TXT and CHAPTERS.TXT say; null where they do not."""
+        return dict.fromkeys(_COLUMNS, "string")
+
+    def utterances(self) -> Iterator[Utterance]:
+        """Every recording, sorted bytewise by its path; missing ones where their chapter's list stands.
+
+        A recording that is not named in the scheme is one too, without what its name would say.
+
+        Raises:
+            UserError: There is none, a folder or a list cannot be read, or a line is wrong.
+        """
+        return refuse_empty(self._utterances(), f"dataset.root={self.root}: no recordings found; {_LAYOUT}")
+
+    def _utterances(self) -> Iterator[Utterance]:
+        speakers = _read_table(self._above("SPEAKERS.TXT"))
+        chapters = _read_table(self._above("CHAPTERS.TXT"))
+        opened, texts = "", dict[str, str | None]()
+        for relative in walk_files(self.root):
+            folder, name = os.path.split(os.path.join(self.root, relative))
+            stem, extension = os.path.splitext(name)
+            if name.endswith(_LIST):
+                stems = [stem for stem in _read_texts(os.path.join(folder, name)) if not _recorded(folder, stem)]
+                paths = [os.path.join(folder, f"{stem}{_EXTENSIONS[0]}") for stem in stems]
+            elif extension.lower() in _EXTENSIONS:
+                stems, paths = [stem], [os.path.join(folder, name)]
+            else:
+                continue
+            for stem, path in zip(stems, paths, strict=True):
+                list_ = os.path.join(folder, f"{stem.rpartition('-')[0]}{_LIST}")
+                if list_ != opened:
+                    opened, texts = list_, _read_texts(list_)
+                yield Utterance(
+                    id=encode_path(stem),
+                    path=path,
+                    reference=texts.get(stem),
+                    columns=_columns(folder, stem, speakers, chapters),
+                )
+
+    def _above(self, name: str) -> Source:
+        """A table of the release: in the root, above it where that is a subset, below it where it holds the release."""
+        folders = (self.root, os.path.dirname(self.root), os.path.join(self.root, "LibriSpeech"))
+        paths = [os.path.join(folder, name) for folder in folders]
+        path = next((path for path in paths if os.path.isfile(path)), paths[0])
+        return Source(path, path)
+
+
+def _recorded(folder: str, stem: str) -> bool:
+    return any(os.path.lexists(os.path.join(folder, f"{stem}{extension}")) for extension in _EXTENSIONS)
+
+
+def _columns(
+    folder: str, stem: str, speakers: dict[str, list[str]], chapters: dict[str, list[str]]
+) -> dict[str, str | None]:
+    columns: dict[str, str | None] = dict.fromkeys(_COLUMNS)
+    match = NAME.fullmatch(stem)
+    subset = os.path.basename(os.path.dirname(os.path.dirname(folder)))
+    columns["subset"] = subset if _SUBSET.fullmatch(subset) else None
+    if match:
+        columns |= match.groupdict()
+        # ID | SEX | SUBSET | MINUTES | NAME, and ID | READER | MINUTES | SUBSET | PROJECT | BOOK | CHAPTER | TITLE
+        speaker, chapter = speakers.get(match["speaker"], []), chapters.get(match["chapter"], [])
+        columns["gender"] = _cell(speaker, 1)
+        columns["book"] = _cell(chapter, 7)
+        columns["subset"] = columns["subset"] or _cell(chapter, 3) or _cell(speaker, 2)
+    return columns
+
+
+def _cell(cells: list[str], index: int) -> str | None:
+    return (cells[index] or None) if index < len(cells) else None
+
+
+def _read_texts(path: str) -> dict[str, str | None]:
+    """The texts of a chapter by the stems of its recordings; nothing where the file is missing.
+
+    Raises:
+        UserError: It cannot be read, or a line does not begin with a stem: nothing else becomes a path.
+    """
+    if not os.path.isfile(path):
+        return {}
+    source = Source(path, path)
+    texts = {}
+    for number, line in source.lines():
+        stem, *text = fields(line, 2) or [""]
+        if stem and not NAME.fullmatch(stem):
+            raise source.refusal(number, f"{shown(stem)} is no name of a recording; expected is 84-121123-0000 TEXT")
+        if stem:
+            texts[stem] = reference("text", "".join(text))
+    return texts
+
+
+def _read_table(source: Source) -> dict[str, list[str]]:
+    """The lines of a table of the release by their numbers; nothing where the file is missing."""
+    if not os.path.isfile(source.path):
+        return {}
+    rows = ([cell.strip() for cell in line.split("|", 7)] for _, line in source.lines() if not line.startswith(";"))
+    return {cells[0]: [encode_path(cell) for cell in cells] for cells in rows}
