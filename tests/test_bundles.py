@@ -85,17 +85,6 @@ def test_a_bundle_at_its_real_size_batched_equals_torchaudio_alone(
 # --- the whole way: published weights in the hub's cache, `bundle.get_model()`, tables
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty torch hub cache, and no corpus."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.delenv("VOICES_ROOT", raising=False)
-    monkeypatch.chdir(tmp_path)
-    cache = tmp_path / "torch" / "hub" / "checkpoints"
-    cache.mkdir(parents=True)
-    return cache
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "values"),

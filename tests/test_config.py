@@ -24,14 +24,7 @@ REPOSITORY = Path(__file__).parent.parent
 BASE = "wav2vec2_asr_base_960h"
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory and no corpus in the environment."""
-    folder = tmp_path / "cwd"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("VOICES_ROOT", raising=False)
-    return folder
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def refusal(*overrides: str) -> str:

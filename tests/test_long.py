@@ -263,37 +263,36 @@ def test_windows_of_any_format_are_slices_of_the_whole(ending: str, options: dic
         reader.close()
 
 
-def test_a_window_of_a_lossless_file_is_read_without_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    soundfile.write(tmp_path / "a.wav", np.tile(speak("theo", [1, 2, 3]), 50), 8000)
-    read: list[int] = []
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts the samples that libsndfile decodes."""
+    counts: list[int] = []
     decode = soundfile.SoundFile.read
 
-    def counting(self: soundfile.SoundFile, frames: int = -1, **options: object) -> NDArray[np.float32]:
-        block: NDArray[np.float32] = decode(self, frames, **options)
-        read.append(len(block))
+    def counting(self: soundfile.SoundFile, *given: object, **options: object) -> NDArray[np.float32]:
+        block: NDArray[np.float32] = decode(self, *given, **options)
+        counts.append(len(block))
         return block
 
     monkeypatch.setattr(soundfile.SoundFile, "read", counting)
+    return counts
+
+
+def test_a_window_of_a_lossless_file_is_read_without_the_rest(tmp_path: Path, decoded: list[int]) -> None:
+    soundfile.write(tmp_path / "a.wav", np.tile(speak("theo", [1, 2, 3]), 50), 8000)
+    decoded.clear()
     WaveformReader().read(Extent(str(tmp_path / "a.wav")), (300_000, 308_000))
-    assert sum(read) == 8_000
+    assert sum(decoded) == 8_000
 
 
-def test_a_lossy_file_is_decoded_once_for_all_of_its_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lossy_file_is_decoded_once_for_all_of_its_windows(tmp_path: Path, decoded: list[int]) -> None:
     speech = np.tile(speak("theo", [1, 2, 3]), 20)
     soundfile.write(tmp_path / "a.mp3", speech, 8000)
-    read: list[int] = []
-    decode = soundfile.SoundFile.read
-
-    def counting(self: soundfile.SoundFile, frames: int = -1, **options: object) -> NDArray[np.float32]:
-        block: NDArray[np.float32] = decode(self, frames, **options)
-        read.append(len(block))
-        return block
-
-    monkeypatch.setattr(soundfile.SoundFile, "read", counting)
+    decoded.clear()
     reader, extent = WaveformReader(), Extent(str(tmp_path / "a.mp3"))
     for first in range(0, len(speech) - 16_000, 8_000):
         reader.read(extent, (first, first + 16_000))
-    assert sum(read) <= len(speech)
+    assert sum(decoded) <= len(speech)
 
 
 def test_a_channel_that_is_not_there_is_said(tmp_path: Path) -> None:

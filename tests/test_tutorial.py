@@ -33,17 +33,6 @@ class GreedyCTCDecoder(torch.nn.Module):
         return "".join(self.labels[i] for i in indices if i != self.blank)
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty torch hub cache, and no corpus."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.delenv("VOICES_ROOT", raising=False)
-    monkeypatch.chdir(tmp_path)
-    cache = tmp_path / "torch" / "hub" / "checkpoints"
-    cache.mkdir(parents=True)
-    return cache
-
-
 @pytest.mark.slow
 def test_the_main_job_on_the_tutorials_recording_equals_the_tutorial(hub: Path) -> None:
     facts = MODELS["wav2vec2_asr_base_960h"]

@@ -18,15 +18,7 @@ from pipeline import __version__, commandline, config, usage
 from pipeline.choices import GROUPS, choice_file, conf_dir, group_choices, open_conf
 from pipeline.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, and no corpus in the environment."""
-    folder = tmp_path / "cwd"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("VOICES_ROOT", raising=False)
-    return folder
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 # --- options
