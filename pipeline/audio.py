@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -69,8 +70,12 @@ _FFMPEG_KINDS = {
 _EXACT_SUBTYPES = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 
 
-def read_header(path: str) -> AudioHeader:
+def read_header(path: str, go_on: Callable[[], bool] = lambda: True) -> AudioHeader:
     """What the file says of itself; where it does not say how long it is, the samples are counted.
+
+    Args:
+        path: As in the manifest.
+        go_on: Asked while counting, which may take long; where it is false the count is given up.
 
     Raises:
         AudioError: not_found, unreadable, empty, unsupported_format, bad_sample_rate or truncated.
@@ -78,7 +83,7 @@ def read_header(path: str) -> AudioHeader:
     with named_errors(), open_recording(path) as recording:
         num_samples = recording.num_samples
         if num_samples is None:
-            num_samples = sum(len(block) for block in recording.blocks(None))
+            num_samples = sum(len(block) for block in takewhile(lambda _: go_on(), recording.blocks(None)))
             if num_samples == 0:
                 raise AudioError("empty", "no audio could be decoded")
         decoder = recording.decoder
@@ -95,6 +100,10 @@ class _Decoder(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]  # sou
         if whence == os.SEEK_SET and frames == self.tell():
             return frames
         return int(super().seek(frames, whence))
+
+    def where(self) -> int:
+        """The sample that comes next; 0 where the codec cannot tell."""
+        return int(self.tell()) if self.seekable() else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +123,11 @@ class Recording:
     num_samples: int | None
     file_size: int
     exact: bool
+
+    @property
+    def seekable(self) -> bool:
+        """Whether the decoder can go to any sample at once."""
+        return self.num_samples is not None and self.decoder.seekable()
 
     def blocks(self, num_samples: int | None) -> Iterator[NDArray[np.float32]]:
         """Decodes at most `num_samples` from here, `(samples, channels)` a block; `None` reads to the end.
@@ -183,7 +197,7 @@ def _decode(file: BinaryIO, file_size: int) -> Iterator[Recording]:
         return
     container = read_container(file, file_size)
     _require_possible(container)
-    special = container.unmeasured or container.zero_size_at is not None
+    special = container.unmeasured or container.misleading_at is not None
     stream = Stream(file, file_size, container) if special else None
     file.seek(0)
     try:
@@ -219,7 +233,7 @@ def _decode_with_ffmpeg(file: BinaryIO, file_size: int, container: Container) ->
         from pipeline.ffmpeg import FFmpegDecoder
     except ImportError as error:
         remedy = "pip install 'overnight-speech[formats]'"
-        message = f"{_FFMPEG_KINDS[container.demuxer]} takes FFmpeg, which comes with PyAV ({error}); {remedy}"
+        message = f"{_FFMPEG_KINDS[container.demuxer]}: needs FFmpeg, which comes with PyAV ({error}); {remedy}"
         raise AudioError("unsupported_format", message) from None
     with FFmpegDecoder(file, container.demuxer, measured=not container.unmeasured) as decoder:
         _require_sample_rate(decoder.samplerate)
@@ -233,6 +247,11 @@ def _require_possible(container: Container) -> None:
         raise AudioError("unreadable", f"{container.num_channels} channels; 1 to {MAX_CHANNELS} can be read")
     if container.claimed is not None and container.claimed > container.present:
         raise AudioError("truncated", f"{container.claimed} bytes expected, {container.present} are there")
+    if container.chained:
+        message = (
+            "several Ogg streams one after another, of which only the first would be read; join them into one file"
+        )
+        raise AudioError("unsupported_format", message)
     if container.unfinished is not None:
         raise AudioError("truncated", container.unfinished)
 
@@ -247,15 +266,15 @@ def _blocks(recording: Recording, num_samples: int | None) -> Iterator[NDArray[n
     """Decodes at most `num_samples` from here, `(samples, channels)` a block; `None` reads to the end."""
     decoder = recording.decoder
     block_samples = max(1, _BLOCK_BYTES // (4 * decoder.channels))
-    done = 0
+    done, begin = 0, decoder.where()
     while num_samples is None or done < num_samples:
         count = block_samples if num_samples is None else min(block_samples, num_samples - done)
         try:
             block: NDArray[np.float32] = decoder.read(count, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             name: ErrorName = "truncated" if error.code in _ENDED_CODES else "unreadable"
-            expected = "" if num_samples is None else f" of {num_samples}"
-            message = f"damaged between samples {done} and {done + count}{expected}: {error.error_string}"
+            place = f"{(begin + done) / decoder.samplerate:.1f} and {(begin + done + count) / decoder.samplerate:.1f} s"
+            message = f"damaged between {place}: {error.error_string}"
             raise AudioError(name, message) from None
         if len(block) == 0:
             break

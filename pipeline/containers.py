@@ -15,6 +15,8 @@ from typing import BinaryIO
 # An MPEG stream that knows its length says so within its first frame (at most 2,881 bytes).
 _MPEG_LENGTH_TAGS = (b"Xing", b"Info", b"VBRI")
 _MPEG_FRAME_BYTES = 4096
+# Tags that may follow the audio; what is longer is more audio, and costs a count of it.
+_MPEG_TAIL_BYTES = 2048
 _OGG_PAGE_BYTES = 65_307
 _MAX_CHUNKS = 10_000
 # After a data size of 0, these mean an empty recording with metadata, not audio from a pipe.
@@ -33,20 +35,23 @@ class Container:
         num_channels: Channels as written.
         claimed: Bytes of audio that the header claims; `None` also for a pipe's placeholder.
         present: Bytes that follow the place from which `claimed` counts.
-        zero_size_at: Offset of a 32-bit data size of 0 that audio follows.
+        misleading_at: Offset of four bytes that mislead a decoder: a data size of 0 that audio follows, or the name
+            of a tag that tells the length of the first of several MP3s. It is shown 0xFFFFFFFF instead.
         unmeasured: It does not say how long it is: an MPEG stream, a live recording.
         demuxer: FFmpeg's name for the format, where it takes FFmpeg, or may.
         unfinished: What is missing because the recording was never finished.
+        chained: Ogg streams one after another, of which a decoder reads the first.
     """
 
     sample_rate: int | None = None
     num_channels: int | None = None
     claimed: int | None = None
     present: int = 0
-    zero_size_at: int | None = None
+    misleading_at: int | None = None
     unmeasured: bool = False
     demuxer: str | None = None
     unfinished: str | None = None
+    chained: bool = False
 
 
 def read_container(file: BinaryIO, file_size: int) -> Container:
@@ -107,14 +112,14 @@ def _chunked(file: BinaryIO, file_size: int, order: str) -> Container:
             size64 = struct.unpack("<QQ", body)[1] if len(body) == 16 else None
         elif name in (b"data", b"SSND", b"BODY"):
             claimed: int | None = size
-            zero_size_at = None
+            misleading_at = None
             if size == 0xFFFFFFFF and size64 not in (None, 0, 2**64 - 1):
                 claimed = size64
             elif is_placeholder(size):
                 claimed = None
                 if size == 0 and name == b"data" and _audio_follows(file, start, file_size, order):
-                    zero_size_at = position + 4
-            return Container(sample_rate, num_channels, claimed, max(0, file_size - start), zero_size_at)
+                    misleading_at = position + 4
+            return Container(sample_rate, num_channels, claimed, max(0, file_size - start), misleading_at)
         # Chunks are padded to even sizes.
         position = start + size + size % 2
     return Container(sample_rate, num_channels)
@@ -162,7 +167,20 @@ def _ogg(file: BinaryIO, file_size: int) -> Container:
     num_segments = head[26] if len(head) == 27 else 0
     sizes = tail[page + 27 : page + 27 + num_segments]
     end = start + page + 27 + num_segments + sum(sizes)
-    return Container(claimed=end, present=file_size, demuxer="ogg")
+    return Container(claimed=end, present=file_size, demuxer="ogg", chained=head[14:18] not in _ogg_serials(file))
+
+
+def _ogg_serials(file: BinaryIO) -> set[bytes]:
+    """Serial numbers of the streams that begin at the beginning (RFC 3533, section 6: their pages come first)."""
+    serials, position = set(), 0
+    for _ in range(_MAX_CHUNKS):
+        head = read_at(file, position, 27)
+        if len(head) < 27 or head[:4] != b"OggS" or not head[5] & 0x02:
+            break
+        serials.add(head[14:18])
+        sizes = read_at(file, position + 27, head[26])
+        position += 27 + head[26] + sum(sizes)
+    return serials
 
 
 def skip_id3(head: bytes) -> int:
@@ -174,10 +192,27 @@ def skip_id3(head: bytes) -> int:
 
 
 def _mpeg(file: BinaryIO, head: bytes) -> Container:
-    frame = read_at(file, skip_id3(head), _MPEG_FRAME_BYTES)
+    start = skip_id3(head)
+    frame = read_at(file, start, _MPEG_FRAME_BYTES)
     if len(frame) < 4 or frame[0] != 0xFF or frame[1] & 0xE0 != 0xE0 or frame[1] & 0x06 == 0:
         return Container()
-    return Container(unmeasured=not any(tag in frame for tag in _MPEG_LENGTH_TAGS))
+    tags = [place for place in map(frame.find, _MPEG_LENGTH_TAGS) if place >= 0]
+    if not tags:
+        return Container(unmeasured=True)
+    claimed = _claimed_mpeg_bytes(frame[tags[0] :])
+    if claimed is None or claimed >= os.fstat(file.fileno()).st_size - start - _MPEG_TAIL_BYTES:
+        return Container()
+    # MP3s put one after another: the first one's tag tells of itself alone.
+    return Container(unmeasured=True, misleading_at=start + tags[0])
+
+
+def _claimed_mpeg_bytes(tag: bytes) -> int | None:
+    """The bytes of audio that a Xing or Info tag counts, if it does."""
+    if tag[:4] == b"VBRI" or len(tag) < 16:
+        return None
+    (flags,) = struct.unpack(">I", tag[4:8])
+    offset = 8 + 4 * (flags & 1)  # a count of frames comes first, if there is one
+    return int(struct.unpack(">I", tag[offset : offset + 4])[0]) if flags & 2 else None
 
 
 class Stream:
@@ -196,7 +231,7 @@ class Stream:
         self._file = file
         self._end = file_size
         self._size = 64 * file_size + 2**20 if container.unmeasured else file_size
-        self._patch_at = container.zero_size_at
+        self._patch_at = container.misleading_at
         self._position = 0
         self.furthest = 0
 

@@ -16,7 +16,7 @@ WORD_BOUNDARY = "|"
 
 @torch.inference_mode()
 def best_path(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The best label of every frame and its log-probability, each `(batch, frames)`, of `(batch, frames, labels)`."""
+    """The best label of every frame and its log-probability, each `(..., frames)`, of `(..., frames, labels)`."""
     logprobs, labels = torch.log_softmax(logits, dim=-1).max(dim=-1)
     return labels, logprobs
 

@@ -93,6 +93,14 @@ class FFmpegDecoder:
         """Frees what FFmpeg holds; the file stays open."""
         self._container.close()
 
+    def where(self) -> int:
+        """The sample that comes next."""
+        return self._position
+
+    def seekable(self) -> bool:
+        """FFmpeg seeks to near a packet, and what a decoder returns first depends on what it decoded before."""
+        return False
+
     def seek(self, frames: int) -> int:
         """Goes on to a later sample by decoding up to it; returns where it is.
 

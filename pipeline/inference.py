@@ -101,6 +101,7 @@ def infer(
             logits="emissions" in settings.outputs,
         ),
     )
+    del model  # what the engine needs of it, it has
     job = Job(
         manifest=manifest,
         shards=pending,
@@ -111,7 +112,7 @@ def infer(
         failures_before=sum(record.num_failures for record in done.values()),
     )
     loader = Loader(
-        Recordings(manifest, facts.sample_rate, facts.min_samples, settings.channels),
+        Recordings(manifest, facts.sample_rate, facts.min_samples, settings.channels, job.chunking.max_samples),
         workers=default_workers(device) if settings.loader.workers is None else settings.loader.workers,
         timeout_s=settings.loader.timeout_s,
         pin_memory=device.type == "cuda",

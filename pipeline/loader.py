@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.audio import AudioError, read_header
 from pipeline.manifest import Manifest
 from pipeline.rates import resampled_length
-from pipeline.records import Chunk, PlannedBatch, Rejected, Stage
+from pipeline.records import AudioHeader, Chunk, PlannedBatch, Rejected, Stage
 from pipeline.resampling import resample, resample_window, source_window
 from pipeline.waveforms import Extent, WaveformReader
 
@@ -68,7 +68,14 @@ class Batch:
 class Recordings(Dataset["Loaded"]):
     """Planned batches to waveforms or failures, one each; holds Arrow columns, not Python objects."""
 
-    def __init__(self, manifest: Manifest, sample_rate: int, min_samples: int, channels: str = "mix") -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        sample_rate: int,
+        min_samples: int,
+        channels: str = "mix",
+        max_samples: int | None = None,
+    ) -> None:
         """Say what to load.
 
         Args:
@@ -76,11 +83,13 @@ class Recordings(Dataset["Loaded"]):
             sample_rate: Hz of the waveforms.
             min_samples: Fewer are a failure.
             channels: `first`, or `mix` to average them; where a row names its channel, that one is read.
+            max_samples: A longer recording should have been cut, had its length been known.
         """
         self.manifest = manifest
         self.sample_rate = sample_rate
         self.min_samples = min_samples
-        self.channel = 1 if channels == "first" else None
+        self.channels = channels
+        self.max_samples = max_samples
         self._reader = WaveformReader()  # each process that loads has its own
 
     def __getitem__(self, plan: PlannedBatch) -> Loaded:
@@ -94,14 +103,14 @@ class Recordings(Dataset["Loaded"]):
             utterance.path,
             utterance.start_s,
             utterance.end_s,
-            utterance.channel or self.channel,
+            utterance.channel or (1 if self.channels == "first" else None),
             self.manifest.file_size(chunk.row),
         )
         stage: Stage = "load"
         try:
             if chunk.num_samples == 0:
                 stage = "manifest"
-                read_header(utterance.path)
+                self._refuse_other_plan(read_header(utterance.path), utterance.channel)
             stage = "load"
             if chunk.whole:
                 samples, rate = self._reader.read(extent)
@@ -119,6 +128,22 @@ class Recordings(Dataset["Loaded"]):
         except MemoryError:
             return Rejected(chunk, stage, "out_of_memory", "too long to be held in memory")
         return Waveform(chunk, waveform)
+
+    def _refuse_other_plan(self, header: AudioHeader, channel: int | None) -> None:
+        """Refuse a recording that could not be read when the manifest was made, if it would now be other work.
+
+        Installing the extra for its format is enough for that. Cut or told apart by channel it would have been, had
+        it been readable; run differently it would have other results here than in a run of its own.
+        """
+        samples = resampled_length(header.num_samples, header.sample_rate, self.sample_rate)
+        too_long = self.max_samples is not None and samples > self.max_samples
+        several = self.channels == "each" and channel is None
+        if too_long or several:
+            reason = "longer than chunk.seconds" if too_long else "to be told apart by channel"
+            raise AudioError(
+                "changed",
+                f"it could not be read when the manifest was made, and is {reason}; start another run with run_dir=...",
+            )
 
     def _load_window(self, extent: Extent, chunk: Chunk) -> Tensor:
         """Read what the chunk is computed from, and no more; what resampling the whole would give there."""

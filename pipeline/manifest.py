@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from threading import Event
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -131,17 +133,15 @@ def build(
     batches: list[pa.RecordBatch] = []
     utterances = dataset.utterances()
     done = 0
-    with ThreadPoolExecutor(PROBE_THREADS) as pool:
+    with _Headers() as headers:
         while block := list(islice(utterances, BLOCK_ROWS)):
-            headers = list(pool.map(_probe, (utterance.path for utterance in block)))
-            rows = [
-                _row(each, header, columns)
-                for utterance, header in zip(block, headers, strict=True)
-                for each in (_channels(utterance, header) if channels == "each" else [utterance])
-            ]
+            rows = []
+            for utterance, header in zip(block, headers.of([each.path for each in block]), strict=True):
+                each_channel = _channels(utterance, header) if channels == "each" else [utterance]
+                rows += [_row(each, header, columns) for each in each_channel]
+                on_progress(done + len(rows))
             batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
             done += len(rows)
-            on_progress(done)
     table = pa.Table.from_batches(batches, schema=schema)
     if channels != "each" and table[tables.CHANNEL].null_count == len(table):
         table = table.drop_columns([tables.CHANNEL])
@@ -176,11 +176,37 @@ def read(path: Path) -> tuple[Manifest, dict[str, Any]]:
         raise UserError(f"{path}: not a readable manifest ({error}); remove it, or choose another run_dir=") from None
 
 
-def _probe(path: str) -> AudioHeader | None:
-    try:
-        return read_header(path)
-    except AudioError:
-        return None  # the loader meets the same error again and names it
+class _Headers:
+    """Headers read in parallel, once for all segments of a recording that follow one another."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(PROBE_THREADS)
+        self._known: dict[str, Future[AudioHeader | None]] = {}
+        self._stopped = Event()
+
+    def __enter__(self) -> _Headers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()  # counting a long recording's samples would hold up a stop for minutes
+        self._pool.shutdown(cancel_futures=True)
+
+    def of(self, paths: Sequence[str]) -> Iterator[AudioHeader | None]:
+        """The header of each path; `None` for one that cannot be read."""
+        before, self._known = self._known, {}
+        for path in paths:
+            if path not in self._known:
+                self._known[path] = before.get(path) or self._pool.submit(self._probe, path)
+        for path in paths:
+            yield self._known[path].result()
+
+    def _probe(self, path: str) -> AudioHeader | None:
+        try:
+            return read_header(path, lambda: not self._stopped.is_set())
+        except AudioError:
+            return None  # the loader meets the same error again and names it
 
 
 def _channels(utterance: Utterance, header: AudioHeader | None) -> list[Utterance]:

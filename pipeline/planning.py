@@ -6,6 +6,7 @@ shard alone, so a shard that is done again after a crash is done in the same bat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -17,6 +18,8 @@ from pipeline.records import Chunk, PlannedBatch
 
 MAX_ROWS_PER_SHARD = 20_000
 """Bounds the memory of a shard of very short (or unreadable) recordings."""
+SIMILAR = 1.05
+"""Lengths that differ by less go together: padding is worth less than reading a recording in one go."""
 
 
 def assign_shards(duration_s: NDArray[np.float64], hours: float) -> NDArray[np.int32]:
@@ -102,8 +105,9 @@ def plan_shard(
 ) -> Iterator[tuple[Chunk, ...]]:
     """Group the rows of one shard into batches of similar length under a budget of padded samples.
 
-    The longest come first, so that a device too small for the plan shows at once. The chunks of a row follow one
-    another. A chunk longer than the budget is a batch of its own; so is a row of unknown length (0).
+    The longest come first, so that a device too small for the plan shows at once; lengths that are nearly the same
+    stay in the order of the manifest, where the segments of a recording follow one another. The chunks of a row follow
+    one another. A chunk longer than the budget is a batch of its own; so is a row of unknown length (0).
 
     Args:
         rows: Manifest rows of the shard.
@@ -112,7 +116,7 @@ def plan_shard(
         chunking: How rows that are too long are cut.
     """
     cut = [chunking.chunks(int(row), int(samples)) for row, samples in zip(rows, num_samples, strict=True)]
-    cut.sort(key=lambda chunks: (-chunks[0].num_samples, chunks[0].row))
+    cut.sort(key=lambda chunks: (-_similar(chunks[0].num_samples), chunks[0].row))
     batch: list[Chunk] = []
     longest = 0
     for chunk in chain.from_iterable(cut):
@@ -123,6 +127,11 @@ def plan_shard(
         batch.append(chunk)
     if batch:
         yield tuple(batch)
+
+
+def _similar(num_samples: int) -> int:
+    """One number for all lengths within a twentieth of one another."""
+    return int(math.log(num_samples) / math.log(SIMILAR)) if num_samples else -1
 
 
 def plan_run(

@@ -1,8 +1,9 @@
 """One recording, segment, channel or window of it to a mono waveform at the file's own rate, or a named error.
 
-A long recording is read window by window, so that memory is bounded by the window and not by the file. Where
-every sample has its bytes a window is sought; a lossy codec that is sought begins without its history and gives
-other samples, so there the recording stays open and is decoded on from where the last window ended.
+A long recording is read window by window, so that memory is bounded by the window and not by the file, and
+segments and windows have the samples that the whole file has there. A lossy codec needs its history for that, so
+it is sought a second too early; a recording that cannot be sought, or does not say how long it is, stays open and
+is decoded on from where the last window or segment ended.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pipeline.audio import AudioError, Recording, named_errors, open_recording
 
 SEGMENT_SLACK_S = 0.1
 """What a lossy codec may round away, and a segment may say too much."""
+PREROLL_S = 1.0
+"""History of a lossy codec: MP3's bit reservoir, Opus' convergence, Vorbis' overlap take a tenth of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +63,18 @@ def read_waveform(
 
 
 class WaveformReader:
-    """Reads waveforms; keeps the recording of the last window open where its codec cannot be sought."""
+    """Reads waveforms; keeps the last recording open that cannot be sought."""
 
     def __init__(self) -> None:
         self._tape: _Tape | None = None
 
-    def read(self, extent: Extent, window: tuple[int, int | None] | None = None) -> tuple[NDArray[np.float32], int]:
+    def read(self, extent: Extent, window: tuple[int, int | None] = (0, None)) -> tuple[NDArray[np.float32], int]:
         """Decodes to mono.
 
         Args:
             extent: The recording, segment and channel.
             window: First and last sample (exclusive; `None` for the end), counted at the file's rate from the
-                segment's start. Windows of one extent are cheapest in ascending order; they may overlap.
+                segment's start. Those of one recording are cheapest in ascending order; they may overlap.
 
         Returns:
             `(samples,)` in [-1, 1], and the sample rate in Hz. A window beyond the end gives what is there.
@@ -79,86 +82,77 @@ class WaveformReader:
         Raises:
             AudioError: One of the twelve names and the reason; nothing else escapes for a bad file.
         """
+        source = (extent.path, extent.channel, extent.file_size)
         with named_errors():
-            if window is None:
+            if self._tape is None or self._tape.source != source:
                 self.close()
-                with open_recording(extent.path, extent.file_size) as recording:
-                    return _read(recording, extent, None), int(recording.decoder.samplerate)
-            return self._read_window(extent, window)
+                stack = ExitStack()
+                recording = stack.enter_context(open_recording(extent.path, extent.file_size))
+                if recording.seekable:
+                    with stack:
+                        return _read(recording, extent, window), int(recording.decoder.samplerate)
+                self._tape = _Tape(source, recording, stack)
+            try:
+                return self._tape.read(extent, window), self._tape.rate
+            except _Behind:
+                self.close()
+                return self.read(extent, window)
+            except BaseException:
+                self.close()
+                raise
 
     def close(self) -> None:
         """Closes the recording that is kept open, if there is one."""
         if self._tape is not None:
             tape, self._tape = self._tape, None
-            tape.close()
+            tape.stack.close()
 
-    def _read_window(self, extent: Extent, window: tuple[int, int | None]) -> tuple[NDArray[np.float32], int]:
-        tape = self._tape
-        if tape is None or tape.extent != extent or window[0] < tape.first:
-            self.close()
-            tape = _Tape(extent)
-            if tape.recording.exact:
-                with tape.stack:
-                    return _read(tape.recording, extent, window), tape.rate
-            self._tape = tape
-        try:
-            return tape.read(*window), tape.rate
-        except BaseException:
-            self.close()
-            raise
+
+class _Behind(Exception):
+    """What is asked for lies before what a tape still holds."""
 
 
 class _Tape:
-    """A recording that is read forwards only; holds the last window, which the next one may overlap."""
+    """A recording that is read forwards only; holds the last stretch, which the next one may overlap."""
 
-    def __init__(self, extent: Extent) -> None:
-        self.extent = extent
-        self.stack = ExitStack()
-        self.recording = self.stack.enter_context(open_recording(extent.path, extent.file_size))
-        self.rate = int(self.recording.decoder.samplerate)
-        self._start, stop = _bounds(extent, self.rate, self.recording.num_samples)
-        self._length = None if stop is None else stop - self._start
-        self._begun = False
-        self.first = 0
+    def __init__(self, source: tuple[str, int | None, int | None], recording: Recording, stack: ExitStack) -> None:
+        self.source = source
+        self.stack = stack
+        self.rate = int(recording.decoder.samplerate)
+        self._recording = recording
+        self._first = 0
         self._held = np.zeros(0, np.float32)
 
-    def close(self) -> None:
-        """Closes the file."""
-        self.stack.close()
-
-    def read(self, first: int, last: int | None) -> NDArray[np.float32]:
-        """The window; `first` is not before that of the last window."""
-        if not self._begun:
-            _skip(self.recording, self._start, self.rate)
-            self._begun = True
-        position = self.first + len(self._held)
+    def read(self, extent: Extent, window: tuple[int, int | None]) -> NDArray[np.float32]:
+        """A window of a segment; what lies before it is decoded and dropped."""
+        first, last = _stretch(extent, window, self.rate, self._recording.num_samples)
+        if first < self._first:
+            raise _Behind
+        position = self._first + len(self._held)
         if position < first:
-            position += _decode_past(self.recording, first - position)
-        stop = min((end for end in (last, self._length) if end is not None), default=None)
-        wanted = None if stop is None else max(0, stop - position)
-        held = self._held[first - self.first :]
-        samples = np.concatenate([held, *_mono(self.recording, wanted, self.extent.channel)])
-        self.first, self._held = first, samples
-        window = samples if stop is None else samples[: max(0, stop - first)]
-        _check(window, self._start + first, None if stop is None else stop - first, self.recording, self.rate)
-        return window
+            self._first, self._held = position, np.zeros(0, np.float32)
+            _skip(self._recording, first - position, first, self.rate)
+            self._first = position = first
+        wanted = None if last is None else max(0, last - position)
+        held = self._held[first - self._first :]
+        self._held = np.concatenate([held, *_mono(self._recording, wanted, self.source[1])])
+        self._first = first
+        samples = self._held if last is None else self._held[: last - first]
+        _check(samples, first, last, self._recording, self.rate)
+        return samples
 
 
-def _read(recording: Recording, extent: Extent, window: tuple[int, int | None] | None) -> NDArray[np.float32]:
-    """A whole segment, or a window of it."""
+def _read(recording: Recording, extent: Extent, window: tuple[int, int | None]) -> NDArray[np.float32]:
+    """A window of a segment of a recording that knows its length."""
     rate = int(recording.decoder.samplerate)
-    start, stop = _bounds(extent, rate, recording.num_samples)
-    if window is not None:
-        ends = (stop, None if window[1] is None else start + window[1])
-        start, stop = start + window[0], min((end for end in ends if end is not None), default=None)
-    if start and recording.num_samples is not None:
-        recording.decoder.seek(start)
-    else:
-        _skip(recording, start, rate)
-    wanted = None if stop is None else max(0, stop - start)
-    blocks = list(_mono(recording, wanted, extent.channel))
+    first, last = _stretch(extent, window, rate, recording.num_samples)
+    if first:
+        early = first if recording.exact else max(0, first - round(PREROLL_S * rate))
+        recording.decoder.seek(early)
+        _skip(recording, first - early, first, rate)
+    blocks = list(_mono(recording, None if last is None else max(0, last - first), extent.channel))
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    _check(samples, start, wanted, recording, rate)
+    _check(samples, first, last, recording, rate)
     return samples
 
 
@@ -176,31 +170,36 @@ def _mono(recording: Recording, num_samples: int | None, channel: int | None) ->
                 yield block.mean(axis=1, dtype=np.float32)
 
 
-def _skip(recording: Recording, num_samples: int, rate: int) -> None:
-    """Decodes past the samples before a segment.
+def _skip(recording: Recording, num_samples: int, first: int, rate: int) -> None:
+    """Decodes past the samples before `first`.
 
     Raises:
         AudioError: The recording ends before.
     """
-    if num_samples and _decode_past(recording, num_samples) < num_samples:
-        raise AudioError("truncated", f"the segment starts at {num_samples / rate:.3f} s, beyond the end")
+    if num_samples and sum(len(block) for block in recording.blocks(num_samples)) < num_samples:
+        raise AudioError("truncated", f"the recording ends before {first / rate:.3f} s, where the segment starts")
 
 
-def _decode_past(recording: Recording, num_samples: int) -> int:
-    return sum(len(block) for block in recording.blocks(num_samples))
-
-
-def _check(samples: NDArray[np.float32], start: int, wanted: int | None, recording: Recording, rate: int) -> None:
-    """Refuses samples that are too few, none, or not finite; `start` is their place in the file."""
-    missing = 0 if wanted is None else wanted - len(samples)
+def _check(samples: NDArray[np.float32], first: int, last: int | None, recording: Recording, rate: int) -> None:
+    """Refuses samples that are too few, none, or not finite; `first` and `last` are their place in the file."""
+    missing = 0 if last is None else last - first - len(samples)
     if missing > (0 if recording.exact else SEGMENT_SLACK_S * rate):
-        raise AudioError("truncated", f"{len(samples)} of {wanted} samples could be decoded at {rate} Hz")
+        place = f", from {first / rate:.3f} s on" if first else ""
+        count = f"{len(samples)} of {len(samples) + missing} samples"
+        raise AudioError("truncated", f"{count} could be decoded at {rate} Hz{place}")
     if len(samples) == 0:
         raise AudioError("empty", "no audio could be decoded")
     finite = np.isfinite(samples)
     if not finite.all():
-        first = start + int(np.argmin(finite))
-        raise AudioError("non_finite", f"sample {first} ({first / rate:.3f} s) is NaN or infinite")
+        broken = first + int(np.argmin(finite))
+        raise AudioError("non_finite", f"sample {broken} ({broken / rate:.3f} s) is NaN or infinite")
+
+
+def _stretch(extent: Extent, window: tuple[int, int | None], rate: int, total: int | None) -> tuple[int, int | None]:
+    """A window of a segment as samples of the file."""
+    start, stop = _bounds(extent, rate, total)
+    ends = (stop, None if window[1] is None else start + window[1])
+    return start + window[0], min((end for end in ends if end is not None), default=None)
 
 
 def _bounds(extent: Extent, rate: int, total: int | None) -> tuple[int, int | None]:

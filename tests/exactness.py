@@ -57,13 +57,16 @@ def stock_alone(stock: torch.nn.Module, waveforms: list[torch.Tensor]) -> list[A
     ]
 
 
-def exact(stock: torch.nn.Module, facts: ModelFacts | None = None, precision: str = "fp32") -> ExactForward:
+def exact(
+    stock: torch.nn.Module, facts: ModelFacts | None = None, precision: str = "fp32", together: bool | None = None
+) -> ExactForward:
     """Take over a model as its bundle gives it; it cannot be used as it was afterwards."""
     return ExactForward(
         getattr(stock, "model", stock),
         precision,
         normalize_waveform=facts is not None and facts.body.normalize_waveform,
         log_softmax=facts is not None and facts.values == "log_probs",
+        together=together,
     )
 
 
@@ -75,13 +78,13 @@ def assert_same(together: ModelOutput, alone: list[Alone]) -> float:
         assert list(together.features) == list(range(1, len(answer.features) + 1))
         for layer, expected in enumerate(answer.features, start=1):
             assert len(expected) == frames
-            difference = float((together.features[layer][index, :frames] - expected).abs().max())
+            difference = float((together.split(together.features[layer])[index] - expected).abs().max())
             assert difference <= TOLERANCE, f"layer {layer} of recording {index}: {difference}"
             largest = max(largest, difference)
         if answer.emission is None:
             assert together.logits is None
             continue
-        logits = together.logits[index, :frames]
+        logits = together.split(together.logits)[index]
         difference = float((logits - answer.emission).abs().max())
         assert difference <= TOLERANCE, f"emission of recording {index}: {difference}"
         largest = max(largest, difference)

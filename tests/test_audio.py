@@ -532,3 +532,33 @@ def test_reading_audio_does_not_load_torch() -> None:
     code = "import sys, pipeline.waveforms; sys.exit('torch' in sys.modules or 'pyarrow' in sys.modules)"
     root = Path(__file__).parent.parent
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def joined(folder: Path, ending: str) -> tuple[Path, int]:
+    """Two encoded recordings one after another, as `cat` joins them, and their samples."""
+    speech, rate = soundfile.read(SPEECH)
+    for name, part in (("a", speech), ("b", np.tile(speech, 2))):
+        soundfile.write(folder / f"{name}.{ending}", part, rate)
+    (folder / f"ab.{ending}").write_bytes(b"".join((folder / f"{name}.{ending}").read_bytes() for name in "ab"))
+    return folder / f"ab.{ending}", 3 * len(speech)
+
+
+def test_mp3s_one_after_another_are_read_to_the_end(tmp_path: Path) -> None:
+    path, num_samples = joined(tmp_path, "mp3")
+    # Each has the delay and the padding of its encoder: some thousand samples.
+    assert 0 <= read_header(str(path)).num_samples - num_samples < 8_000
+    assert len(read_waveform(str(path))[0]) == read_header(str(path)).num_samples
+
+
+def test_ogg_streams_one_after_another_are_refused_and_not_cut_short(tmp_path: Path) -> None:
+    path, _ = joined(tmp_path, "ogg")
+    with pytest.raises(AudioError, match="unsupported_format: several Ogg streams one after another"):
+        read_header(str(path))
+
+
+def test_counting_is_given_up_when_it_is_no_longer_wanted(tmp_path: Path) -> None:
+    path, _ = joined(tmp_path, "mp3")
+    asked = iter([True, False])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.audio._BLOCK_BYTES", 4_004)
+        assert read_header(str(path), lambda: next(asked)).num_samples < 2_000

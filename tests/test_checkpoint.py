@@ -168,7 +168,7 @@ def test_a_finished_run_is_recognised_without_torch_and_other_labels_or_weights_
 def test_weights_other_than_those_configured_are_refused_before_they_are_read(
     elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (elsewhere / "x.pt").write_bytes(b"whatever")
+    (elsewhere / "x.pt").write_bytes(b"PK, whatever")
     assert main(overrides("x.pt", f"model.sha256={'0' * 64}")) == 2
     assert "these are other weights" in capsys.readouterr().err
 
@@ -267,7 +267,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("typed", "said"), REFUSED, ids=[" ".join(typed) for typed, _ in REFUSED])
 def test_a_wrong_configuration_is_refused_at_once(typed: list[str], said: list[str], elsewhere: Path) -> None:
-    (elsewhere / "x.pt").touch()
+    (elsewhere / "x.pt").write_bytes(b"PK")
     if typed and not typed[0].startswith("model.checkpoint"):
         typed = ["model.checkpoint=x.pt", "model.architecture=digits", *typed]
     with pytest.raises(UserError) as caught:
@@ -285,7 +285,7 @@ def test_keys_of_a_checkpoint_are_refused_for_other_models(key: str) -> None:
 
 
 def test_labels_are_taken_as_typed(elsewhere: Path) -> None:
-    (elsewhere / "x.pt").touch()
+    (elsewhere / "x.pt").write_bytes(b"PK")
     for typed, labels in (
         ("[-,|,a,b]", ("-", "|", "a", "b")),
         ("[_,'|','ä','null',7]", ("_", "|", "ä", "null", "7")),
@@ -293,6 +293,12 @@ def test_labels_are_taken_as_typed(elsewhere: Path) -> None:
         ("null", DIGITS.labels),
     ):
         assert load(overrides("x.pt", f"model.labels={typed}")).model.labels == labels
+
+
+def test_a_file_that_holds_no_weights_is_refused_before_the_manifest_is_made(elsewhere: Path) -> None:
+    (elsewhere / "x.pt").write_text("once upon a time")
+    with pytest.raises(UserError, match=r"model\.checkpoint=x\.pt: neither safetensors nor a torch file"):
+        load(overrides("x.pt"))
 
 
 def test_a_checkpoint_that_is_not_read_need_not_be_there() -> None:

@@ -134,9 +134,8 @@ def test_values_that_are_not_finite_reject_the_utterance_they_belong_to(
 
     def spoilt(*given: object) -> ModelOutput:
         output: ModelOutput = forward(*given)
-        output.logits[1, 3, 5] = value
-        output.features[4][3, 0, 0] = value
-        output.logits[4, -1, :] = value  # padding of the shortest: means nothing
+        output.split(output.logits)[1][3, 5] = value
+        output.split(output.features[4])[3][0, 0] = value
         return output
 
     monkeypatch.setattr(engine, "_forward", spoilt)
@@ -152,7 +151,7 @@ def test_a_feature_that_float16_cannot_hold_rejects_the_utterance_and_names_the_
 
     def large(*given: object) -> ModelOutput:
         output: ModelOutput = forward(*given)
-        output.features[2][2, 1, 7] = 70_000.0
+        output.split(output.features[2])[2][1, 7] = 70_000.0
         return output
 
     monkeypatch.setattr(engine, "_forward", large)

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from pipeline.model import digits
 from pipeline.model.catalog import MODELS, ModelFacts, weights_path
-from pipeline.model.exact import ExactForward, position_bias
+from pipeline.model.encoder import position_bias
+from pipeline.model.exact import ExactForward
 from pipeline.model.front_end import FrontEnd, normalized
 
 SMALL = {
@@ -64,26 +65,28 @@ def digits_model() -> torch.nn.Module:
     return model
 
 
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("name", KINDS)
-def test_each_kind_batched_equals_torchaudio_alone(name: str, speech: list[torch.Tensor]) -> None:
+def test_each_kind_batched_equals_torchaudio_alone(name: str, together: bool, speech: list[torch.Tensor]) -> None:
     facts = MODELS[name]
     stock = small(facts)
     waveforms = [*speech, speech[0][:400], torch.zeros(3000), 0.1 + 0.1 * speech[1]]
     alone = stock_alone(stock, waveforms)
-    assert_same(exact(stock, facts)(*pad(waveforms), [1, 2, 3]), alone)
+    assert_same(exact(stock, facts, together=together)(*pad(waveforms), [1, 2, 3]), alone)
 
 
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("name", KINDS)
-def test_each_kind_is_the_same_beside_any_neighbour(name: str, speech: list[torch.Tensor]) -> None:
+def test_each_kind_is_the_same_beside_any_neighbour(name: str, together: bool, speech: list[torch.Tensor]) -> None:
     facts = MODELS[name]
-    forward = exact(small(facts, seed=1), facts)
+    forward = exact(small(facts, seed=1), facts, together=together)
     alone = forward(*pad(speech[:1]), [2])
     loud = 20 * torch.randn(3 * len(speech[0]), generator=torch.Generator().manual_seed(0))
     beside = forward(*pad([loud, speech[0], torch.zeros(400)]), [2])
     frames = int(alone.num_frames[0])
-    assert (beside.features[2][1, :frames] - alone.features[2][0]).abs().max() <= TOLERANCE
+    assert (beside.split(beside.features[2])[1] - alone.features[2]).abs().max() <= TOLERANCE
     if facts.labels:
-        assert (beside.logits[1, :frames] - alone.logits[0]).abs().max() <= TOLERANCE
+        assert (beside.split(beside.logits)[1] - alone.logits).abs().max() <= TOLERANCE
     assert beside.num_frames.tolist()[1:] == [frames, 1]
 
 
@@ -108,7 +111,7 @@ def test_log_probabilities_are_those_of_a_distribution(speech: list[torch.Tensor
     facts = MODELS["mms_fa"]
     output = exact(small(facts), facts)(*pad(speech[:2]), [])
     assert output.logits.shape[-1] == len(facts.labels) == 28  # no star
-    assert torch.allclose(output.logits[0].exp().sum(-1), torch.ones(output.logits.shape[1]), atol=1e-5)
+    assert torch.allclose(output.logits.exp().sum(-1), torch.ones(len(output.logits)), atol=1e-5)
 
 
 def test_digits_model_batched_equals_torchaudio_alone(speech: list[torch.Tensor]) -> None:
@@ -183,7 +186,7 @@ def test_working_memory_grows_with_the_square_of_the_frames_for_wavlm_only() -> 
 def test_the_catalogue_knows_the_shapes_of_the_shipped_model() -> None:
     facts = MODELS["digits"]
     output = ExactForward(digits.build().eval())(torch.zeros(1, 4000), torch.tensor([4000]), [facts.num_layers])
-    assert output.features[facts.num_layers].shape == (1, facts.num_frames(4000), facts.dim)
+    assert output.features[facts.num_layers].shape == (facts.num_frames(4000), facts.dim)
     assert output.logits is not None
     assert output.logits.shape[-1] == len(facts.labels)
 
@@ -205,8 +208,7 @@ def test_half_precision_stays_near(name: str, precision: str, limit: float, spee
     stock = digits_model() if name == "digits" else small(facts)
     whole = exact(copy.deepcopy(stock), facts)(*pad(speech[:3]), [3])
     half = exact(stock, facts, precision)(*pad(speech[:3]), [3])
-    for index, frames in enumerate(whole.num_frames):
-        expected, got = whole.features[3][index, :frames], half.features[3][index, :frames]
+    for expected, got in zip(whole.split(whole.features[3]), half.split(half.features[3]), strict=True):
         assert got.dtype == torch.float32
         assert (got - expected).square().mean().sqrt() <= limit * expected.square().mean().sqrt()
 
@@ -224,7 +226,7 @@ def test_on_cuda_labels_stay_in_every_precision(speech: list[torch.Tensor], prec
     for index, waveform in enumerate(shipped):
         with torch.inference_mode():
             emission = model(waveform[None])[0][0]
-        got = together.logits[index, : len(emission)].cpu()
+        got = together.split(together.logits)[index].cpu()
         assert torch.isfinite(got).all()
         if precision == "fp32":
             assert (got - emission).abs().max() <= TOLERANCE

@@ -78,7 +78,7 @@ def _break(monkeypatch: pytest.MonkeyPatch, name: str, how: object) -> None:
     """Make reading one recording do something no decoder should; workers are forked and see it."""
 
     class Broken(WaveformReader):
-        def read(self, extent: Extent, window: tuple[int, int | None] | None = None) -> tuple[np.ndarray, int]:
+        def read(self, extent: Extent, window: tuple[int, int | None] = (0, None)) -> tuple[np.ndarray, int]:
             if name in extent.path:
                 how()  # type: ignore[operator]
             return super().read(extent, window)

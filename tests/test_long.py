@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,15 +18,19 @@ from numpy.typing import NDArray
 from running import DATA, SHIPPED, assert_accounting, assert_same_tables, command, environment, ids, read, run
 from safetensors.torch import load_file
 
+from pipeline import manifest as manifests
 from pipeline import run as pipeline_run
 from pipeline import spool
-from pipeline.audio import AudioError
+from pipeline.audio import AudioError, read_header
+from pipeline.datasets import folder
+from pipeline.datasets import manifest as listed
 from pipeline.decoding import GreedyDecoder
+from pipeline.loader import Recordings
 from pipeline.model import digits
 from pipeline.model.catalog import MODELS, weights_path
 from pipeline.model.engine import Engine, EngineSettings
 from pipeline.planning import Chunking
-from pipeline.records import Chunk
+from pipeline.records import AudioHeader, Chunk, Rejected
 from pipeline.resampling import resample, resample_window, source_window
 from pipeline.results import open_run
 from pipeline.stitching import Stitcher
@@ -259,7 +264,7 @@ def test_windows_of_any_format_are_slices_of_the_whole(ending: str, options: dic
             samples, found = reader.read(extent, (first, stop))
             assert found == rate
             # An MP3's samples vary in the last bit with the size of the blocks that are asked for.
-            np.testing.assert_allclose(samples, whole[first:stop], rtol=0, atol=1e-7 if ending == "mp3" else 0)
+            np.testing.assert_allclose(samples, whole[first:stop], rtol=0, atol=1e-6 if ending == "mp3" else 0)
         reader.close()
 
 
@@ -285,14 +290,42 @@ def test_a_window_of_a_lossless_file_is_read_without_the_rest(tmp_path: Path, de
     assert sum(decoded) == 8_000
 
 
-def test_a_lossy_file_is_decoded_once_for_all_of_its_windows(tmp_path: Path, decoded: list[int]) -> None:
+def without_length(path: Path) -> Path:
+    """An MP3 as a program writes it that does not go back to the first frame: without the tag that counts."""
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"Xing", bytes(4)).replace(b"Info", bytes(4)))
+    return path
+
+
+def test_a_file_that_cannot_be_sought_is_decoded_once_for_all_of_its_windows_and_segments(
+    tmp_path: Path, decoded: list[int]
+) -> None:
     speech = np.tile(speak("theo", [1, 2, 3]), 20)
     soundfile.write(tmp_path / "a.mp3", speech, 8000)
+    path = str(without_length(tmp_path / "a.mp3"))
     decoded.clear()
-    reader, extent = WaveformReader(), Extent(str(tmp_path / "a.mp3"))
+    reader = WaveformReader()
     for first in range(0, len(speech) - 16_000, 8_000):
-        reader.read(extent, (first, first + 16_000))
+        reader.read(Extent(path), (first, first + 16_000))
     assert sum(decoded) <= len(speech)
+    decoded.clear()
+    segments = [(start, start + 1.5) for start in range(20)]
+    pieces = [reader.read(Extent(path, *segment))[0] for segment in segments]
+    assert sum(decoded) <= len(speech)
+    for segment, piece in zip(segments, pieces, strict=True):
+        alone, _ = read_waveform(path, start_s=segment[0], end_s=segment[1])
+        np.testing.assert_allclose(piece, alone, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("ending", ["mp3", "ogg", "flac"])
+def test_a_segment_has_the_samples_of_the_whole(ending: str, tmp_path: Path) -> None:
+    speech = speak("theo", [1, 2, 3, 4, 5, 6, 7, 8, 9, 0] * 4)
+    soundfile.write(tmp_path / f"a.{ending}", speech, 8000)
+    whole, rate = read_waveform(str(tmp_path / f"a.{ending}"))
+    for start_s in (0.5, 3.337, 11.0):
+        segment, _ = read_waveform(str(tmp_path / f"a.{ending}"), start_s=start_s, end_s=start_s + 2)
+        first = round(start_s * rate)
+        np.testing.assert_allclose(segment, whole[first : first + len(segment)], rtol=0, atol=1e-6)
 
 
 def test_a_channel_that_is_not_there_is_said(tmp_path: Path) -> None:
@@ -316,6 +349,44 @@ def test_a_long_recording_that_breaks_off_is_one_failure_and_nothing_of_it_stays
     assert set(ids(tmp_path / "out", "emissions")) == {"long.flac"}
     assert_accounting(tmp_path / "out", layers=4)
     assert "1 failures" in done.stdout or "1 failed" in done.stdout
+
+
+def test_the_header_of_a_recording_is_read_once_for_all_of_its_segments(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f'{{"audio_filepath": "{recording}", "offset": {start}, "duration": 1}}\n' for start in range(20)]
+    (tmp_path / "list.jsonl").write_text("".join(lines))
+    seen: list[str] = []
+
+    def counting(path: str, go_on: Callable[[], bool]) -> AudioHeader:
+        seen.append(path)
+        return read_header(path, go_on)
+
+    monkeypatch.setattr(manifests, "read_header", counting)
+    monkeypatch.setattr(manifests, "BLOCK_ROWS", 6)
+    built = manifests.build(listed.Dataset(listed.Options(path=str(tmp_path / "list.jsonl"))), 1.0)
+    assert len(built) == 20
+    assert seen == [str(recording)]
+
+
+@pytest.mark.parametrize(("channels", "reason"), [("mix", "longer than chunk.seconds"), ("each", "by channel")])
+def test_a_recording_that_could_not_be_read_before_is_not_run_as_something_else_now(
+    recording: Path, channels: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(path: str, go_on: object = None) -> None:
+        raise AudioError("unsupported_format", "install the extra")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifests, "read_header", unreadable)
+        dataset = folder.Dataset(folder.Options(root=str(recording.parent), extensions=["flac"]))
+        built = manifests.build(dataset, 1.0, channels=channels)
+    recordings = Recordings(built, 16_000, 400, channels, max_samples=80_000 if channels == "mix" else None)
+    found = recordings.load(Chunk(0, 0))
+    assert isinstance(found, Rejected)
+    assert (found.stage, found.error) == ("manifest", "changed")
+    assert reason in found.message
+    if channels == "mix":  # short enough to be the same work as in a run of its own
+        assert not isinstance(Recordings(built, 16_000, 400, channels).load(Chunk(0, 0)), Rejected)
 
 
 def test_an_emission_too_long_for_one_list_goes_on_in_parts(

@@ -7,15 +7,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio.models import Wav2Vec2Model
 
 from pipeline.decoding import best_path
 from pipeline.errors import UserError
 from pipeline.model.catalog import ModelFacts
-from pipeline.model.exact import ExactForward
+from pipeline.model.exact import ExactForward, ModelOutput
 from pipeline.records import BestPath, Chunk, Emission, Rejected
 
 CPU_BATCH_SECONDS = 30.0
@@ -163,28 +165,29 @@ class Engine:
     ) -> tuple[list[Emission], list[Rejected]]:
         settings = self.settings
         output = self._forward(waveforms.to(self.device, non_blocking=True), lengths, settings.layers)
-        frames = output.num_frames.tolist()
         reasons: dict[int, str] = {}
         if output.logits is not None:
-            reasons = dict.fromkeys(_non_finite(output.logits, frames), self._non_finite_message)
+            reasons = dict.fromkeys(_non_finite(output, output.logits), self._non_finite_message)
         features = {}
         for layer, values in output.features.items():
             kept = values.half() if settings.feature_dtype == "float16" else values
-            for index in _non_finite(kept, frames):
-                if torch.isfinite(values[index, : frames[index]]).all():
+            overflowing = _non_finite(output, kept)
+            broken = _non_finite(output, values) if overflowing else []
+            for index in overflowing:
+                if index in broken:
+                    reasons[index] = self._non_finite_message
+                else:
                     overflow = f"layer {layer} has values beyond float16; set features.dtype=float32"
                     reasons.setdefault(index, overflow)
-                else:
-                    reasons[index] = self._non_finite_message
-            features[layer] = kept.cpu().numpy()
+            features[layer] = _on_host(output, kept)
         paths = None
         if output.logits is not None:
-            paths = [tensor.cpu().numpy() for tensor in best_path(output.logits)]
-        logits = output.logits.cpu().numpy() if settings.logits and output.logits is not None else None
+            paths = [_on_host(output, values) for values in best_path(output.logits)]
+        logits = _on_host(output, output.logits) if settings.logits and output.logits is not None else None
 
         emissions: list[Emission] = []
         rejected: list[Rejected] = []
-        for index, (chunk, count) in enumerate(zip(chunks, frames, strict=True)):
+        for index, (chunk, count) in enumerate(zip(chunks, output.num_frames.tolist(), strict=True)):
             if index in reasons:
                 rejected.append(Rejected(chunk, "model", "non_finite", reasons[index]))
                 continue
@@ -192,18 +195,22 @@ class Engine:
                 Emission(
                     chunk=chunk,
                     num_frames=count,
-                    logits=None if logits is None else logits[index, :count],
-                    features={layer: values[index, :count] for layer, values in features.items()},
-                    path=None if paths is None else BestPath(*(values[index, :count] for values in paths)),
+                    logits=None if logits is None else logits[index],
+                    features={layer: values[index] for layer, values in features.items()},
+                    path=None if paths is None else BestPath(*(values[index] for values in paths)),
                 )
             )
         return emissions, rejected
 
 
-def _non_finite(values: Tensor, frames: Sequence[int]) -> list[int]:
-    """The utterances of `(batch, frames, dim)` that have a NaN or infinite value in their valid frames."""
-    bad = (~torch.isfinite(values).all(dim=-1)).cpu()
-    return [index for index, count in enumerate(frames) if bad[index, :count].any()]
+def _on_host(output: ModelOutput, values: Tensor) -> list[NDArray[Any]]:
+    return [part.numpy() for part in output.split(values.cpu())]
+
+
+def _non_finite(output: ModelOutput, values: Tensor) -> list[int]:
+    """The utterances that have a NaN or infinite value."""
+    finite = output.split(torch.isfinite(values).all(dim=-1).cpu())
+    return [index for index, frames in enumerate(finite) if not frames.all()]
 
 
 def available_memory(group: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:

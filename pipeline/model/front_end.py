@@ -178,7 +178,12 @@ def _first_with_group_norm(waveforms: Tensor, num_frames: Tensor, layer: Any) ->
     weight = layer.weight.double()
     variance = torch.einsum("ic,bij,jc->bc", weight, covariance, weight).clamp(min=0)
     scale = layer.norm.weight.double() * torch.rsqrt(variance + layer.norm.eps)
-    return torch.baddbmm(layer.norm.bias, centred.float(), (weight * scale[:, None]).float())
+    # The shift as one more row of the weights: added on its own it would be another pass over all of the output.
+    batch, frames, kernel = windows.shape
+    extended = centred.new_ones((batch, frames, kernel + 1), dtype=torch.float32)
+    extended[:, :, :kernel] = centred
+    rows = torch.cat([weight * scale[:, None], layer.norm.bias.double().expand(batch, 1, -1)], dim=1)
+    return torch.bmm(extended, rows.float())
 
 
 def _normed(x: Tensor, convolution: _Convolution) -> Tensor:

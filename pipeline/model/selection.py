@@ -43,6 +43,8 @@ def select(name: str, file: str | None, architecture: str | None, labels: Any, *
     if reads_file and not path.is_file():
         reason = "is not a file" if path.exists() else "no such file"
         raise UserError(f"model.checkpoint={file}: {reason}; give a file of weights, safetensors or torch")
+    if reads_file and not _may_hold_weights(path):
+        raise UserError(f"model.checkpoint={file}: neither safetensors nor a torch file; give a file of weights")
     if architecture is None:
         raise UserError(
             f"model.architecture is required and has no default; add one of {', '.join(MODELS)} ({_LISTED})"
@@ -90,6 +92,16 @@ def select_layers(facts: ModelFacts, value: Any) -> tuple[int, ...]:
     if not layers or len(set(layers)) != len(layers):
         raise UserError(f"features.layers={value}: give each layer once, and one at least")
     return tuple(sorted(layers))
+
+
+def _may_hold_weights(path: Path) -> bool:
+    """Whether a file begins as safetensors, as torch's zip or as its older pickles do; nothing of it is executed."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except OSError:
+        return True  # whoever reads it says what is wrong
+    return head[8:] == b"{" or head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04")
 
 
 def _labels(value: Any) -> tuple[str, ...] | None:
