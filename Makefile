@@ -14,6 +14,7 @@ ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+BENCH_INSTALLED := $(VENV)/.installed-bench
 DEMO_RUN := runs/digits/digits
 
 # PyTorch 2.11 has builds for these versions of Python and for no others.
@@ -22,7 +23,7 @@ CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3,
 .PHONY: help
 help: ## Lists the targets
 	@echo "Usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: $(INSTALLED) ## Transcribes the shipped recordings of spoken digits, offline, and shows the result
@@ -32,6 +33,14 @@ demo: $(INSTALLED) ## Transcribes the shipped recordings of spoken digits, offli
 .PHONY: test
 test: $(INSTALLED) ## Runs the whole test suite; ARGS="..." is passed to pytest
 	@$(PY) -m pytest $(ARGS)
+
+.PHONY: bench
+bench: $(BENCH_INSTALLED) ## Runs the benchmarks on the CPU, some 20 minutes; tables to scripts/results/
+	@$(PY) scripts/bench/all.py --device cpu $(ARGS)
+
+.PHONY: bench-gpu
+bench-gpu: $(BENCH_INSTALLED) ## Runs the tests that need CUDA and the benchmarks on the GPU
+	@$(PY) scripts/bench/all.py --device cuda $(ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## Checks style, types and import rules
@@ -46,6 +55,11 @@ $(INSTALLED): $(PY) pyproject.toml constraints.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 	@echo "Installed."
+
+# What only the benchmarks need: transformers, to be compared with.
+$(BENCH_INSTALLED): $(INSTALLED)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
 
 # A link to a Python that has gone counts as missing, so make comes here again.
 $(PY):

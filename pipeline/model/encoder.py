@@ -15,6 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.models.wav2vec2.wavlm_attention import WavLMSelfAttention
 
+TAPS = 16
+"""Taps of the positional convolution in a piece; a divisor of every kernel there is (128, and 32 for `digits`)."""
+
 
 class PackedEncoder(nn.Module):
     """torchaudio's `Encoder`, with its weights."""
@@ -73,21 +76,55 @@ class PackedEncoder(nn.Module):
 class _PositionalConvolution(nn.Module):
     """torchaudio's `ConvolutionalPositionalEmbedding`, its weight norm computed once."""
 
+    lowered: Tensor
+
     def __init__(self, embedding: Any, dtype: torch.dtype) -> None:
         super().__init__()
         # In float16 the convolution, 128 taps wide over 48 or more channels, overflows.
         self.conv = _folded(embedding.conv).to(torch.float32 if dtype == torch.float16 else dtype)
+        self.groups, self.kernel = self.conv.groups, self.conv.kernel_size[0]
+        width = self.conv.in_channels // self.groups
+        weight = self.conv.weight.detach().view(self.groups, width, width, self.kernel // TAPS, TAPS)
+        # (groups, pieces of the kernel, taps x channels in, channels out): as a stretch of frames lies in memory.
+        self.register_buffer("lowered", weight.permute(0, 3, 4, 2, 1).flatten(2, 3).contiguous(), persistent=False)
 
     def forward(self, x: Tensor, counts: Sequence[int], together: bool) -> Tensor:
         """`(total frames, dim)` to the same; an utterance sees silence beyond its ends."""
         given = x.to(self.conv.weight.dtype)
+        if not together:
+            return F.gelu(self._lowered(given, counts)).to(x.dtype)
+        padded = nn.utils.rnn.pad_sequence(list(torch.split(given, list(counts))), batch_first=True)
+        convolved = F.gelu(self.conv(padded.transpose(1, 2))).transpose(1, 2)
         # An even kernel gives a frame too many.
-        if together:
-            padded = nn.utils.rnn.pad_sequence(list(torch.split(given, list(counts))), batch_first=True)
-            convolved = F.gelu(self.conv(padded.transpose(1, 2))).transpose(1, 2)
-            return torch.cat([row[:count] for row, count in zip(convolved, counts, strict=True)]).to(x.dtype)
-        pieces = [self.conv(piece.T[None])[0, :, : len(piece)] for piece in torch.split(given, list(counts))]
-        return F.gelu(torch.cat(pieces, dim=1)).T.to(x.dtype)
+        return torch.cat([row[:count] for row, count in zip(convolved, counts, strict=True)]).to(x.dtype)
+
+    def _lowered(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """The convolution as products of matrices, twice as fast on a CPU as oneDNN's grouped convolution.
+
+        A window of the kernel overlaps the next in all but a frame, which a matrix product cannot read in place.
+        Windows `TAPS` frames apart do not overlap in a piece of `TAPS` taps. So for each group of channels and each
+        piece there is a product for each of the `TAPS` places a window may begin at.
+        """
+        half = self.kernel // 2
+        # Where utterances begin: on the grid of pieces, and half a kernel of silence after the last one's end.
+        places = [*itertools.accumulate((-(-count // TAPS) * TAPS + half for count in counts), initial=half)]
+        rows = (places.pop() - half) // TAPS
+        frames = x.new_zeros((self.groups, rows * TAPS + self.kernel, x.shape[1] // self.groups))
+        for place, piece in zip(places, torch.split(x, list(counts)), strict=True):
+            frames[:, place : place + len(piece)] = piece.view(len(piece), self.groups, -1).transpose(0, 1)
+        width = frames.shape[2]
+        results = x.new_empty((self.groups, TAPS, rows, width))
+        for group, result, weights in zip(frames, results, self.lowered, strict=True):
+            for index, weight in enumerate(weights):
+                offset = group.storage_offset() + index * TAPS * width
+                windows = group.as_strided((TAPS, rows, TAPS * width), (width, TAPS * width, 1), offset)
+                if index == 0:
+                    torch.bmm(windows, weight.expand(TAPS, -1, -1), out=result)
+                else:
+                    result.baddbmm_(windows, weight.expand(TAPS, -1, -1))
+        by_frame = results.permute(2, 1, 0, 3).flatten(2).flatten(0, 1)
+        pieces = [by_frame[place - half : place - half + count] for place, count in zip(places, counts, strict=True)]
+        return torch.cat(pieces).add_(self.conv.get_parameter("bias"))
 
 
 class _Layer(nn.Module):

@@ -1,0 +1,110 @@
+"""Precision: labels that bf16 on CUDA changes against float32, this project in batches beside stock torchaudio alone.
+
+Example:
+    python scripts/bench/precision.py --device cuda
+
+Both against unmodified torchaudio in float32 (TF32 off) on each recording alone. Random weights put many frames near
+a tie of two labels, so their share is the worst case; the shipped digits model is a trained one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import corpora
+import torch
+from common import ROOT, Table, parser, prepare_weights, prepared, publish, say
+from torch import Tensor
+
+from pipeline.model.catalog import MODELS
+from pipeline.model.exact import ExactForward
+from pipeline.model.weights import load_model
+
+BASE = "wav2vec2_asr_base_960h"
+BATCH = 32
+
+
+def main() -> None:
+    made = parser(__doc__)
+    made.add_argument("--recordings", type=int, help="of 2 to 16 s; None: 200")
+    made.add_argument("--models", nargs="+", default=[BASE, "digits"])
+    options = made.parse_args()
+    if options.device == "cpu":
+        print("precision: skipped, needs a CUDA device (--device cuda): on a CPU everything runs in float32")
+        sys.exit(0)
+    options.recordings = options.recordings or (4 if options.quick else 200)
+    with prepared(options):
+        table, measured = measure(options.models, options.recordings, options.device)
+        publish("precision", __doc__, [table], options, measured)
+
+
+def recordings(model: str, count: int) -> list[Tensor]:
+    """What a model was made for: read speech, or digits."""
+    if model == "digits":
+        paths = sorted((ROOT / "pipeline" / "shipped" / "digits").glob("*.flac"))[:count]
+        return [torch.from_numpy(corpora.read(path)) for path in paths]
+    return [torch.from_numpy(samples) for samples in corpora.utterances(count)]
+
+
+@torch.inference_mode()
+def alone(model: torch.nn.Module, waveforms: Sequence[Tensor], device: str, dtype: torch.dtype) -> list[Tensor]:
+    """Unmodified torchaudio on one recording after another: `(frames, labels)` float32 on the host."""
+    model = model.to(device, dtype)
+    return [model(waveform[None].to(device, dtype))[0][0].float().cpu() for waveform in waveforms]
+
+
+def batched(forward: ExactForward, waveforms: Sequence[Tensor], device: str) -> list[Tensor]:
+    """This project on padded batches of unequal recordings: `(frames, labels)` float32 on the host."""
+    found: list[Tensor] = []
+    for first in range(0, len(waveforms), BATCH):
+        group = waveforms[first : first + BATCH]
+        lengths = torch.tensor([len(waveform) for waveform in group])
+        output = forward(torch.nn.utils.rnn.pad_sequence(list(group), batch_first=True).to(device), lengths, [])
+        assert output.logits is not None
+        found += output.split(output.logits.cpu())
+    return found
+
+
+def compare(found: Sequence[Tensor], reference: Sequence[Tensor]) -> dict[str, float]:
+    frames = sum(map(len, reference))
+    pairs = list(zip(found, reference, strict=True))
+    changed = sum(int((a.argmax(-1) != b.argmax(-1)).sum()) for a, b in pairs)
+    squares = sum(float((a - b).square().sum()) for a, b in pairs)
+    scale = sum(float(b.square().sum()) for b in reference)
+    largest = max(float((a - b).abs().max()) for a, b in pairs)
+    return {"frames": frames, "changed": changed / frames, "largest": largest, "rms": (squares / scale) ** 0.5}
+
+
+def measure(models: Sequence[str], count: int, device: str) -> tuple[Table, dict[str, Any]]:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    table = Table(
+        "Against unmodified torchaudio in fp32, each recording alone",
+        ["model, contestant", "frames", "labels changed", "largest difference of a logit", "relative rms"],
+    )
+    measured: dict[str, Any] = {}
+    for name in models:
+        say(name)
+        prepare_weights(name)
+        waveforms = recordings(name, count)
+        reference = alone(load_model(MODELS[name])[0], waveforms, device, torch.float32)
+        contestants = {
+            "stock torchaudio in bf16, alone": alone(load_model(MODELS[name])[0], waveforms, device, torch.bfloat16),
+            "this project in bf16, batched": batched(
+                ExactForward(load_model(MODELS[name])[0], "bf16").to(device), waveforms, device
+            ),
+            "this project in fp32, batched": batched(
+                ExactForward(load_model(MODELS[name])[0], "fp32").to(device), waveforms, device
+            ),
+        }
+        for contestant, found in contestants.items():
+            result = compare(found, reference)
+            measured[f"{name}: {contestant}"] = result
+            share = f"{result['changed']:.3%}"
+            table.add(f"{name}: {contestant}", int(result["frames"]), share, result["largest"], result["rms"])
+    return table, measured
+
+
+if __name__ == "__main__":
+    main()
