@@ -2,7 +2,7 @@
 # pyproject.toml or constraints.txt change.
 #
 #   make demo PYTHON=/opt/python3.12/bin/python3     another Python to make .venv with
-#   make test ARGS="-k resume -x"                    arguments for pytest
+#   make test ARGS="-k resume -x" JOBS=1             arguments for pytest, and processes that test
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -10,6 +10,7 @@ SHELL := /bin/sh
 
 PYTHON ?=
 ARGS ?=
+JOBS ?= 2
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -32,7 +33,7 @@ demo: $(INSTALLED) ## Transcribes the shipped recordings of spoken digits, offli
 
 .PHONY: test
 test: $(INSTALLED) ## Runs the whole test suite; ARGS="..." is passed to pytest
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 .PHONY: bench
 bench: $(BENCH_INSTALLED) ## Runs the benchmarks on the CPU, some 20 minutes; tables to scripts/results/

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.audio import AudioError, read_header
 from pipeline.manifest import Manifest
 from pipeline.rates import resampled_length
-from pipeline.records import AudioHeader, Chunk, PlannedBatch, Rejected, Stage
+from pipeline.records import AudioHeader, Chunk, PlannedBatch, Rejected, Stage, Utterance
 from pipeline.resampling import resample, resample_window, source_window
 from pipeline.waveforms import Extent, WaveformReader
 
@@ -110,7 +110,7 @@ class Recordings(Dataset["Loaded"]):
         try:
             if chunk.num_samples == 0:
                 stage = "manifest"
-                self._refuse_other_plan(read_header(utterance.path), utterance.channel)
+                self._refuse_other_plan(utterance, read_header(utterance.path))
             stage = "load"
             if chunk.whole:
                 samples, rate = self._reader.read(extent)
@@ -129,15 +129,16 @@ class Recordings(Dataset["Loaded"]):
             return Rejected(chunk, stage, "out_of_memory", "too long to be held in memory")
         return Waveform(chunk, waveform)
 
-    def _refuse_other_plan(self, header: AudioHeader, channel: int | None) -> None:
+    def _refuse_other_plan(self, utterance: Utterance, header: AudioHeader) -> None:
         """Refuse a recording that could not be read when the manifest was made, if it would now be other work.
 
         Installing the extra for its format is enough for that. Cut or told apart by channel it would have been, had
         it been readable; run differently it would have other results here than in a run of its own.
         """
-        samples = resampled_length(header.num_samples, header.sample_rate, self.sample_rate)
-        too_long = self.max_samples is not None and samples > self.max_samples
-        several = self.channels == "each" and channel is None
+        end_s = header.duration_s if utterance.end_s is None else min(utterance.end_s, header.duration_s)
+        num_samples = (end_s - (utterance.start_s or 0.0)) * self.sample_rate
+        too_long = self.max_samples is not None and num_samples > self.max_samples
+        several = self.channels == "each" and utterance.channel is None
         if too_long or several:
             reason = "longer than chunk.seconds" if too_long else "to be told apart by channel"
             raise AudioError(
