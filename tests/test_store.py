@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -46,7 +47,9 @@ def stage(
         "transcripts": pa.table({"id": pa.array(done, pa.string()), "text": [text] * len(done)}),
     }
     if features is not None:
-        found["features"] = pa.table({"id": pa.array(features, pa.string())})
+        # Each utterance goes on in a second part, which is not a second row of a layer.
+        parts = np.repeat([0, 1], len(features)).astype(np.int16)
+        found["features"] = pa.table({"id": pa.array([*features, *features], pa.string()), "part": parts})
     staged = {}
     for name, table in found.items():
         staged[name] = folder / f"{name}.parquet"
