@@ -33,7 +33,7 @@ demo: $(INSTALLED) ## Transcribes the shipped recordings of spoken digits, offli
 
 .PHONY: test
 test: $(INSTALLED) ## Runs the whole test suite; ARGS="..." is passed to pytest
-	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: bench
 bench: $(BENCH_INSTALLED) ## Runs the benchmarks on the CPU, some 20 minutes; tables to scripts/results/
