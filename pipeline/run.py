@@ -32,6 +32,8 @@ from pipeline.tables import own_columns
 
 LOG = logging.getLogger("pipeline")
 LOG.addHandler(logging.NullHandler())  # before the run directory is known there is no log
+SHOWN_EVERY_S = 0.1
+"""Between two updates of a count on a terminal."""
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -233,13 +235,16 @@ class Session:
 
     def _build_manifest(self) -> Manifest:
         with self.console.status("finding recordings and reading their headers") as status:
-            said = time.monotonic()
+            shown = said = time.monotonic()
 
             def tell(rows: int) -> None:
-                nonlocal said
-                status.update(f"reading headers: {rows} utterances")
-                if not self.console.is_terminal and time.monotonic() - said >= PLAIN_EVERY_S:
-                    said = time.monotonic()
+                nonlocal shown, said
+                now = time.monotonic()
+                if now - shown >= SHOWN_EVERY_S:  # it is told every row, of which there may be millions
+                    shown = now
+                    status.update(f"reading headers: {rows} utterances")
+                if not self.console.is_terminal and now - said >= PLAIN_EVERY_S:
+                    said = now
                     self.say(f"reading headers: {rows} utterances")
 
             settings = self.config.settings

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.models.wav2vec2.wavlm_attention import WavLMSelfAttention
 
+from pipeline.model.front_end import gelu_
+
 TAPS = 16
 """Taps of the positional convolution in a piece; a divisor of every kernel there is (128, and 32 for `digits`)."""
 
@@ -154,7 +156,7 @@ class _Layer(nn.Module):
         if not self.norm_first:
             x = self.norm(x)
         given = self.final_norm(x) if self.norm_first else x
-        result: Tensor = self.down(_gelu_(self.up(given))).add_(x)
+        result: Tensor = self.down(gelu_(self.up(given))).add_(x)
         return result if self.norm_first else self.final_norm(result)
 
 
@@ -277,9 +279,3 @@ def _folded(conv: nn.Conv1d) -> nn.Conv1d:
     )
     plain.load_state_dict({"weight": conv.weight.detach(), "bias": conv.get_parameter("bias").detach()})
     return plain
-
-
-def _gelu_(x: Tensor) -> Tensor:
-    """`gelu` in place: `torch.nn.functional` has none, and it saves an activation."""
-    result: Tensor = torch.ops.aten.gelu_(x)
-    return result

@@ -86,7 +86,7 @@ class FrontEnd(nn.Module):
         tiles = [self._early(tile, folded) for tile in self._tiles(waveforms)]
         x = torch.cat(tiles, dim=1) if len(tiles) > 1 else tiles[0]
         for convolution in others[EARLY - 1 :]:
-            x = _gelu_(_normed(convolution(x), convolution))
+            x = gelu_(_normed(convolution(x), convolution))
         for convolution in others:
             num_frames = convolution.num_frames(num_frames)
         return x, num_frames
@@ -121,9 +121,9 @@ class FrontEnd(nn.Module):
             extended = weight.new_ones((*windows.shape[:2], first.kernel + 1))
             torch.sub(windows, mean, out=extended[:, :, : first.kernel])
             x = torch.bmm(extended, weight)
-        x = _gelu_(x).to(others[0].weight.dtype)
+        x = gelu_(x).to(others[0].weight.dtype)
         for convolution in others:
-            x = _gelu_(_normed(convolution(x), convolution))
+            x = gelu_(_normed(convolution(x), convolution))
         return x
 
 
@@ -232,7 +232,7 @@ def _normed(x: Tensor, convolution: _Convolution) -> Tensor:
     return x if convolution.norm is None else cast(Tensor, convolution.norm(x))
 
 
-def _gelu_(x: Tensor) -> Tensor:
+def gelu_(x: Tensor) -> Tensor:
     """`gelu` in place: `torch.nn.functional` has none, and these activations are the largest there are."""
     result: Tensor = torch.ops.aten.gelu_(x)
     return result
