@@ -7,7 +7,7 @@ front end without padding, and the transformer (`encoder.py`) runs over them pac
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +17,6 @@ from torchaudio.models import Wav2Vec2Model
 from pipeline.model.encoder import PackedEncoder
 from pipeline.model.front_end import FrontEnd
 
-SIMILAR = 0.94
-"""Lengths in a batch differ by a twentieth, as it is planned, unless they differ by much more."""
-MAX_GROUP = 16
-"""Utterances that the front end takes at once on a CPU; more save nothing and need more memory."""
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -63,8 +59,8 @@ class ExactForward(nn.Module):
             precision: fp32, bf16 or fp16.
             normalize_waveform: As that wrapper does: each waveform to mean 0 and variance 1 first.
             log_softmax: As that wrapper does for MMS_FA: log-probabilities instead of logits.
-            together: Whether convolutions run over the padded batch at once, as a GPU wants it, or over utterances
-                of about one length, which on a CPU is as fast and hardly pads; `None`: by the device.
+            together: Whether convolutions run over the whole batch at once, as a GPU wants it, or in tiles; `None`:
+                by the device.
 
         Raises:
             ValueError: A front end that is none of torchaudio's.
@@ -87,7 +83,7 @@ class ExactForward(nn.Module):
             layers: Layers whose output to keep; 1 is the first transformer layer.
         """
         together = waveforms.is_cuda if self.together is None else self.together
-        frames, num_frames = self._frames(waveforms, lengths, together)
+        frames, num_frames = self.front_end(waveforms, lengths, together)
         x, features = self.encoder(frames, num_frames.tolist(), layers, together)
         if self.aux is None:
             return ModelOutput(num_frames=num_frames, logits=None, features=features)
@@ -95,16 +91,6 @@ class ExactForward(nn.Module):
         if self.log_softmax:
             logits = torch.log_softmax(logits, dim=-1)
         return ModelOutput(num_frames=num_frames, logits=logits, features=features)
-
-    def _frames(self, waveforms: Tensor, lengths: Tensor, together: bool) -> tuple[Tensor, Tensor]:
-        """The front end's frames, packed, and those of each utterance."""
-        groups = [slice(0, len(lengths))] if together else _similar(lengths.tolist())
-        pieces, counts = [], []
-        for group in groups:
-            x, num_frames = self.front_end(waveforms[group, : int(lengths[group].max())], lengths[group])
-            pieces += [row[:count] for row, count in zip(x, num_frames.tolist(), strict=True)]
-            counts.append(num_frames)
-        return torch.cat(pieces), torch.cat(counts)
 
     def working_bytes(self, batch: int, num_samples: int) -> float:
         """Bytes that a padded batch needs beside the weights, at most.
@@ -119,14 +105,3 @@ class ExactForward(nn.Module):
             frames = num_samples / self.front_end.stride
             total += 3.0 * self.dtype.itemsize * (batch + 1) * int(attention.num_heads) * frames**2
         return total
-
-
-def _similar(lengths: Sequence[int]) -> list[slice]:
-    """Stretches of a batch whose lengths differ so little that padding them costs less than calls for each."""
-    groups, first = [], 0
-    for index in range(1, len(lengths) + 1):
-        group = lengths[first : index + 1]
-        if index == len(lengths) or len(group) > MAX_GROUP or min(group) < SIMILAR * max(group):
-            groups.append(slice(first, index))
-            first = index
-    return groups

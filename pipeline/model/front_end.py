@@ -7,18 +7,19 @@ activations of the network around. On two CPU cores that takes half to two third
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EARLY = 3
+EARLY = 4
 """Convolutions whose frames are so many that on a CPU they are done a tile at a time, which stays in its caches."""
 TILE_FRAMES = 1024
-"""Frames after the early convolutions in a tile: 1.3 s of one utterance, 8 MB after the first convolution."""
+"""Frames after the early convolutions in a tile: 2.6 s, 16 MB after the first convolution."""
 
 
 class FrontEnd(nn.Module):
@@ -66,69 +67,120 @@ class FrontEnd(nn.Module):
         """Samples from one frame to the next."""
         return math.prod(convolution.stride for convolution in self.convolutions)
 
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, waveforms: Tensor, lengths: Tensor, together: bool) -> tuple[Tensor, Tensor]:
         """Convolve.
+
+        The waveforms become one signal, each beginning at a multiple of `stride`, where its frames begin too at
+        every convolution. Frames that reach from one into the next are nobody's and fall away at the end. So
+        every convolution is one product whatever the batch: a product for each utterance leaves a core of two
+        without work in every odd batch, and padded frames are work for nothing.
 
         Args:
             waveforms: `(batch, samples)` float32, zero beyond each length.
             lengths: `(batch,)` int64 on the host: valid samples.
+            together: Whether to do all at once, as a GPU wants it, or in tiles.
 
         Returns:
-            `(batch, frames, channels)`, and the valid frames of each utterance, `(batch,)` int64 on the host.
+            `(total frames, channels)`, the utterances one after another, and the frames of each, `(batch,)` int64 on
+            the host.
         """
         if self.normalize_waveform:
             waveforms = normalized(waveforms, lengths)
-        first, *others = self.convolutions
-        num_frames = first.num_frames(lengths)
+        first = self.convolutions[0]
         folded = None
         if isinstance(first.norm, nn.GroupNorm):
-            folded = _fold_group_norm(waveforms, num_frames.to(waveforms.device), first)
-        tiles = [self._early(tile, folded) for tile in self._tiles(waveforms)]
-        x = torch.cat(tiles, dim=1) if len(tiles) > 1 else tiles[0]
-        for convolution in others[EARLY - 1 :]:
+            folded = _fold_group_norm(waveforms, first.num_frames(lengths).to(waveforms.device), first)
+        signal, places = self._signal(waveforms, lengths, together)
+        x = self._early(signal, places, folded, together)
+        for convolution in self.convolutions[EARLY:]:
             x = gelu_(_normed(convolution(x), convolution))
-        for convolution in others:
+        num_frames = lengths
+        for convolution in self.convolutions:
             num_frames = convolution.num_frames(num_frames)
-        return x, num_frames
+        begins = [place // self.stride for place in places]
+        pieces = [x[begin : begin + count] for begin, count in zip(begins, num_frames.tolist(), strict=False)]
+        return torch.cat(pieces), num_frames
 
-    def _tiles(self, waveforms: Tensor) -> list[Tensor]:
-        """Stretches of a batch of which the early convolutions give frames that follow one another."""
-        early = self.convolutions[:EARLY]
-        stride, receptive_field = math.prod(convolution.stride for convolution in early), 1
-        for convolution in reversed(early):
-            receptive_field = (receptive_field - 1) * convolution.stride + convolution.kernel
-        batch, samples = waveforms.shape
-        frames = (samples - receptive_field) // stride + 1
-        if waveforms.is_cuda or frames * batch <= TILE_FRAMES:
-            return [waveforms]
-        size = max(1, TILE_FRAMES // batch)
-        firsts = range(0, frames, size)
-        lasts = [min(first + size, frames) - 1 for first in firsts]
-        return [
-            waveforms[:, first * stride : last * stride + receptive_field]
-            for first, last in zip(firsts, lasts, strict=True)
-        ]
+    def _signal(self, waveforms: Tensor, lengths: Tensor, together: bool) -> tuple[Tensor, list[int]]:
+        """The waveforms one after another, `(samples,)`, and where each begins, with the end of the last.
 
-    def _early(self, waveforms: Tensor, folded: tuple[Tensor, Tensor] | None) -> Tensor:
-        """The early convolutions of a stretch: `(batch, samples)` to `(batch, frames, channels)`."""
+        All at once take the same room, so that the first convolution, whose weights are each utterance's own, is one
+        batched product; in tiles each takes its own.
+        """
+        stride, first = self.stride, self.convolutions[0]
+        sizes = [-(-length // stride) * stride for length in lengths.tolist()]
+        if together:
+            sizes = [max(sizes)] * len(sizes)
+        places = [*itertools.accumulate(sizes, initial=0)]
+        # The last window of the first convolution reaches beyond its stride.
+        signal = waveforms.new_zeros(places[-1] + max(0, first.kernel - first.stride))
+        for place, waveform, size in zip(places, waveforms, sizes, strict=False):
+            waveform = waveform[:size]
+            signal[place : place + len(waveform)] = waveform
+        return signal, places
+
+    def _early(
+        self, signal: Tensor, places: Sequence[int], folded: tuple[Tensor, Tensor] | None, together: bool
+    ) -> Tensor:
+        """The early convolutions: `(samples,)` to `(frames, channels)`."""
         first, *others = self.convolutions[:EARLY]
-        windows = waveforms.unfold(1, first.kernel, first.stride)
-        if folded is None:
-            x = _normed(F.linear(windows, first.weight.T, first.bias), first)
-        else:
-            mean, weight = folded
-            # The shift as one more row of the weights: added on its own it would be a pass over all of the output.
-            extended = weight.new_ones((*windows.shape[:2], first.kernel + 1))
-            torch.sub(windows, mean, out=extended[:, :, : first.kernel])
-            x = torch.bmm(extended, weight)
-        x = gelu_(x).to(others[0].weight.dtype)
-        for convolution in others:
-            x = gelu_(_normed(convolution(x), convolution))
+        stride = math.prod(convolution.stride for convolution in others)
+        windows = signal.unfold(0, first.kernel, first.stride)
+        receptive_field = 1
+        for convolution in reversed(others):
+            receptive_field = (receptive_field - 1) * convolution.stride + convolution.kernel
+        frames = (len(windows) - receptive_field) // stride + 1
+        size = frames if together else TILE_FRAMES
+        result = signal.new_empty((frames, others[-1].weight.shape[1]), dtype=others[-1].weight.dtype)
+        for begin in range(0, frames, size):
+            end = min(begin + size, frames)
+            tile = slice(begin * stride, (end - 1) * stride + receptive_field)
+            if folded is None:
+                x = _normed(F.linear(windows[tile], first.weight.T, first.bias), first)
+            elif together:
+                x = self._folded_together(windows, len(places) - 1, folded)[tile]
+            else:
+                x = self._folded_alone(windows, tile, places, folded)
+            x = gelu_(x).to(result.dtype)
+            for convolution in others[:-1]:
+                x = gelu_(_normed(convolution(x), convolution))
+            convolution = others[-1]
+            out = result[begin:end]
+            x = _normed(convolution(x, out), convolution)
+            if x is not out:
+                out.copy_(x)
+            gelu_(out)
+        return result
+
+    def _folded_alone(
+        self, windows: Tensor, tile: slice, places: Sequence[int], folded: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """The first convolution and its group norm in a tile of windows, utterance after utterance."""
+        first = self.convolutions[0]
+        x = windows.new_empty((tile.stop - tile.start, first.weight.shape[1]))
+        # The shift as one more row of the weights: added on its own it would be a pass over all of the output.
+        extended = windows.new_ones((len(x), first.kernel + 1))
+        for index, (place, end) in enumerate(itertools.pairwise(places)):
+            begin, end = max(place // first.stride, tile.start), min(end // first.stride, tile.stop)
+            if begin >= end:
+                continue
+            own = slice(begin - tile.start, end - tile.start)
+            mean, weight = folded[0][index], folded[1][index]
+            torch.sub(windows[begin:end], mean, out=extended[own, : first.kernel])
+            torch.mm(extended[own], weight, out=x[own])
         return x
+
+    def _folded_together(self, windows: Tensor, batch: int, folded: tuple[Tensor, Tensor]) -> Tensor:
+        """The same for all windows of utterances that take the same room."""
+        mean, weight = folded
+        by_utterance = windows.reshape(batch, -1, windows.shape[1])
+        extended = weight.new_ones((*by_utterance.shape[:2], windows.shape[1] + 1))
+        torch.sub(by_utterance, mean, out=extended[:, :, :-1])
+        return torch.bmm(extended, weight).flatten(0, 1)
 
 
 class _Convolution(nn.Module):
-    """A convolution over frames that lie one after the other, `(batch, frames, channels)`, and its norm."""
+    """A convolution over frames that lie one after the other, and its norm."""
 
     weight: Tensor
     bias: Tensor | None
@@ -151,29 +203,61 @@ class _Convolution(nn.Module):
         """Frames after the convolution."""
         return (num_frames - self.kernel).div(self.stride, rounding_mode="floor") + 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve `(batch, frames, channels)`.
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Convolve `(frames, channels)`, into `out` if given; `x` is used up.
 
         Windows overlap, which a matrix product cannot read in place; cut at the stride they do not. So a kernel
         of 3 with stride 2 is a product over pairs of frames and one over the frame after each pair.
         """
-        batch, frames, channels = x.shape
-        out = (frames - self.kernel) // self.stride + 1
-        result: Tensor | None = None
+        size = (len(x) - self.kernel) // self.stride + 1
+        result = x.new_empty((size, self.weight.shape[1])) if out is None else out
+        if (self.kernel, self.stride) == (3, 2) and x.dtype == torch.float32 and not x.is_cuda:
+            paired = size // 2
+            self._pairwise(x, result[: 2 * paired])
+            self._plain(x[4 * paired :], result[2 * paired :])
+        else:
+            self._plain(x, result)
+        return result
+
+    def _plain(self, x: Tensor, result: Tensor) -> None:
+        channels = x.shape[1]
         for tap in range(0, self.kernel, self.stride):
             width = min(self.stride, self.kernel - tap) * channels
-            windows = x.as_strided(
-                (batch, out, width), (frames * channels, self.stride * channels, 1), x.storage_offset() + tap * channels
-            )
-            weight = self.weight[tap * channels : tap * channels + width].expand(batch, -1, -1)
-            if result is not None:
-                result.baddbmm_(windows, weight)
-            elif self.bias is None:
-                result = torch.bmm(windows, weight)
+            shape, strides = (len(result), width), (self.stride * channels, 1)
+            windows = x.as_strided(shape, strides, x.storage_offset() + tap * channels)
+            weight = self.weight[tap * channels : tap * channels + width]
+            if tap > 0:
+                result.addmm_(windows, weight)
             else:
-                result = torch.baddbmm(self.bias, windows, weight)
-        assert result is not None
-        return result
+                self._begin(windows, weight, result)
+
+    def _pairwise(self, x: Tensor, result: Tensor) -> None:
+        """A kernel of 3 with stride 2, two frames at a time with five products of channels instead of six.
+
+        The outer taps a and c meet even frames e only, and two results share the middle one of three of those
+        (Winograd's F(2, 2)): e0 a + e1 c = (e0 - e1) a + e1 (a + c), and e1 a + e2 c = (e2 - e1) c + e1 (a + c).
+        The differences take the place of e0 and e1 in `x`, beside the odd frames of the middle tap.
+        """
+        channels, pairs = x.shape[1], len(result) // 2
+        strides = (4 * channels, 1)
+        fours = x.as_strided((pairs, 4 * channels), strides, x.storage_offset())
+        before, shared = fours[:, :channels], fours[:, 2 * channels : 3 * channels]
+        after = x.as_strided((pairs, channels), strides, x.storage_offset() + 4 * channels)
+        firsts, seconds = result.view(pairs, 2, -1).unbind(1)
+        self._begin(shared, self.weight[:channels] + self.weight[2 * channels :], firsts)
+        seconds.copy_(firsts)
+        difference = after - shared
+        before.sub_(shared)
+        shared.copy_(difference)
+        firsts.addmm_(fours[:, : 2 * channels], self.weight[: 2 * channels])
+        turned = torch.cat([self.weight[2 * channels :], self.weight[channels : 2 * channels]])
+        seconds.addmm_(fours[:, 2 * channels :], turned)
+
+    def _begin(self, windows: Tensor, weight: Tensor, result: Tensor) -> None:
+        if self.bias is None:
+            torch.mm(windows, weight, out=result)
+        else:
+            torch.addmm(self.bias, windows, weight, out=result)
 
 
 def normalized(waveforms: Tensor, lengths: Tensor) -> Tensor:
