@@ -28,6 +28,7 @@ from pipeline.model.engine import (
     Engine,
     EngineSettings,
     default_batch_seconds,
+    default_committers,
     default_workers,
     resolve_device,
     resolve_precision,
@@ -130,7 +131,14 @@ def infer(
     decoder = None
     if "transcripts" in settings.outputs:
         decoder = GreedyDecoder(facts.labels, facts.blank, facts.seconds_per_frame)
-    writer = ShardWriter(directory, manifest, _table_settings(config, mark), _log_commit(progress), attempts)
+    writer = ShardWriter(
+        directory,
+        manifest,
+        _table_settings(config, mark),
+        _log_commit(progress),
+        attempts,
+        committers=default_committers(device),
+    )
     try:
         with progress, closing(load_batches(job, loader)) as batches:
             run_batches(job, batches, engine, decoder, writer, progress)

@@ -3,8 +3,8 @@
 Fields of a metrics line: `time` (UTC, ISO 8601), `batch` (index in this run), `shard`, `size` (chunks in the batch:
 utterances, where they are not cut), `failed` (utterances that failed), `padded_s` (seconds of audio the model ran
 over, padding included), `valid_s` (seconds of audio without padding), `load_s` (seconds the model waited for the
-loader), `forward_s` (seconds in the model and the decoder, results copied to the host), `write_s` (seconds waited
-for the writer).
+loader), `forward_s` (seconds of the device's work on it), `write_s` (seconds waited for the writer), `idle_s` (seconds
+the device had nothing to do before it, whatever it waited for).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class BatchMetrics:
     load_s: float
     forward_s: float
     write_s: float
+    idle_s: float
 
 
 class RunProgress:

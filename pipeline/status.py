@@ -84,7 +84,7 @@ def _recent_real_time(metrics: Path) -> float | None:
         return None
     if not recent:
         return None
-    spent = sum(min(row["load_s"] + row["forward_s"] + row["write_s"], PAUSE_S) for row in recent)
+    spent = sum(min(row["forward_s"] + row["idle_s"], PAUSE_S) for row in recent)
     return float(sum(row["valid_s"] for row in recent) / spent) if spent > 0 else None
 
 
@@ -92,7 +92,7 @@ def _parsed(line: str) -> dict[str, float] | None:
     """The numbers of a metrics line, or `None` where a crash or a writer under way left less than one."""
     try:
         row = json.loads(line)
-        return {key: float(row[key]) for key in ("valid_s", "load_s", "forward_s", "write_s")}
+        return {key: float(row[key]) for key in ("valid_s", "forward_s", "idle_s")}
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,12 +14,14 @@ from pipeline.decoding import GreedyDecoder
 from pipeline.errors import RunError
 from pipeline.loader import Batch, Loader
 from pipeline.manifest import Manifest
-from pipeline.model.engine import Engine
+from pipeline.model.engine import Engine, Started
 from pipeline.planning import Chunking, plan_run
 from pipeline.progress import BatchMetrics, RunProgress
 from pipeline.records import Chunk, Failure, Rejected
 from pipeline.stitching import Stitcher
 from pipeline.writer import ShardWriter
+
+LOG = logging.getLogger("pipeline")
 
 
 @dataclass(frozen=True)
@@ -71,39 +75,52 @@ def run_batches(
     failures_so_far = job.failures_before
     start_s = np.nan_to_num(np.asarray(job.manifest.table["start_s"].to_numpy(), dtype=np.float64))
     stitcher = Stitcher(decoder, lambda row: float(start_s[row]))
+    under_way: deque[tuple[Batch, Started, float]] = deque()
     while True:
-        started = time.monotonic()
+        asked = time.monotonic()
         batch = next(batches, None)
+        if batch is not None:
+            loaded = time.monotonic()
+            under_way.append((batch, engine.start(batch.chunks, batch.waveforms, batch.lengths), loaded - asked))
+        # A GPU works on the next batch while the host sees to the one before.
+        while under_way and (batch is None or len(under_way) > engine.overlaps):
+            done, started, load_s = under_way.popleft()
+            emissions, rejected = started.results()
+            for row in started.cut:
+                LOG.warning(
+                    "%r: a chunk does not fit into the memory of the device and was run in halves; a smaller "
+                    "chunk.seconds= would have cut it everywhere alike",
+                    job.manifest.utterance(row).id,
+                )
+            emissions, transcripts, rejected = stitcher.take(emissions, [*done.rejected, *rejected])
+            failures = [_failure(job.manifest, item) for item in rejected]
+            idle_s = load_s if started.idle_s is None else started.idle_s
+            computed = time.monotonic()
+            writer.put(done.plan.shard, emissions, transcripts, failures)
+            progress.batch(
+                BatchMetrics(
+                    batch=done.plan.index,
+                    shard=done.plan.shard,
+                    size=len(done.chunks),
+                    failed=len(failures),
+                    padded_s=done.waveforms.numel() / job.sample_rate,
+                    valid_s=int(done.lengths.sum()) / job.sample_rate,
+                    load_s=min(load_s, idle_s),  # waiting while the device works costs nothing
+                    forward_s=started.busy_s,
+                    write_s=time.monotonic() - computed,
+                    idle_s=idle_s,
+                ),
+                covered_s=sum(_own_s(job, chunk) for chunk in done.plan.chunks),
+            )
+            failures_so_far += len(failures)
+            if job.max_failures is not None and failures_so_far > job.max_failures:
+                last = failures[-1]
+                raise RunError(
+                    f"{failures_so_far} utterances have failed, more than max_failures={job.max_failures}; "
+                    f"the last one is {last.id!r}: {last.error}, {last.message}"
+                )
         if batch is None:
             return
-        loaded = time.monotonic()
-        emissions, rejected = engine.run(batch.chunks, batch.waveforms, batch.lengths)
-        emissions, transcripts, rejected = stitcher.take(emissions, [*batch.rejected, *rejected])
-        failures = [_failure(job.manifest, item) for item in rejected]
-        computed = time.monotonic()
-        writer.put(batch.plan.shard, emissions, transcripts, failures)
-        written = time.monotonic()
-        progress.batch(
-            BatchMetrics(
-                batch=batch.plan.index,
-                shard=batch.plan.shard,
-                size=len(batch.chunks),
-                failed=len(failures),
-                padded_s=batch.waveforms.numel() / job.sample_rate,
-                valid_s=int(batch.lengths.sum()) / job.sample_rate,
-                load_s=loaded - started,
-                forward_s=computed - loaded,
-                write_s=written - computed,
-            ),
-            covered_s=sum(_own_s(job, chunk) for chunk in batch.plan.chunks),
-        )
-        failures_so_far += len(failures)
-        if job.max_failures is not None and failures_so_far > job.max_failures:
-            last = failures[-1]
-            raise RunError(
-                f"{failures_so_far} utterances have failed, more than max_failures={job.max_failures}; "
-                f"the last one is {last.id!r}: {last.error}, {last.message}"
-            )
 
 
 def _own_s(job: Job, chunk: Chunk) -> float:

@@ -8,14 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from running import DATA
 
+from pipeline.decoding import GreedyDecoder
 from pipeline.errors import UserError
 from pipeline.model import digits
 from pipeline.model import engine as engines
 from pipeline.model.catalog import MODELS
 from pipeline.model.engine import Engine, EngineSettings
 from pipeline.model.exact import ModelOutput
+from pipeline.model.weights import load_model
 from pipeline.records import Chunk
+from pipeline.resampling import resample
+from pipeline.waveforms import read_waveform
 
 SETTINGS = EngineSettings(layers=(2, 4), feature_dtype="float16", logits=True)
 
@@ -126,6 +131,52 @@ def test_an_error_that_is_not_about_memory_is_not_swallowed(
         engine.run(*batch)
 
 
+def long_batch(seconds: float) -> tuple[list[Chunk], torch.Tensor, torch.Tensor]:
+    """One utterance of digits spoken one after another, at the model's rate."""
+    rate = MODELS["digits"].sample_rate
+    samples = [read_waveform(str(path))[0] for path in sorted((DATA / "fsdd").glob("*.wav"))]
+    source = resample(torch.from_numpy(np.concatenate(samples)), 8000, rate)
+    waveform = source.repeat(1 + int(seconds * rate / len(source)))[: int(seconds * rate)]
+    return [Chunk(7, len(waveform))], waveform[None], torch.tensor([len(waveform)])
+
+
+@pytest.fixture
+def trained() -> Engine:
+    return Engine(MODELS["digits"], load_model(MODELS["digits"])[0], torch.device("cpu"), "fp32", SETTINGS)
+
+
+@pytest.mark.parametrize("fits_s", [15.0, 9.0])
+def test_an_utterance_that_does_not_fit_alone_is_run_in_halves_that_read_the_same(
+    trained: Engine, monkeypatch: pytest.MonkeyPatch, fits_s: float
+) -> None:
+    batch = long_batch(20.0)
+    (whole,), _ = trained.run(*batch)
+    tried = with_memory_for(trained, monkeypatch, int(fits_s * MODELS["digits"].sample_rate))
+    started = trained.start(*batch)
+    (joined,), rejected = started.results()
+    assert rejected == []
+    assert started.cut == [7]
+    assert len(tried) == (3 if fits_s > 10 else 7)
+    assert joined.num_frames == whole.num_frames
+    assert joined.chunk == whole.chunk
+    assert joined.logits.shape == whole.logits.shape
+    assert all(joined.features[layer].shape == whole.features[layer].shape for layer in SETTINGS.layers)
+    decoder = GreedyDecoder(MODELS["digits"].labels, MODELS["digits"].blank, MODELS["digits"].seconds_per_frame)
+    assert len(whole.path.labels) == len(joined.path.labels)
+    expected, got = decoder([whole.path], 0.0), decoder([joined.path], 0.0)
+    assert len(expected.text.split()) > 20
+    assert got.text == expected.text
+
+
+def test_what_does_not_fit_even_when_cut_is_one_failure(trained: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks, waveforms, lengths = long_batch(20.0)
+    with_memory_for(trained, monkeypatch, 1000)
+    emissions, rejected = trained.run(chunks, waveforms, lengths)
+    assert emissions == []
+    assert [(item.chunk, item.error) for item in rejected] == [(chunks[0], "out_of_memory")]
+    assert "as short as it may be cut" in rejected[0].message
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_reject_the_utterance_they_belong_to(
     engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch, value: float
@@ -158,7 +209,7 @@ def test_a_feature_that_float16_cannot_hold_rejects_the_utterance_and_names_the_
     _, rejected = engine.run(*batch)
     assert [(item.chunk.row, item.error) for item in rejected] == [(12, "non_finite")]
     assert "features.dtype=float32" in rejected[0].message
-    engine.settings = replace(SETTINGS, feature_dtype="float32")
+    engine._wanted = replace(engine._wanted, feature_dtype="float32")
     emissions, rejected = engine.run(*batch)
     assert rejected == []
     assert emissions[2].features[2][1, 7] == 70_000.0

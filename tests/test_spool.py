@@ -45,6 +45,7 @@ def test_stretches_that_come_between_others_are_joined_and_cut_into_parts(
     values = count()
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
         patch.setattr(spool, "ROW_GROUP_BYTES", limit)
+        patch.setattr(spool, "PART_BYTES", limit)
         with ArraySpool(Path(folder) / "spool", np.dtype("float32"), 3) as kept:
             for row in order:
                 size = frames[row][len(written[row])]
@@ -63,6 +64,7 @@ def test_stretches_that_come_between_others_are_joined_and_cut_into_parts(
 
 def test_a_row_group_holds_a_bounded_number_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "ROW_GROUP_BYTES", 40)  # ten float32
+    monkeypatch.setattr(spool, "PART_BYTES", 40)
     with ArraySpool(tmp_path / "spool", np.dtype("float32"), 1) as kept:
         for row, size in enumerate([4, 6, 1, 25, 3, 0, 7, 1]):
             kept.append(row, np.full((size, 1), row, dtype=np.float32))

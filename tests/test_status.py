@@ -52,8 +52,8 @@ def commit(
     run.commit(record, {"failures": staged}, ids, {})
 
 
-def metrics_line(valid_s: float, load_s: float = 0.0, forward_s: float = 1.0, write_s: float = 0.0) -> str:
-    row = {"batch": 0, "valid_s": valid_s, "load_s": load_s, "forward_s": forward_s, "write_s": write_s}
+def metrics_line(valid_s: float, idle_s: float = 0.0, forward_s: float = 1.0) -> str:
+    row = {"batch": 0, "valid_s": valid_s, "forward_s": forward_s, "idle_s": idle_s}
     return json.dumps(row) + "\n"
 
 
@@ -110,13 +110,13 @@ def test_a_run_that_holds_its_lock_is_running(directory: RunDirectory, monkeypat
 
 
 def test_speed_is_that_of_the_last_batches(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_metrics(directory, metrics_line(1.0) * 3 + metrics_line(30.0, 0.5, 1.0, 0.5) * 2)
+    write_metrics(directory, metrics_line(1.0) * 3 + metrics_line(30.0, 1.0, 1.0) * 2)
     monkeypatch.setattr(status, "RECENT_BATCHES", 2)
     assert read_status(directory.root).real_time == 15.0
 
 
 def test_a_stop_between_batches_is_not_counted_as_work(directory: RunDirectory) -> None:
-    write_metrics(directory, metrics_line(300.0, load_s=1e6))
+    write_metrics(directory, metrics_line(300.0, idle_s=1e6))
     assert read_status(directory.root).real_time == 300.0 / status.PAUSE_S
 
 

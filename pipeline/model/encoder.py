@@ -38,7 +38,10 @@ class PackedEncoder(nn.Module):
         self.norm_first: bool = transformer.layer_norm_first
         self.norm = transformer.layer_norm.to(dtype)
         self.layers = nn.ModuleList(_Layer(layer.to(dtype)) for layer in transformer.layers)
-        first = transformer.layers[0].attention
+        layer = transformer.layers[0]
+        self.widest: int = layer.feed_forward.intermediate_dense.out_features + 3 * layer.layer_norm.normalized_shape[0]
+        """Values that a frame has in a layer at once."""
+        first = layer.attention
         self.wavlm = first if isinstance(first, WavLMSelfAttention) else None
 
     def forward(

@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio.models import Wav2Vec2Model
 
-from pipeline.decoding import best_path
 from pipeline.errors import UserError
 from pipeline.model.catalog import ModelFacts
-from pipeline.model.exact import ExactForward, ModelOutput
-from pipeline.records import BestPath, Chunk, Emission, Rejected
+from pipeline.model.exact import ExactForward
+from pipeline.model.flight import Flight, Moment, Streams, Wanted, seconds_between
+from pipeline.model.halves import Awaited, Halves, Refused, halve
+from pipeline.records import Chunk, Emission, Rejected
 
 CPU_BATCH_SECONDS = 30.0
 """On a CPU a batch of one loses nothing; batching only saves calls on short recordings."""
@@ -76,6 +75,43 @@ def default_workers(device: torch.device) -> int:
     return 1 if device.type == "cpu" else max(1, min(12, cores - 2))
 
 
+def default_committers(device: torch.device) -> int:
+    """Shards committed at a time: beside a model that wants every core one, more beside a GPU."""
+    return 1 if device.type == "cpu" else max(1, min(8, len(os.sched_getaffinity(0)) // 4))
+
+
+class Started:
+    """A batch that the device has begun with."""
+
+    def __init__(self, began: Moment, before: Moment | None) -> None:
+        """Where in the device's work it began, and where the batch before it ended."""
+        self.awaited: list[Awaited] = []
+        self.cut: list[int] = []
+        """Manifest rows of chunks that did not fit and were run in halves."""
+        self.ended = self._began = began
+        self._before = before
+
+    def results(self) -> tuple[list[Emission], list[Rejected]]:
+        """Wait for one `Emission` or `Rejected` a chunk."""
+        emissions: list[Emission] = []
+        rejected: list[Rejected] = []
+        for each in self.awaited:
+            done = each.results()
+            emissions += done[0]
+            rejected += done[1]
+        return emissions, rejected
+
+    @property
+    def idle_s(self) -> float | None:
+        """Seconds the device had nothing to do before this batch, `None` for the first; asked for after `results`."""
+        return None if self._before is None else max(0.0, seconds_between(self._before, self._began))
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of the device's work on this batch; asked for after `results`."""
+        return seconds_between(self._began, self.ended)
+
+
 class Engine:
     """A model on a device, from padded waveforms to one `Emission` or `Rejected` a chunk."""
 
@@ -91,7 +127,10 @@ class Engine:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self.device = device
-        self.settings = settings
+        self._facts = facts
+        self._layers = settings.layers
+        self._streams = Streams(device)
+        self._ended: Moment | None = None
         self._forward = ExactForward(
             model,
             precision,
@@ -99,118 +138,96 @@ class Engine:
             log_softmax=facts.values == "log_probs",
         ).to(device)
         self._working_bytes = self._forward.working_bytes
+        self._num_frames = self._forward.num_frames
         self._fits = math.inf
         remedy = "try precision=bf16 or fp32" if precision == "fp16" else "the samples may be far beyond [-1, 1]"
-        self._non_finite_message = f"the model gave NaN or infinite values; {remedy}"
+        self._wanted = Wanted(
+            settings.logits, settings.feature_dtype, f"the model gave NaN or infinite values; {remedy}"
+        )
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the device works on after `start`, so that the host may do something else before `results`."""
+        return self._streams.overlaps
 
     def run(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> tuple[list[Emission], list[Rejected]]:
-        """Run one padded batch, in pieces if the device's memory asks for it.
+        """Run one padded batch and wait for its results; arguments as for `start`."""
+        return self.start(chunks, waveforms, lengths).results()
+
+    @torch.inference_mode()
+    def start(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> Started:
+        """Begin with one padded batch, in pieces if the device's memory asks for it.
 
         Args:
             chunks: What each waveform is.
-            waveforms: `(batch, samples)` float32 on the host.
+            waveforms: `(batch, samples)` float32 on the host, pinned for CUDA.
             lengths: `(batch,)` int64 on the host.
         """
-        results: tuple[list[Emission], list[Rejected]] = ([], [])
+        started = Started(self._streams.now(), self._ended)
         pieces = [slice(0, len(chunks))] if chunks else []
         while pieces:
             piece = pieces.pop()
             size = piece.stop - piece.start
-            longest = int(lengths[piece].max())
-            padded = size * longest
-            free, total = self._memory()
-            needed = self._working_bytes(size, longest)
-            too_large = padded > self._fits or needed > free
-            if size == 1 and needed > total:
-                results[1].append(self._too_long(chunks[piece.start], longest))
-                continue
-            if size == 1 or not too_large:
-                try:
-                    done = self._run(chunks[piece], waveforms[piece, :longest], lengths[piece])
-                except (RuntimeError, MemoryError) as error:
-                    if not _is_out_of_memory(error):
-                        raise
-                    if self.device.type == "cuda":
-                        torch.cuda.empty_cache()
-                    if size == 1:
-                        results[1].append(self._too_long(chunks[piece.start], longest))
-                        continue
-                    self._fits = padded - 1
-                else:
-                    results[0].extend(done[0])
-                    results[1].extend(done[1])
-                    continue
-            middle = piece.start + size // 2
-            pieces += [slice(middle, piece.stop), slice(piece.start, middle)]
-        return results
+            given = chunks[piece], waveforms[piece, : int(lengths[piece].max())], lengths[piece]
+            flight = self._try(*given)
+            if flight is not None:
+                started.awaited.append(flight)
+            elif size == 1:
+                started.cut.append(chunks[piece.start].row)
+                started.awaited.append(self._halved(chunks[piece.start], given[1]))
+            else:
+                middle = piece.start + size // 2
+                pieces += [slice(middle, piece.stop), slice(piece.start, middle)]
+        started.ended = self._ended = self._streams.now()
+        return started
+
+    def _try(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> Flight | None:
+        """Run what is believed to fit; `None` where it does not."""
+        size, padded = len(chunks), waveforms.numel()
+        free, total = self._memory()
+        needed = self._working_bytes(size, waveforms.shape[1])
+        # What is free is a guess, so one utterance is tried unless it exceeds all there is.
+        if needed > total or (size > 1 and (padded > self._fits or needed > free)):
+            return None
+        try:
+            output = self._forward(waveforms.to(self.device, non_blocking=True), lengths, self._layers)
+            return Flight(self._streams, self._wanted, chunks, output)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._fits = min(self._fits, padded - 1)
+        return None
+
+    def _halved(self, chunk: Chunk, waveform: Tensor) -> Awaited:
+        """Run a chunk that does not fit in halves, and those in halves; `waveform` is `(1, samples)`."""
+        num_samples = waveform.shape[1]
+        num_frames = self._num_frames(num_samples)
+        halves = halve(replace(chunk, num_samples=num_samples), num_frames, self._facts.stride, self._facts.min_samples)
+        if halves is None:
+            return Refused(self._too_long(chunk, num_samples))
+        parts = []
+        for half in halves:
+            own = waveform[:, half.start : half.start + half.num_samples]
+            length = torch.tensor([own.shape[1]])
+            parts.append(self._try([half], own, length) or self._halved(half, own))
+        return Halves(chunk, (parts[0], parts[1]))
 
     def _memory(self) -> tuple[float, float]:
         """Bytes free for a forward and all there are; CUDA says by itself when it runs out.
 
         On a CPU Linux would kill the process instead, so a batch is split when it exceeds what is free, and
-        an utterance alone is refused when it exceeds all there is: what is free at the moment is a guess.
+        an utterance alone when it exceeds all there is.
         """
         return available_memory() if self.device.type == "cpu" else (math.inf, math.inf)
 
     def _too_long(self, chunk: Chunk, num_samples: int) -> Rejected:
         message = (
-            f"{num_samples} samples do not fit into the memory of {self.device}, even alone; "
-            f"set a smaller chunk.seconds=, or run it where there is more memory"
+            f"a stretch of {num_samples} samples, as short as it may be cut, does not fit into the memory of "
+            f"{self.device}; run it where there is more memory"
         )
         return Rejected(chunk, "model", "out_of_memory", message)
-
-    @torch.inference_mode()
-    def _run(
-        self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor
-    ) -> tuple[list[Emission], list[Rejected]]:
-        settings = self.settings
-        output = self._forward(waveforms.to(self.device, non_blocking=True), lengths, settings.layers)
-        reasons: dict[int, str] = {}
-        if output.logits is not None:
-            reasons = dict.fromkeys(_non_finite(output, output.logits), self._non_finite_message)
-        features = {}
-        for layer, values in output.features.items():
-            kept = values.half() if settings.feature_dtype == "float16" else values
-            overflowing = _non_finite(output, kept)
-            broken = _non_finite(output, values) if overflowing else []
-            for index in overflowing:
-                if index in broken:
-                    reasons[index] = self._non_finite_message
-                else:
-                    overflow = f"layer {layer} has values beyond float16; set features.dtype=float32"
-                    reasons.setdefault(index, overflow)
-            features[layer] = _on_host(output, kept)
-        paths = None
-        if output.logits is not None:
-            paths = [_on_host(output, values) for values in best_path(output.logits)]
-        logits = _on_host(output, output.logits) if settings.logits and output.logits is not None else None
-
-        emissions: list[Emission] = []
-        rejected: list[Rejected] = []
-        for index, (chunk, count) in enumerate(zip(chunks, output.num_frames.tolist(), strict=True)):
-            if index in reasons:
-                rejected.append(Rejected(chunk, "model", "non_finite", reasons[index]))
-                continue
-            emissions.append(
-                Emission(
-                    chunk=chunk,
-                    num_frames=count,
-                    logits=None if logits is None else logits[index],
-                    features={layer: values[index] for layer, values in features.items()},
-                    path=None if paths is None else BestPath(*(values[index] for values in paths)),
-                )
-            )
-        return emissions, rejected
-
-
-def _on_host(output: ModelOutput, values: Tensor) -> list[NDArray[Any]]:
-    return [part.numpy() for part in output.split(values.cpu())]
-
-
-def _non_finite(output: ModelOutput, values: Tensor) -> list[int]:
-    """The utterances that have a NaN or infinite value."""
-    finite = output.split(torch.isfinite(values).all(dim=-1).cpu())
-    return [index for index, frames in enumerate(finite) if not frames.all()]
 
 
 def available_memory(group: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:

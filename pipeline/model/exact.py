@@ -92,16 +92,24 @@ class ExactForward(nn.Module):
             logits = torch.log_softmax(logits, dim=-1)
         return ModelOutput(num_frames=num_frames, logits=logits, features=features)
 
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of an utterance."""
+        num_frames = torch.tensor(num_samples)
+        for convolution in self.front_end.convolutions:
+            num_frames = convolution.num_frames(num_frames)
+        return int(num_frames)
+
     def working_bytes(self, batch: int, num_samples: int) -> float:
         """Bytes that a padded batch needs beside the weights, at most.
 
-        Three copies of the first convolution's output, the largest activation, in float32; and for WavLM three
-        of the position bias, which grows with the square of the frames.
+        Three copies of the largest activation of the front end in float32, two of the widest of a layer; and for
+        WavLM three of the position bias, which grows with the square of the frames.
         """
-        first = self.front_end.convolutions[0]
-        total = 3.0 * 4 * batch * num_samples * first.weight.shape[1] / first.stride
+        together = self.together or next(self.parameters()).is_cuda
+        frames = num_samples / self.front_end.stride
+        total = 3.0 * 4 * self.front_end.most_values(batch * num_samples, bool(together))
+        total += 2.0 * self.dtype.itemsize * batch * frames * self.encoder.widest
         attention = self.encoder.wavlm
         if attention is not None:
-            frames = num_samples / self.front_end.stride
             total += 3.0 * self.dtype.itemsize * (batch + 1) * int(attention.num_heads) * frames**2
         return total

@@ -49,17 +49,23 @@ class Timing:
 
 
 def pipeline(
-    corpus: Path, run_dir: Path, model: str, device: str, threads: int, overrides: Sequence[str] = ()
+    corpus: Path,
+    run_dir: Path,
+    model: str,
+    device: str,
+    threads: int,
+    overrides: Sequence[str] = (),
+    program: Sequence[str] = ("-m", "pipeline.run"),
 ) -> Timing:
     """Run the main job over a folder, in a process of its own; the run directory is made anew."""
     shutil.rmtree(run_dir, ignore_errors=True)
     chosen = [f"dataset.root={corpus}", f"run_dir={run_dir}", f"model={model}", f"device={device}", *overrides]
-    whole_s, peak_mib = command(["-m", "pipeline.run", "dataset=folder", *chosen], threads)
+    whole_s, peak_mib = command([*program, "dataset=folder", *chosen], threads)
     lines = [json.loads(line) for line in (run_dir / "logs" / "metrics.jsonl").read_text().splitlines()]
     ends = [datetime.fromisoformat(line["time"]).timestamp() for line in lines]
-    began = ends[0] - sum(lines[0][key] for key in ("load_s", "forward_s", "write_s"))
+    began = ends[0] - sum(lines[0][key] for key in ("idle_s", "forward_s", "write_s"))
     committed = max(path.stat().st_mtime for path in (run_dir / "commits").iterdir())
-    waited = sum(line["load_s"] + line["write_s"] for line in lines)
+    waited = sum(line["idle_s"] for line in lines)
     valid_s, padded_s = (sum(line[key] for line in lines) for key in ("valid_s", "padded_s"))
     return Timing(
         seconds=committed - began,

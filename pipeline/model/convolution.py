@@ -1,0 +1,89 @@
+"""A one-dimensional convolution as products of matrices over frames that lie one after the other in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Convolution(nn.Module):
+    """A convolution over frames that lie one after the other, and its norm."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.kernel: int = block.kernel_size
+        self.stride: int = block.stride
+        # (kernel x channels in, channels out): the order in which a window lies in memory.
+        weight = block.conv.weight.detach().permute(2, 1, 0).flatten(0, 1).contiguous()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", None if block.conv.bias is None else block.conv.bias.detach())
+        # torchaudio's own layer norm turns channels and time around; here they lie as a plain one wants them.
+        self.norm: nn.Module | None = block.layer_norm
+        if isinstance(block.layer_norm, nn.LayerNorm):
+            self.norm = nn.LayerNorm(block.conv.out_channels, eps=block.layer_norm.eps)
+            self.norm.load_state_dict(block.layer_norm.state_dict())
+
+    def num_frames(self, num_frames: Tensor) -> Tensor:
+        """Frames after the convolution."""
+        return (num_frames - self.kernel).div(self.stride, rounding_mode="floor") + 1
+
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Convolve `(frames, channels)`, into `out` if given; `x` is used up.
+
+        Windows overlap, which a matrix product cannot read in place; cut at the stride they do not. So a kernel
+        of 3 with stride 2 is a product over pairs of frames and one over the frame after each pair.
+        """
+        size = (len(x) - self.kernel) // self.stride + 1
+        result = x.new_empty((size, self.weight.shape[1])) if out is None else out
+        if (self.kernel, self.stride) == (3, 2) and x.dtype == torch.float32 and not x.is_cuda:
+            paired = size // 2
+            self._pairwise(x, result[: 2 * paired])
+            self._plain(x[4 * paired :], result[2 * paired :])
+        else:
+            self._plain(x, result)
+        return result
+
+    def _plain(self, x: Tensor, result: Tensor) -> None:
+        channels = x.shape[1]
+        for tap in range(0, self.kernel, self.stride):
+            width = min(self.stride, self.kernel - tap) * channels
+            shape, strides = (len(result), width), (self.stride * channels, 1)
+            windows = x.as_strided(shape, strides, x.storage_offset() + tap * channels)
+            weight = self.weight[tap * channels : tap * channels + width]
+            if tap > 0:
+                result.addmm_(windows, weight)
+            else:
+                self._begin(windows, weight, result)
+
+    def _pairwise(self, x: Tensor, result: Tensor) -> None:
+        """A kernel of 3 with stride 2, two frames at a time with five products of channels instead of six.
+
+        The outer taps a and c meet even frames e only, and two results share the middle one of three of those
+        (Winograd's F(2, 2)): e0 a + e1 c = (e0 - e1) a + e1 (a + c), and e1 a + e2 c = (e2 - e1) c + e1 (a + c).
+        The differences take the place of e0 and e1 in `x`, beside the odd frames of the middle tap.
+        """
+        channels, pairs = x.shape[1], len(result) // 2
+        strides = (4 * channels, 1)
+        fours = x.as_strided((pairs, 4 * channels), strides, x.storage_offset())
+        before, shared = fours[:, :channels], fours[:, 2 * channels : 3 * channels]
+        after = x.as_strided((pairs, channels), strides, x.storage_offset() + 4 * channels)
+        firsts, seconds = result.view(pairs, 2, -1).unbind(1)
+        self._begin(shared, self.weight[:channels] + self.weight[2 * channels :], firsts)
+        seconds.copy_(firsts)
+        difference = after - shared
+        before.sub_(shared)
+        shared.copy_(difference)
+        firsts.addmm_(fours[:, : 2 * channels], self.weight[: 2 * channels])
+        turned = torch.cat([self.weight[2 * channels :], self.weight[channels : 2 * channels]])
+        seconds.addmm_(fours[:, 2 * channels :], turned)
+
+    def _begin(self, windows: Tensor, weight: Tensor, result: Tensor) -> None:
+        if self.bias is None:
+            torch.mm(windows, weight, out=result)
+        else:
+            torch.addmm(self.bias, windows, weight, out=result)
