@@ -3,6 +3,7 @@
 #
 #   make demo PYTHON=/opt/python3.12/bin/python3     another Python to make .venv with
 #   make test ARGS="-k resume -x" JOBS=1             arguments for pytest, and processes that test
+#   make soak ARGS="--minutes 60 --seed 7"           arguments for scripts/soak.py
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -42,6 +43,10 @@ bench: $(BENCH_INSTALLED) ## Runs the benchmarks on the CPU, some 20 minutes; ta
 .PHONY: bench-gpu
 bench-gpu: $(BENCH_INSTALLED) ## Runs the tests that need CUDA and the benchmarks on the GPU
 	@$(PY) scripts/bench/all.py --device cuda $(ARGS)
+
+.PHONY: soak
+soak: $(INSTALLED) ## Kills, stops and damages runs at random for some minutes, and compares their tables
+	@$(PY) scripts/soak.py $(ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## Checks style, types and import rules

@@ -31,6 +31,7 @@ from pipeline.containers import Container, Stream, read_container
 from pipeline.errors import AudioError
 from pipeline.multimedia import read_multimedia
 from pipeline.paths import encode_path, resolve_path
+from pipeline.rarer import read_rarer
 from pipeline.records import AudioHeader, ErrorName
 
 if TYPE_CHECKING:
@@ -58,6 +59,13 @@ _UNKNOWN_COUNT = 2**62
 _UNSUPPORTED_CODES = frozenset((1, 4, 18, 78, 92, 100, 106, 110, 123, 159))
 _OGG_UNSUPPORTED_CODE = 29  # "internal error", which is what it says of Speex
 _ENDED_CODES = frozenset((39, 158))
+_MEMORY_CODE = 17
+# What it says of these tells a person nothing ("Unspecified internal error.", "Internal psf_fseek() failed.").
+_PLAIN_WORDS = {
+    29: "libsndfile cannot decode what is there",
+    39: "it ends where its header says that more follows",
+    43: "it ends where its header says that more follows",
+}
 _FFMPEG_KINDS = {
     "mov": "M4A, MP4, MOV and 3GP",
     "matroska": "WebM and Matroska",
@@ -67,6 +75,8 @@ _FFMPEG_KINDS = {
     "ogg": "Ogg with this codec",
     "caf": "CAF with this codec",
 }
+# libsndfile gives zeros where a MIDI sample dump is cut, and cannot go to where a segment starts.
+_REFUSED_FORMATS = {"SDS": "a MIDI sample dump"}
 _EXACT_SUBTYPES = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 
 
@@ -165,8 +175,7 @@ def named_errors() -> Iterator[None]:
     try:
         yield
     except soundfile.LibsndfileError as error:
-        name: ErrorName = "truncated" if error.code in _ENDED_CODES else "unreadable"
-        raise AudioError(name, error.error_string) from None
+        raise AudioError(_name(error), _words(error)) from None
     except MemoryError:
         raise AudioError("out_of_memory", "not enough memory to decode it") from None
     except (FileNotFoundError, NotADirectoryError):
@@ -175,6 +184,17 @@ def named_errors() -> Iterator[None]:
         raise AudioError("unreadable", error.strerror or type(error).__name__) from None
     except (ValueError, RuntimeError) as error:
         raise AudioError("unreadable", str(error) or type(error).__name__) from None
+
+
+def _name(error: soundfile.LibsndfileError) -> ErrorName:
+    if error.code == _MEMORY_CODE:
+        return "out_of_memory"
+    return "truncated" if error.code in _ENDED_CODES else "unreadable"
+
+
+def _words(error: soundfile.LibsndfileError) -> str:
+    words: str = _PLAIN_WORDS.get(error.code, error.error_string)
+    return words
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -195,7 +215,7 @@ def _decode(file: BinaryIO, file_size: int) -> Iterator[Recording]:
         _require_possible(container)
         yield from _decode_with_ffmpeg(file, file_size, container)
         return
-    container = read_container(file, file_size)
+    container = read_rarer(file, file_size) or read_container(file, file_size)
     _require_possible(container)
     special = container.unmeasured or container.misleading_at is not None
     stream = Stream(file, file_size, container) if special else None
@@ -215,6 +235,9 @@ def _decode(file: BinaryIO, file_size: int) -> Iterator[Recording]:
         yield from _decode_with_ffmpeg(file, file_size, container)
         return
     with decoder:
+        if decoder.format in _REFUSED_FORMATS:
+            message = f"{_REFUSED_FORMATS[decoder.format]}, which cannot be read reliably; convert it to WAV"
+            raise AudioError("unsupported_format", message)
         _require_sample_rate(decoder.samplerate)
         num_samples = decoder.frames
         if num_samples == 0:
@@ -245,6 +268,8 @@ def _require_possible(container: Container) -> None:
         _require_sample_rate(container.sample_rate)
     if container.num_channels is not None and not 1 <= container.num_channels <= MAX_CHANNELS:
         raise AudioError("unreadable", f"{container.num_channels} channels; 1 to {MAX_CHANNELS} can be read")
+    if container.unpadded is not None:
+        raise AudioError("unreadable", f"{container.unpadded} has an odd size, and no pad byte follows; write it again")
     if container.claimed is not None and container.claimed > container.present:
         raise AudioError("truncated", f"{container.claimed} bytes expected, {container.present} are there")
     if container.chained:
@@ -272,10 +297,11 @@ def _blocks(recording: Recording, num_samples: int | None) -> Iterator[NDArray[n
         try:
             block: NDArray[np.float32] = decoder.read(count, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
-            name: ErrorName = "truncated" if error.code in _ENDED_CODES else "unreadable"
-            place = f"{(begin + done) / decoder.samplerate:.1f} and {(begin + done + count) / decoder.samplerate:.1f} s"
-            message = f"damaged between {place}: {error.error_string}"
-            raise AudioError(name, message) from None
+            first, last = begin + done, min(begin + done + count, recording.num_samples or 0)
+            place = f"after {first / decoder.samplerate:.1f} s"
+            if last:
+                place = f"between {first / decoder.samplerate:.1f} and {last / decoder.samplerate:.1f} s"
+            raise AudioError(_name(error), f"damaged {place}: {_words(error)}") from None
         if len(block) == 0:
             break
         done += len(block)

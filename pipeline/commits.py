@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 
 IN_PARTS = ("emissions", "features")
 """Tables in which an utterance may go on in further rows."""
+CHECKSUM = "checksum"
+"""Key of the digest that a JSON file of ours holds of the rest of itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,17 @@ class CommitRecord:
         return sum(self.failures.values())
 
 
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "shard": int,
+    "fingerprint": str,
+    "utterances": int,
+    "audio_s": (int, float),
+    "failures": dict,
+    "counts": dict,
+}
+"""What JSON must have given for the fields of a record."""
+
+
 def fingerprint(identity: Mapping[str, Any]) -> str:
     """SHA-256 of everything that identifies the work of a run."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -68,9 +81,30 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def encode_checked(content: Mapping[str, Any]) -> bytes:
+    """JSON as it stands on disk, with a digest of itself, so that an edit shows."""
+    rest = {key: value for key, value in content.items() if key != CHECKSUM}
+    return json.dumps({**rest, CHECKSUM: fingerprint(rest)}, indent=1).encode()
+
+
+def decode_checked(data: bytes) -> dict[str, Any]:
+    """What `encode_checked` wrote, without the digest.
+
+    Raises:
+        ValueError: It is not such a file, or has been edited.
+    """
+    content = json.loads(data)
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    checksum = content.pop(CHECKSUM, None)  # files of the first releases have none
+    if checksum not in (None, fingerprint(content)):
+        raise ValueError("its checksum is not that of its content")
+    return content
+
+
 def encode_record(record: CommitRecord) -> bytes:
     """A commit record as it stands on disk."""
-    return json.dumps(asdict(record), indent=1).encode()
+    return encode_checked(asdict(record))
 
 
 def check_accounting(staged: Mapping[str, Path], expected_ids: Sequence[str], rows_per_id: Mapping[str, int]) -> None:
@@ -94,8 +128,24 @@ def _ids(path: Path, in_parts: bool) -> list[str]:
 def read_record(path: Path) -> CommitRecord | None:
     """A commit record, or `None` where it is not there or damaged."""
     try:
-        content = json.loads(path.read_bytes())
-        content["files"] = {table: CommittedFile(**file) for table, file in content["files"].items()}
-        return CommitRecord(**content)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return decode_record(path.read_bytes())
+    except (OSError, ValueError):
         return None  # a record that cannot be read is no record: the shard is done again
+
+
+def decode_record(data: bytes) -> CommitRecord:
+    """A commit record of the bytes on disk.
+
+    Raises:
+        ValueError: They are not a commit record, or have been edited.
+    """
+    try:
+        content = decode_checked(data)
+        content["files"] = {table: CommittedFile(**file) for table, file in content["files"].items()}
+        record = CommitRecord(**content)
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not a commit record ({error})") from None
+    for name, type_ in _TYPES.items():
+        if not isinstance(getattr(record, name), type_):
+            raise ValueError(f"not a commit record ({name} is {getattr(record, name)!r})")
+    return record

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline import datasets
 from pipeline.choices import OwnConf, did_you_mean
 from pipeline.errors import UserError, explain
+from pipeline.masking import mask_secrets
 from pipeline.model import selection
 from pipeline.model.catalog import CHECKPOINT, ModelFacts
 from pipeline.overrides import compose_typed
@@ -212,20 +213,6 @@ def _checked(composed: DictConfig) -> RunConfig:
         run_dir=run_dir,
         yaml=OmegaConf.to_yaml(OmegaConf.create(mask_secrets(OmegaConf.to_container(composed)))),
     )
-
-
-def mask_secrets(value: Any, key: str = "") -> Any:
-    """Return `value` with whatever looks like a secret replaced by `***`."""
-    if isinstance(value, dict):
-        return {name: mask_secrets(item, str(name)) for name, item in value.items()}
-    if isinstance(value, list):
-        return [mask_secrets(item, key) for item in value]
-    if not isinstance(value, str):
-        return value
-    if re.search(r"token|secret|password|credential|access_key|api_key", key, re.IGNORECASE):
-        return "***"
-    masked = re.sub(r"(?<=://)[^/\s]+@", "***@", value)
-    return re.sub(r"(?i)\b((?:[\w-]*(?:token|secret|password|signature|key)[\w-]*)=)[^&\s]+", r"\1***", masked)
 
 
 def _check_run_dir(run_dir: Path) -> None:

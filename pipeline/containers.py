@@ -23,6 +23,8 @@ _MAX_CHUNKS = 10_000
 _METADATA_CHUNKS = frozenset(
     b"LIST|id3 |ID3 |bext|fact|cue |JUNK|junk|PEAK|_PMX|iXML|PAD |smpl|inst|cart|afsp|LGWV".split(b"|")
 )
+# Where one of these follows a chunk of odd size at once, it was not padded.
+_AFTER_ODD_CHUNKS = frozenset((b"fmt ", b"data", b"LIST", b"fact", b"COMM", b"SSND"))
 _FORMS = frozenset((b"WAVE", b"AIFF", b"AIFC", b"8SVX", b"16SV"))
 
 
@@ -41,6 +43,7 @@ class Container:
         demuxer: FFmpeg's name for the format, where it takes FFmpeg, or may.
         unfinished: What is missing because the recording was never finished.
         chained: Ogg streams one after another, of which a decoder reads the first.
+        unpadded: A chunk before the audio after which the pad byte is missing: no decoder finds what follows.
     """
 
     sample_rate: int | None = None
@@ -52,6 +55,7 @@ class Container:
     demuxer: str | None = None
     unfinished: str | None = None
     chained: bool = False
+    unpadded: str | None = None
 
 
 def read_container(file: BinaryIO, file_size: int) -> Container:
@@ -74,8 +78,6 @@ def read_container(file: BinaryIO, file_size: int) -> Container:
         return _au(head, file_size)
     if magic == b"OggS":
         return _ogg(file, file_size)
-    if magic == b"caff":
-        return Container(demuxer="caf")
     return _mpeg(file, head)
 
 
@@ -121,6 +123,8 @@ def _chunked(file: BinaryIO, file_size: int, order: str) -> Container:
                     misleading_at = position + 4
             return Container(sample_rate, num_channels, claimed, max(0, file_size - start), misleading_at)
         # Chunks are padded to even sizes.
+        if size % 2 and read_at(file, start + size, 4) in _AFTER_ODD_CHUNKS:
+            return Container(sample_rate, num_channels, unpadded=f"its chunk {name!r} at byte {position}")
         position = start + size + size % 2
     return Container(sample_rate, num_channels)
 

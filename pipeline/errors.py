@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pipeline.masking import mask
 
 if TYPE_CHECKING:
     from pipeline.records import ErrorName
 
 
 class OneLineError(Exception):
-    """An error whose message stays one line, whatever values it quotes."""
+    """An error whose message stays one line, and holds no secret, whatever values it quotes."""
 
     def __init__(self, message: str) -> None:
         """Line breaks and other control characters of quoted values are shown as escapes."""
-        super().__init__(re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda match: repr(match[0])[1:-1], message))
+        super().__init__(re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda match: repr(match[0])[1:-1], mask(message)))
 
 
 class UserError(OneLineError):
@@ -31,10 +37,21 @@ class AudioError(Exception):
     def __init__(self, error: ErrorName, message: str) -> None:
         super().__init__(error, message)
         self.error: ErrorName = error
-        self.message = " ".join(message.split())
+        self.message = mask(" ".join(message.split()))
 
     def __str__(self) -> str:
         return f"{self.error}: {self.message}"
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an `OSError` in this stretch name `path`, where the system does not say which file it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def explain(error: BaseException) -> str:

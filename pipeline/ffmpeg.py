@@ -140,7 +140,7 @@ class FFmpegDecoder:
                 if num_samples:
                     return _samples(frame)[:num_samples]
         except av.FFmpegError as error:
-            raise AudioError(_name(error), f"damaged: {error.strerror}") from None
+            raise AudioError(_name(error), f"damaged: {_words(error)}") from None
         return np.zeros((0, self.channels), np.float32)
 
     def _require_same(self, frame: AudioFrame) -> None:
@@ -163,7 +163,7 @@ def _open_container(file: BinaryIO, demuxer: str) -> InputContainer:
             io_open=_open_nothing,
         )
     except av.FFmpegError as error:
-        raise AudioError(_name(error), f"FFmpeg cannot open it: {error.strerror}") from None
+        raise AudioError(_name(error), f"FFmpeg cannot open it: {_words(error)}") from None
 
 
 def _main_stream(container: InputContainer) -> AudioStream:
@@ -216,7 +216,7 @@ def _decode_packet(packet: Packet[AudioStream], rest: Iterator[Packet[AudioStrea
     except av.FFmpegError as error:
         # A recording cut within a packet fails in its last one; what follows that one is empty and ends decoding.
         name = "truncated" if not any(later.size for later in rest) else _name(error)
-        raise AudioError(name, f"damaged after sample {done}: {error.strerror}") from None
+        raise AudioError(name, f"damaged after sample {done}: {_words(error)}") from None
 
 
 def _packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[AudioStream]]:
@@ -271,10 +271,25 @@ def _scaled(samples: NDArray[Any]) -> NDArray[np.float32]:
 
 def _name(error: av.FFmpegError) -> ErrorName:
     if isinstance(error, MemoryError):
-        return "out_of_memory"
+        return "unreadable" if _memory_is_there() else "out_of_memory"
     if isinstance(error, LookupError):
         return "unsupported_format"
     return "truncated" if isinstance(error, EOFError) else "unreadable"
+
+
+def _words(error: av.FFmpegError) -> str:
+    if isinstance(error, MemoryError) and _memory_is_there():
+        return "it asks for more memory than a recording takes"
+    return error.strerror or type(error).__name__
+
+
+def _memory_is_there() -> bool:
+    """FFmpeg says the same where memory is short and where a damaged file names a size that it refuses."""
+    try:
+        np.empty(2**26, np.uint8)
+    except MemoryError:
+        return False
+    return True
 
 
 @cache

@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.commits import sha256_file
+from pipeline import manifest as manifests
+from pipeline.commits import encode_checked, sha256_file
 from pipeline.config import RunConfig
 from pipeline.errors import UserError
+from pipeline.masking import mask_marked
 from pipeline.model.catalog import weights_path
+from pipeline.model.selection import check_sha256
+from pipeline.store import RunDirectory
 from pipeline.tables import SCHEMA_VERSION
 
 _VERSIONED = ("torch", "torchaudio")
@@ -47,17 +51,29 @@ def describe_known(config: RunConfig, digest: str, recorded: Mapping[str, Any]) 
     identity = dict(recorded["identity"])
     precision = config.settings.precision
     precision = identity["precision"] if precision == "auto" else precision
-    weights = _known_weights(weights_path(config.model), recorded) or identity["weights_sha256"]
-    wanted = config.settings.model.sha256
-    if wanted not in (None, weights):
-        raise UserError(f"model.sha256={wanted}: run_dir={config.run_dir} was made with weights {weights}")
-    return describe(config, digest, precision, weights)
+    weights, wanted = _known_weights(weights_path(config.model), recorded), config.settings.model.sha256
+    if weights is not None:
+        check_sha256(config.model, weights, wanted)
+    elif wanted not in (None, identity["weights_sha256"]):
+        raise UserError(
+            f"model.sha256={wanted}: run_dir={config.run_dir} was made with weights {identity['weights_sha256']}; "
+            f"give model.sha256 of those to go on with it, or start another run with run_dir=..."
+        )
+    return describe(config, digest, precision, weights or identity["weights_sha256"])
 
 
 def weights_record(path: Path, sha256: str) -> dict[str, Any]:
     """How to recognise a weights file again without reading it."""
     stat = path.stat()
-    return {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
+    return {"path": mask_marked(str(path)), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
+
+
+def note_manifest(directory: RunDirectory) -> None:
+    """Let `run.json`, where there is one, know a manifest that has been written again; for the lock's holder."""
+    recorded = directory.read_run_json()
+    if recorded is not None:
+        now = {**recorded, manifests.FILE_KEY: manifests.file_record(directory.manifest_path)}
+        directory.write_bytes(directory.run_json_path, encode_checked(now))
 
 
 def versions() -> dict[str, str]:
@@ -69,27 +85,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def refuse_differences(run_dir: Path, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to mix results of different settings in one run directory.
-
-    Raises:
-        UserError: With the list of what differs and what to do.
-    """
-    keys = sorted(key for key in {*recorded, *now} if recorded.get(key) != now.get(key))
-    if keys:
-        differences = "; ".join(f"{key}: {_say(recorded.get(key))} there, {_say(now.get(key))} now" for key in keys)
-        raise UserError(
-            f"run_dir={run_dir}: was made with other settings ({differences}); "
-            f"set them back to go on with it, or start another run with run_dir=..."
-        )
-
-
-def _say(value: Any) -> str:
-    if value is None:
-        return "not set"
-    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
 def _known_weights(path: Path, recorded: Mapping[str, Any]) -> str | None:

@@ -5,9 +5,7 @@ The only stage that imports torch; `pipeline.run` imports it when it comes to it
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
@@ -17,10 +15,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from pipeline import identity
-from pipeline.commits import CommitRecord, fingerprint
+from pipeline import identity, refusals
+from pipeline import manifest as manifests
+from pipeline.assembler import TableSettings
+from pipeline.commits import CommitRecord, encode_checked, fingerprint
 from pipeline.config import RunConfig
 from pipeline.decoding import GreedyDecoder
+from pipeline.failpoints import failpoint
 from pipeline.loader import Loader, Recordings
 from pipeline.manifest import Manifest
 from pipeline.model.catalog import weights_path
@@ -37,9 +38,10 @@ from pipeline.model.weights import load_model
 from pipeline.planning import Chunking
 from pipeline.progress import RunProgress, format_duration
 from pipeline.sizing import check_disk, estimate_bytes, format_bytes
+from pipeline.stopping import Stopped, unbroken
 from pipeline.store import RunDirectory
 from pipeline.worker import Job, load_batches, run_batches
-from pipeline.writer import ShardWriter, TableSettings
+from pipeline.writer import ShardWriter
 
 LOG = logging.getLogger("pipeline")
 
@@ -71,9 +73,10 @@ def infer(
     mark = fingerprint(now)
     recorded = directory.read_run_json()
     if directory.has_commits():
-        before = recorded["identity"] if recorded is not None else {"run.json": "lost"}
-        if recorded is not None or directory.committed_otherwise(mark):
-            identity.refuse_differences(directory.root, before, now)
+        if recorded is not None:
+            refusals.refuse_differences(config, recorded, now)
+        elif directory.committed_otherwise(mark):
+            refusals.refuse(directory.root, [f"run.json: lost there; fingerprint: another there, {mark} now"])
     elif recorded is not None and recorded["fingerprint"] != mark:
         directory.remove_uncommitted()
 
@@ -83,7 +86,9 @@ def infer(
     todo = np.isin(manifest.shard_of_row, pending)
     size = estimate_bytes(config, manifest, todo)
     check_disk(directory.root, size)
-    directory.write_bytes(directory.run_json_path, _run_json(config, now, sha256))
+    failpoint("run-json")
+    directory.write_bytes(directory.run_json_path, _run_json(config, directory, now, sha256))
+    failpoint("run-json-written")
     directory.write_bytes(directory.config_path, config.yaml.encode())
     directory.scores_path.unlink(missing_ok=True)  # what it sums is about to change
     say(
@@ -140,11 +145,16 @@ def infer(
         committers=default_committers(device),
     )
     try:
-        with progress, closing(load_batches(job, loader)) as batches:
+        with progress, closing(load_batches(job, loader)) as batches, unbroken():
             run_batches(job, batches, engine, decoder, writer, progress)
             writer.close()
+    except Stopped:
+        with unbroken():
+            writer.stop()
+        raise
     except BaseException:
-        writer.abort()
+        with unbroken():
+            writer.abort()
         raise
     if writer.kept:
         say(
@@ -156,23 +166,25 @@ def infer(
 
 def _chunking(config: RunConfig) -> Chunking:
     facts, chunk = config.model, config.settings.chunk
-    return Chunking(
-        max_samples=int(chunk.seconds * facts.sample_rate),
-        context=math.ceil(chunk.context_seconds * facts.sample_rate / facts.stride),
+    return Chunking.of_seconds(
+        chunk.seconds,
+        chunk.context_seconds,
+        sample_rate=facts.sample_rate,
         stride=facts.stride,
         receptive_field=facts.min_samples,
     )
 
 
-def _run_json(config: RunConfig, now: dict[str, Any], sha256: str) -> bytes:
+def _run_json(config: RunConfig, directory: RunDirectory, now: dict[str, Any], sha256: str) -> bytes:
     content = {
         "fingerprint": fingerprint(now),
         "identity": now,
         "weights": identity.weights_record(weights_path(config.model), sha256),
+        manifests.FILE_KEY: manifests.file_record(directory.manifest_path),
         "versions": identity.versions(),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return json.dumps(content, indent=1).encode()
+    return encode_checked(content)
 
 
 def _attempts_to_retry(directory: RunDirectory, done: dict[int, CommitRecord]) -> dict[int, dict[str, int]]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from threading import Event
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -21,16 +18,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline import tables
-from pipeline.audio import AudioError, encode_path, read_header
+from pipeline.audio import encode_path
+from pipeline.commits import sha256_file
 from pipeline.datasets import Connector
 from pipeline.errors import UserError
+from pipeline.headers import Headers
 from pipeline.planning import assign_shards
 from pipeline.rates import resampled_lengths
 from pipeline.records import AudioHeader, Utterance
 
 BLOCK_ROWS = 4096
-PROBE_THREADS = 16
-"""Headers are waited for more than computed, and libsndfile runs without the interpreter's lock."""
+FILE_KEY = "manifest_file"
+"""Key of `run.json`: the bytes of `manifest.parquet`, of which the digest leaves out where the files lie."""
 
 
 @dataclass(frozen=True)
@@ -111,16 +110,19 @@ def build(
     shard_hours: float,
     on_progress: Callable[[int], None] = lambda rows: None,
     channels: str = "mix",
+    timeout_s: float = 120.0,
 ) -> Manifest:
     """Find the recordings of a dataset, read their headers in parallel, cut them into shards.
 
-    A file whose header cannot be read is a row too, with nulls; it ends in the failures table.
+    A file whose header cannot be read is a row too, with nulls; it ends in the failures table. So is one that
+    hangs, crashes or exhausts the process that reads it, which the loader meets again and names.
 
     Args:
         dataset: The connector.
         shard_hours: Hours of audio in one shard.
         channels: With `each`, an utterance for which the dataset names no channel becomes one row a channel.
         on_progress: Called with the rows done so far.
+        timeout_s: A header that takes longer cannot be read; where samples are counted, for every MiB of the file.
 
     Raises:
         UserError: Two utterances have one id, an id is empty, or there is nothing to do.
@@ -133,12 +135,12 @@ def build(
     batches: list[pa.RecordBatch] = []
     utterances = dataset.utterances()
     done = 0
-    with _Headers() as headers:
+    with Headers(timeout_s) as headers:
         while block := list(islice(utterances, BLOCK_ROWS)):
             rows = []
-            for utterance, header in zip(block, headers.of([each.path for each in block]), strict=True):
+            for utterance, (header, size) in zip(block, headers.of([each.path for each in block]), strict=True):
                 each_channel = _channels(utterance, header) if channels == "each" else [utterance]
-                rows += [_row(each, header, columns) for each in each_channel]
+                rows += [_row(each, header, size, columns) for each in each_channel]
                 on_progress(done + len(rows))
             batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
             done += len(rows)
@@ -150,7 +152,7 @@ def build(
     _check_ids(table)
     shards = assign_shards(table["duration_s"].to_numpy(), shard_hours)
     table = table.set_column(table.schema.get_field_index("shard"), schema.field("shard"), pa.array(shards))
-    return Manifest(table=table.combine_chunks(), digest=_digest(table))
+    return Manifest(table=table.combine_chunks(), digest=digest_of(table))
 
 
 def write(path: Path, manifest: Manifest, record: dict[str, Any], publish: Callable[[Path, pa.Table], None]) -> None:
@@ -160,6 +162,11 @@ def write(path: Path, manifest: Manifest, record: dict[str, Any], publish: Calla
         path,
         manifest.table.replace_schema_metadata({key: json.dumps(value) for key, value in metadata.items()}),
     )
+
+
+def file_record(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of the manifest's file, for `FILE_KEY`."""
+    return {"size": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def read(path: Path) -> tuple[Manifest, dict[str, Any]]:
@@ -176,39 +183,6 @@ def read(path: Path) -> tuple[Manifest, dict[str, Any]]:
         raise UserError(f"{path}: not a readable manifest ({error}); remove it, or choose another run_dir=") from None
 
 
-class _Headers:
-    """Headers read in parallel, once for all segments of a recording that follow one another."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(PROBE_THREADS)
-        self._known: dict[str, Future[AudioHeader | None]] = {}
-        self._stopped = Event()
-
-    def __enter__(self) -> _Headers:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopped.set()  # counting a long recording's samples would hold up a stop for minutes
-        self._pool.shutdown(cancel_futures=True)
-
-    def of(self, paths: Sequence[str]) -> Iterator[AudioHeader | None]:
-        """The header of each path; `None` for one that cannot be read."""
-        before, self._known = self._known, {}
-        for path in paths:
-            if path not in self._known:
-                self._known[path] = before.get(path) or self._pool.submit(self._probe, path)
-        for path in paths:
-            yield self._known[path].result()
-
-    def _probe(self, path: str) -> AudioHeader | None:
-        try:
-            return read_header(path, lambda: not self._stopped.is_set())
-        except AudioError:
-            return None  # the loader meets the same error again and names it
-
-
 def _channels(utterance: Utterance, header: AudioHeader | None) -> list[Utterance]:
     """An utterance as one a channel; the text of several channels is not the text of any one of them."""
     if header is None or utterance.channel is not None:
@@ -220,14 +194,16 @@ def _channels(utterance: Utterance, header: AudioHeader | None) -> list[Utteranc
     ]
 
 
-def _row(utterance: Utterance, header: AudioHeader | None, columns: dict[str, str]) -> dict[str, Any]:
+def _row(
+    utterance: Utterance, header: AudioHeader | None, file_size: int | None, columns: dict[str, str]
+) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": utterance.id,
         "path": encode_path(utterance.path),
         "start_s": utterance.start_s,
         "end_s": utterance.end_s,
         "reference": utterance.reference,
-        "file_size": _file_size(utterance.path) if header is None else header.file_size,
+        "file_size": file_size,
         tables.CHANNEL: utterance.channel,
         **{column: utterance.columns.get(name) for name, column in columns.items()},
     }
@@ -242,13 +218,6 @@ def _row(utterance: Utterance, header: AudioHeader | None, columns: dict[str, st
             "num_samples": num_samples,
         }
     return row
-
-
-def _file_size(path: str) -> int | None:
-    try:
-        return Path(path).stat().st_size
-    except (OSError, ValueError):
-        return None
 
 
 def _check_ids(table: pa.Table) -> None:
@@ -266,8 +235,11 @@ def _check_ids(table: pa.Table) -> None:
         raise UserError(f"an utterance of {path} has an empty id; give every one an id")
 
 
-def _digest(table: pa.Table) -> str:
-    """SHA-256 over the rows as JSON, which is the same on every machine and in every release of Arrow."""
+def digest_of(table: pa.Table) -> str:
+    """SHA-256 over the rows as JSON, which is the same on every machine and in every release of Arrow.
+
+    Where the files lie is left out.
+    """
     digest = hashlib.sha256()
     for row in _rows(table.drop_columns(["path"])):
         digest.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass"))

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline import datasets
 from pipeline.choices import GROUPS, PRIMARY, SCHEMA, OwnConf, conf_dir, group_choices, no_such_choice, no_such_key
 from pipeline.errors import UserError, explain
+from pipeline.masking import is_secret, mask_assignment
 from pipeline.ownfiles import OwnFiles, check_files
 
 _INTERNAL = ("dataset.connector", "model.name", "decoder.name")
@@ -33,7 +34,7 @@ _PATHS = ("run_dir", "dataset.root", "dataset.path", "dataset.audio_root", "mode
 
 @dataclass(frozen=True)
 class _Override:
-    """One `key=value`: as the person typed it, as Hydra gets it, and its parts."""
+    """One `key=value`: as the person typed it (a secret masked), as Hydra gets it, and its parts."""
 
     typed: str
     quoted: str
@@ -161,22 +162,24 @@ def _refusal(
 
 
 def _parse(typed: str) -> _Override:
-    quoted = _quote_path(typed)
+    quoted, said = _quote_path(typed), mask_assignment(typed)
     try:
         override = OverridesParser.create().parse_override(quoted)
         if override.is_sweep_override():
-            raise UserError(f"{typed}: sweeps are not supported; give one value")
+            raise UserError(f"{said}: sweeps are not supported; give one value")
         value = override.value()
-    except HydraException as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{typed!r}: not an override ({reason}); write key=value, quoted if needed") from None
+    except (HydraException, RecursionError) as error:
+        # Hydra's reason quotes pieces of the value.
+        secret = is_secret(typed.partition("=")[0])
+        reason = "cannot be read" if secret or isinstance(error, RecursionError) else str(error).splitlines()[0]
+        raise UserError(f"{said!r}: not an override ({reason}); write key=value, quoted if needed") from None
     key = override.key_or_group
     if override.package is not None:
-        raise UserError(f"{typed}: a group cannot be moved; write {key}=...")
+        raise UserError(f"{said}: a group cannot be moved; write {key}=...")
     adds = override.is_delete() or override.is_add() or override.is_force_add()
     if adds and key in GROUPS:
-        raise UserError(f"{typed}: groups cannot be added or removed; write {key}=...")
-    return _Override(typed, quoted, key, value, adds)
+        raise UserError(f"{said}: groups cannot be added or removed; write {key}=...")
+    return _Override(said, quoted, key, value, adds)
 
 
 def _quote_path(typed: str) -> str:

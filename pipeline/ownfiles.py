@@ -20,6 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.choices import GROUPS, PRIMARY, OwnConf, conf_dir, group_choices, no_such_choice, no_such_key
 from pipeline.errors import UserError, explain
 
+_MAX_BYTES = 2**20
+_MAX_VALUES = 100_000
+"""In one file, each reference to an anchor counted as what it stands for."""
 _HIDDEN = re.compile(r"dataset\.connector|\w+\.name")
 """Keys that a file may set and a command line may not."""
 
@@ -55,6 +58,10 @@ def read_file(path: Path, package: str = "") -> OwnFile:
             configuration.
     """
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UserError(f"{path}: larger than 1 MB, so not a configuration; give `key: value` lines")
+        if _num_values(yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader), {}) > _MAX_VALUES:
+            raise UserError(f"{path}: stands for more than {_MAX_VALUES} values; write out what its anchors repeat")
         config = OmegaConf.load(path)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
@@ -214,6 +221,23 @@ class OwnFiles:
     def _of(self, key: str) -> OwnFile | None:
         """The file whose value counts: the last that sets the key."""
         return next((file for file in reversed(self._files) if key and file.sets(key)), None)
+
+
+def _num_values(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """Values that a node stands for. Nine lines of anchors, each naming the one before nine times, are a billion.
+
+    Raises:
+        ValueError: It holds itself.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = -1
+        parts = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+        known[id(node)] = 1 + sum(_num_values(part, known) for part in parts)
+    if known[id(node)] < 0:
+        raise ValueError("an anchor that holds itself")
+    return known[id(node)]
 
 
 def _flat(content: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:

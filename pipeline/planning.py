@@ -60,6 +60,18 @@ class Chunking:
     stride: int
     receptive_field: int
 
+    @classmethod
+    def of_seconds(
+        cls, seconds: float, context_seconds: float, *, sample_rate: int, stride: int, receptive_field: int
+    ) -> Chunking:
+        """`chunk.seconds` and `chunk.context_seconds`, for a model of `sample_rate` Hz and `stride` samples a frame."""
+        return cls(
+            max_samples=int(seconds * sample_rate),
+            context=math.ceil(context_seconds * sample_rate / stride),
+            stride=stride,
+            receptive_field=receptive_field,
+        )
+
     def chunks(self, row: int, num_samples: int) -> list[Chunk]:
         """Cut an utterance into chunks of one length (the last may be a fraction of a stride longer).
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from types import FrameType
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from pipeline import commandline, identity, scoring, summary, usage
+from pipeline import commandline, failpoints, identity, masking, refusals, scoring, stopping, summary, usage
 from pipeline import config as configuration
 from pipeline import manifest as manifests
 from pipeline.commits import CommitRecord
 from pipeline.config import RunConfig
 from pipeline.errors import RunError, UserError
+from pipeline.failpoints import failpoint
 from pipeline.manifest import Manifest
 from pipeline.outlet import standard_output
 from pipeline.paths import encode_path
 from pipeline.progress import PLAIN_EVERY_S, format_hours
+from pipeline.stopping import Stopped
 from pipeline.store import RunDirectory
 from pipeline.tables import own_columns
 
@@ -34,15 +36,6 @@ LOG = logging.getLogger("pipeline")
 LOG.addHandler(logging.NullHandler())  # before the run directory is known there is no log
 SHOWN_EVERY_S = 0.1
 """Between two updates of a count on a terminal."""
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Stopped(BaseException):
-    """A signal asked for a clean stop."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -55,10 +48,13 @@ def main(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # What was ignored from the start stays ignored: nohup, or a job in the background of a script.
-    heeded = [signum for signum in _STOPS if signal.getsignal(signum) is not signal.SIG_IGN]
-    before = {signum: signal.signal(signum, _stop) for signum in heeded}
+    with stopping.heeded():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
+        failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
         command = commandline.parse(arguments)
         if command.shows in ("--help", "--version"):
             return _show(usage.page(command.own, command.overrides) if command.shows == "--help" else usage.VERSION)
@@ -70,9 +66,10 @@ def main(arguments: Sequence[str]) -> int:
         except OSError as error:
             # A full disk, a lost mount: not a bug of ours, so one line; the log has the traceback.
             LOG.exception("stopped")
-            where = error.filename or f"run_dir={config.run_dir}"
+            where = error.filename2 or error.filename or f"run_dir={config.run_dir}"
+            reason = os.strerror(error.errno) if error.errno else error
             raise RunError(
-                f"{where}: {error.strerror or error}; what was committed stays, the same command continues"
+                f"{where}: {reason}; what was committed stays, and once this is mended the same command continues"
             ) from None
     except UserError as error:
         return _end(error, 2)
@@ -85,21 +82,14 @@ def main(arguments: Sequence[str]) -> int:
         LOG.exception("this is a bug")
         raise
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
         for log in [log for log in LOG.handlers if isinstance(log, logging.FileHandler)]:
             LOG.removeHandler(log)
-            log.close()
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    for other in _STOPS:
-        signal.signal(other, signal.SIG_IGN)  # a clean stop is under way
-    raise Stopped(signum)
+            with suppress(OSError):
+                log.close()
 
 
 def _show(text: str) -> int:
-    Console(file=standard_output(), highlight=False, soft_wrap=True).print(text, markup=False)
+    Console(file=standard_output(), highlight=False, soft_wrap=True).print(masking.mask(text), markup=False)
     return 0
 
 
@@ -107,6 +97,13 @@ def _end(reason: object, code: int) -> int:
     LOG.error("%s", reason)
     print(f"{'error: ' if code < 128 else ''}{reason}", file=sys.stderr)
     return code
+
+
+class _Log(logging.FileHandler):
+    """`logs/run.log`; where it cannot be written the run has other things to say."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing, in place of a traceback a line."""
 
 
 class Session:
@@ -162,14 +159,14 @@ class Session:
 
     def say(self, text: str) -> None:
         """Tell the person and the log."""
-        text = encode_path(text)  # a folder's name need not be UTF-8, what is printed must
+        text = masking.mask(encode_path(text))  # a folder's name need not be UTF-8, what is printed must
         LOG.info("%s", text)
         self.console.print(text, markup=False)
 
     def _open_log(self) -> None:
         self.directory.log_path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(self.directory.log_path, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler = _Log(self.directory.log_path, encoding="utf-8")
+        handler.setFormatter(masking.MaskingFormatter("%(asctime)s %(levelname)s %(message)s"))
         LOG.addHandler(handler)
         LOG.setLevel(logging.INFO)
         LOG.propagate = False
@@ -184,9 +181,9 @@ class Session:
             return None  # the root may have moved, which the manifest stage decides; or there is nothing to mix
         records = self.directory.committed(recorded["fingerprint"])
         now = identity.describe_known(self.config, manifest.digest, recorded)
-        identity.refuse_differences(self.directory.root, recorded["identity"], now)
+        refusals.refuse_differences(self.config, recorded, now)
         totals = summary.total(records.values())
-        complete = len(records) == manifest.num_shards
+        complete = {*records} >= {*range(manifest.num_shards)}
         retry = self.config.settings.retry_failed and totals.num_failures
         unscored = (
             "score" in self.config.settings.stages
@@ -205,10 +202,11 @@ class Session:
 
     def _made_with(self) -> dict[str, Any]:
         """What decides the manifest."""
-        options = configuration.mask_secrets(self.config.dataset_options)
+        options = dict(self.config.dataset_options)
         for key in {"root", "path"} & set(options):
             if options[key] is not None:
                 options[key] = os.path.abspath(os.path.expanduser(options[key]))  # "calls" here is not "calls" there
+        options = masking.mask_secrets(options, marked=True)
         name = type(self.config.dataset).__module__.rpartition(".")[2]
         each = {"channels": "each"} if self.config.settings.channels == "each" else {}
         return {"dataset": name, **options, **each, "shard.hours": self.config.settings.shard.hours}
@@ -218,6 +216,8 @@ class Session:
         path, made_with = self.directory.manifest_path, self._made_with()
         if path.is_file():
             manifest, before = manifests.read(path)
+            if self.directory.has_commits():
+                self._refuse_edited(manifest)
             if before == made_with:
                 return manifest
             if self.directory.has_commits():
@@ -225,7 +225,14 @@ class Session:
         if "manifest" not in self.config.settings.stages:
             raise UserError(f"{path}: there is no manifest; add manifest to stages=")
         manifest = self._build_manifest()
+        recorded = self.directory.read_run_json()
+        if recorded is not None and self.directory.has_commits():  # the manifest was taken away: is this the same?
+            now = identity.describe_known(self.config, manifest.digest, recorded)
+            refusals.refuse_differences(self.config, recorded, now)
+        failpoint("manifest")
         manifests.write(path, manifest, made_with, self.directory.write_table)
+        failpoint("manifest-written")
+        identity.note_manifest(self.directory)
         unreadable = int(np.isnan(manifest.duration_s).sum())
         self.say(
             f"{len(manifest)} utterances, {format_hours(float(np.nansum(manifest.duration_s)))} of audio, "
@@ -248,17 +255,36 @@ class Session:
                     self.say(f"reading headers: {rows} utterances")
 
             settings = self.config.settings
-            return manifests.build(self.config.dataset, settings.shard.hours, tell, settings.channels)
+            return manifests.build(
+                self.config.dataset, settings.shard.hours, tell, settings.channels, settings.loader.timeout_s
+            )
 
     def _moved(self, manifest: Manifest, before: dict[str, Any], made_with: dict[str, Any]) -> Manifest:
         """The same corpus at another place is the same work; anything else is refused."""
+        differences = refusals.making_differences(before, made_with)
         if before["shard.hours"] == made_with["shard.hours"]:
             again = self._build_manifest()
             if again.digest == manifest.digest:
                 manifests.write(self.directory.manifest_path, again, made_with, self.directory.write_table)
+                identity.note_manifest(self.directory)
                 return again
-        identity.refuse_differences(self.directory.root, before, made_with)
+            differences.append(refusals.corpus_differences(manifest.table, again.table))
+        recorded = self.directory.read_run_json()
+        now = {} if recorded is None else identity.describe_known(self.config, manifest.digest, recorded)
+        refusals.refuse_differences(self.config, recorded, now, differences)
         raise AssertionError("two manifests of one making differ")
+
+    def _refuse_edited(self, manifest: Manifest) -> None:
+        """Refuse a manifest whose rows are not those that it was made with; results are of those."""
+        path, recorded = self.directory.manifest_path, self.directory.read_run_json() or {}
+        if recorded.get(manifests.FILE_KEY) == manifests.file_record(path):
+            return
+        rows = manifests.digest_of(manifest.table)  # slower, and told from a kill between this file and run.json
+        made = recorded.get("identity", {}).get("manifest", manifest.digest)
+        if not rows == made == manifest.digest:
+            refusals.refuse(
+                self.directory.root, [f"manifest: {made} there, {rows} now, since {path.name} has been edited"]
+            )
 
     def _score(self, manifest: Manifest, records: dict[int, CommitRecord]) -> None:
         """Stage `score`: errors and rates over everything committed, overall and per group."""
@@ -271,10 +297,13 @@ class Session:
         tables = (pq.read_table(path, columns=[*scoring.COUNTS, *groups]) for path in files)
         scores = scoring.score_table(tables, groups)
         if scores.num_rows:
+            failpoint("scores")
             self.directory.write_table(self.directory.scores_path, scores)
+            failpoint("scored")
         else:
             self.directory.scores_path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
+    masking.mask_tracebacks()
     sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import naming
+from pipeline.failpoints import failpoint
 from pipeline.records import ArrayPart
 
 ROW_GROUP_BYTES = 16 << 20
@@ -23,7 +25,8 @@ class ArraySpool:
 
     def __init__(self, path: Path, dtype: np.dtype, width: int) -> None:
         """Create `path`; `dtype` is that of the values kept, `width` the columns of every array."""
-        self._file = open(path, "w+b")  # noqa: SIM115 - closed by __exit__
+        self._path = path
+        self._file = open(path, "x+b")  # noqa: SIM115 - closed by __exit__
         self._dtype = dtype
         self._width = width
         self._stretches: dict[int, list[tuple[int, int]]] = {}
@@ -44,14 +47,17 @@ class ArraySpool:
         data = np.ascontiguousarray(array, dtype=self._dtype)
         assert data.ndim == 2, f"an array of shape {data.shape} is not frames of {self._width}"
         assert data.shape[1] == self._width, f"frames of {data.shape[1]} values are not frames of {self._width}"
-        self._file.seek(self._end)  # reading moves the position
-        self._file.write(data.data)
+        with naming(self._path):
+            failpoint("spool")
+            self._file.seek(self._end)  # reading moves the position
+            self._file.write(data.data)
         self._stretches.setdefault(row, []).append((self._end, len(data)))
         self._end += data.nbytes
 
     def row_groups(self, rows: Iterable[int]) -> Iterator[list[ArrayPart]]:
         """Read the arrays of `rows` back, in that order, a row group at a time, cut into parts where too long."""
-        self._file.flush()
+        with naming(self._path):
+            self._file.flush()
         group: list[ArrayPart] = []
         size = 0
         for row in rows:

@@ -7,13 +7,9 @@ record goes the same way, last. A kill at any instruction leaves whole files or 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-import signal
-import socket
-import struct
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -33,16 +29,12 @@ from pipeline.commits import (
     read_record,
     sha256_file,
 )
-from pipeline.errors import UserError
-
-_FLOCK = "hhqqi4x"
-"""C's `struct flock` on 64-bit Linux: type, whence, start, length, process."""
+from pipeline.errors import UserError, naming
+from pipeline.failpoints import failpoint
+from pipeline.locking import hold, holder
 
 TABLES = ("transcripts", "emissions", "features", "failures")
 """The folders of tables that a run directory can have."""
-
-FAILPOINT = "PIPELINE_FAILPOINT"
-"""Environment variable of the crash tests: `<point>` or `<point>:<shard>` kills the process there."""
 
 
 class RunDirectory:
@@ -76,51 +68,26 @@ class RunDirectory:
             yield
         finally:
             if new and not self.manifest_path.is_file():
-                for path in (self.staging / "lock", self.log_path):
-                    path.unlink(missing_ok=True)
+                with suppress(UserError), self.lock():  # not what another has begun with meanwhile
+                    for path in (self.staging / "lock", self.log_path):
+                        path.unlink(missing_ok=True)
                 for path in (self.staging, self.log_path.parent, *new):
                     with suppress(OSError):  # not there, or not empty: then it is not ours to remove
                         path.rmdir()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run directory for one writer; the system drops the lock when the process dies.
-
-        A record lock, because unlike `flock` it is not inherited by the loader's forked workers, which may
-        outlive a killed run by seconds, and because it can be asked about without being taken.
+        """Hold the run directory for one writer.
 
         Raises:
             UserError: Another process holds it, or the folder cannot be written.
         """
-        try:
-            self.staging.mkdir(parents=True, exist_ok=True)
-            handle = open(self.staging / "lock", "a+")  # noqa: SIM115 - entered below
-        except OSError as error:
-            raise UserError(
-                f"run_dir={self.root}: cannot be written ({error.strerror}); choose another run_dir="
-            ) from None
-        with handle:
-            try:
-                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                handle.seek(0)
-                holder = handle.read().strip() or "another process"
-                raise UserError(
-                    f"run_dir={self.root}: locked by {holder}; wait for it, stop it, or choose another run_dir="
-                ) from None
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-            handle.flush()
+        with hold(self.staging / "lock", f"run_dir={self.root}"):
             yield
 
     def is_locked(self) -> bool:
         """Whether a process holds the run directory now."""
-        try:
-            with open(self.staging / "lock") as handle:
-                answer = fcntl.fcntl(handle, fcntl.F_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, 0, 0, 0, 0))
-        except OSError:
-            return False
-        return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
+        return holder(self.staging / "lock") is not None
 
     def remove_leftovers(self) -> None:
         """Remove what dead attempts left in `.staging/`; the caller holds the lock. Nothing else is touched."""
@@ -138,8 +105,9 @@ class RunDirectory:
 
     def new_staging(self, shard: int) -> Path:
         """A fresh folder for one attempt at a shard."""
-        path = Path(self.staging / f"shard-{shard:05d}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
-        path.mkdir(parents=True)
+        path = Path(self.staging / f"shard-{shard:05d}-{uuid.uuid4().hex}")
+        self.staging.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700)  # what is written in it has names that are known
         return path
 
     def write_bytes(self, target: Path, data: bytes) -> None:
@@ -147,8 +115,11 @@ class RunDirectory:
         staged = self.staging / f"file-{uuid.uuid4().hex}"
         self.staging.mkdir(parents=True, exist_ok=True)
         try:
-            staged.write_bytes(data)
-            self.publish(staged, target)
+            with naming(target):
+                failpoint("file")
+                staged.touch(exist_ok=False)  # not through a link, nor over what is there
+                staged.write_bytes(data)
+                self.publish(staged, target)
         finally:
             staged.unlink(missing_ok=True)
 
@@ -160,9 +131,12 @@ class RunDirectory:
 
     def publish(self, staged: Path, target: Path) -> None:
         """Sync a staged file, rename it into place and sync the folder."""
+        failpoint("file-staged")
         _fsync(staged)
+        failpoint("file-synced")
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(staged, target)
+        failpoint("file-moved")
         _fsync(target.parent)
 
     def commit(
@@ -184,31 +158,41 @@ class RunDirectory:
             AssertionError: The tables do not account for every id exactly once, which is a bug of ours.
         """
         check_accounting(staged, expected_ids, rows_per_id)
-        files = {}
+        shard, files = record.shard, {}
         for table, path in staged.items():
-            _fsync(path)
-            target = self.table_file(table, record.shard)
+            target = self.table_file(table, shard)
+            with naming(target):
+                failpoint("sync", shard)
+                _fsync(path)
             files[table] = CommittedFile(
                 path=target.relative_to(self.root).as_posix(),
                 size=path.stat().st_size,
                 sha256=sha256_file(path),
                 rows=pq.read_metadata(path).num_rows,
             )
-        failpoint("staged", record.shard)
+        failpoint("staged", shard)
         # A shard that is done again stops being done before its first file changes.
-        self._retract(record.shard)
+        self.retract(shard)
         for index, (table, path) in enumerate(staged.items()):
-            target = self.table_file(table, record.shard)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target)
-            if index == 0:
-                failpoint("renaming", record.shard)
+            target = self.table_file(table, shard)
+            with naming(target):
+                if index:
+                    failpoint("renaming", shard)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
         for table in staged:
-            _fsync(self.root / table)
-        failpoint("renamed", record.shard)
+            with naming(self.root / table):
+                failpoint("moved", shard)
+                _fsync(self.root / table)
+        failpoint("renamed", shard)
         done = replace(record, files=files, committed_at=datetime.now(UTC).isoformat(timespec="seconds"))
-        self.write_bytes(self.commit_file(record.shard), encode_record(done))
-        failpoint("committed", record.shard)
+        try:
+            self.write_bytes(self.commit_file(shard), encode_record(done))
+        except OSError:
+            with suppress(OSError):  # what could not be synced is not done
+                self.commit_file(shard).unlink(missing_ok=True)
+            raise
+        failpoint("committed", shard)
         return done
 
     def committed(self, fingerprint: str) -> dict[int, CommitRecord]:
@@ -225,12 +209,16 @@ class RunDirectory:
         """Every commit record, `None` for one that cannot be read."""
         return map(read_record, sorted((self.root / "commits").glob("shard-*.json")))
 
-    def _retract(self, shard: int) -> None:
-        try:
-            self.commit_file(shard).unlink()
-        except FileNotFoundError:
+    def retract(self, shard: int) -> None:
+        """Take the commit record of a shard back, where there is one: it is to be done again. For a lock's holder."""
+        path = self.commit_file(shard)
+        if not path.exists():
             return
-        _fsync(self.root / "commits")
+        failpoint("retract", shard)
+        path.unlink()
+        with naming(path.parent):
+            _fsync(path.parent)
+        failpoint("retracted", shard)
 
     def has_commits(self) -> bool:
         """Whether any commit record is there, sound or not: then there are results that must not be mixed."""
@@ -260,12 +248,6 @@ class RunDirectory:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.run_json_path}: cannot be read ({error}); choose another run_dir=") from None
         return content
-
-
-def failpoint(name: str, shard: int) -> None:
-    """Die here with SIGKILL if the crash tests say so."""
-    if os.environ.get(FAILPOINT) in (name, f"{name}:{shard}"):
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _has_size(path: Path, size: int) -> bool:

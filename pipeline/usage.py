@@ -66,7 +66,8 @@ the run directory
   scores.parquet           word error rates, where there are references
   config.yaml, run.json, commits/, logs/
 
-  python -m pipeline.status RUN_DIR says how far a run is."""
+  python -m pipeline.status RUN_DIR says how far a run is.
+  python -m pipeline.verify RUN_DIR says whether all of it is as committed."""
 
 
 @dataclass(frozen=True)

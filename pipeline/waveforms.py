@@ -20,6 +20,8 @@ from pipeline.audio import AudioError, Recording, named_errors, open_recording
 
 SEGMENT_SLACK_S = 0.1
 """What a lossy codec may round away, and a segment may say too much."""
+MAX_PEAK = 1e15
+"""The squares of larger samples, summed over some hours, are beyond float32: a model would hear silence in them."""
 PREROLL_S = 1.0
 """History of a lossy codec: MP3's bit reservoir, Opus' convergence, Vorbis' overlap take a tenth of it."""
 
@@ -181,7 +183,7 @@ def _skip(recording: Recording, num_samples: int, first: int, rate: int) -> None
 
 
 def _check(samples: NDArray[np.float32], first: int, last: int | None, recording: Recording, rate: int) -> None:
-    """Refuses samples that are too few, none, or not finite; `first` and `last` are their place in the file."""
+    """Refuses samples that are too few, none, not finite, or absurd; `first` and `last` are their place in the file."""
     missing = 0 if last is None else last - first - len(samples)
     if missing > (0 if recording.exact else SEGMENT_SLACK_S * rate):
         place = f", from {first / rate:.3f} s on" if first else ""
@@ -189,10 +191,13 @@ def _check(samples: NDArray[np.float32], first: int, last: int | None, recording
         raise AudioError("truncated", f"{count} could be decoded at {rate} Hz{place}")
     if len(samples) == 0:
         raise AudioError("empty", "no audio could be decoded")
-    finite = np.isfinite(samples)
-    if not finite.all():
-        broken = first + int(np.argmin(finite))
-        raise AudioError("non_finite", f"sample {broken} ({broken / rate:.3f} s) is NaN or infinite")
+    # The comparison is false for NaN, which both ends of the range take over.
+    if not max(samples.max(), -samples.min()) <= MAX_PEAK:
+        broken = int(np.argmin(np.abs(samples) <= MAX_PEAK))
+        place, value = f"sample {first + broken} ({(first + broken) / rate:.3f} s) is", float(samples[broken])
+        if math.isfinite(value):
+            raise AudioError("non_finite", f"{place} {value:.3g}, too large to compute with; scale it to [-1, 1]")
+        raise AudioError("non_finite", f"{place} NaN or infinite")
 
 
 def _stretch(extent: Extent, window: tuple[int, int | None], rate: int, total: int | None) -> tuple[int, int | None]:

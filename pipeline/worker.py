@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.decoding import GreedyDecoder
 from pipeline.errors import RunError
+from pipeline.failpoints import failpoint
 from pipeline.loader import Batch, Loader
 from pipeline.manifest import Manifest
 from pipeline.model.engine import Engine, Started
@@ -19,6 +20,7 @@ from pipeline.planning import Chunking, plan_run
 from pipeline.progress import BatchMetrics, RunProgress
 from pipeline.records import Chunk, Failure, Rejected
 from pipeline.stitching import Stitcher
+from pipeline.stopping import Stopped, waiting
 from pipeline.writer import ShardWriter
 
 LOG = logging.getLogger("pipeline")
@@ -71,21 +73,29 @@ def run_batches(
 
     Raises:
         RunError: More than `max_failures` utterances have failed.
+        Stopped: A signal asked for it; the batches that were begun are done.
     """
     failures_so_far = job.failures_before
     start_s = np.nan_to_num(np.asarray(job.manifest.table["start_s"].to_numpy(), dtype=np.float64))
     stitcher = Stitcher(decoder, lambda row: float(start_s[row]))
     under_way: deque[tuple[Batch, Started, float]] = deque()
+    stopped: Stopped | None = None
     while True:
         asked = time.monotonic()
-        batch = next(batches, None)
+        try:
+            with waiting():
+                batch = next(batches, None)
+        except Stopped as stop:  # what the device has begun with is finished
+            batch, stopped = None, stop
         if batch is not None:
+            failpoint("forward", batch.plan.shard)
             loaded = time.monotonic()
             under_way.append((batch, engine.start(batch.chunks, batch.waveforms, batch.lengths), loaded - asked))
         # A GPU works on the next batch while the host sees to the one before.
         while under_way and (batch is None or len(under_way) > engine.overlaps):
             done, started, load_s = under_way.popleft()
             emissions, rejected = started.results()
+            failpoint("forwarded", done.plan.shard)
             for row in started.cut:
                 LOG.warning(
                     "%r: a chunk does not fit into the memory of the device and was run in halves; a smaller "
@@ -113,12 +123,14 @@ def run_batches(
                 covered_s=sum(_own_s(job, chunk) for chunk in done.plan.chunks),
             )
             failures_so_far += len(failures)
-            if job.max_failures is not None and failures_so_far > job.max_failures:
+            if failures and job.max_failures is not None and failures_so_far > job.max_failures:
                 last = failures[-1]
                 raise RunError(
                     f"{failures_so_far} utterances have failed, more than max_failures={job.max_failures}; "
                     f"the last one is {last.id!r}: {last.error}, {last.message}"
                 )
+        if stopped is not None:
+            raise stopped
         if batch is None:
             return
 

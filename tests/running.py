@@ -73,6 +73,20 @@ def group_members(pgid: int) -> list[int]:
     return members
 
 
+def children_of(parent: int) -> set[int]:
+    """Processes that a process has started and not yet waited for, zombies among them."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == parent:
+                found.add(int(entry.name))
+    return found
+
+
 def kill_group(process: subprocess.Popen[bytes], signum: int = signal.SIGKILL) -> None:
     os.killpg(process.pid, signum)
     process.wait(60)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import subprocess
 import sys
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from bad_inputs import chunk, pcm, wav, with_flac_total
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -35,37 +35,6 @@ def speech() -> NDArray[np.float32]:
     samples, rate = soundfile.read(SPEECH, dtype="float32")
     assert rate == 16_000
     return samples
-
-
-def pcm(samples: NDArray[np.float32]) -> bytes:
-    return (samples * 32767).astype("<i2").tobytes()
-
-
-def wav(
-    data: bytes,
-    *,
-    data_size: int | None = None,
-    riff_size: int | None = None,
-    codec: int = 1,
-    channels: int = 1,
-    rate: int = 16_000,
-    bits: int = 16,
-    block_align: int | None = None,
-    codec_fields: bytes = b"",
-    before: bytes = b"",
-    after: bytes = b"",
-) -> bytes:
-    """A WAV file with any lie in its header."""
-    align = channels * bits // 8 if block_align is None else block_align
-    second = min(rate * channels * bits // 8, 0xFFFFFFFF)
-    fmt = struct.pack("<HHIIHH", codec, channels, rate, second, align & 0xFFFF, bits) + codec_fields
-    body = b"WAVEfmt " + struct.pack("<I", len(fmt)) + fmt + before
-    body += b"data" + struct.pack("<I", len(data) if data_size is None else data_size) + data + after
-    return b"RIFF" + struct.pack("<I", len(body) if riff_size is None else riff_size) + body
-
-
-def chunk(name: bytes, body: bytes) -> bytes:
-    return name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
 
 
 def save(folder: Path, name: str, data: bytes) -> str:
@@ -143,6 +112,9 @@ def test_stereo_in_antiphase_is_silence(tmp_path: Path, speech: NDArray[np.float
         ("AIFF", "PCM_16", 1e-4),
         ("AU", "PCM_16", 1e-4),
         ("CAF", "PCM_16", 1e-4),
+        ("NIST", "PCM_16", 1e-4),
+        ("VOC", "PCM_16", 1e-4),
+        ("AVR", "PCM_16", 1e-4),
         ("FLAC", "PCM_16", 1e-4),
         ("OGG", "VORBIS", 0.3),
         ("OGG", "OPUS", 0.5),
@@ -268,7 +240,9 @@ def test_wav_cut_in_its_header_is_an_error(tmp_path: Path, length: int) -> None:
     assert error_of(path)[0] in ("unreadable", "unsupported_format", "empty")
 
 
-@pytest.mark.parametrize("format_", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "FLAC", "MP3", "OGG"])
+@pytest.mark.parametrize(
+    "format_", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "VOC", "AVR", "FLAC", "MP3", "OGG"]
+)
 @pytest.mark.parametrize("part", [0.5, 0.9])
 def test_a_cut_recording_is_truncated_never_short(
     tmp_path: Path, speech: NDArray[np.float32], format_: str, part: float
@@ -278,17 +252,18 @@ def test_a_cut_recording_is_truncated_never_short(
     assert error_of(path)[0] == "truncated"
 
 
+def test_a_size_that_was_never_written_is_not_missed(tmp_path: Path, speech: NDArray[np.float32]) -> None:
+    sphere = encoded(tmp_path, speech, "NIST")
+    uncounted = sphere.replace(b"sample_count", b"semple_count", 1)
+    assert uncounted != sphere
+    assert_reads(save(tmp_path, "live.sph", uncounted), speech, tolerance=1e-4)
+
+
 def test_wav_that_claims_more_says_how_much(tmp_path: Path, speech: NDArray[np.float32]) -> None:
     name, message = error_of(save(tmp_path, "x.wav", wav(pcm(speech))[:-1]))
     assert name == "truncated"
     assert str(2 * len(speech)) in message
     assert str(2 * len(speech) - 1) in message
-
-
-def with_flac_total(flac: bytes, total: int) -> bytes:
-    """STREAMINFO holds the number of samples in the last 36 bits of bytes 18 to 25."""
-    fields = int.from_bytes(flac[18:26], "big") >> 36 << 36
-    return flac[:18] + (fields | total).to_bytes(8, "big") + flac[26:]
 
 
 def test_flac_without_a_length_is_counted(tmp_path: Path, speech: NDArray[np.float32]) -> None:
@@ -361,11 +336,15 @@ def test_values_that_are_no_numbers_are_named(tmp_path: Path, speech: NDArray[np
     assert len(read_waveform(str(path), end_s=1.0)[0]) == 16_000
 
 
-def test_peaks_beyond_one_are_kept(tmp_path: Path, speech: NDArray[np.float32]) -> None:
+def test_peaks_beyond_one_are_kept_and_absurd_ones_are_named(tmp_path: Path, speech: NDArray[np.float32]) -> None:
     path = tmp_path / "x.wav"
-    soundfile.write(path, speech.astype(np.float64) * 1e30, 16_000, subtype="DOUBLE")
-    samples, _ = read_waveform(str(path))
-    assert samples.max() > 1e28
+    soundfile.write(path, speech.astype(np.float64) * 2**31, 16_000, subtype="DOUBLE")
+    np.testing.assert_allclose(read_waveform(str(path))[0], speech * 2.0**31)
+    for sign in (1, -1):
+        soundfile.write(path, speech.astype(np.float64) * sign * 1e30, 16_000, subtype="DOUBLE")
+        name, message = error_of(str(path))
+        assert name == "non_finite"
+        assert "too large to compute with" in message
     soundfile.write(path, speech.astype(np.float64) * 1e300, 16_000, subtype="DOUBLE")
     assert error_of(str(path))[0] == "non_finite"
 

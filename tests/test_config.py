@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from pipeline import config, overrides
-from pipeline.config import RunConfig, load, mask_secrets
+from pipeline.config import RunConfig, load
 from pipeline.datasets.folder import EXTENSIONS
 from pipeline.errors import UserError
+from pipeline.masking import mask_secrets
 from pipeline.model.catalog import MODELS
 
 REPOSITORY = Path(__file__).parent.parent

@@ -192,7 +192,14 @@ def test_values_that_are_not_finite_reject_the_utterance_they_belong_to(
     monkeypatch.setattr(engine, "_forward", spoilt)
     emissions, rejected = engine.run(*batch)
     assert [(item.chunk.row, item.error) for item in rejected] == [(11, "non_finite"), (13, "non_finite")]
+    assert all("precision=fp32" in item.message for item in rejected)
     assert [emission.chunk.row for emission in emissions] == [10, 12, 14]
+
+
+@pytest.mark.parametrize(("precision", "remedy"), [("fp16", "precision=bf16 or fp32"), ("bf16", "precision=fp32")])
+def test_values_that_are_not_finite_in_half_precision_name_it_as_the_cause(precision: str, remedy: str) -> None:
+    engine = Engine(MODELS["digits"], digits.build().eval(), torch.device("cpu"), precision, SETTINGS)
+    assert f"precision={precision} is the likely cause; try {remedy}" in engine._wanted.non_finite
 
 
 def test_a_feature_that_float16_cannot_hold_rejects_the_utterance_and_names_the_remedy(

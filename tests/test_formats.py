@@ -285,7 +285,7 @@ def test_moving_pictures_without_sound_are_empty() -> None:
     assert "video" in message
 
 
-@pytest.mark.parametrize("name", [name for name in REFERENCES if name != "ima4.caf"])
+@pytest.mark.parametrize("name", REFERENCES)
 @pytest.mark.parametrize("part", [0.35, 0.5, 0.9, 1.0])
 def test_a_cut_recording_is_truncated_never_short(tmp_path: Path, name: str, part: float) -> None:
     whole = (FORMATS / name).read_bytes()
@@ -358,6 +358,20 @@ def test_a_sample_table_that_says_it_is_endless_takes_no_memory(tmp_path: Path) 
     # Every sample has one byte, and there are 2^31: 51 GB as FFmpeg's index.
     whole[start + 12 : start + 20] = struct.pack(">II", 1, 2**31)
     assert error_of(save(tmp_path, bytes(whole)))[0] == "truncated"
+
+
+def test_a_size_that_ffmpeg_refuses_is_damage_where_there_is_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = bytearray((FORMATS / "aac.m4a").read_bytes())
+    at = whole.index(b"stts") + 8
+    whole[at : at + 4] = b"\x7f\xff\xff\xff"
+    path = save(tmp_path, bytes(whole))
+    name, message = error_of(path)
+    assert name == "unreadable"
+    assert "more memory than a recording takes" in message
+    monkeypatch.setattr("pipeline.ffmpeg._memory_is_there", lambda: False)
+    assert error_of(path)[0] == "out_of_memory"
 
 
 @pytest.mark.slow

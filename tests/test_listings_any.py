@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fuzzing import check_list
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from running import DATA, assert_accounting, read, run
 
-from pipeline import tables
-from pipeline.datasets import manifest
 from pipeline.errors import UserError
 from pipeline.listings.formats import FORMATS, detect
-from pipeline.listings.mapping import Columns
 from pipeline.listings.source import MAX_LINE_BYTES, Source
-from pipeline.listings.values import MAX_SECONDS
 from pipeline.results import open_run
 from pipeline.run import main
 
@@ -52,26 +47,6 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-def check(path: Path, **options: Any) -> None:
-    """Reads a list as the manifest does; a refusal is an answer too."""
-    given_ = manifest.Dataset(manifest.Options(path=str(path), **options))
-    try:
-        schema = tables.manifest_schema({tables.own_column_name(name): kind for name, kind in given_.columns().items()})
-        rows = list(given_.utterances())
-    except UserError:
-        return
-    assert rows
-    assert len(set(schema.names)) == len(schema.names)
-    for row in rows:
-        pa.array([row.id, row.reference], pa.string())
-        assert Path(row.path).is_absolute()
-        assert row.channel is None or 1 <= row.channel < 2**15
-        for time in (row.start_s, row.end_s):
-            assert time is None or (math.isfinite(time) and abs(time) <= 2 * MAX_SECONDS)
-        for name, value in row.columns.items():
-            pa.array([value], schema.field(tables.own_column_name(name)).type)
-
-
 @given(st.sampled_from(["auto", *FORMATS]), st.binary(max_size=100) | damaged(), st.booleans())
 @example("auto", b"PAR1PAR1", False)
 @example("lhotse", b'{"id": "c", "type": "MonoCut", "start": 1e308, "duration": 1e308}', False)
@@ -83,7 +58,7 @@ def test_any_bytes_give_utterances_or_a_refusal(
     folder.mkdir(exist_ok=True)
     (folder / "list").write_bytes(data)
     if format_ != "kaldi":
-        check(folder / "list", format=format_, columns=Columns(path="a", text="") if mapped else Columns())
+        check_list(str(folder / "list"), format=format_, columns={"path": "a", "text": ""} if mapped else {})
     assert not (folder / "canary").exists()
 
 
@@ -99,7 +74,7 @@ def test_any_bytes_in_a_kaldi_folder_give_utterances_or_a_refusal(
         (folder / name).unlink(missing_ok=True)
         if number not in missing:
             (folder / name).write_bytes(data)
-    check(folder)
+    check_list(str(folder))
     assert not (folder / "canary").exists()
 
 
@@ -114,7 +89,7 @@ def test_a_damaged_parquet_file_gives_utterances_or_a_refusal(
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
-    check(path)
+    check_list(str(path))
 
 
 @pytest.mark.parametrize(

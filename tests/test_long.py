@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from running import DATA, SHIPPED, assert_accounting, assert_same_tables, command, environment, ids, read, run
 from safetensors.torch import load_file
 
+from pipeline import headers, spool
 from pipeline import manifest as manifests
 from pipeline import run as pipeline_run
-from pipeline import spool
 from pipeline.audio import AudioError, read_header
 from pipeline.datasets import folder
 from pipeline.datasets import manifest as listed
@@ -356,17 +356,18 @@ def test_the_header_of_a_recording_is_read_once_for_all_of_its_segments(
 ) -> None:
     lines = [f'{{"audio_filepath": "{recording}", "offset": {start}, "duration": 1}}\n' for start in range(20)]
     (tmp_path / "list.jsonl").write_text("".join(lines))
-    seen: list[str] = []
+    seen = tmp_path / "seen"  # headers are read in processes of their own
 
     def counting(path: str, go_on: Callable[[], bool]) -> AudioHeader:
-        seen.append(path)
+        with open(seen, "a") as file:
+            file.write(f"{path}\n")
         return read_header(path, go_on)
 
-    monkeypatch.setattr(manifests, "read_header", counting)
+    monkeypatch.setattr(headers, "read_header", counting)
     monkeypatch.setattr(manifests, "BLOCK_ROWS", 6)
     built = manifests.build(listed.Dataset(listed.Options(path=str(tmp_path / "list.jsonl"))), 1.0)
     assert len(built) == 20
-    assert seen == [str(recording)]
+    assert seen.read_text() == f"{recording}\n"
 
 
 @pytest.mark.parametrize(("channels", "reason"), [("mix", "longer than chunk.seconds"), ("each", "by channel")])
@@ -377,7 +378,7 @@ def test_a_recording_that_could_not_be_read_before_is_not_run_as_something_else_
         raise AudioError("unsupported_format", "install the extra")
 
     with monkeypatch.context() as patch:
-        patch.setattr(manifests, "read_header", unreadable)
+        patch.setattr(headers, "read_header", unreadable)
         dataset = folder.Dataset(folder.Options(root=str(recording.parent), extensions=["flac"]))
         built = manifests.build(dataset, 1.0, channels=channels)
     recordings = Recordings(built, 16_000, 400, channels, max_samples=80_000 if channels == "mix" else None)

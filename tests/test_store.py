@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,7 +30,21 @@ from pipeline.records import Failure
 from pipeline.store import RunDirectory
 
 REPOSITORY = Path(__file__).parent.parent
-POINTS = ("staged", "renaming", "renamed", "committed")
+POINTS = (
+    "sync",
+    "staged",
+    "renaming",
+    "moved",
+    "renamed",
+    "file",
+    "file-staged",
+    "file-synced",
+    "file-moved",
+    "committed",
+)
+"""Of a commit, in their order; those of a small file are the record's."""
+BEFORE_RENAMES = POINTS[:2]
+AFTER_RECORD = POINTS[-2:]
 IDS = ("a", "b", "c")
 
 
@@ -240,12 +256,61 @@ def test_a_second_process_is_refused_and_told_who_holds_the_run(directory: RunDi
                 pass
             message = str(caught.value)
             assert f"run_dir={directory.root}" in message
-            assert f"process {holder.pid} on " in message
+            assert re.search(rf"process {holder.pid} on \S+ since \d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00;", message)
             assert "run_dir=" in message.split(";")[1]
             assert "\n" not in message
         finally:
             holder.kill()
     assert not directory.is_locked()
+
+
+def test_what_a_dead_process_left_in_the_lock_file_holds_nothing_and_is_not_believed(directory: RunDirectory) -> None:
+    directory.staging.mkdir(parents=True)
+    (directory.staging / "lock").write_text("process 1 on elsewhere since 1970-01-01T00:00:00+00:00, and more")
+    assert not directory.is_locked()
+    with directory.lock():
+        text = (directory.staging / "lock").read_text()
+        assert text.startswith(f"process {os.getpid()} on ")
+        assert text.endswith("+00:00")
+    arguments = [sys.executable, "-c", HOLDER, str(directory.root)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()) as holder:
+        assert holder.stdout is not None
+        try:
+            assert holder.stdout.readline() == b"held\n"
+            (directory.staging / "lock").write_text("process 1 on elsewhere")
+            with pytest.raises(UserError, match=f"locked by process {holder.pid};"), directory.lock():
+                pass
+        finally:
+            holder.kill()
+
+
+def test_a_lock_file_that_its_last_holder_took_away_is_not_the_lock(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, opened = fcntl.lockf, 0
+
+    def meanwhile(descriptor: int, operation: int) -> None:
+        nonlocal opened
+        opened += 1
+        if opened == 1:
+            (directory.staging / "lock").unlink()
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "lockf", meanwhile)
+    with directory.lock():
+        assert opened == 2
+        assert (directory.staging / "lock").read_text().startswith(f"process {os.getpid()} ")
+
+
+def test_a_file_system_without_locks_is_refused_as_that(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with pytest.raises(UserError, match="cannot be locked"), directory.lock():
+        pass
 
 
 def test_the_lock_is_given_back_after_an_error(directory: RunDirectory) -> None:
@@ -479,15 +544,58 @@ def test_every_id_in_all_tables_or_in_failures_is_accepted(
     assert list(directory.committed("mark")) == [0]
 
 
+# --- errors of the system
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["new", "again"])
+@pytest.mark.parametrize(("name", "calls"), [("fsync", 6), ("replace", 3)])
+def test_an_attempt_in_which_a_sync_or_rename_fails_is_discarded_wherever_that_is(
+    name: str, calls: int, before: bool, directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = getattr(os, name)
+    calls += before and name == "fsync"  # of the folder from which the old record is removed
+    for failing in range(1, calls + 1):
+        shutil.rmtree(directory.root, ignore_errors=True)
+        if before:
+            commit(directory, 0, text="old")
+        commit(directory, 1, text="kept")
+        made: list[object] = []
+
+        def broken(*arguments: object, failing: int = failing, made: list[object] = made) -> None:
+            made.append(arguments)
+            if len(made) >= failing:  # it must not be asked again until it says yes
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            real(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, broken)
+            with pytest.raises(OSError, match="Input/output error") as caught:
+                commit(directory, 0, text="new")
+        assert len(made) == failing
+        assert str(directory.root) in str(caught.value.filename)
+        done = directory.committed("mark")
+        assert done.keys() - {0} == {1}
+        if 0 in done:
+            assert before
+            assert pq.read_table(directory.table_file("transcripts", 0))["text"][0].as_py() == "old"
+        for record in done.values():
+            assert_whole(directory, record)
+        commit(directory, 0, text="new")
+        assert directory.committed("mark").keys() == {0, 1}
+
+
 # --- crashes
 
 ATTEMPT = """
+import os
 import sys
 from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pipeline import failpoints
 from pipeline.commits import CommitRecord
 from pipeline.store import RunDirectory
+failpoints.arm(os.environ[failpoints.VARIABLE])
 directory = RunDirectory(Path(sys.argv[1]))
 with directory.lock():
     for shard in map(int, sys.argv[2:]):
@@ -508,9 +616,9 @@ def attempt(directory: RunDirectory, failpoint: str, *shards: int) -> int:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_leaves_no_half_state_and_the_next_attempt_makes_it_whole(point: str, directory: RunDirectory) -> None:
-    assert attempt(directory, f"{point}:1", 0, 1, 2) == -signal.SIGKILL
+    assert attempt(directory, f"{point}@2" if "file" in point else f"{point}:1", 0, 1, 2) == -signal.SIGKILL
     done = directory.committed("mark")
-    assert list(done) == ([0, 1] if point == "committed" else [0])
+    assert list(done) == ([0, 1] if point in AFTER_RECORD else [0])
     for record in done.values():
         assert_whole(directory, record)
     for path in directory.root.glob("*/*.parquet"):
@@ -530,7 +638,18 @@ def test_a_kill_leaves_no_half_state_and_the_next_attempt_makes_it_whole(point: 
 
 
 @pytest.mark.parametrize(
-    ("point", "left"), [("staged", "old"), ("renaming", None), ("renamed", None), ("committed", "new")]
+    ("point", "left"),
+    [
+        ("staged", "old"),
+        ("retract", "old"),
+        ("retracted", None),
+        ("renaming", None),
+        ("moved", None),
+        ("renamed", None),
+        ("file-synced", None),
+        ("file-moved", "new"),
+        ("committed", "new"),
+    ],
 )
 def test_a_kill_while_a_done_shard_is_done_again_leaves_the_old_the_new_or_none(
     point: str, left: str | None, directory: RunDirectory
@@ -578,7 +697,7 @@ class Store(RuleBasedStateMachine):
 
     @rule(shard=shards, text=texts, point=st.sampled_from(POINTS))
     def crash(self, shard: int, text: str, point: str) -> None:
-        def failpoint(name: str, at: int) -> None:
+        def failpoint(name: str, at: int = shard) -> None:
             if (name, at) == (point, shard):
                 raise Killed
 
@@ -586,13 +705,13 @@ class Store(RuleBasedStateMachine):
             patch.setattr(store, "failpoint", failpoint)
             with pytest.raises(Killed):
                 commit(self.directory, shard, text)
-        if point == "committed":
+        if point in AFTER_RECORD:
             self.done[shard] = text
-        elif point != "staged":
+        elif point not in BEFORE_RENAMES:
             self.done.pop(shard, None)
-        if point != "staged":
+        if point not in BEFORE_RENAMES:
             self.damaged.discard(self.directory.table_file("failures", shard))
-        if point in ("renamed", "committed"):
+        if point not in (*BEFORE_RENAMES, "renaming"):
             self.damaged.discard(self.directory.table_file("transcripts", shard))
 
     @rule()

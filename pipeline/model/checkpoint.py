@@ -87,11 +87,8 @@ def _read(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"model.checkpoint={path}: cannot be read ({error.strerror}); give a file of weights") from None
     except pickle.UnpicklingError as error:
-        # torch's own message recommends to load without the check; that would run whatever the file says.
-        culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
-        holds = f"more than data ({culprit[1]})" if culprit else "no plain data"
         raise UserError(
-            f"model.checkpoint={path}: holds {holds}, and loading that could run code; save the weights alone, "
+            f"model.checkpoint={path}: holds {more_than_data(error)}; save the weights alone, "
             f"with torch.save(model.state_dict(), FILE) or safetensors, where the file comes from"
         ) from None
     except UNREADABLE as error:
@@ -100,6 +97,15 @@ def _read(path: Path) -> Any:
             f"model.checkpoint={path}: is neither a safetensors nor a torch file, or is damaged "
             f"({type(error).__name__}: {reason}); give a file of weights"
         ) from None
+
+
+def more_than_data(error: pickle.UnpicklingError) -> str:
+    """What a file holds that torch refuses to unpickle.
+
+    In place of torch's own words, which recommend to load without the check; that would run whatever the file says.
+    """
+    culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f"{f'more than data ({culprit[1]})' if culprit else 'no plain data'}, and loading that could run code"
 
 
 def _bare(content: Any) -> dict[str, Tensor] | None:

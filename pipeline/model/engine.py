@@ -6,13 +6,13 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torchaudio.models import Wav2Vec2Model
 
 from pipeline.errors import UserError
+from pipeline.memory import available_memory, is_out_of_memory
 from pipeline.model.catalog import ModelFacts
 from pipeline.model.exact import ExactForward
 from pipeline.model.flight import Flight, Moment, Streams, Wanted, seconds_between
@@ -140,9 +140,13 @@ class Engine:
         self._working_bytes = self._forward.working_bytes
         self._num_frames = self._forward.num_frames
         self._fits = math.inf
-        remedy = "try precision=bf16 or fp32" if precision == "fp16" else "the samples may be far beyond [-1, 1]"
+        remedy = {"fp16": "; try precision=bf16 or fp32", "bf16": "; try precision=fp32"}.get(precision, "")
+        if remedy:
+            cause = f"precision={precision} is the likely cause{remedy}"
+        else:
+            cause = "in precision=fp32 samples far beyond [-1, 1] are the likely cause"
         self._wanted = Wanted(
-            settings.logits, settings.feature_dtype, f"the model gave NaN or infinite values; {remedy}"
+            settings.logits, settings.feature_dtype, f"the model gave NaN or infinite values; {cause}"
         )
 
     @property
@@ -193,7 +197,7 @@ class Engine:
             output = self._forward(waveforms.to(self.device, non_blocking=True), lengths, self._layers)
             return Flight(self._streams, self._wanted, chunks, output)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not (isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error)):
                 raise
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -228,25 +232,3 @@ class Engine:
             f"{self.device}; run it where there is more memory"
         )
         return Rejected(chunk, "model", "out_of_memory", message)
-
-
-def available_memory(group: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
-    """Bytes of memory that are free for this process now, and all there are.
-
-    Of the machine, or of the control group (version 2) where that has less. Cached files count as free: the
-    system gives them up when memory is asked for.
-    """
-    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    available, total = (int(meminfo[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
-    try:
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        cached = int(stat["active_file"]) + int(stat["inactive_file"])
-    except (OSError, ValueError, KeyError):  # no group, or no limit ("max")
-        return available, total
-    return min(available, limit - used + cached), min(total, limit)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)

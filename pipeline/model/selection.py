@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.choices import did_you_mean
 from pipeline.errors import UserError
-from pipeline.model.catalog import CHECKPOINT, MODELS, ModelFacts, checkpoint
+from pipeline.model.catalog import CHECKPOINT, MODELS, ModelFacts, checkpoint, weights_path
 from pipeline.model.labels import LABEL_SETS, WORD_BOUNDARY
 
 _LISTED = "`python -m pipeline.models` describes them"
@@ -51,6 +51,26 @@ def select(name: str, file: str | None, architecture: str | None, labels: Any, *
         )
     _known("model.architecture", architecture, list(MODELS))
     return checkpoint(path, architecture, _labels(labels))
+
+
+def check_sha256(facts: ModelFacts, found: str, wanted: str | None) -> None:
+    """Refuse weights other than those that `model.sha256` names.
+
+    Args:
+        facts: The model.
+        found: SHA-256 of its weights file.
+        wanted: `model.sha256`.
+
+    Raises:
+        UserError: With both values, the file and what to do.
+    """
+    if wanted is not None and wanted != found:
+        from_hub = facts.architecture is None and facts.bundle is not None
+        remedy = "remove the file, so that it is fetched again" if from_hub else "give the file that has it"
+        raise UserError(
+            f"model.sha256={wanted}: {weights_path(facts)} has {found}; these are other weights, and are not used; "
+            f"{remedy}, or give model.sha256={found} if these are meant"
+        )
 
 
 def check_outputs(facts: ModelFacts, outputs: Sequence[str]) -> None:

@@ -5,9 +5,14 @@ Never by running code: torch files are unpickled with `weights_only`.
 
 from __future__ import annotations
 
+import pickle
+import sys
+from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import torch
 import torchaudio
 from safetensors.torch import load_file
 from torchaudio.models import Wav2Vec2Model
@@ -16,7 +21,8 @@ from pipeline.commits import sha256_file
 from pipeline.errors import UserError
 from pipeline.model import digits
 from pipeline.model.catalog import ModelFacts, weights_path
-from pipeline.model.checkpoint import UNREADABLE, load_checkpoint
+from pipeline.model.checkpoint import UNREADABLE, load_checkpoint, more_than_data
+from pipeline.model.selection import check_sha256
 
 
 def load_model(facts: ModelFacts, sha256: str | None = None) -> tuple[Wav2Vec2Model, str]:
@@ -34,33 +40,52 @@ def load_model(facts: ModelFacts, sha256: str | None = None) -> tuple[Wav2Vec2Mo
         UserError: The download failed, the file is damaged, or it is not the one that `sha256` names.
     """
     path = weights_path(facts)
-    known = None
-    if sha256 is not None and path.is_file():
-        known = _check_sha256(facts, sha256)  # before a byte of it is unpickled
     if facts.architecture is not None:
-        model = load_checkpoint(facts)
-        return model.eval(), known or _check_sha256(facts, sha256)
+        try:
+            found = sha256_file(path)
+        except OSError as error:
+            raise UserError(
+                f"model.checkpoint={path}: cannot be read ({error.strerror}); give a file of weights"
+            ) from None
+        check_sha256(facts, found, sha256)
+        return load_checkpoint(facts).eval(), found
     try:
+        if facts.bundle is not None and not path.exists():
+            _fetch(facts.weights_url, path)
+        found = sha256_file(path)
+        check_sha256(facts, found, sha256)  # before a byte of it is unpickled
         model = _shipped(facts) if facts.bundle is None else _from_bundle(facts.bundle)
-    except (URLError, TimeoutError, ConnectionError) as error:
+    except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
             f"model={facts.name}: the weights could not be downloaded from {facts.weights_url} "
             f"({reason}); fetch that file elsewhere and put it at {path}, "
             f"or see everything work now with dataset=digits, whose model comes with the package"
         ) from None
-    except (FileNotFoundError, PermissionError, NotADirectoryError, FileExistsError) as error:
+    except OSError as error:
+        remedy = (
+            "install the package again" if facts.bundle is None else "set TORCH_HOME to a folder that can be written"
+        )
         raise UserError(
-            f"model={facts.name}: {error.filename or path} cannot be used for weights ({error.strerror}); "
-            f"set TORCH_HOME to a folder that can be written"
+            f"model={facts.name}: {error.filename or path} cannot be used for weights ({error.strerror or error}); "
+            f"{remedy}"
         ) from None
-    except (OSError, *UNREADABLE) as error:
-        reason = " ".join(str(error).split())[:200]
+    except UNREADABLE as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if isinstance(error, pickle.UnpicklingError):
+            reason = f"it holds {more_than_data(error)}"
+        remedy = "install the package again" if facts.bundle is None else "remove the file so that it is fetched again"
         raise UserError(
-            f"model={facts.name}: {path} does not hold the weights of this model ({type(error).__name__}: {reason}); "
-            f"remove the file so that it is fetched again"
+            f"model={facts.name}: {path} does not hold the weights of this model ({reason}); {remedy}"
         ) from None
-    return model.eval(), known or _check_sha256(facts, sha256)
+    return model.eval(), found
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Download to a name that nobody can foresee, beside `path`, then rename; nothing is loaded yet."""
+    print(f"downloading {url} to {path}", file=sys.stderr)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(url, str(path))
 
 
 def _from_bundle(name: str) -> Wav2Vec2Model:
@@ -78,11 +103,3 @@ def _shipped(facts: ModelFacts) -> Wav2Vec2Model:
     model = digits.build()
     model.load_state_dict(load_file(weights_path(facts)))
     return model
-
-
-def _check_sha256(facts: ModelFacts, expected: str | None) -> str:
-    path = weights_path(facts)
-    found = sha256_file(path)
-    if expected is not None and found != expected:
-        raise UserError(f"model.sha256={expected}: {path} has {found}; these are other weights, and are not used")
-    return found

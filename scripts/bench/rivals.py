@@ -82,7 +82,7 @@ class Torchaudio:
         bundle = getattr(torchaudio.pipelines, facts.bundle or "")
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.device = device
-        self.model = bundle.get_model().to(device, self.dtype)
+        self.model = bundle.get_model(dl_kwargs={"weights_only": True}).to(device, self.dtype)
         self.decoder = GreedyCTCDecoder(facts.labels)
 
     @torch.inference_mode()

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from pipeline import manifest as manifests
 from pipeline import tables as layout
+from pipeline.assembler import TableSettings
 from pipeline.audio import read_header
 from pipeline.config import load
 from pipeline.model.catalog import MODELS
@@ -39,7 +40,7 @@ from pipeline.resampling import resample
 from pipeline.spool import ROW_GROUP_BYTES
 from pipeline.store import RunDirectory
 from pipeline.waveforms import read_waveform
-from pipeline.writer import ShardWriter, TableSettings
+from pipeline.writer import ShardWriter
 
 FORMATS = {
     "WAV": ("wav", "PCM_16"),

@@ -1,0 +1,103 @@
+"""A disk that is full, or refuses a large file: one line that names it, no record, and the next run completes."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running import DATA, assert_accounting, command, environment, run
+
+# Twelve recordings, hardly more than one in a shard.
+GIVEN = ("dataset=folder", "dataset.root=corpus", "model=digits", "shard.hours=0.0001", "features.layers=[2,4]")
+
+ON_A_SMALL_DISK = """
+import os, shutil, signal, subprocess, sys
+small, kept, *command = sys.argv[1:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", small], check=True)
+command.append(f"run_dir={small}/out")
+first = subprocess.Popen(command, env=os.environ | {"PIPELINE_FAILPOINT": "committed:1=stop"})
+os.waitpid(first.pid, os.WUNTRACED)
+with open(f"{small}/filler", "wb", buffering=0) as filler:
+    try:
+        while True:
+            filler.write(bytes(4096))
+    except OSError:
+        pass
+first.send_signal(signal.SIGCONT)
+code = first.wait(120)
+shutil.copytree(f"{small}/out", f"{kept}/then")
+os.remove(f"{small}/filler")
+again = subprocess.run(command, stderr=subprocess.DEVNULL)
+shutil.copytree(f"{small}/out", f"{kept}/at last")
+print(code, again.returncode)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _corpus(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    for source in sorted((DATA / "fsdd").glob("*.wav"))[:12]:
+        (tmp_path / "corpus" / source.name).symlink_to(source)
+
+
+def records(run_dir: Path) -> list[str]:
+    return sorted(path.stem for path in (run_dir / "commits").glob("*.json"))
+
+
+def assert_one_line(said: str, path: Path, reason: str) -> None:
+    (line,) = said.strip().splitlines()
+    assert line.startswith("error: ")
+    assert f"{path}" in line
+    assert f": {reason}; what was committed stays" in line
+
+
+def may_mount() -> bool:
+    try:
+        return subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not may_mount(), reason="a small disk needs user namespaces (unshare -Urm), not permitted here")
+def test_a_disk_that_fills_up_ends_the_run_and_with_room_the_next_completes(tmp_path: Path) -> None:
+    small, kept = tmp_path / "small", tmp_path / "kept"
+    small.mkdir()
+    kept.mkdir()
+    done = subprocess.run(
+        ["unshare", "-Urm", sys.executable, "-c", ON_A_SMALL_DISK, str(small), str(kept), *command(*GIVEN)],
+        capture_output=True, text=True, timeout=280, cwd=tmp_path, env=environment(),
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1:] == ["1 0"], done.stdout + done.stderr
+    assert_one_line(done.stderr, small / "out", "No space left on device")
+    assert "shard-00001" in records(kept / "then")
+    assert len(records(kept / "then")) < len(records(kept / "at last"))
+    assert [path.name for path in (kept / "then" / ".staging").iterdir()] == ["lock"]
+    assert_accounting(kept / "at last", layers=2)
+
+
+@pytest.mark.slow
+def test_a_file_that_may_not_grow_ends_the_run_and_without_the_limit_the_next_completes(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    given = (*GIVEN[:3], "features.layers=[2,4]", "loader.workers=0", f"run_dir={out}")  # one shard
+    for limit, file in ((2000, out / "manifest.parquet"), (30_000, out / ".staging" / "shard-00000-")):
+        ended = subprocess.run(
+            command(*given), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240,
+            preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        )  # fmt: skip
+        assert ended.returncode == 1, ended.stderr
+        assert_one_line(ended.stderr, file, "File too large")
+        assert records(out) == []
+    assert run(*given, cwd=tmp_path).returncode == 0
+    assert_accounting(out, layers=2)
+
+
+def test_a_log_that_cannot_be_written_does_not_fill_the_terminal_with_tracebacks(tmp_path: Path) -> None:
+    log = tmp_path / "out" / "logs" / "run.log"
+    log.parent.mkdir(parents=True)
+    log.symlink_to("/dev/full")
+    done = run(*GIVEN[:3], "stages=[manifest]", f"run_dir={tmp_path / 'out'}", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
