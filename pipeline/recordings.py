@@ -78,6 +78,7 @@ class Recordings(Dataset[Batch]):
             stage = "load"
             if chunk.whole:
                 samples, rate = self._reader.read(extent)
+                self._refuse_other_rate(rate, self.manifest.measured(chunk.row)[0])
                 waveform = resample(torch.from_numpy(samples), rate, self.sample_rate)
             else:
                 waveform = self._load_window(extent, chunk)
@@ -119,8 +120,13 @@ class Recordings(Dataset[Batch]):
         stop = chunk.start + chunk.num_samples
         first, last = source_window(chunk.start, stop, rate, self.sample_rate)
         samples, found = self._reader.read(extent, (first, None if chunk.last else last))
-        if found != rate:
-            raise AudioError("changed", f"{found} Hz, {rate} when the manifest was made")
+        self._refuse_other_rate(found, rate)
         if chunk.last and first + len(samples) < num_samples:
             stop = resampled_length(first + len(samples), rate, self.sample_rate)
         return resample_window(torch.from_numpy(samples), first, chunk.start, stop, rate, self.sample_rate)
+
+    @staticmethod
+    def _refuse_other_rate(found: int, known: int | None) -> None:
+        """Refuse a file that was replaced by one of the same size, where its rate tells."""
+        if known is not None and found != known:
+            raise AudioError("changed", f"{found} Hz, {known} when the manifest was made")

@@ -322,6 +322,10 @@ FILES = (
         "replaced", WHOLE, "changed", r"\d+ bytes, \d+ when the manifest was made",
         changed=lambda path: shutil.copy(TWO, path),
     ),
+    _bad(
+        "replaced by one of its size", wav(PCM), "changed", "^16000 Hz, 8000 when the manifest was made",
+        changed=lambda path: path.write_bytes(wav(PCM, rate=16_000)),
+    ),
     _bad("emptied", WHOLE, "changed", r"^0 bytes, \d+ when", changed=lambda path: path.write_bytes(b"")),
     _bad("replaced by a pipe", WHOLE, "unreadable", "a named pipe, not a recording", changed=_replaced(os.mkfifo)),
     _bad("replaced by a folder", WHOLE, "unreadable", "a folder, not a recording", changed=_replaced(Path.mkdir)),
