@@ -323,7 +323,7 @@ FILES = (
         changed=lambda path: shutil.copy(TWO, path),
     ),
     _bad(
-        "replaced by one of its size", wav(PCM), "changed", "^16000 Hz, 8000 when the manifest was made",
+        "replaced by one of its size", wav(PCM, rate=RATE), "changed", "^16000 Hz, 8000 when the manifest was made",
         changed=lambda path: path.write_bytes(wav(PCM, rate=16_000)),
     ),
     _bad("emptied", WHOLE, "changed", r"^0 bytes, \d+ when", changed=lambda path: path.write_bytes(b"")),

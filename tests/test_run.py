@@ -104,7 +104,8 @@ def test_scores_hold_the_overall_rate_and_a_row_for_each_group(digits_run: tuple
 
 def test_metrics_have_a_line_for_each_batch_with_the_documented_fields(digits_run: tuple[Path, str]) -> None:
     lines = [json.loads(line) for line in (digits_run[0] / "logs" / "metrics.jsonl").read_text().splitlines()]
-    fields = ["time", "batch", "shard", "size", "failed", "padded_s", "valid_s", "load_s", "forward_s", "write_s"]
+    fields = ["time", "batch", "shard", "size", "failed", "padded_s", "valid_s"]
+    fields += ["load_s", "forward_s", "write_s", "idle_s"]
     assert all(list(line) == fields for line in lines)
     assert sum(line["size"] for line in lines) == 60
     assert all(line["valid_s"] <= line["padded_s"] for line in lines)

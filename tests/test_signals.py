@@ -41,6 +41,20 @@ def _corpus(tmp_path: Path) -> None:
         (tmp_path / "corpus" / source.name).symlink_to(source)
 
 
+@pytest.fixture(autouse=True)
+def _heeded() -> Iterator[None]:
+    """Signals as at a terminal: a process that tests, or one in the background, may have been told to ignore them."""
+    defaults = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {signum: signal.signal(signum, handler) for signum, handler in defaults.items()}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
 class Driver:
     """A run as the leader of a process group of its own, which can be signalled."""
 
