@@ -12,15 +12,23 @@ class Convolution(nn.Module):
     """A convolution over frames that lie one after the other, and its norm."""
 
     weight: Tensor
+    outer: Tensor
+    """Where frames go in pairs: the weights of the first tap and the last, summed."""
+    turned: Tensor
+    """And those of the last and the middle one."""
     bias: Tensor | None
 
     def __init__(self, block: Any) -> None:
         super().__init__()
         self.kernel: int = block.kernel_size
         self.stride: int = block.stride
+        self.pairs = (self.kernel, self.stride) == (3, 2)
         # (kernel x channels in, channels out): the order in which a window lies in memory.
         weight = block.conv.weight.detach().permute(2, 1, 0).flatten(0, 1).contiguous()
         self.register_buffer("weight", weight)
+        first, middle, last = weight.split(len(weight) // 3) if self.pairs else (weight[:0],) * 3
+        self.register_buffer("outer", first + last)
+        self.register_buffer("turned", torch.cat([last, middle]))
         self.register_buffer("bias", None if block.conv.bias is None else block.conv.bias.detach())
         # torchaudio's own layer norm turns channels and time around; here they lie as a plain one wants them.
         self.norm: nn.Module | None = block.layer_norm
@@ -40,7 +48,7 @@ class Convolution(nn.Module):
         """
         size = (len(x) - self.kernel) // self.stride + 1
         result = x.new_empty((size, self.weight.shape[1])) if out is None else out
-        if (self.kernel, self.stride) == (3, 2) and x.dtype == torch.float32 and not x.is_cuda:
+        if self.pairs and x.dtype == torch.float32 and not x.is_cuda:
             paired = size // 2
             self._pairwise(x, result[: 2 * paired])
             self._plain(x[4 * paired :], result[2 * paired :])
@@ -73,14 +81,13 @@ class Convolution(nn.Module):
         before, shared = fours[:, :channels], fours[:, 2 * channels : 3 * channels]
         after = x.as_strided((pairs, channels), strides, x.storage_offset() + 4 * channels)
         firsts, seconds = result.view(pairs, 2, -1).unbind(1)
-        self._begin(shared, self.weight[:channels] + self.weight[2 * channels :], firsts)
+        self._begin(shared, self.outer, firsts)
         seconds.copy_(firsts)
         difference = after - shared
         before.sub_(shared)
         shared.copy_(difference)
         firsts.addmm_(fours[:, : 2 * channels], self.weight[: 2 * channels])
-        turned = torch.cat([self.weight[2 * channels :], self.weight[channels : 2 * channels]])
-        seconds.addmm_(fours[:, 2 * channels :], turned)
+        seconds.addmm_(fours[:, 2 * channels :], self.turned)
 
     def _begin(self, windows: Tensor, weight: Tensor, result: Tensor) -> None:
         if self.bias is None:

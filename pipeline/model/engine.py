@@ -138,7 +138,6 @@ class Engine:
             log_softmax=facts.values == "log_probs",
         ).to(device)
         self._working_bytes = self._forward.working_bytes
-        self._num_frames = self._forward.num_frames
         self._fits = math.inf
         remedy = {"fp16": "; try precision=bf16 or fp32", "bf16": "; try precision=fp32"}.get(precision, "")
         if remedy:
@@ -207,7 +206,7 @@ class Engine:
     def _halved(self, chunk: Chunk, waveform: Tensor) -> Awaited:
         """Run a chunk that does not fit in halves, and those in halves; `waveform` is `(1, samples)`."""
         num_samples = waveform.shape[1]
-        num_frames = self._num_frames(num_samples)
+        num_frames = self._facts.num_frames(num_samples)
         halves = halve(replace(chunk, num_samples=num_samples), num_frames, self._facts.stride, self._facts.min_samples)
         if halves is None:
             return Refused(self._too_long(chunk, num_samples))

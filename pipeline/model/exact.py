@@ -92,13 +92,6 @@ class ExactForward(nn.Module):
             logits = torch.log_softmax(logits, dim=-1)
         return ModelOutput(num_frames=num_frames, logits=logits, features=features)
 
-    def num_frames(self, num_samples: int) -> int:
-        """Frames of an utterance."""
-        num_frames = torch.tensor(num_samples)
-        for convolution in self.front_end.convolutions:
-            num_frames = convolution.num_frames(num_frames)
-        return int(num_frames)
-
     def working_bytes(self, batch: int, num_samples: int) -> float:
         """Bytes that a padded batch needs beside the weights, at most.
 
