@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import resource
 from pathlib import Path
@@ -37,13 +38,23 @@ def limit_growth(allowance: int) -> None:
     """Let this process take `allowance` bytes more than it has; beyond that it meets `MemoryError`.
 
     What counts is private memory that can be written to (Linux's RLIMIT_DATA), so not what a forked process shares
-    with its parent, what is reserved and not used, or the address space that CUDA takes.
+    with its parent, what is reserved and not used, or the address space that CUDA takes. Kernels that keep only
+    the limit on the address space, gVisor's among them, are given that.
     """
-    pages = int(Path("/proc/self/statm").read_text().split()[5])
-    wanted = pages * os.sysconf("SC_PAGE_SIZE") + allowance
-    before, most = resource.getrlimit(resource.RLIMIT_DATA)
+    pages = [int(number) for number in Path("/proc/self/statm").read_text().split()]
+    page = os.sysconf("SC_PAGE_SIZE")
+    _lower(resource.RLIMIT_DATA, pages[5] * page + allowance)
+    try:
+        mmap.mmap(-1, allowance + page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        return  # as it should be
+    _lower(resource.RLIMIT_AS, pages[0] * page + allowance)
+
+
+def _lower(which: int, wanted: int) -> None:
+    before, most = resource.getrlimit(which)
     limits = [limit for limit in (wanted, before, most) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min(limits), most))
+    resource.setrlimit(which, (min(limits), most))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

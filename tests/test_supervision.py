@@ -109,6 +109,18 @@ def test_an_item_that_eats_memory_is_lost_and_no_other(monkeypatch: pytest.Monke
     assert outcomes(squares_but(17, eat)) == squares(40, n17="out_of_memory")
 
 
+def test_memory_is_limited_by_kernels_that_limit_only_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = resource.setrlimit
+
+    def gvisor(which: int, limits: tuple[int, int]) -> None:
+        if which != resource.RLIMIT_DATA:
+            limit(which, limits)
+
+    monkeypatch.setattr(resource, "setrlimit", gvisor)
+    monkeypatch.setattr(supervision, "reading_allowance", lambda: 2**27)
+    assert outcomes(squares_but(17, eat)) == squares(40, n17="out_of_memory")
+
+
 def test_several_culprits_among_the_same_items_are_all_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "reading_allowance", lambda: 2**27)
 
