@@ -19,7 +19,7 @@ from pipeline.errors import naming
 from pipeline.failpoints import failpoint
 from pipeline.manifest import Manifest
 from pipeline.records import Emission, Failure, Transcript
-from pipeline.scoring import COUNTS, count_errors
+from pipeline.scoring.counting import COUNTS, count_errors
 from pipeline.spool import ArraySpool
 from pipeline.store import RunDirectory
 

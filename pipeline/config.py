@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import datasets
@@ -22,112 +22,21 @@ from pipeline.masking import mask_secrets
 from pipeline.model import selection
 from pipeline.model.catalog import CHECKPOINT, ModelFacts
 from pipeline.overrides import compose_typed
+from pipeline.settings import (
+    ALLOWED,
+    CHANNELS,
+    DEVICES,
+    DTYPES,
+    MAX_SHOWN,
+    NORMALISERS,
+    OUTPUTS,
+    PRECISIONS,
+    STAGES,
+    Settings,
+)
 
-STAGES = ("manifest", "infer", "score")
-OUTPUTS = ("transcripts", "emissions", "features")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-DTYPES = ("float16", "float32")
-CHANNELS = ("mix", "first", "each")
 MIN_CHUNK_S = 1.0
 """Shorter than this, a chunk is hardly a word."""
-
-
-_DEVICES = "auto, cpu, cuda, cuda:<number>"
-_ALLOWED = {
-    "stages": f"a list of {', '.join(STAGES)}",
-    "outputs": f"a list of {', '.join(OUTPUTS)}",
-    "precision": ", ".join(PRECISIONS),
-    "features.dtype": ", ".join(DTYPES),
-    "emissions.dtype": ", ".join(DTYPES),
-    "device": _DEVICES,
-    "channels": ", ".join(CHANNELS),
-}
-
-
-@dataclass
-class ModelSettings:
-    """Group `model`. `labels` is a name or a list; `checkpoint` and what follows are for the choice of that name."""
-
-    name: str = MISSING
-    sha256: str | None = None
-    checkpoint: str | None = None
-    architecture: str | None = None
-    labels: Any = None
-
-
-@dataclass
-class DecoderSettings:
-    """Group `decoder`."""
-
-    name: str = MISSING
-
-
-@dataclass
-class FeatureSettings:
-    """`features.*`. OmegaConf has no `str | list[int]`, so `layers` is checked by hand."""
-
-    layers: Any = "last"
-    dtype: str = "float16"
-
-
-@dataclass
-class EmissionSettings:
-    """`emissions.*`."""
-
-    dtype: str = "float32"
-
-
-@dataclass
-class BatchSettings:
-    """`batch.*`."""
-
-    max_seconds: float | None = None
-
-
-@dataclass
-class ChunkSettings:
-    """`chunk.*`."""
-
-    seconds: float = 60.0
-    context_seconds: float = 4.0
-
-
-@dataclass
-class ShardSettings:
-    """`shard.*`."""
-
-    hours: float = 1.0
-
-
-@dataclass
-class LoaderSettings:
-    """`loader.*`."""
-
-    workers: int | None = None
-    timeout_s: float = 120.0
-
-
-@dataclass
-class Settings:
-    """Every key of the configuration but the options of the dataset, which its connector types."""
-
-    dataset: Any = MISSING
-    model: ModelSettings = field(default_factory=ModelSettings)
-    decoder: DecoderSettings = field(default_factory=DecoderSettings)
-    run_dir: str | None = None
-    stages: list[str] = field(default_factory=lambda: list(STAGES))
-    outputs: list[str] = field(default_factory=lambda: list(OUTPUTS))
-    device: str = "auto"
-    precision: str = "auto"
-    features: FeatureSettings = field(default_factory=FeatureSettings)
-    emissions: EmissionSettings = field(default_factory=EmissionSettings)
-    batch: BatchSettings = field(default_factory=BatchSettings)
-    chunk: ChunkSettings = field(default_factory=ChunkSettings)
-    channels: str = "mix"
-    shard: ShardSettings = field(default_factory=ShardSettings)
-    loader: LoaderSettings = field(default_factory=LoaderSettings)
-    max_failures: int | None = None
-    retry_failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,7 +92,7 @@ def load(overrides: Sequence[str], own: OwnConf | None = None) -> RunConfig:
     Raises:
         UserError: Anything that is wrong, in one line, which begins with the file that it stands in, if any.
     """
-    composed = compose_typed(overrides, Settings, _ALLOWED, own)
+    composed = compose_typed(overrides, Settings, ALLOWED, own)
     with composed.files.named(composed.typed):
         return _checked(composed.config)
 
@@ -200,6 +109,12 @@ def _checked(composed: DictConfig) -> RunConfig:
     )
     selection.check_outputs(model, settings.outputs)
     layers = selection.select_layers(model, settings.features.layers) if "features" in settings.outputs else ()
+    shown = set(settings.report.layers or ()) if {"infer", "report"} <= {*settings.stages} else set()
+    if not shown <= {*layers}:  # said now, and not in the morning
+        raise UserError(
+            f"report.layers={settings.report.layers}: shows features that the run does not store; "
+            f"it stores those of layers {list(layers)}, by features.layers= and outputs="
+        )
     dataset, options = _dataset(composed)
     run_dir = Path(settings.run_dir) if settings.run_dir else Path("runs") / dataset.run_name / model.name
     composed.run_dir = settings.run_dir or str(run_dir)
@@ -251,10 +166,11 @@ def _check_choices(settings: Settings) -> None:
     _one_of("features.dtype", settings.features.dtype, DTYPES)
     _one_of("emissions.dtype", settings.emissions.dtype, DTYPES)
     _one_of("channels", settings.channels, CHANNELS)
+    _one_of("score.normaliser", settings.score.normaliser, NORMALISERS)
     _some_of("outputs", settings.outputs, OUTPUTS)
     _some_of("stages", settings.stages, STAGES)
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", settings.device):
-        raise UserError(f"device={settings.device}: not a device; allowed are {_DEVICES}")
+        raise UserError(f"device={settings.device}: not a device; allowed are {DEVICES}")
     if settings.device == "cpu" and settings.precision in ("bf16", "fp16"):
         raise UserError(f"precision={settings.precision}: needs CUDA; on the CPU there is fp32 (or auto)")
     for key, number in (
@@ -276,9 +192,23 @@ def _check_choices(settings: Settings) -> None:
     for key, count in (("loader.workers", settings.loader.workers), ("max_failures", settings.max_failures)):
         if count is not None and count < 0:
             raise UserError(f"{key}={count}: must be 0 or more, or null")
+    _check_shown(settings)
     sha256 = settings.model.sha256
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise UserError(f"model.sha256={sha256}: not a SHA-256; give 64 lower-case hexadecimal digits")
+
+
+def _check_shown(settings: Settings) -> None:
+    """What scores and report are asked to show. Which columns and layers a run has is seen once it is there."""
+    by, layers, utterances = settings.score.by, settings.report.layers, settings.report.utterances
+    if by is not None and not all(isinstance(name, str) and name for name in by):
+        raise UserError(f"score.by={by}: must be {ALLOWED['score.by']}, such as [room,distractor,room+distractor]")
+    if by is not None and len(set(by)) != len(by):
+        raise UserError(f"score.by=[{','.join(by)}]: names one twice; give each once")
+    if not 1 <= utterances <= MAX_SHOWN:
+        raise UserError(f"report.utterances={utterances}: must be 1 to {MAX_SHOWN}, for the page holds their audio")
+    if layers is not None and (min(layers, default=0) < 1 or len(set(layers)) != len(layers)):
+        raise UserError(f"report.layers={layers}: must be null, or layers from 1 on, each once")
 
 
 def _one_of(key: str, value: str, allowed: Sequence[str]) -> None:

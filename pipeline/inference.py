@@ -90,7 +90,7 @@ def infer(
     directory.write_bytes(directory.run_json_path, _run_json(config, directory, now, sha256))
     failpoint("run-json-written")
     directory.write_bytes(directory.config_path, config.yaml.encode())
-    directory.scores_path.unlink(missing_ok=True)  # what it sums is about to change
+    directory.remove_scores()
     say(
         f"{facts.name} on {device} in {precision}, {len(pending)} of {manifest.num_shards} shards to do, "
         f"tables of about {format_bytes(size.total)}"

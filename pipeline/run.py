@@ -7,17 +7,13 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 
-from pipeline import commandline, failpoints, identity, masking, refusals, scoring, stopping, summary, usage
+from pipeline import commandline, failpoints, identity, masking, refusals, stopping, summary, usage
 from pipeline import config as configuration
 from pipeline import manifest as manifests
 from pipeline.commits import CommitRecord
@@ -25,17 +21,20 @@ from pipeline.config import RunConfig
 from pipeline.errors import RunError, UserError
 from pipeline.failpoints import failpoint
 from pipeline.manifest import Manifest
+from pipeline.manifest_stage import ManifestStage
 from pipeline.outlet import standard_output
 from pipeline.paths import encode_path
-from pipeline.progress import PLAIN_EVERY_S, format_hours
+from pipeline.report.freshness import is_current
+from pipeline.scoring.groups import check_groups
+from pipeline.scoring.normalisers import check_normaliser
+from pipeline.scoring.showing import PLAIN_WIDTH, pictures
+from pipeline.scoring.stage import is_scored, read_overall, score_run
 from pipeline.stopping import Stopped
 from pipeline.store import RunDirectory
-from pipeline.tables import own_columns
+from pipeline.tables import CHANNEL, own_column_name, own_columns
 
 LOG = logging.getLogger("pipeline")
 LOG.addHandler(logging.NullHandler())  # before the run directory is known there is no log
-SHOWN_EVERY_S = 0.1
-"""Between two updates of a count on a terminal."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -114,6 +113,7 @@ class Session:
         self.config = config
         self.directory = RunDirectory(config.run_dir)
         self.console = Console(file=standard_output(), highlight=False, soft_wrap=True)
+        self.manifest_stage = ManifestStage(config, self.directory, self.console, self.say)
 
     def run(self) -> int:
         """Do the stages; the dataset's notice, if it has one, is the first line and the last."""
@@ -127,11 +127,17 @@ class Session:
 
     def _stages(self) -> int:
         """Do the stages in order."""
-        if self.directory.manifest_path.is_file():
-            finished = self._finished(*manifests.read(self.directory.manifest_path))
-            if finished is not None:
-                return self._close(finished, "complete already; ")
         settings = self.config.settings
+        check_normaliser(settings.score.normaliser)
+        if self.directory.manifest_path.is_file():
+            manifest, made_with = manifests.read(self.directory.manifest_path)
+            self._check_groups([field.name for field in own_columns(manifest.table.schema)])
+            finished = self._finished(manifest, made_with)
+            if finished is not None and not self._to_write(finished):
+                return self._close(finished, "complete already; ")
+        elif settings.score.by:
+            each = [CHANNEL] if settings.channels == "each" else []
+            self._check_groups([*map(own_column_name, self.config.dataset.columns()), *each])
         if "infer" in settings.stages and (settings.device, settings.precision) != ("auto", "auto"):
             from pipeline.model.engine import resolve_device, resolve_precision
 
@@ -139,23 +145,46 @@ class Session:
         with self.directory.new_or_kept(), self.directory.lock():
             self._open_log()
             self.directory.remove_leftovers()
-            manifest = self._manifest()
+            manifest = self.manifest_stage.run()
+            self._check_groups([field.name for field in own_columns(manifest.table.schema)])
+            # Asked again, now that a moved root has been found the same.
+            finished = self._finished(manifest, self.manifest_stage.made_with())
             speed = ""
-            finished = self._finished(manifest, self._made_with())  # now that a moved root has been found the same
-            if finished is not None:
-                return self._close(finished, "complete already; ")
-            if "infer" in settings.stages:
+            if finished is None and "infer" in settings.stages:
                 # Imported here, so that whatever needs no model starts without waiting for torch.
                 from pipeline.inference import infer
 
                 speed = infer(self.config, self.directory, manifest, self.console, self.say)
-            records = self.directory.commits()
-            if "score" in settings.stages:
+            records = self.directory.commits() if finished is None else finished
+            to_write = settings.stages if finished is None else self._to_write(finished)
+            if finished is not None:  # where `infer` ran it has written them
+                self.directory.write_bytes(self.directory.config_path, self.config.yaml.encode())
+            if "score" in to_write:
                 self._score(manifest, records)
+            if "report" in to_write:
+                try:
+                    self._report()
+                except UserError:  # the tables are there, and are told of before the reason why the page is not
+                    self._close(records, "", speed)
+                    raise
             if "infer" not in settings.stages:
                 self.say(f"stages {', '.join(settings.stages)} done in {self.directory.root}")
                 return 0
-            return self._close(records, "", speed)
+            return self._close(records, "" if finished is None else "complete already; ", speed)
+
+    def _check_groups(self, own: Sequence[str]) -> None:
+        """Refuse what scores cannot be asked by before hours are spent."""
+        if "score" in self.config.settings.stages:
+            check_groups(self.config.settings.score.by, own)
+
+    def _to_write(self, records: dict[int, CommitRecord]) -> list[str]:
+        """The stages that a run whose tables are complete has still to do."""
+        settings = self.config.settings
+        scored = not summary.total(records.values()).reference_words or is_scored(self.directory, settings.score)
+        stale = [] if scored or "score" not in settings.stages else ["score"]
+        if "report" in settings.stages and (stale or not is_current(self.directory, settings.report)):
+            stale.append("report")
+        return stale
 
     def say(self, text: str) -> None:
         """Tell the person and the log."""
@@ -173,11 +202,11 @@ class Session:
         LOG.info("run_dir %s, %s", self.directory.root, identity.versions())
 
     def _finished(self, manifest: Manifest, made_with: dict[str, Any]) -> dict[int, CommitRecord] | None:
-        """The commit records of a run that has nothing left to do; refuses other settings; imports no torch."""
+        """The commit records of a run whose tables are complete; refuses other settings; imports no torch."""
         recorded = self.directory.read_run_json()
         if recorded is None or "infer" not in self.config.settings.stages:
             return None
-        if made_with != self._made_with() or not self.directory.has_commits():
+        if made_with != self.manifest_stage.made_with() or not self.directory.has_commits():
             return None  # the root may have moved, which the manifest stage decides; or there is nothing to mix
         records = self.directory.committed(recorded["fingerprint"])
         now = identity.describe_known(self.config, manifest.digest, recorded)
@@ -185,123 +214,42 @@ class Session:
         totals = summary.total(records.values())
         complete = {*records} >= {*range(manifest.num_shards)}
         retry = self.config.settings.retry_failed and totals.num_failures
-        unscored = (
-            "score" in self.config.settings.stages
-            and totals.reference_words
-            and not self.directory.scores_path.is_file()
-        )
-        return records if complete and not retry and not unscored else None
+        return records if complete and not retry else None
 
     def _close(self, records: dict[int, CommitRecord], prefix: str, speed: str = "") -> int:
         totals = summary.total(records.values())
-        said = summary.lines(totals, self.directory.root, self.config.settings.outputs, speed)
+        settings = self.config.settings
+        scored = read_overall(self.directory) if "score" in settings.stages else None
+        said = summary.lines(totals, self.directory.root, settings.outputs, speed, scored)
         said[0] = prefix + said[0]
         for line in said:
             self.say(line)
         return 3 if totals.num_failures else 0
 
-    def _made_with(self) -> dict[str, Any]:
-        """What decides the manifest."""
-        options = dict(self.config.dataset_options)
-        for key in {"root", "path"} & set(options):
-            if options[key] is not None:
-                options[key] = os.path.abspath(os.path.expanduser(options[key]))  # "calls" here is not "calls" there
-        options = masking.mask_secrets(options, marked=True)
-        name = type(self.config.dataset).__module__.rpartition(".")[2]
-        each = {"channels": "each"} if self.config.settings.channels == "each" else {}
-        return {"dataset": name, **options, **each, "shard.hours": self.config.settings.shard.hours}
-
-    def _manifest(self) -> Manifest:
-        """Stage `manifest`: made once; later runs use it as it stands."""
-        path, made_with = self.directory.manifest_path, self._made_with()
-        if path.is_file():
-            manifest, before = manifests.read(path)
-            if self.directory.has_commits():
-                self._refuse_edited(manifest)
-            if before == made_with:
-                return manifest
-            if self.directory.has_commits():
-                return self._moved(manifest, before, made_with)
-        if "manifest" not in self.config.settings.stages:
-            raise UserError(f"{path}: there is no manifest; add manifest to stages=")
-        manifest = self._build_manifest()
-        recorded = self.directory.read_run_json()
-        if recorded is not None and self.directory.has_commits():  # the manifest was taken away: is this the same?
-            now = identity.describe_known(self.config, manifest.digest, recorded)
-            refusals.refuse_differences(self.config, recorded, now)
-        failpoint("manifest")
-        manifests.write(path, manifest, made_with, self.directory.write_table)
-        failpoint("manifest-written")
-        identity.note_manifest(self.directory)
-        unreadable = int(np.isnan(manifest.duration_s).sum())
-        self.say(
-            f"{len(manifest)} utterances, {format_hours(float(np.nansum(manifest.duration_s)))} of audio, "
-            f"{manifest.num_shards} shards" + (f", {unreadable} with a header that cannot be read" * bool(unreadable))
-        )
-        return manifest
-
-    def _build_manifest(self) -> Manifest:
-        with self.console.status("finding recordings and reading their headers") as status:
-            shown = said = time.monotonic()
-
-            def tell(rows: int) -> None:
-                nonlocal shown, said
-                now = time.monotonic()
-                if now - shown >= SHOWN_EVERY_S:  # it is told every row, of which there may be millions
-                    shown = now
-                    status.update(f"reading headers: {rows} utterances")
-                if not self.console.is_terminal and now - said >= PLAIN_EVERY_S:
-                    said = now
-                    self.say(f"reading headers: {rows} utterances")
-
-            settings = self.config.settings
-            return manifests.build(
-                self.config.dataset, settings.shard.hours, tell, settings.channels, settings.loader.timeout_s
-            )
-
-    def _moved(self, manifest: Manifest, before: dict[str, Any], made_with: dict[str, Any]) -> Manifest:
-        """The same corpus at another place is the same work; anything else is refused."""
-        differences = refusals.making_differences(before, made_with)
-        if before["shard.hours"] == made_with["shard.hours"]:
-            again = self._build_manifest()
-            if again.digest == manifest.digest:
-                manifests.write(self.directory.manifest_path, again, made_with, self.directory.write_table)
-                identity.note_manifest(self.directory)
-                return again
-            differences.append(refusals.corpus_differences(manifest.table, again.table))
-        recorded = self.directory.read_run_json()
-        now = {} if recorded is None else identity.describe_known(self.config, manifest.digest, recorded)
-        refusals.refuse_differences(self.config, recorded, now, differences)
-        raise AssertionError("two manifests of one making differ")
-
-    def _refuse_edited(self, manifest: Manifest) -> None:
-        """Refuse a manifest whose rows are not those that it was made with; results are of those."""
-        path, recorded = self.directory.manifest_path, self.directory.read_run_json() or {}
-        if recorded.get(manifests.FILE_KEY) == manifests.file_record(path):
-            return
-        rows = manifests.digest_of(manifest.table)  # slower, and told from a kill between this file and run.json
-        made = recorded.get("identity", {}).get("manifest", manifest.digest)
-        if not rows == made == manifest.digest:
-            refusals.refuse(
-                self.directory.root, [f"manifest: {made} there, {rows} now, since {path.name} has been edited"]
-            )
-
     def _score(self, manifest: Manifest, records: dict[int, CommitRecord]) -> None:
         """Stage `score`: errors and rates over everything committed, overall and per group."""
-        groups = [field.name for field in own_columns(manifest.table.schema) if not pa.types.is_floating(field.type)]
-        files = [
-            self.directory.root / record.files["transcripts"].path
-            for record in records.values()
-            if "transcripts" in record.files
-        ]
-        tables = (pq.read_table(path, columns=[*scoring.COUNTS, *groups]) for path in files)
-        scores = scoring.score_table(tables, groups)
-        if scores.num_rows:
-            failpoint("scores")
-            self.directory.write_table(self.directory.scores_path, scores)
-            failpoint("scored")
-        else:
-            self.directory.scores_path.unlink(missing_ok=True)
+        settings = self.config.settings.score
+        with self.console.status("scoring") as status:
+
+            def tell(utterances: int) -> None:
+                status.update(f"scoring: {utterances:,} utterances")
+
+            scores = score_run(self.directory, records.values(), manifest.table.schema, settings, tell)
+        width = self.console.width if self.console.is_terminal else PLAIN_WIDTH
+        for picture in pictures(scores, width):
+            self.console.print(picture, soft_wrap=False, width=width)
+        if not scores.table.num_rows and "infer" not in self.config.settings.stages:
+            self.say("no transcript has a reference, so there is nothing to score")
+
+    def _report(self) -> None:
+        """Stage `report`: the page. The tables are there already, and more than a disk must fail to lose them."""
+        # Imported here: the plotting library takes a while, and no other stage needs it.
+        from pipeline.report import write_report
+
+        failpoint("report")
+        with self.console.status("writing the report"):
+            page = write_report(self.directory, self.config.settings.report)
+        self.say(f"report in {page}")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ class RunDirectory:
     run_json_path = property(lambda self: self.root / "run.json")
     config_path = property(lambda self: self.root / "config.yaml")
     scores_path = property(lambda self: self.root / "scores.parquet")
+    confusions_path = property(lambda self: self.root / "confusions.parquet")
+    report_path = property(lambda self: self.root / "report" / "index.html")
     metrics_path = property(lambda self: self.root / "logs" / "metrics.jsonl")
     log_path = property(lambda self: self.root / "logs" / "run.log")
     staging = property(lambda self: self.root / ".staging")
@@ -126,8 +128,13 @@ class RunDirectory:
     def write_table(self, target: Path, table: pa.Table) -> None:
         """Write a whole Parquet file so that a crash leaves the old one or the new one."""
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         self.write_bytes(target, sink.getvalue())
+
+    def remove_scores(self) -> None:
+        """Take the scores away: what they sum is about to change, or there is nothing to score."""
+        self.scores_path.unlink(missing_ok=True)
+        self.confusions_path.unlink(missing_ok=True)
 
     def publish(self, staged: Path, target: Path) -> None:
         """Sync a staged file, rename it into place and sync the folder."""

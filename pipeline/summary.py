@@ -57,8 +57,22 @@ def total(records: Iterable[CommitRecord]) -> Totals:
     )
 
 
-def lines(totals: Totals, run_dir: Path, outputs: Iterable[str], speed: str = "") -> list[str]:
-    """The closing lines of a run: rows, failures by name, hours, speed, WER, where and how to read it."""
+def lines(
+    totals: Totals,
+    run_dir: Path,
+    outputs: Iterable[str],
+    speed: str = "",
+    scored: tuple[int, int, str] | None = None,
+) -> list[str]:
+    """The closing lines of a run: rows, failures by name, hours, speed, WER, where and how to read it.
+
+    Args:
+        totals: Sums over its shards, whose errors are counted after the normaliser `standard`.
+        run_dir: Where it is.
+        outputs: Its tables.
+        speed: In words.
+        scored: Wrong words, words of the references and the normaliser, where scores are of another one.
+    """
     done = totals.utterances - totals.num_failures
     said = [f"{done} of {totals.utterances} utterances, {format_hours(totals.audio_s)} of audio{speed}"]
     if totals.empty:
@@ -66,9 +80,10 @@ def lines(totals: Totals, run_dir: Path, outputs: Iterable[str], speed: str = ""
     if totals.num_failures:
         names = ", ".join(f"{count} {name}" for name, count in totals.failures.most_common())
         said.append(f"{totals.num_failures} failures ({names}), each with its reason in {run_dir / 'failures'}")
-    if totals.reference_words:
-        wer = 100 * totals.word_errors / totals.reference_words
-        said.append(f"WER {wer:.2f} % ({totals.word_errors} errors in {totals.reference_words} reference words)")
+    errors, words, normaliser = scored or (totals.word_errors, totals.reference_words, "standard")
+    if words:
+        how = "" if normaliser == "standard" else f", normaliser {normaliser}"
+        said.append(f"WER {100 * errors / words:.2f} % ({errors} errors in {words} reference words{how})")
     said.append(f"results in {run_dir}")
     first = next((name for name in ("transcripts", "features", "emissions") if name in outputs), None)
     if first == "transcripts":

@@ -20,9 +20,8 @@ from pipeline.audit import report
 from pipeline.audit.run import Audit, audit
 from pipeline.audit.shard import audit_shard
 from pipeline.errors import UserError
-from pipeline.masking import mask
 from pipeline.outlet import standard_output
-from pipeline.paths import encode_path
+from pipeline.printing import printable
 from pipeline.store import RunDirectory
 
 _USAGE = "python -m pipeline.verify RUN_DIR [--exactness N [--device NAME]] [--retract]"
@@ -71,10 +70,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return _Verification(_parsed(arguments)).run()
     except UserError as error:
-        print(f"error: {_printable(str(error))}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {_printable(f'{error.filename}: {error.strerror}')}; not verified", file=sys.stderr)
+        print(f"error: {printable(f'{error.filename}: {error.strerror}')}; not verified", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped by SIGINT; not verified", file=sys.stderr)
@@ -124,7 +123,7 @@ class _Verification:
         return 0 if exact and not found.problems else 1
 
     def _say(self, text: str) -> None:
-        self._console.print(_printable(text), markup=False)
+        self._console.print(printable(text), markup=False)
 
     def _audit(self) -> Audit:
         if not self._console.is_terminal:
@@ -159,11 +158,6 @@ class _Verification:
         for line in report.exactness_lines(exactness):
             self._say(line)
         return exactness.same
-
-
-def _printable(text: str) -> str:
-    """One line that a terminal takes for text, whatever names and ids are in it; secrets are masked."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in mask(encode_path(text)))
 
 
 if __name__ == "__main__":

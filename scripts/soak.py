@@ -92,6 +92,7 @@ class Soak:
         given = [
             "dataset=folder", f"dataset.root={self.work / 'corpus'}", "model=digits", f"run_dir={run_dir}",
             f"outputs=[{','.join(OUTPUTS)}]", "features.layers=[2,4]", "shard.hours=0.001",
+            "stages=[manifest,infer,score]",
         ]  # fmt: skip
         env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables
         with open(self.work / "output.txt", "ab") as output:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+# Before torch is imported: processes that test have the cores between them, and more threads than cores only wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+LONGEST = (
+    "bundles", "bench", "long", "failpoints", "config", "run", "security", "verify", "report", "exactness", "signals",
+    "resume", "config_dir", "loader", "memory", "checkpoint", "bad_input", "soak", "plot", "docs",
+    "supervision", "disk",
+)  # fmt: skip
+"""Modules that take longest, the longest first."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules with slow tests first, so that of two processes that test none is left alone with one at the end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """The longest first, so that of two processes that test none is left alone with one at the end."""
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -45,3 +59,37 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cache = tmp_path / "torch" / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     return cache
+
+
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Signals as at a terminal: a process that tests, or one in the background, may have been told to ignore them."""
+    defaults = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {signum: signal.signal(signum, handler) for signum, handler in defaults.items()}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are built without drawing the values which those of a file then replace; for 300 M that takes seconds."""
+    import torch
+
+    for name in ("kaiming_uniform_", "normal_", "uniform_", "xavier_uniform_"):
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor.data.fill_(torch.nan))
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of the shipped corpus with features of every layer and scores; for reading only."""
+    from pipeline.run import main
+
+    out = tmp_path_factory.mktemp("digits") / "run"
+    given = ["dataset=digits", f"run_dir={out}", "features.layers=all", "stages=[manifest,infer,score]"]
+    assert main(given) == 0
+    return out

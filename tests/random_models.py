@@ -14,6 +14,8 @@ from pipeline.model.catalog import ModelFacts
 
 _BLOCK = 1_000_003
 """Random values drawn; a tensor repeats them from a place of its own. A prime, so that no two rows line up."""
+_ALIGNED = 16
+"""Such places are multiples of it: where torch would have put a tensor of float32."""
 
 
 def architecture(facts: ModelFacts) -> tuple[str, dict[str, Any]]:
@@ -25,15 +27,27 @@ def architecture(facts: ModelFacts) -> tuple[str, dict[str, Any]]:
 
 
 def build(kind: str, params: dict[str, Any], seed: int) -> Wav2Vec2Model:
-    """A model in eval mode, reproducibly filled. The values are those of no training; exactness does not mind."""
+    """A model in eval mode, reproducibly filled. The values are those of no training; exactness does not mind.
+
+    Its parameters share memory, as windows of a few long rows of values, and are not to be changed in place: the
+    widest model would be 8 GB, which takes longer to fill than to run.
+    """
     with torch.device("meta"):
-        model = {"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}[kind](**params)
-    model = model.to_empty(device="cpu").eval()
+        model = {"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}[kind](**params).eval()
     generator = torch.Generator().manual_seed(seed)
     block = torch.randn(_BLOCK, generator=generator)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            _fill(name, parameter, block, int(torch.randint(_BLOCK, (), generator=generator)))
+    parameters = dict(model.named_parameters())
+    spreads = {name: _spread(name, parameter) for name, parameter in parameters.items()}
+    rows = {}
+    for spread in set(spreads.values()):
+        scale, shift = spread
+        longest = max(parameters[name].numel() for name in parameters if spreads[name] == spread)
+        rows[spread] = (block * scale + shift).repeat(2 + longest // _BLOCK)
+    values = {}
+    for name, parameter in parameters.items():
+        offset = int(torch.randint(_BLOCK // _ALIGNED, (), generator=generator)) * _ALIGNED
+        values[name] = rows[spreads[name]][offset : offset + parameter.numel()].view(parameter.shape)
+    model.load_state_dict(values, assign=True)
     return model
 
 
@@ -45,19 +59,16 @@ def wrapped(model: Wav2Vec2Model, facts: ModelFacts) -> torch.nn.Module:
     return _extend_model(model, facts.body.normalize_waveform, apply_log_softmax=log_probs).eval()
 
 
-def _fill(name: str, parameter: torch.Tensor, block: torch.Tensor, offset: int) -> None:
-    scale, shift = 0.1, 0.0  # a bias
+def _spread(name: str, parameter: torch.Tensor) -> tuple[float, float]:
+    """Standard deviation and mean of a parameter's values."""
     if "norm.weight" in name or "const" in name:
-        shift = 1.0
-    elif "original0" in name:  # the norms of a tap's weights over all channels
-        scale, shift = 0.2, 2.0
-    elif "original1" in name:
-        scale = 1.0
-    elif "rel_attn_embed" in name:
-        scale = 0.5
-    elif parameter.dim() > 1:
-        scale = parameter[0].numel() ** -0.5
-    size = min(_BLOCK, parameter.numel())
-    values = torch.cat([block[offset : offset + size], block[: max(0, offset + size - _BLOCK)]]) * scale + shift
-    for piece in parameter.view(-1).split(_BLOCK):
-        piece.copy_(values[: len(piece)])
+        return 0.1, 1.0
+    if "original0" in name:  # the norms of a tap's weights over all channels
+        return 0.2, 2.0
+    if "original1" in name:
+        return 1.0, 0.0
+    if "rel_attn_embed" in name:
+        return 0.5, 0.0
+    if parameter.dim() > 1:
+        return parameter[0].numel() ** -0.5, 0.0
+    return 0.1, 0.0  # a bias

@@ -16,7 +16,7 @@ import torch
 from exactness import pad, recordings
 from published import random_state_dict
 from random_models import architecture, build
-from running import ROOT, SHIPPED, environment
+from running import ROOT, SHIPPED, environment, main
 from safetensors.torch import load_file, save_file
 
 from pipeline.commits import sha256_file
@@ -26,7 +26,6 @@ from pipeline.model.catalog import MODELS, ModelFacts, checkpoint, weights_path
 from pipeline.model.labels import LABEL_SETS
 from pipeline.model.weights import load_model
 from pipeline.results import open_run
-from pipeline.run import main
 
 DIGITS = MODELS["digits"]
 

@@ -149,9 +149,22 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("outputs=[features,features]", ["outputs=[features,features]", "once"]),
     ("model=hubert_base outputs=[transcripts]", ["outputs=[transcripts]", "hubert_base", "outputs=[features]", BASE]),
     ("model=hubert_base outputs=[emissions,features]", ["outputs=[emissions,features]", "hubert_base", BASE]),
-    ("stages=[]", ["stages=[]", "manifest, infer, score"]),
-    ("stages=[decode]", ["stages=", "decode", "manifest, infer, score"]),
+    ("stages=[]", ["stages=[]", "manifest, infer, score, report"]),
+    ("stages=[decode]", ["stages=", "decode", "manifest, infer, score, report"]),
     ("stages=[infer,infer]", ["stages=[infer,infer]", "once"]),
+    # scores and report
+    ("score.by=room", ["score.by=room", "a list of the dataset's own columns"]),
+    ("score.by=[[a]]", ["score.by=", "a list of the dataset's own columns"]),
+    ("score.by=[a,a]", ["score.by=[a,a]", "give each once"]),
+    ("score.normaliser=whisper", ["score.normaliser=whisper", "did you mean whisper_english?", "standard", "none"]),
+    ("report.utterances=0", ["report.utterances=0", "1 to 20"]),
+    ("report.utterances=21", ["report.utterances=21", "1 to 20"]),
+    ("report.layers=last", ["report.layers=last", "a list"]),
+    ("report.layers=[0]", ["report.layers=[0]", "from 1 on"]),
+    ("report.layers=[3]", ["report.layers=[3]", "does not store", "[12]", "features.layers="]),
+    ("report.layers=[12] outputs=[transcripts]", ["report.layers=[12]", "does not store", "outputs="]),
+    ("report.layers=[1,1]", ["report.layers=[1, 1]", "each once"]),
+    ("report.layers=[]", ["report.layers=[]", "from 1 on"]),
     # roots and required values
     ("dataset=folder", ["dataset.root", "required", "dataset.root=..."]),
     ("dataset=folder dataset.root=???", ["dataset.root", "required"]),
@@ -197,7 +210,7 @@ def test_a_wrong_configuration_is_refused_in_one_line_with_key_value_and_what_is
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("stages=[null]", ["stages=[null]", "manifest, infer, score"]),
+        ("stages=[null]", ["stages=[null]", "manifest, infer, score, report"]),
         ("device=[cpu]", ["device=[cpu]", "cuda:<number>"]),
         ("emissions.dtype=[float16]", ["emissions.dtype=[float16]", "float16, float32"]),
         ("dataset=folder dataset.root=null", ["dataset.root=null", "cannot be null"]),
@@ -289,7 +302,7 @@ def test_the_defaults_are_those_that_are_promised() -> None:
     assert chosen.settings.device == "auto"
     assert chosen.settings.precision == "auto"
     assert chosen.settings.outputs == ["transcripts", "emissions", "features"]
-    assert chosen.settings.stages == ["manifest", "infer", "score"]
+    assert chosen.settings.stages == ["manifest", "infer", "score", "report"]
     assert chosen.settings.features.dtype == "float16"
     assert chosen.settings.emissions.dtype == "float32"
     assert chosen.settings.max_failures is None
@@ -387,7 +400,7 @@ def test_a_path_is_taken_as_typed(path: str, elsewhere: Path) -> None:
     assert chosen.dataset.run_name == f"folder-{root.name}"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.text(st.characters(codec="utf-8", exclude_characters="\0$"), min_size=1, max_size=40).filter(
         lambda text: text[0] not in "'\"~" and text not in ("null", "???")

@@ -105,7 +105,7 @@ def test_the_identity_and_the_manifest_follow_the_options_not_the_name_of_the_fi
     shipped = config.load(["dataset=folder", "dataset.root=../calls"])
     for name in ("mycalls", "other"):
         chosen = load(own, f"dataset={name}")
-        assert Session(chosen)._made_with() == Session(shipped)._made_with()
+        assert Session(chosen).manifest_stage.made_with() == Session(shipped).manifest_stage.made_with()
         assert describe(chosen, "d", "fp32", "w") == describe(shipped, "d", "fp32", "w")
         assert chosen.run_dir == shipped.run_dir
 

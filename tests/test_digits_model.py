@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from pipeline.model import digits
 from pipeline.model.catalog import MODELS, weights_path
 from pipeline.resampling import resample
-from pipeline.scoring import count_errors
+from pipeline.scoring.counting import count_errors
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import torch
 from exactness import NEAR_TIE, TOLERANCE, assert_same, exact, pad, recordings, stock_alone
 from exactness import speech as real_speech
 from random_models import architecture, build, wrapped
-from running import DATA, ROOT, SHIPPED, environment
+from running import DATA, ROOT, SHIPPED, environment, server
 from safetensors.torch import load_file
 
 from pipeline.model import digits
@@ -263,7 +261,7 @@ def test_recordings_are_what_soundfile_reads(speech: list[torch.Tensor]) -> None
 @pytest.mark.slow
 def test_the_script_behind_the_readmes_figure_shows_it(tmp_path: Path) -> None:
     recordings = sorted((DATA / "librivox").glob("*.wav"))[:2]
-    command = [sys.executable, str(ROOT / "scripts" / "exactness.py"), *map(str, recordings)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=200)
+    script = str(ROOT / "scripts" / "exactness.py")
+    done = server().run(script, [*map(str, recordings)], cwd=tmp_path, env=environment(), timeout=200)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("this project") == done.stdout.count("stock torchaudio") == 2

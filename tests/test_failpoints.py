@@ -16,7 +16,10 @@ from pipeline.errors import UserError
 from pipeline.failpoints import POINTS, failpoint
 
 # Each recording is a shard of its own. No process loads: at its points the kill is to meet the run.
-GIVEN = ("dataset=digits", "shard.hours=0.0001", "features.layers=[2,4]", "loader.workers=0")
+GIVEN = (
+    *("dataset=digits", "shard.hours=0.0001", "features.layers=[2,4]", "loader.workers=0"),
+    "stages=[manifest,infer,score,report]",
+)
 COUNTS = {"decode": 2, "forward": 2, "take": 2, "spool": 5, "table": 2, "sync": 3, "renaming": 2, "moved": 2}
 """Not always the first time: in the midst of a shard, or after another is committed."""
 RECORD = {"file": 4, "file-staged": 4, "file-synced": 4, "file-moved": 4}

@@ -12,13 +12,12 @@ import pytest
 from fuzzing import check_list
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from running import DATA, assert_accounting, read, run
+from running import DATA, assert_accounting, main, read, run
 
 from pipeline.errors import UserError
 from pipeline.listings.formats import FORMATS, detect
 from pipeline.listings.source import MAX_LINE_BYTES, Source
 from pipeline.results import open_run
-from pipeline.run import main
 
 FSDD = DATA / "fsdd"
 LINES = (

@@ -151,7 +151,7 @@ def test_a_recording_that_hangs_its_worker_is_a_failure_and_the_rest_goes_on(
 ) -> None:
     monkeypatch.setattr(loaders, "POLL_S", 0.2)
     _break(monkeypatch, "0_theo_0", how)
-    batches = list(load(manifest, workers=1, timeout_s=3.0))
+    batches = list(load(manifest, workers=1, timeout_s=2.0))
     assert lost(manifest, batches) == {"0_theo_0.wav": "timeout"}
     [failure] = [item for batch in batches for item in batch.rejected]
     assert "loader.timeout_s" in failure.message
@@ -248,7 +248,7 @@ def test_a_long_recording_that_hangs_its_worker_is_waited_for_once(
     monkeypatch.setattr(loaders, "POLL_S", 0.2)
     _break(monkeypatch, "0_theo_0", lambda: time.sleep(3600))
     chunking = Chunking(max_samples=3_000, context=1, stride=320, receptive_field=400)
-    batches = list(load(manifest, workers=1, timeout_s=3.0, max_samples=3_000, chunking=chunking))
+    batches = list(load(manifest, workers=1, timeout_s=2.0, max_samples=3_000, chunking=chunking))
     lost = [item for batch in batches for item in batch.rejected]
     assert [(id_of(manifest, item), item.error) for item in lost] == [("0_theo_0.wav", "timeout")]
     assert len({chunk.row for batch in batches for chunk in batch.chunks}) == 11

@@ -15,12 +15,11 @@ import pytest
 import soundfile
 import torch
 from numpy.typing import NDArray
-from running import DATA, SHIPPED, assert_accounting, assert_same_tables, command, environment, ids, read, run
+from running import DATA, SHIPPED, assert_accounting, assert_same_tables, command, environment, ids, main, read, run
 from safetensors.torch import load_file
 
 from pipeline import headers, spool
 from pipeline import manifest as manifests
-from pipeline import run as pipeline_run
 from pipeline.audio import AudioError, read_header
 from pipeline.datasets import folder
 from pipeline.datasets import manifest as listed
@@ -191,16 +190,16 @@ class Reader:
 
 @pytest.mark.slow
 def test_words_at_joins_are_neither_lost_nor_doubled_at_any_offset_within_a_stride(stock: torch.nn.Module) -> None:
-    """The joins move through the words a sample at a time, over a whole stride, for every digit."""
+    """The joins move through the words over a whole stride: by even samples for one speaker, by odd for another."""
     reader = Reader(stock)
     torch.set_num_threads(1)
     inside = 0
-    for speaker, spoken in (("george", [3, 7, 0, 5, 8]), ("jackson", [6, 1, 9, 2, 4])):
+    for first, speaker, spoken in ((0, "george", [3, 7, 0, 5, 8]), (1, "jackson", [6, 1, 9, 2, 4])):
         speech = resample(torch.from_numpy(speak(speaker, spoken, pause_s=0.1)), 8000, 16_000)
         lengths = [soundfile.info(DATA / "fsdd" / f"{d}_{speaker}_{i}.wav").duration for i, d in enumerate(spoken)]
         ends = np.cumsum(np.asarray(lengths) + 0.1)
         begins = ends - lengths
-        for offset in range(FACTS.stride):
+        for offset in range(first, FACTS.stride, 2):
             waveform = torch.cat([torch.zeros(offset), speech])
             text, frames, joins = reader(waveform, Chunking(24_000 + 16 * offset, 25, FACTS.stride, FACTS.min_samples))
             assert len(joins) >= 2
@@ -208,7 +207,7 @@ def test_words_at_joins_are_neither_lost_nor_doubled_at_any_offset_within_a_stri
             assert frames == FACTS.num_frames(len(waveform))
             times = np.asarray(joins) * FACTS.seconds_per_frame - offset / 16_000
             inside += int(((begins + 0.05 < times[:, None]) & (times[:, None] < ends - 0.05)).sum())
-    assert inside > 500, f"{inside} joins lie within a word"
+    assert inside > 250, f"{inside} joins lie within a word"
 
 
 def test_the_check_above_can_fail(stock: torch.nn.Module) -> None:
@@ -398,7 +397,7 @@ def test_an_emission_too_long_for_one_list_goes_on_in_parts(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the run it is compared with: threads share products out, and round differently
     try:
-        assert pipeline_run.main(given(recording.parent, tmp_path / "out")) == 0
+        assert main(given(recording.parent, tmp_path / "out")) == 0
     finally:
         torch.set_num_threads(threads)
     parts = read(tmp_path / "out", "emissions").filter(pq.filters_to_expression([("id", "==", "long.flac")]))
@@ -453,14 +452,17 @@ def peak_mib(root: Path, run_dir: Path) -> float:
 @pytest.mark.parametrize("ending", ["flac", "mp3"])
 def test_peak_memory_is_that_of_a_chunk_and_not_of_the_recording(ending: str, tmp_path: Path) -> None:
     """Ten minutes against one; whole, ten minutes would take ten times the memory of one."""
-    minute = np.tile(speak("yweweler", SPOKEN), 4)[: 60 * 8000]
-    peaks = []
+    sample = np.tile(speak("yweweler", SPOKEN), 4)[: 60 * 8000]
     for minutes in (1, 10):
-        root = tmp_path / f"{minutes}"
-        root.mkdir()
-        soundfile.write(root / f"long.{ending}", np.tile(minute, minutes), 8000)
-        peaks.append(min(peak_mib(root, tmp_path / f"out-{minutes}-{attempt}") for attempt in range(2)))
-    assert peaks[1] <= 1.15 * peaks[0], f"{peaks[0]:.0f} MiB for a minute, {peaks[1]:.0f} MiB for ten"
+        (tmp_path / f"{minutes}").mkdir()
+        soundfile.write(tmp_path / f"{minutes}" / f"long.{ending}", np.tile(sample, minutes), 8000)
+    one, ten = (peak_mib(tmp_path / f"{minutes}", tmp_path / f"out-{minutes}") for minutes in (1, 10))
+    if ten > 1.15 * one:  # how threads overlap moves a peak by some MiB either way: the lower of two runs each
+        one, ten = (
+            min(peak, peak_mib(tmp_path / f"{minutes}", tmp_path / f"again-{minutes}"))
+            for peak, minutes in ((one, 1), (ten, 10))
+        )
+    assert ten <= 1.15 * one, f"{one:.0f} MiB for a minute, {ten:.0f} MiB for ten"
 
 
 def test_a_chunk_knows_whether_it_is_all_there_is() -> None:

@@ -11,13 +11,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from running import DATA, SHIPPED, mtimes
+from running import DATA, SHIPPED, main, mtimes
 from safetensors.torch import load_file, save_file
 
 from pipeline import identity
 from pipeline.commits import sha256_file
 from pipeline.refusals import corpus_differences
-from pipeline.run import main
 
 WEIGHTS = SHIPPED / "model" / "digits.safetensors"
 WAYS_OUT = ("set them back to go on with it", "or start another run with run_dir=...")

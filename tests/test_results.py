@@ -5,16 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 from running import DATA, SHIPPED, environment
 
-from pipeline.results import Run, open_run
+from pipeline.results import Run, open_run, scores
 from pipeline.run import main
+from pipeline.scoring.schemas import CONFUSIONS, SCORES
+from pipeline.store import RunDirectory
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     (root / "zz.wav").symlink_to(DATA / "broken" / "bad.wav")
     out = root / ".out"
     given = ["dataset=folder", f"dataset.root={root}", "model=digits", "features.layers=all", "shard.hours=0.002"]
-    assert main([*given, f"run_dir={out}", "features.dtype=float16"]) == 3
+    assert main([*given, f"run_dir={out}", "features.dtype=float16", "stages=[manifest,infer,score]"]) == 3
     return open_run(out)
 
 
@@ -78,11 +82,56 @@ def test_features_are_read_by_id_and_layer_or_streamed(run: Run) -> None:
             assert np.array_equal(run.feature(id_, layer=layer), feature)
 
 
+def test_what_the_arrays_are_of_is_told(run: Run) -> None:
+    assert (run.layers, run.seconds_per_frame, run.sample_rate) == ((1, 2, 3, 4), 0.02, 16000)
+
+
+def test_some_frames_of_an_utterance_are_those_of_the_whole(run: Run) -> None:
+    id_ = run.transcripts["id"][2]
+    for whole, some in (
+        (run.emission(id_), lambda first, last: run.emission(id_, first, last)),
+        (run.feature(id_, 3), lambda first, last: run.feature(id_, 3, start_frame=first, end_frame=last)),
+    ):
+        for first, last in ((0, None), (0, 5), (3, 9), (7, None), (4, 4), (0, 10**6), (10**6, None)):
+            assert np.array_equal(some(first, last), whole[first:last])
+            assert some(first, last).shape[1] == whole.shape[1]
+
+
+def test_confusions_lie_beside_the_scores(run: Run, tmp_path: Path) -> None:
+    columns = ["kind", "reference", "hypothesis", "count"]
+    assert list(run.confusions.columns) == columns
+    assert run.confusions["count"].sum() == run.transcripts.word_errors.sum() == run.scores.word_errors[0]
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "manifest.parquet").symlink_to(run.path / "manifest.parquet")
+    assert list(open_run(bare).confusions.columns) == columns
+    assert open_run(bare).confusions.empty
+    assert open_run(bare).scores.empty
+
+
+def test_scores_that_go_while_they_are_read_are_none(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.scores_path.symlink_to(run.path / "scores.parquet")
+    read_table = scores.pq.read_table
+
+    def removed_just_before(path: Path, **given: Any) -> pa.Table:
+        path.unlink(missing_ok=True)
+        return read_table(path, **given)
+
+    monkeypatch.setattr(scores.pq, "read_table", removed_just_before)
+    for table, schema in zip(scores.read_scores(directory), (SCORES, CONFUSIONS), strict=True):
+        assert (table.num_rows, table.schema) == (0, schema)
+
+
 def test_what_is_not_there_is_named_with_the_reason(run: Run, tmp_path: Path) -> None:
     with pytest.raises(KeyError, match=r"zz\.wav: failed \(unreadable"):
         run.emission("zz.wav")
     with pytest.raises(KeyError, match="no such id"):
         run.emission("nobody")
+    with pytest.raises(
+        KeyError, match=rf"nobody{run.transcripts['id'][0]}: .* \(did you mean {run.transcripts['id'][0]}"
+    ):
+        run.emission(f"nobody{run.transcripts['id'][0]}")
     with pytest.raises(KeyError, match=r"layers \[1, 2, 3, 4\]"):
         run.feature(run.transcripts["id"][0], layer=9)
     with pytest.raises(FileNotFoundError, match="no run there"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from pathlib import Path
 
@@ -19,14 +20,20 @@ from running import (
     wait_until,
 )
 
+GIVEN = ("dataset=folder", "dataset.root=corpus", "model=digits")
 # Each recording is a shard, so that there is always a commit under way.
-GIVEN = (
-    "dataset=folder",
-    f"dataset.root={DATA / 'fsdd'}",
-    "model=digits",
-    "shard.hours=0.0001",
-    "features.layers=[2,4]",
-)
+MANY = (*GIVEN, "shard.hours=0.0001", "features.layers=[2,4]")
+FEW = (*GIVEN, "shard.hours=0.005", "outputs=[transcripts]")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all runs are started; the corpus lies there."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "corpus").mkdir()
+    for source in sorted((DATA / "fsdd").glob("*.wav"))[::2]:
+        (folder / "corpus" / source.name).symlink_to(source)
+    return folder
 
 
 def commits(run_dir: Path) -> int:
@@ -34,25 +41,33 @@ def commits(run_dir: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    done = run(*GIVEN, f"run_dir={folder / 'out'}", cwd=folder)
+def undisturbed(folder: Path) -> Path:
+    done = run(*MANY, "run_dir=undisturbed", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert commits(folder / "out") > 200
-    return folder / "out"
+    assert commits(folder / "undisturbed") > 100
+    return folder / "undisturbed"
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Path:
+    """A run of a few shards."""
+    done = run(*FEW, "run_dir=whole", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert commits(folder / "whole") >= 3
+    return folder / "whole"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_ten_times_while_committing_and_resumed_equals_the_undisturbed_run(
-    undisturbed: Path, tmp_path: Path
+    folder: Path, undisturbed: Path
 ) -> None:
     chance = random.Random(7)
-    out = tmp_path / "out"
+    out = folder / "killed"
     kept: dict[str, int] = {}
     for _ in range(10):
         before = commits(out)
-        process = start(*GIVEN, f"run_dir={out}", cwd=tmp_path)
+        process = start(*MANY, f"run_dir={out}", cwd=folder)
         assert wait_until(lambda before=before: commits(out) > before)
         time.sleep(chance.uniform(0.0, 0.15))
         assert process.poll() is None, "it ended before it could be killed"
@@ -65,7 +80,7 @@ def test_killed_ten_times_while_committing_and_resumed_equals_the_undisturbed_ru
         records = {path.stem for path in (out / "commits").glob("*.json")}
         kept = {path: time_ns for path, time_ns in now.items() if Path(path).stem in records}
     assert commits(out) < commits(undisturbed)
-    assert run(*GIVEN, f"run_dir={out}", cwd=tmp_path).returncode == 0
+    assert run(*MANY, f"run_dir={out}", cwd=folder).returncode == 0
     assert_same_tables(undisturbed, out)
     assert_accounting(out, layers=2)
     after = mtimes(out)
@@ -74,20 +89,21 @@ def test_killed_ten_times_while_committing_and_resumed_equals_the_undisturbed_ru
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "record cut", "record missing"])
-def test_a_damaged_shard_and_only_that_is_done_again(undisturbed: Path, tmp_path: Path, damage: str) -> None:
-    given = (*GIVEN[:3], "shard.hours=0.02", "outputs=[transcripts]", f"run_dir={tmp_path / 'out'}")
-    out = tmp_path / "out"
-    assert run(*given, cwd=tmp_path).returncode == 0
-    whole = {table: (out / table / "shard-00001.parquet").read_bytes() for table in ("transcripts", "failures")}
+def test_a_damaged_shard_and_only_that_is_done_again(folder: Path, whole: Path, tmp_path: Path, damage: str) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
     before = mtimes(out)
     victim = out / ("commits/shard-00001.json" if "record" in damage else "transcripts/shard-00001.parquet")
     if "cut" in damage:
         victim.write_bytes(victim.read_bytes()[:-9])
     else:
         victim.unlink()
-    assert run(*given, cwd=tmp_path).returncode == 0
-    assert {table: (out / table / "shard-00001.parquet").read_bytes() for table in whole} == whole
+    assert run(*FEW, f"run_dir={out}", cwd=folder).returncode == 0
+    for table in ("transcripts", "failures"):
+        name = f"{table}/shard-00001.parquet"
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
     after = mtimes(out)
-    assert {path for path in before if after[path] != before[path]} <= {
+    changed = {path for path in before if after[path] != before[path]}
+    assert victim.relative_to(out).as_posix() in changed
+    assert changed <= {
         "commits/shard-00001.json", "transcripts/shard-00001.parquet", "failures/shard-00001.parquet",
     }  # fmt: skip

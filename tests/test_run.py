@@ -14,11 +14,23 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from running import DATA, SHIPPED, assert_accounting, command, environment, ids, mtimes, read, run, wait_until
+from running import (
+    DATA,
+    SHIPPED,
+    assert_accounting,
+    command,
+    environment,
+    execute,
+    ids,
+    main,
+    mtimes,
+    read,
+    run,
+    wait_until,
+)
 
 from pipeline import tables
 from pipeline.results import open_run
-from pipeline.run import main
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +43,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """One run of the demo, and what it printed."""
     folder = tmp_path_factory.mktemp("digits")
-    done = run("dataset=digits", "shard.hours=0.01", "features.layers=all", cwd=folder)
+    done = execute("dataset=digits", "shard.hours=0.01", "features.layers=all", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "digits" / "digits", done.stdout
 
@@ -48,9 +60,10 @@ def test_digits_become_tables_that_account_for_every_utterance(digits_run: tuple
 def test_the_run_directory_holds_what_the_contract_lists_and_nothing_else(digits_run: tuple[Path, str]) -> None:
     run_dir, _ = digits_run
     assert sorted(path.name for path in run_dir.iterdir()) == [
-        ".staging", "commits", "config.yaml", "emissions", "failures", "features", "logs", "manifest.parquet",
-        "run.json", "scores.parquet", "transcripts",
+        ".staging", "commits", "config.yaml", "confusions.parquet", "emissions", "failures", "features", "logs",
+        "manifest.parquet", "report", "run.json", "scores.parquet", "transcripts",
     ]  # fmt: skip
+    assert [path.name for path in (run_dir / "report").iterdir()] == ["index.html"]
     assert [path.name for path in (run_dir / ".staging").iterdir()] == ["lock"]
     assert run_dir.parents[1].name == "runs"
     assert [path.name for path in run_dir.parents[2].iterdir()] == ["runs"]
@@ -114,7 +127,7 @@ def test_metrics_have_a_line_for_each_batch_with_the_documented_fields(digits_ru
 def test_a_finished_run_says_so_without_torch_and_touches_nothing(digits_run: tuple[Path, str]) -> None:
     run_dir, _ = digits_run
     before = mtimes(run_dir)
-    again = run(
+    again = execute(
         "dataset=digits", "shard.hours=0.01", "features.layers=all", cwd=run_dir.parents[2], PYTHONPROFILEIMPORTTIME="1"
     )
     assert again.returncode == 0
@@ -463,7 +476,10 @@ def test_a_refused_run_leaves_nothing_behind(tmp_path: Path, wrong: str) -> None
 def test_a_run_outlives_its_terminal(tmp_path: Path) -> None:
     """Nobody reads its output (`| head`), and the hang-up that nohup ignores comes: it goes on."""
     out = tmp_path / "out"
-    given = ("dataset=folder", f"dataset.root={DATA / 'fsdd'}", "model=digits", "shard.hours=0.001", f"run_dir={out}")
+    (tmp_path / "corpus").mkdir()
+    for source in sorted((DATA / "fsdd").glob("*.wav"))[::3]:
+        (tmp_path / "corpus" / source.name).symlink_to(source)
+    given = ("dataset=folder", "dataset.root=corpus", "model=digits", "shard.hours=0.001", f"run_dir={out}")
     reader, writer = os.pipe()
     process = subprocess.Popen(
         ["nohup", *command(*given)], cwd=tmp_path, env=environment(), stdout=writer, stderr=subprocess.PIPE, text=True

@@ -16,16 +16,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from running import DATA, assert_accounting, command, environment, group_members, run, wait_until
+from running import DATA, assert_accounting, command, environment, group_members, main, run, start, wait_until
 
 from pipeline import stopping
 from pipeline.model.engine import Engine
 from pipeline.model.flight import Streams
-from pipeline.run import main
 from pipeline.stopping import Stopped
 
 # Each recording is a shard of its own.
 GIVEN = ("dataset=folder", "dataset.root=corpus", "model=digits", "shard.hours=0.0001", "outputs=[transcripts]")
+pytestmark = pytest.mark.usefixtures("heeded")
+
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 CONTINUES = "what was committed stays, the same command continues"
 
@@ -41,34 +42,12 @@ def _corpus(tmp_path: Path) -> None:
         (tmp_path / "corpus" / source.name).symlink_to(source)
 
 
-@pytest.fixture(autouse=True)
-def _heeded() -> Iterator[None]:
-    """Signals as at a terminal: a process that tests, or one in the background, may have been told to ignore them."""
-    defaults = {
-        signal.SIGINT: signal.default_int_handler,
-        signal.SIGTERM: signal.SIG_DFL,
-        signal.SIGHUP: signal.SIG_DFL,
-    }
-    before = {signum: signal.signal(signum, handler) for signum, handler in defaults.items()}
-    yield
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
-
-
 class Driver:
     """A run as the leader of a process group of its own, which can be signalled."""
 
     def __init__(self, out: Path, *overrides: str, failpoint: str = "", given: tuple[str, ...] = GIVEN) -> None:
         self.out = out
-        self.process = subprocess.Popen(
-            command(*given, f"run_dir={out}", *overrides),
-            cwd=out.parent,
-            env=environment(PIPELINE_FAILPOINT=failpoint),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        self.process = start(*given, f"run_dir={out}", *overrides, cwd=out.parent, PIPELINE_FAILPOINT=failpoint)
 
     @property
     def commits(self) -> int:
@@ -140,7 +119,7 @@ def test_stopped_twice_it_ends_at_once(
     assert wait_until(lambda: driver.commits == 3)
     driver.send(signum)
     with pytest.raises(subprocess.TimeoutExpired):
-        driver.process.wait(3)  # it waits for the commit that hangs
+        driver.process.wait(1.5)  # it waits for the commit that hangs
     driver.send(signum)
     code, said = driver.end(20)
     assert code == CODES[signum]
@@ -308,13 +287,13 @@ def test_a_batch_that_a_device_has_begun_with_is_finished_too(tmp_path: Path, mo
     monkeypatch.setattr(Streams, "overlaps", property(lambda self: True))
     begin, begun = Engine.start, []
 
-    def start(engine: Engine, *batch: Any) -> Any:
+    def begin_and_stop(engine: Engine, *batch: Any) -> Any:
         begun.append(batch)
         if len(begun) == 5:
             send(signal.SIGINT)
         return begin(engine, *batch)
 
-    monkeypatch.setattr(Engine, "start", start)
+    monkeypatch.setattr(Engine, "start", begin_and_stop)
     assert main([*GIVEN, "run_dir=out", "loader.workers=0"]) == 130
     assert len(begun) == 5
     assert len(list((tmp_path / "out" / "commits").iterdir())) == 5

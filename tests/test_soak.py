@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import random
-import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
-from running import ROOT, environment
+import warm
+from running import ROOT, server
 
 SCRIPT = ROOT / "scripts" / "soak.py"
-
-
-@pytest.mark.slow
-def test_disturbed_at_random_a_run_ends_with_the_tables_of_an_undisturbed_one(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--seed", "5", "--recordings", "24", "--disturbances", "5", "--rounds", "1"],
-        capture_output=True, text=True, timeout=280, cwd=tmp_path, env=environment(TMPDIR=str(tmp_path)),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "seed 5" in done.stdout
-    assert "completed and compared" in done.stdout
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +24,25 @@ def soak() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.slow
+def test_disturbed_at_random_a_run_ends_with_the_tables_of_an_undisturbed_one(
+    soak: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start_warm(command: list[str], *, cwd: Path, env: dict[str, str], **_: object) -> warm.Process:
+        return server().start(command[2], command[3:], cwd=cwd, env=env, new_session=True)
+
+    monkeypatch.setattr(soak, "subprocess", SimpleNamespace(Popen=start_warm))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    given = ["--seed", "5", "--recordings", "24", "--disturbances", "5", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *given])
+    code = soak.main()
+    said = capsys.readouterr().out
+    assert code == 0, said
+    assert "seed 5" in said
+    assert "completed and compared" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from running import DATA, assert_accounting, children_of, environment, group_members, read, wait_until
+from running import DATA, assert_accounting, children_of, environment, group_members, main, read, wait_until
 
 from pipeline import audio, headers, loader, supervision
 from pipeline import manifest as manifests
@@ -33,7 +33,6 @@ from pipeline.confinement import Pulse
 from pipeline.datasets import folder
 from pipeline.memory import limit_growth
 from pipeline.records import AudioHeader
-from pipeline.run import main
 from pipeline.supervision import Lost, Supervisor
 
 Alive = Callable[[], None]
@@ -135,7 +134,7 @@ def test_several_culprits_among_the_same_items_are_all_found(monkeypatch: pytest
 
     died = {"n3": "worker_died", "n4": "worker_died", "n39": "worker_died"}
     expected = squares(40, **died, n5="timeout", n6="timeout", n20="out_of_memory")
-    assert outcomes(function, processes=1, timeout_s=1.0) == expected
+    assert outcomes(function, processes=1, timeout_s=1.5) == expected
 
 
 def test_an_item_whose_child_was_killed_by_chance_has_its_result(tmp_path: Path) -> None:
@@ -356,6 +355,7 @@ sys.exit(run.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_whose_headers_hang_is_stopped_cleanly(calls: Path, tmp_path: Path, signum: int) -> None:
     given = ["dataset=folder", f"dataset.root={calls}", "model=digits", "loader.timeout_s=3600", "run_dir=out"]

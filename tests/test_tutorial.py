@@ -10,11 +10,10 @@ import soundfile
 import torch
 import torchaudio
 from published import random_state_dict
-from running import SHIPPED
+from running import SHIPPED, main
 
 from pipeline.model.catalog import MODELS
 from pipeline.results import open_run
-from pipeline.run import main
 
 ID = "Lab41-SRI-VOiCES-src-sp0307-ch127535-sg0042"
 
@@ -34,6 +33,7 @@ class GreedyCTCDecoder(torch.nn.Module):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_the_main_job_on_the_tutorials_recording_equals_the_tutorial(hub: Path) -> None:
     facts = MODELS["wav2vec2_asr_base_960h"]
     published = random_state_dict(facts, seed=5)
@@ -68,6 +68,7 @@ def test_the_main_job_on_the_tutorials_recording_equals_the_tutorial(hub: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_self_supervised_bundle_gives_features_and_nothing_else(hub: Path) -> None:
     facts = MODELS["hubert_base"]
     torch.save(random_state_dict(facts, seed=6), hub / facts.weights_file)

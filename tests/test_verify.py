@@ -18,15 +18,15 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from running import DATA, assert_same_tables, environment, kill_group, mtimes, run, start, wait_until
+from running import DATA, assert_same_tables, environment, kill_group, main, mtimes, run, start, wait_until
 
 from pipeline import manifest as manifests
-from pipeline import run as running_module
 from pipeline import verify
 from pipeline.audit.run import audit
 from pipeline.commits import decode_record, encode_checked, encode_record, fingerprint, sha256_file
 from pipeline.exactness import NEAR_TIE, TOLERANCE, Comparison, choose
 from pipeline.records import Chunk, Emission
+from pipeline.scoring.schemas import CONFUSIONS
 from pipeline.store import RunDirectory
 
 Damage = Callable[[Path], object]
@@ -452,6 +452,29 @@ WHOLE: dict[str, tuple[Damage, str, str]] = {
         ),
         "scores.parquet", "77 word_errors",
     ),
+    "scores, a byte of the values flipped": (
+        lambda out: flip(out / "scores.parquet", 0.3), "scores.parquet", "cannot be read"
+    ),
+    "scores, rates edited": (
+        lambda out: pq.write_table(
+            change_first("wer", 0.5)(pq.read_table(out / "scores.parquet")), out / "scores.parquet"
+        ),
+        "scores.parquet", "the rates of overall",
+    ),
+    "confusions, a byte flipped": (
+        lambda out: flip(out / "confusions.parquet", 1.0), "confusions.parquet", "cannot be read"
+    ),
+    "confusions, one more": (
+        lambda out: pq.write_table(
+            pa.table({"kind": ["deletion"], "reference": ["a"], "hypothesis": [None], "count": [1]}, schema=CONFUSIONS),
+            out / "confusions.parquet",
+        ),
+        "confusions.parquet", "has 1 wrong words, scores.parquet has 0",
+    ),
+    "confusions, other columns": (
+        lambda out: pq.write_table(pa.table({"kind": ["deletion"]}), out / "confusions.parquet"),
+        "confusions.parquet", "other columns than confusions have",
+    ),
     "a table nobody knows": (
         lambda out: shutil.copy(table_file(out, "transcripts"), out / "transcripts" / "copy.parquet"),
         "transcripts/copy.parquet", "readers of the folder take it in",
@@ -592,7 +615,7 @@ def test_the_remedy_that_is_named_sets_it_right_and_does_no_shard_again(
     if "remove " in said[0] or "move it away" in said[0]:
         (out / WHOLE[damage][1]).unlink()
     kept = {path: time for path, time in mtimes(out).items() if "00099" not in path}
-    assert running_module.main([*given_for(corpus), f"run_dir={out}"]) == 3
+    assert main([*given_for(corpus), f"run_dir={out}"]) == 3
     capsys.readouterr()
     code, said, _ = verified(out, capsys)
     assert (code, len(said)) == (0, 1), said
@@ -608,7 +631,7 @@ def test_a_manifest_written_again_for_a_moved_corpus_is_sound(
     before = (out / "manifest.parquet").read_bytes()
     if lost:
         (out / "manifest.parquet").unlink()
-    assert running_module.main([*given_for(moved), f"run_dir={out}"]) == 3
+    assert main([*given_for(moved), f"run_dir={out}"]) == 3
     assert (out / "manifest.parquet").read_bytes() != before
     capsys.readouterr()
     assert verified(out, capsys)[0] == 0
@@ -631,7 +654,7 @@ def test_a_record_of_no_shard_does_not_make_a_run_complete(
     record = decode_record(record_file(out, 2).read_bytes())
     record_file(out, 99).write_bytes(encode_record(replace(record, shard=99)))
     record_file(out).unlink()
-    assert running_module.main([*given_for(corpus), f"run_dir={out}"]) == 3
+    assert main([*given_for(corpus), f"run_dir={out}"]) == 3
     assert record_file(out).exists()
 
 
@@ -660,9 +683,7 @@ def test_utterances_alone_are_what_is_stored_of_them(
 ) -> None:
     corpus = tmp_path / "corpus"
     shutil.copytree(DATA / "librivox", corpus)
-    running_module.main(
-        ["dataset=folder", f"dataset.root={corpus}", "model=digits", f"run_dir={tmp_path / 'out'}", *settings_]
-    )
+    main(["dataset=folder", f"dataset.root={corpus}", "model=digits", f"run_dir={tmp_path / 'out'}", *settings_])
     capsys.readouterr()
     code, said, errors = verified(tmp_path / "out", capsys, "--exactness", "3", "--device", "cpu")
     assert (code, errors) == (0, "")

@@ -6,11 +6,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from running import TABLES
+from running import TABLES, main
 
 from pipeline import inference
 from pipeline.model.flight import Streams
-from pipeline.run import main
 from pipeline.store import RunDirectory
 
 CORPUS = ("dataset=digits", "shard.hours=0.002", "batch.max_seconds=4", "loader.workers=0")

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.commits import CommitRecord
-from pipeline.scoring import COUNTS
+from pipeline.scoring.counting import COUNTS
 
 _NAMED = 3
 """Ids that a message names of those it means."""

@@ -13,20 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from pipeline import manifest as manifests
+from pipeline.audit.scores import audit_scores
 from pipeline.audit.shard import UNREADABLE, Problem, ShardAudit, State, Work, audit_shard, reason
-from pipeline.commits import CHECKSUM, CommitRecord, decode_checked, decode_record, fingerprint
+from pipeline.commits import CHECKSUM, decode_checked, decode_record, fingerprint
 from pipeline.errors import UserError
 from pipeline.manifest import Manifest
-from pipeline.scoring import COUNTS, SCORES
 from pipeline.store import TABLES, RunDirectory
 
 THREADS = 4
 """Files are hashed faster than one core does it, where the disk gives more."""
 _NAME = re.compile(r"shard-(\d{5,})\.(json|parquet)")
-_KNOWN = {*TABLES, "commits", "manifest.parquet", "run.json", "config.yaml", "scores.parquet", "report", "logs"}
+_KNOWN = {
+    *TABLES, "commits", "manifest.parquet", "run.json", "config.yaml", "scores.parquet", "confusions.parquet", "report",
+    "logs",
+}  # fmt: skip
 _UNCHECKED = {"fingerprint", "identity", "weights", "versions", "written"}
 """Keys of `run.json` as it was before it had a checksum."""
 
@@ -112,7 +114,7 @@ def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda
         else:
             notes.append(f"{path}: not a file of this run; left as it is")
     if all(each.state == "sound" for each in audits):
-        problems += _scores(directory, [each.record for each in audits if each.record is not None])
+        problems += audit_scores(directory, [each.record for each in audits if each.record is not None])
     taken_as_done = [each.shard for each in audits if each.state == "damaged" and each.shard in done]
     return Audit(work, audits, taken_as_done, problems, notes, locked or directory.is_locked())
 
@@ -186,28 +188,6 @@ def _mark(directory: RunDirectory, recorded: dict[str, Any] | None, commits: Seq
         except (OSError, ValueError):
             continue
     return marks.most_common(1)[0][0] if marks else ""
-
-
-def _scores(directory: RunDirectory, records: Sequence[CommitRecord]) -> Iterator[Problem]:
-    """`scores.parquet`, which says what the records of a complete run add up to."""
-    path = directory.scores_path
-    remedy = f"remove {path}; the same command again writes it anew"
-    try:
-        with pq.ParquetFile(path) as file:
-            table = file.read()
-        if not table.schema.equals(SCORES):
-            yield Problem(path.name, "has other columns than scores have", remedy)
-            return
-        overall = table.slice(0, 1).to_pylist()
-        for name in COUNTS:
-            expected = sum(record.counts.get(name, 0) for record in records)
-            if not overall or overall[0][name] != expected:
-                said = overall[0][name] if overall else "no"
-                yield Problem(path.name, f"has {said} {name} overall, the shards have {expected}", remedy)
-    except FileNotFoundError:
-        return
-    except UNREADABLE as error:
-        yield Problem(path.name, f"cannot be read ({reason(error)})", remedy)
 
 
 def _unknown(

@@ -57,9 +57,10 @@ def pipeline(
     overrides: Sequence[str] = (),
     program: Sequence[str] = ("-m", "pipeline.run"),
 ) -> Timing:
-    """Run the main job over a folder, in a process of its own; the run directory is made anew."""
+    """Run the main job over a folder, in a process of its own, without a report; the run directory is made anew."""
     shutil.rmtree(run_dir, ignore_errors=True)
-    chosen = [f"dataset.root={corpus}", f"run_dir={run_dir}", f"model={model}", f"device={device}", *overrides]
+    chosen = [f"dataset.root={corpus}", f"run_dir={run_dir}", f"model={model}", f"device={device}"]
+    chosen += ["stages=[manifest,infer,score]", *overrides]
     whole_s, peak_mib = command([*program, "dataset=folder", *chosen], threads)
     lines = [json.loads(line) for line in (run_dir / "logs" / "metrics.jsonl").read_text().splitlines()]
     ends = [datetime.fromisoformat(line["time"]).timestamp() for line in lines]

@@ -1,0 +1,156 @@
+"""The figures of torchaudio's tutorial "Speech Recognition with Wav2Vec2": time runs to the right, words stand above.
+
+https://docs.pytorch.org/audio/stable/tutorials/speech_recognition_pipeline_tutorial.html
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+MAX_LABELS = 64
+"""Labels of a picture: all of a model that spells; of one with thousands, the most likely."""
+_LETTER_IN, _LINE_IN = 0.085, 0.15  # of a word, in inches
+_WORD, _INK = "#0b5394", "#333333"
+
+# What a person's own matplotlibrc says must not change, and names may hold `$`, what a picture shows.
+_STYLE: Any = {
+    "text.parse_math": False,
+    "text.usetex": False,
+    "font.size": 10,
+    "font.family": ["sans-serif"],
+    "axes.edgecolor": _INK,
+    "savefig.facecolor": "white",
+    "svg.hashsalt": "pipeline",
+}
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """What a picture is of.
+
+    Attributes:
+        name: That of the utterance.
+        seconds: The time shown, in words.
+        start_frame: The first frame shown, counted from the utterance's own first.
+        words: `(word, first frame, last frame (exclusive))`, in the order of time.
+    """
+
+    name: str
+    seconds: str
+    start_frame: int
+    words: Sequence[tuple[str, int, int]]
+
+
+def feature_figure(feature: NDArray[np.floating], layer: int, excerpt: Excerpt) -> Figure:
+    """Features of one layer: `(frames, dim)`; 1 is the first transformer layer."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes, above = _panels(len(feature), height_in=4.2, excerpt=excerpt)
+        values = feature.astype(np.float32)
+        # A few dimensions are so large in some layers that everything else would have one colour.
+        low, high = np.percentile(values, (1, 99))
+        image = axes.imshow(values.T, vmin=low, vmax=high, **_placed(values, excerpt))
+        axes.set(ylabel="Feature dimension")
+        above.set_title(f"Feature from transformer layer {layer}", loc="left", fontweight="bold")
+        figure.colorbar(image, ax=[above, axes], extend="both", pad=0.01, aspect=40)
+        return figure
+
+
+def emission_figure(emission: NDArray[np.floating], labels: Sequence[str], values_are: str, excerpt: Excerpt) -> Figure:
+    """An emission, `(frames, labels)`, with the names of the labels; `values_are` logits or log-probabilities."""
+    values, labels, shown = emission.astype(np.float32), list(labels), "Class"
+    if len(labels) > MAX_LABELS:
+        shown = f"Class (of {len(labels):,}, the {MAX_LABELS} most likely)"
+        chosen = np.sort(np.argsort(-_log_probabilities(values).max(axis=0), kind="stable")[:MAX_LABELS])
+        values, labels = values[:, chosen], [labels[label] for label in chosen]
+    with matplotlib.rc_context(_STYLE):
+        figure, axes, above = _panels(len(values), height_in=max(1.5, 0.17 * len(labels)), excerpt=excerpt)
+        image = axes.imshow(values.T, **_placed(values, excerpt))
+        axes.set_yticks(range(len(labels)), labels, fontsize=8)
+        axes.tick_params(axis="y", length=0)
+        axes.set(ylabel=shown)
+        above.set_title("Classification result", loc="left", fontweight="bold")
+        figure.colorbar(image, ax=[above, axes], pad=0.01, aspect=40, label=values_are)
+        return figure
+
+
+def _log_probabilities(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of an emission `(frames, labels)`: logits of a frame mean nothing beside those of another."""
+    highest = values.max(axis=1, keepdims=True)
+    return np.asarray(values - (highest + np.log(np.exp(values - highest).sum(axis=1, keepdims=True))))
+
+
+def encode(figure: Figure, format_: str) -> bytes:
+    """A figure as a file (`png`, `svg`, `pdf`); the same figure gives the same bytes."""
+    written = io.BytesIO()
+    undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[format_]
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for what no font here has
+        figure.savefig(written, format=format_, dpi=120, metadata=undated)
+    return written.getvalue()
+
+
+def _panels(frames: int, height_in: float, excerpt: Excerpt) -> tuple[Figure, Axes, Axes]:
+    """A figure with room for `height_in` inches of picture and the words above it."""
+    width_in = float(np.clip(5 + 0.02 * frames, 9, 24))
+    upright = _is_crowded(excerpt.words, frames, 0.85 * width_in)
+    longest = max((len(word) for word, *_ in excerpt.words), default=0)
+    words_in = 0.1 + (_LETTER_IN * min(longest, 20) if upright else _LINE_IN)
+    figure = Figure(figsize=(width_in, height_in + words_in + 1.1), layout="constrained")
+    above, axes = figure.subplots(2, 1, sharex=True, height_ratios=[words_in, height_in])
+    figure.get_layout_engine().set(h_pad=0.05, hspace=0.0)  # type: ignore[union-attr, call-arg]
+    axes.set_xlabel("Frame (time-axis)")
+    room = int((width_in - 3.6) / 0.075) - len(excerpt.seconds)  # beside the title
+    name = _shortened(excerpt.name, max(20, room))
+    above.set_title(f"{name}  \N{MIDDLE DOT}  {excerpt.seconds}", loc="right", fontsize=9, color=_INK)
+    _draw_words(above, excerpt.words, upright, frames / (0.85 * width_in))
+    axes.set_xlim(excerpt.start_frame - 0.5, excerpt.start_frame + frames - 0.5)
+    return figure, axes, above
+
+
+def _is_crowded(words: Sequence[tuple[str, int, int]], frames: int, width_in: float) -> bool:
+    """Whether words that lie flat would run into one another."""
+    ends = 0.0
+    for word, first, last in words:
+        middle = (first + last) / 2 / max(1, frames) * width_in
+        begins = middle - (len(word) + 1) * _LETTER_IN / 2
+        if ends and begins < ends:
+            return True
+        ends = middle + (len(word) + 1) * _LETTER_IN / 2
+    return False
+
+
+def _draw_words(above: Axes, words: Sequence[tuple[str, int, int]], upright: bool, frames_per_in: float) -> None:
+    """A line over the frames of each word, and the word over the line where there is room."""
+    above.axis("off")
+    above.set_ylim(0, 1)
+    room = _LINE_IN * frames_per_in if upright else 0.0
+    shown = -np.inf
+    for word, first, last in words:
+        above.plot([first - 0.5, last - 0.5], [0, 0], color=_WORD, linewidth=3, clip_on=False, solid_capstyle="butt")
+        middle = (first + last - 1) / 2
+        if middle - shown >= room:
+            turned = 90 if upright else 0
+            above.text(middle, 0.1, _shortened(word, 20), ha="center", va="bottom", fontsize=9, rotation=turned)
+            shown = middle
+
+
+def _placed(values: NDArray[np.float32], excerpt: Excerpt) -> dict[str, Any]:
+    """Where a picture of `(frames, rows)` lies: frames counted from the utterance's first, row 0 on top."""
+    frames, rows = values.shape
+    extent = (excerpt.start_frame - 0.5, excerpt.start_frame + frames - 0.5, rows - 0.5, -0.5)
+    # Where there are more frames than pixels, `auto` averages them instead of leaving some out.
+    return {"aspect": "auto", "interpolation": "auto", "interpolation_stage": "data", "extent": extent}
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest // 2]}\N{HORIZONTAL ELLIPSIS}{text[-longest // 2 :]}"

@@ -1,0 +1,12 @@
+"""Names, ids and texts of whatever origin, as a terminal may show them."""
+
+from __future__ import annotations
+
+from pipeline.masking import mask
+from pipeline.paths import encode_path
+
+
+def printable(text: str, limit: int | None = None) -> str:
+    """One line that a terminal takes for text, cut after `limit` characters; secrets are masked."""
+    plain = "".join(char if char.isprintable() else repr(char)[1:-1] for char in mask(encode_path(text)))
+    return plain if limit is None or len(plain) <= limit else f"{plain[: limit - 1]}\N{HORIZONTAL ELLIPSIS}"

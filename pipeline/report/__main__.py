@@ -1,0 +1,91 @@
+"""`python -m pipeline.report RUN_DIR`: (re)writes the HTML report of a run. Does not import torch."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from pipeline.errors import UserError
+from pipeline.masking import mask_tracebacks
+from pipeline.printing import printable
+from pipeline.report import write_report
+from pipeline.settings import MAX_SHOWN, ReportSettings
+from pipeline.store import RunDirectory
+
+_USAGE = "python -m pipeline.report RUN_DIR [--utterances N] [--layers 1,6,12]"
+_PAGE = """\
+usage: python -m pipeline.report RUN_DIR [option ...]
+
+Writes RUN_DIR/report/index.html, one file that needs no network: how the run
+went, its scores, and its worst, typical and best utterances to see and hear.
+RUN_DIR is the folder that the run writes to, such as runs/digits/digits. May
+be asked at any moment; an unfinished run shows what is committed.
+
+options
+  --utterances N    how many of the worst, of the typical and of the best
+                    utterances are shown, 1 to 20 (default 4)
+  --layers 1,6,12   layers whose features are shown (default: the first, the
+                    middle and the last of those stored)
+  -h, --help        this page
+
+exit codes
+  0    the report is written
+  1    it could not be written
+  2    there is no run in that folder, or what was asked cannot be done"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; usage: {_USAGE}")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the report of a run directory; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(_PAGE)
+        return 0
+    try:
+        run_dir, settings = _parsed(arguments)
+        path = write_report(RunDirectory(run_dir), settings)
+    except UserError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {printable(f'{error.filename}: {error.strerror}')}; no report written", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped by SIGINT; no report written", file=sys.stderr)
+        return 130
+    print(printable(f"report in {path}"))
+    return 0
+
+
+def _parsed(arguments: Sequence[str]) -> tuple[Path, ReportSettings]:
+    parser = _Parser(prog="pipeline.report", add_help=False, allow_abbrev=False)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    parser.add_argument("--utterances", metavar="N", type=int, default=ReportSettings().utterances)
+    parser.add_argument("--layers", metavar="LIST")
+    given = parser.parse_args(arguments)
+    if not 1 <= given.utterances <= MAX_SHOWN:
+        raise UserError(f"--utterances={given.utterances}: must be 1 to {MAX_SHOWN}; so many of each kind are shown")
+    layers = None
+    if given.layers is not None:
+        try:
+            layers = [int(number) for number in given.layers.split(",")]
+        except ValueError:
+            raise UserError(f"--layers={given.layers}: must be numbers of layers with commas, such as 1,6,12") from None
+    return given.run_dir, ReportSettings(utterances=given.utterances, layers=layers)
+
+
+if __name__ == "__main__":
+    mask_tracebacks()
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,43 @@
+"""The axis of time that everything of an utterance stands on: places in per cent of it, times of the file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Span:
+    """A place on the axis, in per cent of its length."""
+
+    left: float
+    width: float
+
+
+def span_of(start_s: float, end_s: float, first_s: float, last_s: float) -> Span:
+    """The stretch from `first_s` to `last_s` as a place on the axis, which goes from `start_s` to `end_s`."""
+    scale = 100 / max(end_s - start_s, 1e-6)
+    left, right = (first_s - start_s) * scale, (last_s - start_s) * scale
+    return Span(round(left, 3), round(right - left, 3))
+
+
+def ticks_of(start_s: float, end_s: float) -> list[tuple[str, float]]:
+    """Labels of some six round seconds of the file, each with its place."""
+    rough = max(end_s - start_s, 1e-3) / 6
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    first = math.ceil(start_s / step - 1e-9)
+    places = [number * step for number in range(first, math.floor(end_s / step + 1e-9) + 1)]
+    clock = end_s >= 60
+    return [(_clock(place, digits, clock), span_of(start_s, end_s, place, place).left) for place in places]
+
+
+def _clock(seconds: float, digits: int, clock: bool) -> str:
+    """`3.5`, or of a longer recording `0:43` and `1:02:03`."""
+    if not clock:
+        return f"{seconds:.{digits}f}"
+    minutes, rest = divmod(round(seconds, digits), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    text = f"{rest:0{3 + digits if digits else 2}.{digits}f}"
+    return f"{hours}:{minutes:02d}:{text}" if hours else f"{minutes}:{text}"

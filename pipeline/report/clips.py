@@ -1,0 +1,127 @@
+"""Stretches of recordings as sound that a browser plays, read in processes of their own: recordings are untrusted."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from pipeline.audio import AudioError, read_header
+from pipeline.confinement import Reason
+from pipeline.records import ErrorName
+from pipeline.supervision import Lost, Supervisor
+from pipeline.waveforms import Extent, WaveformReader
+
+TIMEOUT_S = 30.0
+"""A recording that takes longer to read is shown without sound."""
+MAX_SAMPLES = 960_000
+"""20 s at 48 kHz. Of a recording at a higher rate less is embedded."""
+ENVELOPE_BINS = 800
+_PROCESSES = 2
+_PLAYABLE_HZ = 3_000
+"""Browsers refuse lower rates (`media::limits` of Chromium); such a recording is played with samples in between."""
+
+_WORDS: dict[str, str] = {
+    "not_found": "the recording is not there any more",
+    "changed": "the recording has changed since the run",
+    "unreadable": "the recording cannot be read any more",
+    "timeout": f"the recording took more than {TIMEOUT_S:.0f} s to read",
+    "worker_died": "the process that read the recording died",
+    "out_of_memory": "the recording took too much memory to read",
+}
+assert _WORDS.keys() <= {*get_args(ErrorName), *get_args(Reason)}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to read.
+
+    Attributes:
+        extent: The utterance.
+        start_s, end_s: The stretch, in seconds from the utterance's start.
+        sample_rate: Of the file when the manifest was made; `None` where that was not known.
+    """
+
+    extent: Extent
+    start_s: float
+    end_s: float
+    sample_rate: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A stretch that can be played.
+
+    Attributes:
+        data: A FLAC file, or a WAV file where FLAC does not take the rate; mono.
+        media_type: Which of the two.
+        sample_rate: Hz, of the recording.
+        num_samples: At that rate.
+        envelope: `(2, bins)` lowest and highest sample of equal parts.
+    """
+
+    data: bytes
+    media_type: str
+    sample_rate: int
+    num_samples: int
+    envelope: NDArray[np.float32]
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds."""
+        return self.num_samples / self.sample_rate
+
+
+def read_clips(wanted: Sequence[Wanted]) -> list[Clip | str]:
+    """Each stretch, or in words why there is none."""
+    if not wanted:
+        return []
+    try:
+        with Supervisor(_read, processes=min(_PROCESSES, len(wanted)), timeout_s=TIMEOUT_S) as readers:
+            return [_WORDS[found.reason] if isinstance(found, Lost) else found for found in readers.map(wanted)]
+    except OSError as error:
+        return [f"no process could be started to read the recording ({error.strerror})"] * len(wanted)
+
+
+def _read(wanted: Wanted, alive: Callable[[], None]) -> Clip | str:
+    """Read one stretch, in a process of its own.
+
+    Raises:
+        MemoryError: There is not enough to read it.
+    """
+    try:
+        rate = wanted.sample_rate or read_header(wanted.extent.path).sample_rate
+        first, last = round(wanted.start_s * rate), round(wanted.end_s * rate)
+        samples, found = WaveformReader().read(wanted.extent, (first, min(last, first + MAX_SAMPLES)))
+        if found != rate:
+            raise AudioError("changed", f"{found} Hz, {rate} when the manifest was made")
+    except AudioError as error:
+        if error.error == "out_of_memory":
+            raise MemoryError from None
+        return f"{_WORDS.get(error.error, error.error)} ({error.message})"
+    return _encoded(samples, rate)
+
+
+def _encoded(samples: NDArray[np.float32], rate: int) -> Clip:
+    # Float files may go beyond full scale, where 16 bits would clip them.
+    played, played_rate = samples / max(1.0, float(np.abs(samples).max())), rate
+    if rate < _PLAYABLE_HZ:
+        times = -(-_PLAYABLE_HZ // rate)
+        places = np.arange(len(samples) * times) / times
+        played, played_rate = np.interp(places, np.arange(len(samples)), played), rate * times
+    data = io.BytesIO()
+    try:
+        soundfile.write(data, played, played_rate, format="FLAC", subtype="PCM_16")
+        media_type = "audio/flac"
+    except soundfile.LibsndfileError:  # a rate that FLAC has no room for
+        data = io.BytesIO()
+        soundfile.write(data, played, played_rate, format="WAV", subtype="PCM_16")
+        media_type = "audio/wav"
+    starts = np.unique(np.linspace(0, len(samples), ENVELOPE_BINS, endpoint=False).astype(np.int64))
+    envelope = np.stack([np.minimum.reduceat(samples, starts), np.maximum.reduceat(samples, starts)])
+    return Clip(data.getvalue(), media_type, rate, len(samples), envelope)

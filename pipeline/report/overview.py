@@ -1,0 +1,266 @@
+"""What the page says of the run as a whole: how it stands, scores, failures, configuration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from pipeline import tables
+from pipeline.commits import CommitRecord
+from pipeline.masking import mask_secrets
+from pipeline.report.texts import masked, shown
+from pipeline.report.timing import Timing
+from pipeline.scoring.normalisers import DESCRIPTIONS
+from pipeline.store import RunDirectory
+from pipeline.summary import Totals, total
+
+MAX_GROUPS, MAX_VALUES = 16, 12
+"""Groups that are shown, and values of each: those with the highest rates."""
+MAX_CONFUSIONS = 10
+MAX_FAILURES = 5
+"""Of each kind."""
+_LOG_TAIL = 4 << 20
+_DEVICE = re.compile(r" on (\S+) in (fp32|bf16|fp16), \d+ of \d+ shards to do")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run is.
+
+    Attributes:
+        totals: Sums over what is committed.
+        num_utterances, num_shards: Of the manifest.
+        pending_s: Seconds of audio that is not committed.
+        locked: Whether a process is at it.
+    """
+
+    totals: Totals
+    num_utterances: int
+    num_shards: int
+    pending_s: float
+    locked: bool
+
+    @property
+    def done(self) -> int:
+        """Utterances with a result."""
+        return self.totals.utterances - self.totals.num_failures
+
+    @property
+    def pending(self) -> int:
+        """Utterances that are not committed."""
+        return self.num_utterances - self.totals.utterances
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.totals.shards >= self.num_shards
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A row of the scores; the interval is `None` where there is but one speaker or utterance."""
+
+    value: str | None
+    utterances: int
+    wer: float | None
+    low: float | None
+    high: float | None
+    words: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`scores.parquet`, as far as it is shown.
+
+    Attributes:
+        overall: Of everything; `None` where nothing is scored.
+        groups: Name to the rows shown, and how many there are.
+        left_out: Groups that are not shown.
+        scale: The highest rate shown, to draw against.
+        made: How texts were compared and intervals made, in words.
+    """
+
+    overall: Rate | None
+    groups: Sequence[tuple[str, Sequence[Rate], int]]
+    left_out: int
+    scale: float
+    made: str
+
+
+@dataclass(frozen=True)
+class FailureGroup:
+    """One kind of failure, and the first of its rows: id, path, message."""
+
+    error: str
+    count: int
+    rows: Sequence[Mapping[str, str]]
+
+
+def read_standing(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> Standing:
+    """Read how far a run is."""
+    table = pq.read_table(directory.manifest_path, columns=["shard", "duration_s"])
+    shards = table["shard"].to_numpy()
+    pending = ~np.isin(shards, list(records))
+    return Standing(
+        totals=total(records.values()),
+        num_utterances=len(shards),
+        num_shards=len(np.unique(shards)),
+        pending_s=float(np.nansum(table["duration_s"].to_numpy().astype(np.float64)[pending])),
+        locked=directory.is_locked(),
+    )
+
+
+def read_facts(
+    directory: RunDirectory, records: Mapping[int, CommitRecord], recorded: Mapping[str, Any], timing: Timing | None
+) -> dict[str, str]:
+    """Name and value of what a reader wants to know first."""
+    identity = recorded.get("identity", {})
+    metadata = tables.file_metadata(directory.manifest_path)
+    made_with = metadata.get("made_with") or {}
+    place = made_with.get("root") or made_with.get("path")
+    first, last = _when(records, timing)
+    facts = {
+        "dataset": str(made_with.get("dataset", "")) + (f", {place}" if place else ""),
+        "model": str(identity.get("model", "")),
+        "device": ", ".join(each for each in (_device(directory.log_path), identity.get("precision")) if each),
+        "outputs": ", ".join(identity.get("outputs", ())),
+        "channels": str(identity.get("channels", "")),
+        "started": first,
+        "last batch": last,
+        "sessions": str(len(timing.sessions)) if timing and len(timing.sessions) > 1 else "",
+        "folder": str(directory.root.absolute()),
+    }
+    return {name: masked(value, 500) for name, value in facts.items() if value}
+
+
+def _when(records: Mapping[int, CommitRecord], timing: Timing | None) -> tuple[str, str]:
+    if timing is not None:
+        return _moment(timing.first), _moment(timing.last)
+    times = sorted(record.committed_at for record in records.values())
+    return (
+        (_moment(datetime.fromisoformat(times[0])), _moment(datetime.fromisoformat(times[-1]))) if times else ("", "")
+    )
+
+
+def _moment(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _device(log: Path) -> str | None:
+    """Where the model ran last, as the log has it: it is no part of the run's identity."""
+    try:
+        with open(log, "rb") as handle:
+            handle.seek(max(0, log.stat().st_size - _LOG_TAIL))
+            found = _DEVICE.findall(handle.read().decode("utf-8", "replace"))
+    except OSError:
+        return None
+    return found[-1][0] if found else None
+
+
+def read_scores(directory: RunDirectory) -> Scores | None:
+    """Read the scores; `None` where there are none."""
+    if not directory.scores_path.is_file():
+        return None
+    table = pq.read_table(directory.scores_path)
+    rows = table.to_pylist()
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    overall = next((_rate(row) for row in rows if row["group"] == "overall"), None)
+    groups = []
+    for name, found in groupby((row for row in rows if row["group"] != "overall"), lambda row: str(row["group"])):
+        rates = [_rate(row) for row in found]
+        if len(rates) > 1:  # the only value of a column says what stands above
+            many = len(rates) > MAX_VALUES
+            kept = sorted(rates, key=lambda rate: -(rate.wer or 0.0))[:MAX_VALUES] if many else rates
+            groups.append((masked(name, 80), kept, len(rates)))
+    shown_groups = groups[:MAX_GROUPS]
+    highest = [max(rate.high or 0.0, rate.wer or 0.0) for _, rates, _ in shown_groups for rate in rates]
+    return Scores(overall, shown_groups, len(groups) - len(shown_groups), max([0.01, *highest]), _made(metadata))
+
+
+def _rate(row: Mapping[str, Any]) -> Rate:
+    return Rate(
+        value=None if row["value"] is None else masked(row["value"], 80),
+        utterances=row["utterances"],
+        wer=row["wer"],
+        low=row.get("wer_low"),
+        high=row.get("wer_high"),
+        words=row["reference_words"],
+    )
+
+
+def _made(metadata: Mapping[str, str]) -> str:
+    said = []
+    if "normaliser" in metadata:
+        said.append(f"texts compared after: {DESCRIPTIONS.get(metadata['normaliser'], metadata['normaliser'])}")
+    if "resampled" in metadata:
+        said.append(f"intervals: 95 %, {metadata.get('resamples', '')} bootstrap samples of {metadata['resampled']}s")
+    return shown("; ".join(said), 300)
+
+
+def read_confusions(directory: RunDirectory) -> dict[str, list[tuple[str, str, int]]]:
+    """Kind of error to the most frequent: the reference's word, the transcript's, how often."""
+    if not directory.confusions_path.is_file():
+        return {}
+    kinds: dict[str, list[tuple[str, str, int]]] = {"substitution": [], "deletion": [], "insertion": []}
+    for row in pq.read_table(directory.confusions_path).to_pylist():
+        of_kind = kinds.get(row["kind"], [])
+        if len(of_kind) < MAX_CONFUSIONS:
+            of_kind.append((shown(row["reference"] or "", 60), shown(row["hypothesis"] or "", 60), row["count"]))
+    return {kind: rows for kind, rows in kinds.items() if rows}
+
+
+def read_failures(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> list[FailureGroup]:
+    """Failures by name, the most frequent first, each with the first of its rows."""
+    counts = total(records.values()).failures
+    found: dict[str, list[dict[str, str]]] = {name: [] for name in counts}
+    for record in records.values():
+        wanted = [name for name in record.failures if len(found[name]) < MAX_FAILURES]
+        if wanted:
+            for row in _failures(directory.root / record.files["failures"].path, wanted):
+                found[row["error"]].append({key: masked(row[key], 300) for key in ("id", "path", "message")})
+    return [FailureGroup(shown(name), count, found[name][:MAX_FAILURES]) for name, count in counts.most_common()]
+
+
+def _failures(path: Path, names: Sequence[str]) -> Iterator[dict[str, str]]:
+    table = pq.read_table(path, columns=["id", "path", "error", "message"])
+    for name in names:
+        rows = table.filter(pa.compute.equal(table["error"], name)).slice(0, MAX_FAILURES)
+        yield from islice(rows.to_pylist(), MAX_FAILURES)
+
+
+def read_configuration(directory: RunDirectory) -> str:
+    """`config.yaml`, masked once more: it may have been edited, or be of a release that masked less."""
+    try:
+        text = directory.config_path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    try:
+        settings = yaml.safe_load(text)
+        if isinstance(settings, dict):
+            text = yaml.safe_dump(mask_secrets(settings), sort_keys=False, allow_unicode=True)
+    except (yaml.YAMLError, RecursionError):
+        pass  # as it stands, masked as text
+    return masked(text, 20_000)
+
+
+def fingerprint_lines(recorded: Mapping[str, Any]) -> dict[str, str]:
+    """What identifies the work, from `run.json`."""
+    values = {"fingerprint": recorded.get("fingerprint"), **recorded.get("identity", {})}
+    values |= {f"version of {name}": version for name, version in recorded.get("versions", {}).items()}
+    values["written"] = recorded.get("written")
+    masked_values = mask_secrets({name: value for name, value in values.items() if value is not None})
+    return {masked(name, 80): masked(_plain(value), 300) for name, value in masked_values.items()}
+
+
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,203 @@
+"""The page: what is read of a run, put into the template. One string, which needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+
+from pipeline import __version__
+from pipeline.errors import UserError
+from pipeline.progress import format_duration, format_hours
+from pipeline.report import charts
+from pipeline.report.freshness import mark_of
+from pipeline.report.overview import (
+    Scores,
+    Standing,
+    fingerprint_lines,
+    read_configuration,
+    read_confusions,
+    read_facts,
+    read_failures,
+    read_scores,
+    read_standing,
+)
+from pipeline.report.pictures import LOWEST_PROBABILITY, scale_colours
+from pipeline.report.population import Population, read_population
+from pipeline.report.selection import Choice, choose
+from pipeline.report.stretches import CLIP_S
+from pipeline.report.timing import Timing, read_timing
+from pipeline.report.utterances import read_utterances
+from pipeline.settings import ReportSettings
+from pipeline.store import RunDirectory
+
+_KINDS = {"worst": "Worst", "typical": "Typical", "best": "Best", "sample": ""}
+
+
+def build_page(directory: RunDirectory, settings: ReportSettings) -> str:
+    """Read a run and render its page.
+
+    Raises:
+        UserError: There is no run, a table of it cannot be read, or a layer is asked for that is not stored.
+    """
+    if not directory.manifest_path.is_file():
+        raise UserError(f"{directory.root}: no run there (no manifest.parquet); give the run_dir of a run")
+    try:
+        return _render(_context(directory, settings))
+    except (pa.ArrowException, OSError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"{directory.root}: a table of this run cannot be read ({reason}); "
+            f"python -m pipeline.verify {directory.root} says which, and what a rerun will do"
+        ) from error
+
+
+def _context(directory: RunDirectory, settings: ReportSettings) -> dict[str, Any]:
+    made_of = mark_of(directory, settings)  # before anything is read: what changes meanwhile makes it old
+    recorded = directory.read_run_json() or {}
+    identity = recorded.get("identity", {})
+    layers = _layers(settings.layers, identity)
+    records = directory.commits()
+    standing = read_standing(directory, records)
+    timing = read_timing(directory.metrics_path)
+    population = read_population(directory, records)
+    choice = choose(population.wer, population.avg_logprob, settings.utterances)
+    utterances = read_utterances(directory, records, population, choice, identity.get("channels", "mix"), layers)
+    facts = read_facts(directory, records, recorded, timing)
+    scores = read_scores(directory)
+    return {
+        "title": " · ".join(facts[name].split(", ")[0] for name in ("dataset", "model") if name in facts) or "run",
+        "made_of": made_of,
+        "facts": facts,
+        "standing": standing,
+        "wer": _wer(scores, standing),
+        "scores": scores,
+        "has_transcripts": any("transcripts" in record.files for record in records.values()),
+        "has_references": bool(standing.totals.reference_words),
+        "timing": timing,
+        "shares": _shares(timing),
+        "charts": _charts(population, timing),
+        "confusions": read_confusions(directory),
+        "kinds": [
+            (kind, _KINDS[kind], [each for each in utterances if each.kind == kind]) for kind in choice.positions
+        ],
+        "ranking": _ranking(choice, population),
+        "population": len(population),
+        "missing": [name for name in ("emissions", "features") if name not in identity.get("outputs", [])],
+        "failures": read_failures(directory, records),
+        "configuration": read_configuration(directory),
+        "fingerprint": fingerprint_lines(recorded),
+        "legend": scale_colours(),
+        "lowest": LOWEST_PROBABILITY,
+        "clip_s": CLIP_S,
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "version": __version__,
+    }
+
+
+def _layers(wanted: Sequence[int] | None, identity: dict[str, Any]) -> list[int]:
+    """The layers to show, of those that are stored: those asked for, or the first, the middle and the last."""
+    stored: list[int] = identity.get("features.layers") or [] if "features" in identity.get("outputs", []) else []
+    if wanted is None:
+        return sorted({stored[0], stored[len(stored) // 2], stored[-1]}) if stored else []
+    missing = [layer for layer in wanted if layer not in stored]
+    if missing and identity:
+        there = f"this run has layers {stored}" if stored else "this run keeps no features (outputs=...)"
+        raise UserError(f"report.layers={list(wanted)}: {missing} is not stored; {there}")
+    return list(dict.fromkeys(wanted)) if identity else []
+
+
+def _wer(scores: Scores | None, standing: Standing) -> dict[str, Any] | None:
+    """The overall rate: of the scores, with its interval; else of the sums that commits keep."""
+    if scores is not None and scores.overall is not None and scores.overall.wer is not None:
+        overall = scores.overall
+        return {"rate": overall.wer, "low": overall.low, "high": overall.high, "words": overall.words}
+    totals = standing.totals
+    if not totals.reference_words:
+        return None
+    rate = totals.word_errors / totals.reference_words
+    return {"rate": rate, "low": None, "high": None, "words": totals.reference_words}
+
+
+def _shares(timing: Timing | None) -> list[tuple[str, str, float]]:
+    """Name, what it is called, and its share of the working time."""
+    if timing is None or timing.wall_s <= 0:
+        return []
+    parts = {
+        "model": ("model", timing.model_s),
+        "load": ("waiting for recordings", timing.load_s),
+        "write": ("waiting for the writer", timing.write_s),
+        "other": ("otherwise idle", timing.other_s),
+    }
+    return [(name, said, float(spent.sum()) / timing.wall_s) for name, (said, spent) in parts.items()]
+
+
+def _charts(population: Population, timing: Timing | None) -> dict[str, str]:
+    """Charts by name; none of what there is not. They are drawn of numbers alone."""
+    drawn = {}
+    if timing is not None and timing.wall_s > 0:
+        drawn["speed"] = charts.speed_chart(timing)
+        drawn["time"] = charts.time_chart(timing)
+    durations, logprobs, wer = (
+        _finite(each) for each in (population.duration_s, population.avg_logprob, population.wer)
+    )
+    if len(durations) > 1:
+        drawn["durations"] = charts.histogram("durations", "distribution of durations", durations, "seconds")
+    if len(logprobs) > 1:
+        drawn["logprobs"] = charts.histogram("logprobs", "distribution of avg_logprob", logprobs, "avg_logprob")
+    if len(wer) > 1:
+        drawn["wer"] = charts.histogram(
+            "wer", "distribution of the word error rate", 100 * wer, "WER of an utterance, %", cap=200
+        )
+    return drawn
+
+
+def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values[np.isfinite(values)]
+
+
+def _ranking(choice: Choice, population: Population) -> str:
+    if choice.by == "position":
+        return "Spread evenly over the run: without transcripts nothing says which are better."
+    if "worst" not in choice.positions:
+        return "All there are."
+    by = "word error rate, then by avg_logprob" if choice.by == "wer" else "avg_logprob, the model's own certainty"
+    ranked = int(np.isfinite(population.wer).sum()) if choice.by == "wer" else len(population)
+    return f"Chosen among {ranked:,} utterances, ranked by {by}."
+
+
+def _render(context: dict[str, Any]) -> str:
+    environment = Environment(
+        loader=PackageLoader("pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "hours": format_hours, "took": format_duration}
+    source = environment.loader
+    assert source is not None
+    style, script = (source.get_source(environment, name)[0] for name in ("report.css", "report.js"))
+    return environment.get_template("report.html").render(
+        **context,
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+    )
+
+
+def _hash(text: str) -> str:
+    """What the page's security policy lets a browser take in (Content Security Policy, level 2)."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _percent(rate: float | None, digits: int = 1) -> str:
+    return "?" if rate is None else f"{100 * rate:.{digits}f} %"

@@ -1,0 +1,99 @@
+"""Every utterance with a result, as the few numbers that distributions and the choice of examples need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.commits import CommitRecord
+from pipeline.store import RunDirectory
+
+_NUMBERS = ("duration_s", "avg_logprob", "wer")
+
+
+@dataclass(frozen=True)
+class Population:
+    """Utterances with a result, in the order of the manifest; where there are transcripts, those that have one.
+
+    Attributes:
+        file: `(utterances,)` index of the file in `files`.
+        row: `(utterances,)` row in that file.
+        files: Transcripts, or the manifest where there are none.
+        duration_s: `(utterances,)` seconds; NaN where nobody knows.
+        avg_logprob, wer: `(utterances,)`; NaN where there is none.
+    """
+
+    file: NDArray[np.int32]
+    row: NDArray[np.int32]
+    files: tuple[Path, ...]
+    duration_s: NDArray[np.float64]
+    avg_logprob: NDArray[np.float64]
+    wer: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Utterances."""
+        return len(self.row)
+
+    def ids(self, positions: NDArray[np.integer]) -> list[str]:
+        """Ids of some utterances."""
+        found: dict[int, str] = {}
+        for file in np.unique(self.file[positions]):
+            column = pq.read_table(self.files[file], columns=["id"])["id"]
+            for position in positions[self.file[positions] == file]:
+                found[int(position)] = column[int(self.row[position])].as_py()
+        return [found[int(position)] for position in positions]
+
+
+def read_population(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> Population:
+    """Read it, a file at a time."""
+    paths = [
+        directory.root / each.files["transcripts"].path for each in records.values() if "transcripts" in each.files
+    ]
+    if not paths:
+        return _of_manifest(directory, records)
+    tables = [pq.read_table(path, columns=list(_NUMBERS)) for path in paths]
+    counts = [table.num_rows for table in tables]
+    duration_s, avg_logprob, wer = (_numbers([table[name] for table in tables]) for name in _NUMBERS)
+    return Population(
+        file=np.repeat(np.arange(len(paths), dtype=np.int32), counts),
+        row=np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
+        files=tuple(paths),
+        duration_s=duration_s,
+        avg_logprob=avg_logprob,
+        wer=wer,
+    )
+
+
+def _of_manifest(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> Population:
+    """The rows of committed shards that did not fail."""
+    table = pq.read_table(directory.manifest_path, columns=["id", "shard", "duration_s"])
+    failed = [
+        pq.read_table(directory.root / record.files["failures"].path, columns=["id"])["id"]
+        for record in records.values()
+        if record.num_failures
+    ]
+    done = np.isin(table["shard"].to_numpy(), list(records))
+    if failed:
+        ids = pa.concat_arrays([chunk for column in failed for chunk in column.chunks])
+        done &= ~pc.is_in(table["id"], value_set=ids).to_numpy()
+    rows = np.flatnonzero(done).astype(np.int32)
+    unknown = np.full(len(rows), np.nan)
+    return Population(
+        file=np.zeros(len(rows), np.int32),
+        row=rows,
+        files=(directory.manifest_path,),
+        duration_s=_numbers([table["duration_s"]])[rows],
+        avg_logprob=unknown,
+        wer=unknown,
+    )
+
+
+def _numbers(columns: list[pa.ChunkedArray]) -> NDArray[np.float64]:
+    return np.concatenate([column.to_numpy().astype(np.float64) for column in columns])

@@ -1,0 +1,36 @@
+"""Which seconds of a long utterance are shown and played."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.records import Word
+from pipeline.report.selection import Kind
+
+CLIP_S = 20.0
+"""Seconds that are shown and played of one utterance, at most."""
+_LEAD_S = 0.3
+
+
+def choose_stretch(
+    words: Sequence[Word], start_s: float, duration_s: float, kind: Kind, longest_s: float = CLIP_S
+) -> tuple[float, float]:
+    """First and last second of what is shown, in the file.
+
+    Of an utterance longer than `longest_s`: where its words are least certain, if it is one of the worst; else where
+    most is said; the beginning, where nothing is.
+    """
+    end_s = start_s + duration_s
+    if duration_s <= longest_s or not words:
+        return start_s, min(end_s, start_s + longest_s)
+    starts, ends = np.array([word.start_s for word in words]), np.array([word.end_s for word in words])
+    weights = ends - starts
+    if kind == "worst":
+        weights = weights * (1.0 - np.array([word.probability for word in words]))
+    firsts = np.clip(starts - _LEAD_S, start_s, max(start_s, end_s - longest_s))
+    sums = np.concatenate([[0.0], np.cumsum(weights)])
+    inside = sums[np.searchsorted(ends, firsts + longest_s, "right")] - sums[np.searchsorted(starts, firsts, "left")]
+    first = float(firsts[int(np.argmax(inside))])
+    return first, min(end_s, first + longest_s)

@@ -1,0 +1,287 @@
+"""The utterances that are shown: texts, sound, words and pictures, all on one axis of time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import tables
+from pipeline.commits import CommitRecord
+from pipeline.records import Word
+from pipeline.report.arrays import Cut, Frames, read_emissions, read_features
+from pipeline.report.axis import Span, span_of, ticks_of
+from pipeline.report.clips import MAX_SAMPLES, Clip, Wanted, read_clips
+from pipeline.report.differences import Pair, side_by_side
+from pipeline.report.pictures import (
+    EmissionPicture,
+    FeaturePicture,
+    data_uri,
+    draw_emission,
+    draw_features,
+    outline,
+)
+from pipeline.report.population import Population
+from pipeline.report.selection import Choice, Kind
+from pipeline.report.stretches import CLIP_S, choose_stretch
+from pipeline.report.texts import masked, shown
+from pipeline.store import RunDirectory
+from pipeline.waveforms import Extent
+
+_COLUMNS = ("id", "num_frames", "text", "avg_logprob", "words", "word_errors", "reference_words", "wer")
+
+
+@dataclass(frozen=True)
+class PlacedWord:
+    """A word under the axis; times are those of the file."""
+
+    text: str
+    start_s: float
+    end_s: float
+    probability: float
+    span: Span
+
+
+@dataclass(frozen=True)
+class Emission:
+    """The emission's picture, its place, the labels beside it, and how many the model has."""
+
+    picture: EmissionPicture
+    span: Span
+    labels: Sequence[str]
+    num_labels: int
+
+
+@dataclass(frozen=True)
+class Feature:
+    """The picture of one layer, and its place."""
+
+    picture: FeaturePicture
+    span: Span
+
+
+@dataclass(frozen=True)
+class ShownUtterance:
+    """Everything the page has of one utterance.
+
+    Attributes:
+        kind, rank: Why it is shown; the first of its kind has rank 1.
+        id, path: As in the tables.
+        own: The dataset's own columns.
+        duration_s: Of the utterance, where that is known.
+        start_s, end_s: What is shown of it, in seconds of the file.
+        whole: Whether that is all of it.
+        wer, word_errors, reference_words, avg_logprob: As in the tables.
+        reference, text: `None` where there is none.
+        pairs: Both, word by word; `None` where there is no reference, or too much of it.
+        audio: The sound as a data URI; `None` where there is none.
+        problem: Why not, in words.
+        wave: The outline of the waveform.
+        words: Under the axis.
+        ticks: Seconds of the file, and their place in per cent.
+    """
+
+    kind: Kind
+    rank: int
+    id: str
+    path: str
+    own: Mapping[str, str]
+    duration_s: float | None
+    start_s: float
+    end_s: float
+    whole: bool
+    wer: float | None
+    word_errors: int | None
+    reference_words: int | None
+    avg_logprob: float | None
+    reference: str | None
+    text: str | None
+    pairs: Sequence[Pair] | None
+    audio: str | None
+    problem: str
+    wave: str
+    words: Sequence[PlacedWord]
+    ticks: Sequence[tuple[str, float]]
+    emission: Emission | None = None
+    features: Sequence[Feature] = field(default=())
+
+    @property
+    def shown_s(self) -> float:
+        """Seconds that are shown."""
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An utterance before its recording has been read."""
+
+    kind: Kind
+    rank: int
+    manifest: Mapping[str, Any]
+    transcript: Mapping[str, Any]
+    words: Sequence[Word]
+    start_s: float
+    end_s: float
+    duration_s: float | None
+
+    @property
+    def begin_s(self) -> float:
+        """Where the utterance begins in its file."""
+        return float(self.manifest["start_s"] or 0.0)
+
+
+def read_utterances(
+    directory: RunDirectory,
+    records: Mapping[int, CommitRecord],
+    population: Population,
+    choice: Choice,
+    channels: str,
+    layers: Sequence[int],
+) -> list[ShownUtterance]:
+    """Read what is shown of the chosen utterances; their recordings in processes of their own."""
+    rows = list(_rows(directory, population, choice))
+    clips = read_clips([_wanted(row, channels) for row in rows])
+    ends = [
+        row.start_s + clip.duration_s if isinstance(clip, Clip) else row.end_s
+        for row, clip in zip(rows, clips, strict=True)
+    ]
+    emissions: dict[str, Emission] = {}
+    features: dict[str, list[Feature]] = {}
+    for shard in {row.manifest["shard"] for row in rows}:
+        files = {name: directory.root / file.path for name, file in records[shard].files.items()}
+        here = [(row, end_s) for row, end_s in zip(rows, ends, strict=True) if row.manifest["shard"] == shard]
+        emissions |= _emissions(files.get("emissions"), here)
+        features |= _features(files.get("features"), here, layers)
+    return [
+        _shown(row, end_s, clip, emissions.get(row.manifest["id"]), features.get(row.manifest["id"], []))
+        for row, end_s, clip in zip(rows, ends, clips, strict=True)
+    ]
+
+
+def _rows(directory: RunDirectory, population: Population, choice: Choice) -> Iterator[_Row]:
+    chosen = [(kind, rank, int(at)) for kind, found in choice.positions.items() for rank, at in enumerate(found, 1)]
+    ids = population.ids(np.array([at for _, _, at in chosen], dtype=np.int64))
+    manifest = pq.read_table(directory.manifest_path, filters=pc.field("id").isin(ids)) if ids else None
+    of_id = {row["id"]: row for row in manifest.to_pylist()} if manifest is not None else {}
+    for (kind, rank, at), id_ in zip(chosen, ids, strict=True):
+        path, transcript = population.files[population.file[at]], dict[str, Any]()
+        if path != directory.manifest_path:
+            (transcript,) = pq.read_table(path, columns=list(_COLUMNS)).slice(int(population.row[at]), 1).to_pylist()
+        words = [Word(**word) for word in transcript.get("words") or ()]
+        row = of_id[id_]
+        begin_s, duration_s = row["start_s"] or 0.0, row["duration_s"]
+        heard_s = max([0.1, *(word.end_s - begin_s for word in words)])
+        longest_s = min(CLIP_S, MAX_SAMPLES / row["sample_rate"]) if row["sample_rate"] else CLIP_S
+        start_s, end_s = choose_stretch(words, begin_s, duration_s or heard_s, kind, longest_s)
+        yield _Row(kind, rank, row, transcript, words, start_s, end_s, duration_s)
+
+
+def _wanted(row: _Row, channels: str) -> Wanted:
+    manifest = row.manifest
+    channel = manifest.get(tables.CHANNEL) or (1 if channels == "first" else None)
+    extent = Extent(manifest["path"], manifest["start_s"], manifest["end_s"], channel, manifest["file_size"])
+    return Wanted(extent, row.start_s - row.begin_s, row.end_s - row.begin_s, manifest["sample_rate"])
+
+
+def _shown(
+    row: _Row, end_s: float, clip: Clip | str, emission: Emission | None, features: Sequence[Feature]
+) -> ShownUtterance:
+    manifest, transcript = row.manifest, row.transcript
+    text, reference = transcript.get("text"), manifest["reference"]
+    own = {
+        masked(name, 40): masked(value, 80)
+        for name, value in list(manifest.items())[len(tables.MANIFEST_FIELDS) :]
+        if value is not None
+    }
+    return ShownUtterance(
+        kind=row.kind,
+        rank=row.rank,
+        id=masked(manifest["id"], 300),
+        path=masked(manifest["path"], 500),
+        own=own,
+        duration_s=row.duration_s,
+        start_s=row.start_s,
+        end_s=end_s,
+        whole=row.duration_s is not None and row.duration_s - (end_s - row.start_s) < 0.1,
+        wer=transcript.get("wer"),
+        word_errors=transcript.get("word_errors"),
+        reference_words=transcript.get("reference_words"),
+        avg_logprob=transcript.get("avg_logprob"),
+        reference=None if reference is None else shown(reference),
+        text=None if text is None else shown(text),
+        pairs=_pairs(reference, text),
+        audio=data_uri(clip.media_type, clip.data) if isinstance(clip, Clip) else None,
+        problem="" if isinstance(clip, Clip) else shown(clip, 300),
+        wave=outline(clip.envelope) if isinstance(clip, Clip) else "",
+        words=[
+            PlacedWord(
+                shown(word.word, 80), word.start_s, word.end_s, word.probability,
+                span_of(row.start_s, end_s, word.start_s, word.end_s),
+            )
+            for word in row.words
+            if word.end_s > row.start_s and word.start_s < end_s
+        ],
+        ticks=ticks_of(row.start_s, end_s),
+        emission=emission,
+        features=features,
+    )  # fmt: skip
+
+
+def _pairs(reference: str | None, text: str | None) -> list[Pair] | None:
+    if reference is None or text is None:
+        return None
+    pairs = side_by_side(reference, text)
+    if pairs is None:
+        return None
+    return [Pair(pair.operation, shown(pair.reference, 80), shown(pair.text, 80)) for pair in pairs]
+
+
+def _emissions(path: Path | None, rows: Sequence[tuple[_Row, float]]) -> dict[str, Emission]:
+    """Pictures of those utterances of a shard that have one, by id; each row with the end of what is shown."""
+    if path is None:
+        return {}
+    metadata = tables.file_metadata(path)
+    stride, names, blank = metadata["seconds_per_frame"], list(metadata["labels"]), metadata.get("blank")
+    found = read_emissions(path, [_cut(row, end_s, stride) for row, end_s in rows])
+    drawn = {}
+    for row, end_s in rows:
+        values = found.get(row.manifest["id"])
+        if values is not None:
+            picture = draw_emission(values)
+            labels = ["blank" if label == blank else shown(names[label], 12) for label in picture.labels]
+            drawn[row.manifest["id"]] = Emission(picture, _place(row, end_s, stride, values), labels, len(names))
+    return drawn
+
+
+def _features(path: Path | None, rows: Sequence[tuple[_Row, float]], layers: Sequence[int]) -> dict[str, list[Feature]]:
+    """The same of their layers."""
+    if path is None:
+        return {}
+    stride = tables.file_metadata(path)["seconds_per_frame"]
+    found = read_features(path, [_cut(row, end_s, stride) for row, end_s in rows], layers)
+    return {
+        row.manifest["id"]: [
+            Feature(draw_features(values, layer), _place(row, end_s, stride, values))
+            for layer, cuts in found.items()
+            if (values := cuts.get(row.manifest["id"])) is not None
+        ]
+        for row, end_s in rows
+    }
+
+
+def _cut(row: _Row, end_s: float, stride: float) -> Cut:
+    """The frames of what is shown."""
+    first, last = (row.start_s - row.begin_s) / stride, (end_s - row.begin_s) / stride
+    return Cut(row.manifest["id"], max(0, math.floor(first + 1e-6)), math.ceil(last - 1e-6))
+
+
+def _place(row: _Row, end_s: float, stride: float, frames: Frames) -> Span:
+    """Where frames lie on the axis; frame i of an utterance starts at i x stride."""
+    start_s = row.begin_s + _cut(row, end_s, stride).first * stride
+    return span_of(row.start_s, end_s, start_s, start_s + len(frames) * stride)

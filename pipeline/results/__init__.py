@@ -1,0 +1,31 @@
+"""Reading a run from Python: pandas tables and NumPy arrays. Does not import torch.
+
+from pipeline.results import open_run
+
+run = open_run("runs/voices/wav2vec2_asr_base_960h")
+run.transcripts[["id", "text", "wer"]]
+run.emission("Lab41-SRI-VOiCES-src-sp0307-ch127535-sg0042")  # (frames, labels)
+near = run.select(room="rm1", distractor=["none", "babb"])  # a run of these utterances
+rows, matrix = near.pooled_table(layer=12)  # a row an utterance; (rows, dim) float32
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.results.run import Run
+from pipeline.store import RunDirectory
+
+__all__ = ["Run", "open_run"]
+
+
+def open_run(run_dir: str | Path) -> Run:
+    """Open a run directory, finished or not; an unfinished one shows what is committed.
+
+    Raises:
+        FileNotFoundError: There is no run in that folder.
+    """
+    directory = RunDirectory(Path(run_dir))
+    if not directory.manifest_path.is_file():
+        raise FileNotFoundError(f"{run_dir}: no run there (no manifest.parquet); give the run_dir of a run")
+    return Run(directory)

@@ -1,0 +1,135 @@
+"""Arrays of `emissions/` and `features/`, read a row group at a time; those that hold nothing wanted stay unread."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of arrays: its name, its column of values and that of their width."""
+
+    name: str
+    values: str
+    width: str
+
+
+EMISSIONS = Table("emissions", "emission", "num_labels")
+FEATURES = Table("features", "feature", "dim")
+ARRAYS = (EMISSIONS.name, FEATURES.name)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A row: the frames of an utterance, or a stretch of them where it is very long.
+
+    Attributes:
+        start_frame: Its first frame, counted from the utterance's own first.
+        values: `(frames, width)`, as stored.
+    """
+
+    id: str
+    start_frame: int
+    values: NDArray[np.floating]
+
+
+def read_parts(path: Path, table: Table, ids: Sequence[str] | None, layer: int | None = None) -> Iterator[Part]:
+    """Stream the rows of one file, sorted by id, the parts of an utterance in order; a row group in memory at a time.
+
+    Args:
+        path: File of `table`.
+        table: Which table it is.
+        ids: The utterances to read, sorted; `None` for all.
+        layer: The layer of features to read.
+    """
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            if layer is not None and not _may_hold(file, group, "layer", [layer]):
+                continue
+            if ids is not None and not _may_hold(file, group, "id", ids):
+                continue
+            yield from _parts(file, group, table, None if ids is None else frozenset(ids), layer)
+
+
+def _parts(
+    file: pq.ParquetFile, group: int, table: Table, ids: frozenset[str] | None, layer: int | None
+) -> Iterator[Part]:
+    rows = file.read_row_group(group)
+    layers = rows["layer"].to_pylist() if layer is not None else None
+    for row, id_ in enumerate(rows["id"].to_pylist()):
+        if (ids is None or id_ in ids) and (layers is None or layers[row] == layer):
+            yield Part(id_, rows["start_frame"][row].as_py(), _values(rows, row, table))
+
+
+def read_arrays(
+    path: Path, table: Table, ids: Sequence[str] | None, layer: int | None = None
+) -> Iterator[tuple[str, NDArray[np.floating]]]:
+    """Stream `(id, array)` of one file; the parts of an utterance are joined."""
+    for id_, parts in groupby(read_parts(path, table, ids, layer), key=lambda part: part.id):
+        yield id_, np.concatenate([part.values for part in parts])
+
+
+def stretch(parts: Iterator[Part], start_frame: int, end_frame: int | None) -> NDArray[np.floating] | None:
+    """Some frames of the parts of an utterance, and none read that come later; `None` where there are no parts."""
+    found: list[NDArray[np.floating]] = []
+    for part in parts:
+        if found and end_frame is not None and part.start_frame >= end_frame:
+            break
+        last = None if end_frame is None else max(0, end_frame - part.start_frame)
+        found.append(part.values[max(0, start_frame - part.start_frame) : last])
+    return np.concatenate(found) if found else None
+
+
+def layers_of(paths: Iterable[Path]) -> tuple[int, ...]:
+    """Layers of the first file of features that has rows; every file of a run has the same."""
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            found = {layer for group in range(file.num_row_groups) for layer in _layers(file, group)}
+        if found:
+            return tuple(sorted(found))
+    return ()
+
+
+def dim_of(paths: Iterable[Path]) -> int:
+    """Width of the features of the first file that has rows; 0 where none has."""
+    for path in paths:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                return int(file.read_row_group(group, ["dim"])["dim"][0].as_py())
+    return 0
+
+
+def _layers(file: pq.ParquetFile, group: int) -> set[int]:
+    statistics = _statistics(file, group, "layer")
+    if statistics is not None and statistics.min == statistics.max:
+        return {statistics.min}
+    return set(file.read_row_group(group, ["layer"])["layer"].to_pylist())
+
+
+def _statistics(file: pq.ParquetFile, group: int, column: str) -> Any:
+    """Of a column in a row group, or `None` where the writer left them out."""
+    statistics = file.metadata.row_group(group).column(file.schema_arrow.get_field_index(column)).statistics
+    return statistics if statistics is not None and statistics.has_min_max else None
+
+
+def _may_hold(file: pq.ParquetFile, group: int, column: str, wanted: Sequence[Any]) -> bool:
+    """Whether a row group may hold one of the sorted values, by its statistics, which very long ids lack."""
+    statistics = _statistics(file, group, column)
+    if statistics is None:
+        return True
+    return bisect_left(wanted, statistics.min) < bisect_right(wanted, statistics.max)
+
+
+def _values(rows: pa.Table, row: int, table: Table) -> NDArray[np.floating]:
+    values = rows[table.values][row].values.to_numpy(zero_copy_only=False)
+    return np.asarray(values).reshape(-1, rows[table.width][row].as_py())

@@ -1,0 +1,1 @@
+"""Scores of transcripts against references: word and character errors, per group, with intervals, and confusions."""

@@ -1,0 +1,106 @@
+"""Errors of one transcript against its reference: how many, and which words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import jiwer
+from rapidfuzz.distance import Levenshtein
+
+from pipeline.scoring.normalisers import standard
+
+COUNTS = ("word_errors", "reference_words", "char_errors", "reference_chars")
+"""Columns of `transcripts` that sums are made of."""
+
+Kind = Literal["substitution", "deletion", "insertion"]
+# Texts are normalised before; nothing more is to be done to them than to cut them into words.
+_WORDS = jiwer.Compose([jiwer.ReduceToListOfListOfWords()])
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Edit distances of one transcript to its reference, and the reference's lengths."""
+
+    word_errors: int
+    reference_words: int
+    char_errors: int
+    reference_chars: int
+
+    @property
+    def wer(self) -> float | None:
+        """Word error rate; `None` where the reference has no words."""
+        return self.word_errors / self.reference_words if self.reference_words else None
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """What became of the words of one reference, as jiwer aligns them.
+
+    Attributes:
+        hits, substitutions, deletions, insertions: Words.
+        errors: Each word that is wrong: how, the reference's word and the transcript's; `None` for none there.
+    """
+
+    hits: int
+    substitutions: int
+    deletions: int
+    insertions: int
+    errors: tuple[tuple[Kind, str | None, str | None], ...]
+
+
+def count_errors(hypothesis: str, reference: str) -> Errors:
+    """Levenshtein distances over words and over characters (spaces included) of the texts, normalised as `standard`."""
+    hypothesis, reference = standard(hypothesis), standard(reference)
+    hypothesis_words, reference_words = hypothesis.split(), reference.split()
+    return Errors(
+        word_errors=Levenshtein.distance(hypothesis_words, reference_words),
+        reference_words=len(reference_words),
+        char_errors=char_errors(hypothesis, reference),
+        reference_chars=len(reference),
+    )
+
+
+def char_errors(hypothesis: str, reference: str) -> int:
+    """Levenshtein distance over characters, spaces included."""
+    return Levenshtein.distance(hypothesis, reference)
+
+
+def align(hypotheses: Sequence[str], references: Sequence[str]) -> list[Alignment]:
+    """Align the words of each normalised transcript with those of its reference."""
+    if not references:
+        return []
+    found = jiwer.process_words(
+        list(references), list(hypotheses), reference_transform=_WORDS, hypothesis_transform=_WORDS
+    )
+    return [
+        _alignment(reference, hypothesis, chunks)
+        for reference, hypothesis, chunks in zip(found.references, found.hypotheses, found.alignments, strict=True)
+    ]
+
+
+def _alignment(
+    reference: Sequence[str], hypothesis: Sequence[str], chunks: Sequence[jiwer.AlignmentChunk]
+) -> Alignment:
+    hits = 0
+    errors: list[tuple[Kind, str | None, str | None]] = []
+    for chunk in chunks:
+        said = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+        read = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        if chunk.type == "equal":
+            hits += len(said)
+        elif chunk.type == "substitute":
+            errors += [("substitution", *pair) for pair in zip(said, read, strict=True)]
+        elif chunk.type == "delete":
+            errors += [("deletion", word, None) for word in said]
+        else:
+            errors += [("insertion", None, word) for word in read]
+    kinds = [kind for kind, _, _ in errors]
+    return Alignment(
+        hits=hits,
+        substitutions=kinds.count("substitution"),
+        deletions=kinds.count("deletion"),
+        insertions=kinds.count("insertion"),
+        errors=tuple(errors),
+    )

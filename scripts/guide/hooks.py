@@ -1,0 +1,61 @@
+"""What mkdocs calls while it builds the guide: reference pages are written from the code, links lead into the site.
+
+A page that holds `<!-- generated: NAME -->` gets that reference in its place, so it cannot go stale; without the site
+it stands there with its introduction. Links are written as they work on a forge, relative to the file they stand in.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+
+import api
+import commands
+import configuration
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[2]
+GENERATED = {"configuration": configuration.reference, "commands": commands.reference, "api": api.reference}
+OUTSIDE = {
+    "SECURITY.md": "security.md",
+    "CHANGELOG.md": "changelog.md",
+    "scripts/bench/README.md": "bench.md",
+    "scripts/results/decoders.md": "decoders.md",
+    "pipeline/shipped/model/README.md": "digits-model.md",
+}
+"""Pages of the site that stand elsewhere in the repository."""
+_IN_REPOSITORY = {page: path for path, page in OUTSIDE.items()}
+_LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
+_MARK = re.compile(r"<!-- generated: (\w+) -->")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that stand outside docs/."""
+    for path, page in OUTSIDE.items():
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> str:
+    """Write the references, and let links lead into the site."""
+    markdown = _MARK.sub(lambda match: GENERATED[match[1]](), markdown)
+    place = _IN_REPOSITORY.get(page.file.src_uri, f"docs/{page.file.src_uri}")
+    return _LINK.sub(lambda match: _linked(match, posixpath.dirname(place), page.file.src_uri, files), markdown)
+
+
+def _linked(match: re.Match[str], folder: str, page: str, files: Files) -> str:
+    """A link as the site has it: to its own pages, outside as it stands, to other files of the repository as text."""
+    target = match["target"]
+    if ":" in target:
+        return match[0]
+    path = posixpath.normpath(posixpath.join(folder, target))
+    if not (ROOT / path).exists():
+        return match[0]  # mkdocs, which is strict, says so
+    uri = OUTSIDE.get(path, path.removeprefix("docs/") if path.startswith("docs/") else "")
+    if files.get_file_from_path(uri) is None:
+        return match["text"]
+    relative = posixpath.relpath(uri, posixpath.dirname(page) or ".")
+    return f"{match['image']}[{match['text']}]({relative}{match['anchor'] or ''})"

@@ -1,0 +1,297 @@
+"""Pictures of one utterance from the command line: what is drawn, where it goes, what is said where it cannot be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from constructed import Spoken, make_run
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from PIL import Image
+from running import environment
+
+from pipeline import figures, plot
+from pipeline.figures import Excerpt, emission_figure, feature_figure
+from pipeline.plot import file_name
+
+RANDOM = np.random.default_rng(5)
+HOSTILE = "../$x^{$<b>\u202egnp\u202c'\"\\ " + "long " * 60
+
+
+def spoken(id_: str, num_frames: int = 60, **given: Any) -> Spoken:
+    return Spoken(
+        id_,
+        words=[("HELLO", 5, 20, 0.9), ("$x_{", 22, 40, 0.5)],
+        features={layer: RANDOM.normal(size=(num_frames, 12)) for layer in (1, 2, 12)},
+        emission=RANDOM.normal(size=(num_frames, 5)),
+        num_frames=num_frames,
+        **given,
+    )
+
+
+SHARDS = [
+    [spoken("calls/one"), spoken("part", start_s=100.0), spoken("bad", failed=True), spoken(HOSTILE)],
+    [spoken("long", num_frames=4000), spoken("short", num_frames=50)],
+    [spoken("pending")],
+]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("made") / "run", SHARDS, frames_per_part=1000, uncommitted=[2])
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that were written, as objects."""
+    found: list[Figure] = []
+    encode = figures.encode
+
+    def keep(figure: Figure, format_: str) -> bytes:
+        found.append(figure)
+        return encode(figure, format_)
+
+    monkeypatch.setattr(figures, "encode", keep)
+    return found
+
+
+def texts(figure: Figure) -> list[str]:
+    """Everything a figure says that is seen."""
+    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")) if text.get_text()]
+
+
+def image_of(figure: Figure) -> AxesImage:
+    return next(image for axes in figure.axes for image in axes.get_images())
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert plot.main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("error: ")
+    return said.err
+
+
+def test_every_layer_and_the_emission_are_drawn_and_named(
+    run_dir: Path, drawn: list[Figure], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plot.main([str(run_dir), "calls/one"]) == 0
+    names = [f"calls%2Fone-{name}.png" for name in ("layer-01", "layer-02", "layer-12", "emission")]
+    paths = [run_dir / "report" / "plots" / name for name in names]
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [str(path) for path in paths]
+    assert said.err == ""
+    for path in paths:
+        with Image.open(path) as image:
+            image.load()
+            assert image.width > 1000
+    for layer, figure in zip((1, 2, 12), drawn, strict=False):
+        assert {f"Feature from transformer layer {layer}", "Frame (time-axis)", "Feature dimension"} <= set(
+            texts(figure)
+        )
+        feature = SHARDS[0][0].features[layer].astype(np.float16).astype(np.float32)
+        assert np.array_equal(image_of(figure).get_array(), feature.T)
+    emission = texts(drawn[3])
+    assert {"Classification result", "Frame (time-axis)", "Class", "logits", "HELLO", "$x_{"} <= set(emission)
+    axes = image_of(drawn[3]).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["-", "|", "A", "B", "C"]
+    assert np.array_equal(image_of(drawn[3]).get_array(), SHARDS[0][0].emission.astype(np.float32).T)
+    assert axes.get_xlim() == (-0.5, 59.5)
+    assert axes.get_ylim() == (4.5, -0.5)  # the first label on top, as in the tutorial
+
+
+def test_words_stand_over_their_frames(run_dir: Path, drawn: list[Figure]) -> None:
+    for id_ in ("calls/one", "part"):  # the words of a part of a file have the file's times
+        assert plot.main([str(run_dir), id_, "--layers", "2"]) == 0
+    for figure in drawn:
+        lines = [line.get_xdata() for line in figure.axes[0].get_lines()]
+        assert [tuple(line) for line in lines] == [(4.5, 19.5), (21.5, 39.5)]
+        assert [text.get_text() for text in figure.axes[0].texts] == ["HELLO", "$x_{"]
+        assert [text.get_position()[0] for text in figure.axes[0].texts] == [12, 30.5]
+
+
+def test_only_what_is_asked_for_is_drawn(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "folder"
+    assert plot.main([str(run_dir), "part", "--layers", "12,1,12", "--out", str(out), "--format", "svg"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        f"part-{n}.svg" for n in ("emission", "layer-01", "layer-12")
+    ]
+    assert ElementTree.parse(out / "part-emission.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    first = (out / "part-emission.svg").read_bytes()
+    assert plot.main([str(run_dir), "part", "--out", str(out), "--format", "svg"]) == 0
+    assert (out / "part-emission.svg").read_bytes() == first
+    assert plot.main([str(run_dir), "part", "--out", str(out), "--format", "pdf"]) == 0
+    assert (out / "part-emission.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_an_id_is_never_a_path_nor_markup(
+    run_dir: Path, drawn: list[Figure], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = set(run_dir.parent.rglob("*"))
+    assert plot.main([str(run_dir), HOSTILE]) == 0
+    new = {path for path in set(run_dir.parent.rglob("*")) - before if path.is_file()}
+    assert len(new) == 4
+    assert {path.parent for path in new} == {run_dir / "report" / "plots"}
+    assert all(path.name.isascii() and len(path.name) < 140 for path in new)
+    said = " ".join(texts(drawn[0]))
+    assert r"../$x^{$<b>\u202e" in said
+    assert "\u202e" not in said + capsys.readouterr().out
+
+
+def test_an_id_that_looks_like_an_option_is_drawn_behind_two_dashes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = ["-x.flac", "--out", "-h", "--"]
+    run_dir = make_run(tmp_path / "run", [[spoken(id_) for id_ in ids]], outputs=["emissions"])
+    for id_ in ids:
+        assert plot.main(["--format", "svg", "--", str(run_dir), id_]) == 0
+    written = [Path(line).name for line in capsys.readouterr().out.splitlines()]
+    assert written == [f"{name}-emission.svg" for name in ("%2Dx.flac", "%2D-out", "%2Dh", "%2D-")]
+    assert plot.main(["--help"]) == 0
+    assert "[option ...] -- RUN_DIR ID" in capsys.readouterr().out
+
+
+def test_names_of_files_are_one_for_every_id() -> None:
+    ids = ["a", "a/b", "a%2Fb", "..", ".", "-x", "~x", "x" * 300, "x" * 301, "Ü", "\udcff", "", " ", "a\0b", "CON\n"]
+    names = [file_name(id_) for id_ in ids]
+    assert len(set(names)) == len(ids)
+    for name in names:
+        assert "/" not in name
+        assert name[:1] not in (".", "-", "~")
+        assert len(name) < 130
+        assert name.isascii()
+    assert file_name("theo-6digits-34.flac") == "theo-6digits-34.flac"
+
+
+def test_of_a_very_long_utterance_the_first_minute_is_drawn_and_that_is_said(
+    run_dir: Path, drawn: list[Figure], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plot.main([str(run_dir), "long", "--layers", "1"]) == 0
+    assert "shows 0.00 to 60.00 s of 0.00 to 80.00 s; --start and --end" in capsys.readouterr().err
+    assert image_of(drawn[0]).get_array().shape == (12, 3000)
+    assert plot.main([str(run_dir), "long", "--start", "19.96", "--end", "20.06"]) == 0  # over the end of a part
+    assert capsys.readouterr().err == ""
+    for figure, values in zip(drawn[2:], [SHARDS[1][0].features[layer] for layer in (1, 2, 12)], strict=False):
+        assert np.array_equal(image_of(figure).get_array(), values[998:1003].astype(np.float16).astype(np.float32).T)
+        assert image_of(figure).axes.get_xlim() == (997.5, 1002.5)
+    assert plot.main([str(run_dir), "part", "--start", "100.5"]) == 0
+    assert image_of(drawn[-1]).axes.get_xlim() == (24.5, 59.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["calls/two"], ["calls/two", "no such id", "did you mean calls/one?"]),
+        (["bad"], ["bad", "truncated: cut short", "retry_failed=true"]),
+        (["pending"], ["pending", "not committed yet", "goes on"]),
+        (["part", "--layers", "3"], ["--layers=3", "1, 2, 12"]),
+        (["part", "--layers", "last"], ["--layers=last", "such as 1,6,12"]),
+        (["part", "--format", "gif"], ["--format=gif", "png, svg, pdf"]),
+        (["part", "--start", "5"], ["--start=5", "100.00 to 101.20 s"]),
+        (["part", "--start", "101", "--end", "100.5"], ["--end=100.5", "100.00 to 101.20 s"]),
+        (["short", "--start", "0.999"], ["--start=0.999", "no frame", "give less"]),
+        (["part", "--end", "nan"], ["--end=nan", "seconds"]),
+        (["part", "--start", "soon"], ["soon", "usage: python -m pipeline.plot"]),
+        (["part", "--colour", "red"], ["--colour", "usage"]),
+        ([], ["ID", "usage"]),
+        (["-x.flac"], ["ID", "begins with -", "-- RUN_DIR ID"]),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_line_with_the_remedy(
+    run_dir: Path, arguments: list[str], said: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, str(run_dir), *arguments)
+    for words in said:
+        assert words in line
+
+
+def test_no_run_there_damage_and_no_place_to_write_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "no run there" in refused(capsys, str(tmp_path), "x")
+    run_dir = make_run(tmp_path / "run", [[spoken("x")]])
+    (tmp_path / "file").touch()
+    assert "give another --out" in refused(capsys, str(run_dir), "x", "--out", str(tmp_path / "file" / "under"))
+    path = run_dir / "features" / "shard-00000.parquet"
+    path.write_bytes(b"\0" * path.stat().st_size)
+    assert "pipeline.verify" in refused(capsys, str(run_dir), "x")
+
+
+def test_what_is_there_is_drawn_and_what_is_not_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def names(outputs: list[str]) -> list[str]:
+        run_dir = make_run(tmp_path / "-".join(outputs), [[spoken("x")]], outputs=outputs)
+        assert plot.main([str(run_dir), "x"]) == 0
+        return sorted(path.name for path in (run_dir / "report" / "plots").iterdir())
+
+    assert names(["emissions"]) == ["x-emission.png"]
+    assert "no features in this run; outputs=[features]" in capsys.readouterr().err
+    assert names(["features"]) == ["x-layer-01.png", "x-layer-02.png", "x-layer-12.png"]
+    assert "no emissions in this run; outputs=[emissions]" in capsys.readouterr().err
+    nothing = make_run(tmp_path / "nothing", [[spoken("x")]], outputs=["transcripts"])
+    assert "outputs=[emissions,features]" in refused(capsys, str(nothing), "x")
+    assert not (nothing / "report").exists()
+
+
+def test_of_thousands_of_labels_the_most_likely_are_shown() -> None:
+    emission = RANDOM.normal(size=(30, 3000))
+    emission[7, [2, 2999]] = 50
+    figure = emission_figure(emission, [f"L{index}" for index in range(3000)], "logits", Excerpt("x", "", 0, []))
+    assert image_of(figure).get_array().shape == (figures.MAX_LABELS, 30)
+    assert {"L2", "L2999", "Class (of 3,000, the 64 most likely)"} <= set(texts(figure))
+    labels = [label.get_text() for label in image_of(figure).axes.get_yticklabels()]
+    assert labels == sorted(labels, key=lambda label: int(label[1:]))
+
+
+@pytest.mark.parametrize("values_are", ["logits", "log-probabilities"])
+def test_the_most_likely_labels_are_those_of_probability_not_of_large_logits(values_are: str) -> None:
+    emission = RANDOM.normal(size=(30, 3000))
+    emission[7, [2, 2999]] = 8
+    emission[8] += 100  # tells nothing of its labels: no more likely than in any other frame
+    if values_are == "log-probabilities":
+        emission -= np.log(np.exp(emission).sum(axis=1, keepdims=True))
+    figure = emission_figure(emission, [f"L{index}" for index in range(3000)], values_are, Excerpt("x", "", 0, []))
+    assert {"L2", "L2999"} <= set(texts(figure))
+    shown = np.asarray(image_of(figure).get_array())
+    assert np.isclose(shown.max(), emission.max())  # as they are stored, whatever they were chosen by
+
+
+def test_many_words_are_turned_and_never_stand_on_one_another() -> None:
+    feature = RANDOM.normal(size=(3000, 4))
+
+    def shown(count: int) -> tuple[set[float], list[float]]:
+        step = 3000 // count
+        words = [("WORDS", at, at + step // 2) for at in range(0, step * count, step)]
+        figure = feature_figure(feature, 1, Excerpt("x" * 300, "0 to 1 s", 0, words))
+        figure.draw_without_rendering()
+        title, name = (figure.axes[0].get_title(loc=loc) for loc in ("left", "right"))
+        assert (title, len(name) < 300) == ("Feature from transformer layer 1", True)
+        assert len(figure.axes[0].get_lines()) == count
+        texts = figure.axes[0].texts
+        boxes = sorted((text.get_window_extent() for text in texts), key=lambda box: box.x0)
+        assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
+        return {text.get_rotation() for text in texts}, [text.get_position()[0] for text in texts]
+
+    assert shown(5)[0] == {0.0}
+    assert shown(80)[0] == {90.0}
+    assert len(shown(80)[1]) == 80
+    assert 50 < len(shown(500)[1]) < 250
+
+
+def test_the_help_page_and_the_import_are_light(run_dir: Path) -> None:
+    code = (
+        "import sys\nfrom pipeline.plot import main\nassert main(['--help']) == 0\n"
+        "assert not {'torch', 'torchaudio', 'hydra', 'matplotlib'} & set(sys.modules)\n"
+        f"assert main([{str(run_dir)!r}, 'part']) == 0\n"
+        "assert not {'torch', 'torchaudio', 'hydra', 'matplotlib.pyplot'} & set(sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "usage: python -m pipeline.plot RUN_DIR ID" in ended.stdout

@@ -1,0 +1,95 @@
+"""A warm process is for its program, and for whoever started it, what a new interpreter would be."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import ROOT, environment, group_members, server, wait_until
+
+PROGRAM = """
+import json, os, signal, sys
+sys.stderr.write("said")
+print(json.dumps({
+    "main": __name__, "arguments": sys.argv[1:], "cwd": os.getcwd(), "environment": dict(os.environ),
+    "path": sys.path[0], "leads": os.getpid() == os.getsid(0),
+    "pipeline": [name for name in sys.modules if name.partition(".")[0] == "pipeline"],
+    "files": sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in (0, 1, 2)),
+    "handlers": [str(signal.getsignal(signum)) for signum in (1, 2, 13, 15, 17)],
+    "wakeup": signal.set_wakeup_fd(-1), "open": len(os.listdir("/proc/self/fd")),
+}))
+sys.exit(7)
+"""
+"""What a program can see of the process it is in."""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    return tmp_path / "program.py"
+
+
+def seen(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert (done.returncode, done.stderr) == (7, "said")
+    found = json.loads(done.stdout)
+    # Where its output goes: pipes here, files there.
+    return found | {"files": [name for name in found["files"] if name == "/dev/null"]}
+
+
+@pytest.mark.parametrize("as_module", [True, False], ids=["module", "script"])
+def test_a_program_sees_what_it_would_see_in_an_interpreter_of_its_own(as_module: bool, program: Path) -> None:
+    cwd, env = program.parent, environment(MARK="here")
+    name = ["-m", "program"] if as_module else [str(program)]
+    own = subprocess.run(
+        [sys.executable, *name, "a", "b=c d"],
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    warm = server().run(name[-1], ["a", "b=c d"], cwd=cwd, env=env, timeout=60)
+    expected, found = seen(own), seen(warm)
+    assert found.pop("pipeline") == []
+    expected.pop("pipeline")
+    assert found == expected
+
+
+def test_it_runs_as_many_programs_at_a_time_as_are_started_and_each_has_its_own_output(tmp_path: Path) -> None:
+    (tmp_path / "waits.py").write_text("import sys, time\nprint(sys.argv[1], flush=True)\ntime.sleep(60)\n")
+    script, env = str(tmp_path / "waits.py"), environment()
+    started = [server().start(script, [name], cwd=tmp_path, env=env, new_session=True) for name in "ab"]
+    assert all(group_members(process.pid) == [process.pid] for process in started)
+    assert [process.poll() for process in started] == [None, None]
+    with pytest.raises(subprocess.TimeoutExpired):
+        started[0].wait(0.1)
+    for process, signum in zip(started, (signal.SIGKILL, signal.SIGTERM), strict=True):
+        os.kill(process.pid, signum)
+    assert [process.wait(60) for process in started] == [-signal.SIGKILL, -signal.SIGTERM]
+    assert wait_until(lambda: not any(group_members(process.pid) for process in started), 10)
+
+
+def test_one_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "waits.py").write_text("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
+    with pytest.raises(subprocess.TimeoutExpired):
+        server().run(str(tmp_path / "waits.py"), [], cwd=tmp_path, env=environment(), timeout=2)
+    pid = int((tmp_path / "pid").read_text())
+    assert wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10)
+
+
+def test_an_exception_is_shown_and_is_code_1(tmp_path: Path) -> None:
+    (tmp_path / "fails.py").write_text("1 / 0\n")
+    done = server().run(str(tmp_path / "fails.py"), [], cwd=tmp_path, env=environment(), timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("ZeroDivisionError: division by zero")
+
+
+def test_what_is_read_when_an_interpreter_starts_cannot_be_asked_for() -> None:
+    with pytest.raises(ValueError, match="OMP_NUM_THREADS"):
+        server().start("pipeline.run", [], cwd=ROOT, env=environment(OMP_NUM_THREADS="2"))

@@ -1,0 +1,216 @@
+"""Processes that begin where an interpreter has imported torch, pandas and the like, which is most of a short run.
+
+A server imports them once and forks for every process that it is asked for. Nothing of the pipeline is imported
+before the fork: what begins there is a process of its own, with its own command line, environment, working directory,
+signals and exit code, in which a module or a script runs from its first line. Whether torch is imported at all, and
+memory, are for tests that start an interpreter.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+IMPORTED = (
+    "hydra", "jinja2", "jiwer", "numpy", "omegaconf", "pandas", "pyarrow.parquet", "rapidfuzz", "rich.console",
+    "rich.live", "safetensors.torch", "soundfile", "torch", "torchaudio.functional", "torchaudio.pipelines", "yaml",
+)  # fmt: skip
+READ_AT_START = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "LD_")
+"""How variables begin that an interpreter, or a library that it loads, reads once."""
+_LONGEST = 1 << 17
+"""Bytes of what is asked for; most of it is the environment."""
+
+
+def read_at_start(env: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in env.items() if key.startswith(READ_AT_START)}
+
+
+class Server:
+    """Where processes begin; it ends with the process that made it."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        """Start it; it imports while others go on."""
+        self.env = read_at_start(env)
+        self._connection, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self._connection, its):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LONGEST)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(its.fileno())], env=env, pass_fds=[its.fileno()],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        its.close()
+
+    def start(
+        self, program: str, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], new_session: bool = False
+    ) -> Process:
+        """`python -m program arguments`, or `python program arguments` where its name ends in `.py`.
+
+        Raises:
+            ValueError: The environment differs from the server's in what an interpreter reads when it starts.
+        """
+        if read_at_start(env) != self.env:
+            raise ValueError(f"{read_at_start(env)} is read when an interpreter starts; here that was {self.env}")
+        if not Path(cwd).is_dir():
+            raise NotADirectoryError(cwd)
+        printed, said = (os.memfd_create(name) for name in ("stdout", "stderr"))
+        told, status = os.pipe()
+        asked = json.dumps([program, list(arguments), str(cwd), dict(env), new_session]).encode()
+        socket.send_fds(self._connection, [asked], [printed, said, status])
+        os.close(status)
+        return Process([program, *arguments], printed, said, told)
+
+    def run(
+        self, program: str, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
+    ) -> subprocess.CompletedProcess[str]:
+        """`subprocess.run` of that, with what it printed as text."""
+        process = self.start(program, arguments, cwd=cwd, env=env)
+        try:
+            out, err = process.communicate(timeout)
+        except BaseException:
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+            raise
+        return subprocess.CompletedProcess(process.args, process.wait(), out, err)
+
+
+class Process:
+    """What the tests use of `subprocess.Popen`."""
+
+    def __init__(self, args: Sequence[str], printed: int, said: int, told: int) -> None:
+        self.args = args
+        self.returncode: int | None = None
+        self._files = (printed, said)
+        self._told = told
+        self.pid = int(self._line())
+
+    def __del__(self) -> None:
+        for descriptor in self._files if self.returncode is not None else (*self._files, self._told):
+            os.close(descriptor)
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; `None` while it runs."""
+        if self.returncode is None and select.select([self._told], [], [], 0)[0]:
+            self.returncode = int(self._line())
+            os.close(self._told)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, once it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: It goes on.
+        """
+        if self.returncode is None:
+            select.select([self._told], [], [], timeout)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return code
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it printed, and what it said on stderr, once it has ended."""
+        self.wait(timeout)
+        out, err = (os.pread(file, os.fstat(file).st_size, 0).decode() for file in self._files)
+        return out, err
+
+    def _line(self) -> bytes:
+        """A number that the server tells of this process."""
+        line = b""
+        while not line.endswith(b"\n"):
+            read = os.read(self._told, 1)
+            if not read:
+                raise RuntimeError("the server of warm processes has gone")
+            line += read
+        return line
+
+
+# --- in the server
+
+
+def _serve(connection: socket.socket) -> None:
+    """Fork for each that is asked for, tell its process and how it ended; returns in a process that was asked for."""
+    for name in IMPORTED:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # what is there stays where it is shared
+    woken, wake = os.pipe()
+    os.set_blocking(woken, False)
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    running: dict[int, int] = {}
+    while True:
+        ready = select.select([connection, woken], [], [])[0]
+        if woken in ready:
+            os.read(woken, 4096)
+            _reap(running)
+        if connection not in ready:
+            continue
+        asked, files, _, _ = socket.recv_fds(connection, _LONGEST, 3)
+        if not asked:
+            os._exit(0)
+        out, err, told = files
+        with warnings.catch_warnings():  # of a thread of pyarrow's allocator, which forks as it should
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            for descriptor in (connection.detach(), woken, wake, *running.values()):
+                os.close(descriptor)
+            _become(out, err, *json.loads(asked))
+            os.write(told, f"{os.getpid()}\n".encode())
+            os.close(told)
+            return
+        running[pid] = told
+        os.close(out)
+        os.close(err)
+
+
+def _reap(running: dict[int, int]) -> None:
+    while running:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        told = running.pop(pid)
+        with suppress(BrokenPipeError):  # nobody waits for it any more
+            os.write(told, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        os.close(told)
+
+
+def _become(
+    out: int, err: int, program: str, arguments: list[str], cwd: str, env: dict[str, str], new_session: bool
+) -> None:
+    """As an interpreter is that has just been started for a program."""
+    signal.set_wakeup_fd(-1)
+    for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if new_session:
+        os.setsid()
+    for source, target in ((out, 1), (err, 2)):
+        os.dup2(source, target)
+        os.close(source)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.path[0] = os.path.dirname(program) if program.endswith(".py") else cwd
+    sys.argv[:] = [program, *arguments]
+
+
+if __name__ == "__main__":
+    _serve(socket.socket(fileno=int(sys.argv[1])))
+    if sys.argv[0].endswith(".py"):
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    else:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
