@@ -36,6 +36,7 @@ from pipeline.records import AudioHeader
 from pipeline.supervision import Lost, Supervisor
 
 Alive = Callable[[], None]
+pytestmark = pytest.mark.usefixtures("heeded")
 
 
 @pytest.fixture(autouse=True)
@@ -355,7 +356,6 @@ sys.exit(run.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_whose_headers_hang_is_stopped_cleanly(calls: Path, tmp_path: Path, signum: int) -> None:
     given = ["dataset=folder", f"dataset.root={calls}", "model=digits", "loader.timeout_s=3600", "run_dir=out"]

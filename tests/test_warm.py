@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from running import ROOT, environment, group_members, server, wait_until
 
+pytestmark = pytest.mark.usefixtures("heeded")
+
 PROGRAM = """
 import json, os, signal, sys
 sys.stderr.write("said")
