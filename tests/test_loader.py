@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from eating import eat
 from running import DATA, assert_accounting, children_of, command, environment
 
 from pipeline import loader as loaders
@@ -192,13 +193,6 @@ def test_a_batch_of_many_slow_recordings_is_read_once(
     batches = list(load(manifest, workers=1, timeout_s=2.0, max_samples=10**6))
     assert lost(manifest, batches) == {}
     assert (tmp_path / "read").read_text() == "x" * 12
-
-
-def eat() -> None:
-    """More than is allowed, and no more than a machine has where nobody stops it."""
-    hoard = []
-    for _ in range(200):
-        hoard.append(np.ones(2**20))
 
 
 @pytest.mark.usefixtures("nobody_is_left")

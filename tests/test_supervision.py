@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from eating import eat
 from running import DATA, assert_accounting, children_of, environment, group_members, main, read, wait_until
 
 from pipeline import audio, headers, loader, supervision
@@ -69,13 +69,6 @@ def squares(count: int, **lost: str) -> list[int | Lost]:
 def crash() -> None:
     faulthandler.disable()  # pytest's, which would fill the page
     ctypes.string_at(0)
-
-
-def eat() -> None:
-    """More than is allowed, and no more than a machine has where nobody stops it."""
-    hoard = []
-    for _ in range(200):
-        hoard.append(np.ones(2**20))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 1000])
