@@ -1,12 +1,30 @@
-"""What stands on the command line beside settings: options with dashes, under the names that Hydra gives them."""
+"""What stands on the command line beside settings: options with dashes, under Hydra's names for them."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from pipeline.choices import PRIMARY, OwnConf, did_you_mean, open_conf
 from pipeline.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """For commands that take no settings: their own page is their help, and a mistake is one line."""
+
+    def __init__(self, usage: str) -> None:
+        """`usage` ends the line that says what is wrong."""
+        super().__init__(usage=usage, add_help=False, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse what was typed.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(f"{message}; usage: {self.usage}")
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def emission_figure(emission: NDArray[np.floating], labels: Sequence[str], value
     values, labels, shown = emission.astype(np.float32), list(labels), "Class"
     if len(labels) > MAX_LABELS:
         shown = f"Class (of {len(labels):,}, the {MAX_LABELS} most likely)"
-        chosen = np.sort(np.argsort(-_log_probabilities(values).max(axis=0), kind="stable")[:MAX_LABELS])
+        chosen = np.sort(np.argsort(-log_probabilities(values).max(axis=0), kind="stable")[:MAX_LABELS])
         values, labels = values[:, chosen], [labels[label] for label in chosen]
     with matplotlib.rc_context(_STYLE):
         figure, axes, above = _panels(len(values), height_in=max(1.5, 0.17 * len(labels)), excerpt=excerpt)
@@ -83,7 +83,7 @@ def emission_figure(emission: NDArray[np.floating], labels: Sequence[str], value
         return figure
 
 
-def _log_probabilities(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def log_probabilities(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Of an emission `(frames, labels)`: logits of a frame mean nothing beside those of another."""
     highest = values.max(axis=1, keepdims=True)
     return np.asarray(values - (highest + np.log(np.exp(values - highest).sum(axis=1, keepdims=True))))

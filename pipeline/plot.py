@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import math
 import re
 import sys
@@ -12,14 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pyarrow as pa
 
+from pipeline.commandline import Parser
 from pipeline.errors import UserError
 from pipeline.outlet import standard_output
-from pipeline.printing import printable
+from pipeline.printing import escape_what_cannot_be_encoded, printable
 from pipeline.results import Run, open_run
 
 if TYPE_CHECKING:
@@ -60,13 +60,6 @@ exit codes
        says what to do"""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; usage: {_USAGE}")
-
-
 @dataclass(frozen=True)
 class _Window:
     """The frames to show: `first` to `last` (exclusive), counted from the utterance's own first, and their seconds."""
@@ -79,9 +72,7 @@ class _Window:
 
 def main(arguments: Sequence[str]) -> int:
     """Draw an utterance; 0, or 2 where that cannot be done."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    escape_what_cannot_be_encoded()
     options = takewhile(lambda argument: argument != "--", arguments)  # behind it stands an id, whatever it is called
     if any(argument in ("-h", "--help") for argument in options):
         print(_PAGE)
@@ -102,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="pipeline.plot", add_help=False, allow_abbrev=False)
+    parser = Parser(_USAGE)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     parser.add_argument("id", metavar="ID")
     parser.add_argument("--out", metavar="FOLDER", type=Path)

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 from pipeline.masking import mask
 from pipeline.paths import encode_path
+
+
+def escape_what_cannot_be_encoded() -> None:
+    """A name or a transcript that the terminal's encoding lacks is shown escaped, not a reason to stop."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def printable(text: str, limit: int | None = None) -> str:

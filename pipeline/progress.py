@@ -25,6 +25,8 @@ WIDE = 120
 
 PLAIN_EVERY_S = 30.0
 """Between two lines of a run that has no terminal."""
+PAUSE_S = 300.0
+"""A gap between batches beyond this is a stop, not work: for those who read the metrics."""
 
 
 @dataclass(frozen=True)

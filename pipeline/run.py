@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import signal
@@ -24,6 +23,7 @@ from pipeline.manifest import Manifest
 from pipeline.manifest_stage import ManifestStage
 from pipeline.outlet import standard_output
 from pipeline.paths import encode_path
+from pipeline.printing import escape_what_cannot_be_encoded
 from pipeline.report.freshness import is_current
 from pipeline.scoring.groups import check_groups
 from pipeline.scoring.normalisers import check_normaliser
@@ -43,10 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     # one length, so it would be memory that grows with the corpus, for nothing. Read when torch is imported.
     for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(cache, "4")
-    # A name or a transcript that the terminal's encoding lacks is shown escaped, not a reason to stop.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    escape_what_cannot_be_encoded()
     with stopping.heeded():
         return _run(arguments)
 

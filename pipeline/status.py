@@ -14,14 +14,12 @@ import numpy as np
 
 from pipeline import manifest as manifests
 from pipeline.errors import UserError
-from pipeline.progress import format_duration, format_hours
+from pipeline.progress import PAUSE_S, format_duration, format_hours
 from pipeline.store import RunDirectory
 from pipeline.summary import Totals, total
 
 RECENT_BATCHES = 200
 """Throughput is that of the last batches: what the run does now, not what it did before a restart."""
-PAUSE_S = 300.0
-"""A gap between batches beyond this is a stop, not work."""
 _PAGE = """\
 usage: python -m pipeline.status RUN_DIR
 

@@ -6,22 +6,21 @@ Reading needs no torch; only `--exactness` loads the model. What counts as not s
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
 from pipeline.audit import report
 from pipeline.audit.run import Audit, audit
 from pipeline.audit.shard import audit_shard
+from pipeline.commandline import Parser
 from pipeline.errors import UserError
 from pipeline.outlet import standard_output
-from pipeline.printing import printable
+from pipeline.printing import escape_what_cannot_be_encoded, printable
 from pipeline.store import RunDirectory
 
 _USAGE = "python -m pipeline.verify RUN_DIR [--exactness N [--device NAME]] [--retract]"
@@ -51,18 +50,9 @@ exit codes
   2    there is no run in that folder, or what was asked cannot be done"""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; usage: {_USAGE}")
-
-
 def main(arguments: Sequence[str]) -> int:
     """Verify a run directory; returns the exit code of the contract."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    escape_what_cannot_be_encoded()
     logging.getLogger("pipeline").addHandler(logging.NullHandler())  # a reader may close the pipe: `| head`
     if any(argument in ("-h", "--help") for argument in arguments):
         print(_PAGE)
@@ -81,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="pipeline.verify", add_help=False, allow_abbrev=False)
+    parser = Parser(_USAGE)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     parser.add_argument("--exactness", metavar="N", type=int)
     parser.add_argument("--device", metavar="NAME")

@@ -7,7 +7,6 @@ replaced). The last line is the word error rate over all utterances, not only th
 from __future__ import annotations
 
 import sys
-import unicodedata
 
 import pandas as pd
 from rapidfuzz.distance import Levenshtein
@@ -18,22 +17,17 @@ from rich.text import Text
 
 from pipeline.errors import UserError
 from pipeline.results import open_run
+from pipeline.scoring.normalisers import standard
 
 MAX_ROWS = 40
 PLAIN_WIDTH = 110  # columns where the output is not a terminal
-
-
-def comparable(word: str) -> str:
-    """The word as it is scored; words of punctuation only become empty."""
-    folded = unicodedata.normalize("NFKC", word).lower()
-    return "".join(c for c in folded if c == "'" or not unicodedata.category(c).startswith("P"))
 
 
 def side_by_side(reference: str, text: str) -> tuple[Text, Text]:
     """Reference and transcript with the differing words coloured."""
     spoken, read = reference.split(), text.split()
     shown_spoken, shown_read = [Text(word) for word in spoken], [Text(word) for word in read]
-    edits = Levenshtein.editops([comparable(word) for word in spoken], [comparable(word) for word in read])
+    edits = Levenshtein.editops([standard(word) for word in spoken], [standard(word) for word in read])
     for edit in edits:
         if edit.tag in ("replace", "delete"):
             shown_spoken[edit.src_pos].stylize("yellow")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from pipeline.commandline import Parser
 from pipeline.errors import UserError
 from pipeline.masking import mask_tracebacks
-from pipeline.printing import printable
+from pipeline.printing import escape_what_cannot_be_encoded, printable
 from pipeline.report import write_report
 from pipeline.settings import MAX_SHOWN, ReportSettings
 from pipeline.store import RunDirectory
@@ -38,18 +36,9 @@ exit codes
   2    there is no run in that folder, or what was asked cannot be done"""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; usage: {_USAGE}")
-
-
 def main(arguments: Sequence[str]) -> int:
     """Write the report of a run directory; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    escape_what_cannot_be_encoded()
     if any(argument in ("-h", "--help") for argument in arguments):
         print(_PAGE)
         return 0
@@ -70,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[Path, ReportSettings]:
-    parser = _Parser(prog="pipeline.report", add_help=False, allow_abbrev=False)
+    parser = Parser(_USAGE)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     parser.add_argument("--utterances", metavar="N", type=int, default=ReportSettings().utterances)
     parser.add_argument("--layers", metavar="LIST")

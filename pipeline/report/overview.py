@@ -20,7 +20,7 @@ from pipeline.commits import CommitRecord
 from pipeline.masking import mask_secrets
 from pipeline.report.texts import masked, shown
 from pipeline.report.timing import Timing
-from pipeline.scoring.normalisers import DESCRIPTIONS
+from pipeline.scoring.showing import how_compared
 from pipeline.store import RunDirectory
 from pipeline.summary import Totals, total
 
@@ -184,7 +184,13 @@ def read_scores(directory: RunDirectory) -> Scores | None:
             groups.append((masked(name, 80), kept, len(rates)))
     shown_groups = groups[:MAX_GROUPS]
     highest = [max(rate.high or 0.0, rate.wer or 0.0) for _, rates, _ in shown_groups for rate in rates]
-    return Scores(overall, shown_groups, len(groups) - len(shown_groups), max([0.01, *highest]), _made(metadata))
+    return Scores(
+        overall,
+        shown_groups,
+        len(groups) - len(shown_groups),
+        max([0.01, *highest]),
+        shown(how_compared(metadata), 300),
+    )
 
 
 def _rate(row: Mapping[str, Any]) -> Rate:
@@ -196,15 +202,6 @@ def _rate(row: Mapping[str, Any]) -> Rate:
         high=row.get("wer_high"),
         words=row["reference_words"],
     )
-
-
-def _made(metadata: Mapping[str, str]) -> str:
-    said = []
-    if "normaliser" in metadata:
-        said.append(f"texts compared after: {DESCRIPTIONS.get(metadata['normaliser'], metadata['normaliser'])}")
-    if "resampled" in metadata:
-        said.append(f"intervals: 95 %, {metadata.get('resamples', '')} bootstrap samples of {metadata['resampled']}s")
-    return shown("; ".join(said), 300)
 
 
 def read_confusions(directory: RunDirectory) -> dict[str, list[tuple[str, str, int]]]:

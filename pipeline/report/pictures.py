@@ -12,6 +12,8 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.figures import log_probabilities
+
 MAX_COLUMNS = 1_200
 """Frames of a picture; where there are more, neighbours share a column."""
 MAX_LABELS = 40
@@ -64,8 +66,7 @@ def draw_emission(emission: NDArray[np.float32]) -> EmissionPicture:
     Args:
         emission: `(frames, labels)`: logits, or log-probabilities, which come out as they are.
     """
-    shifted = emission - emission.max(axis=1, keepdims=True)
-    logprobs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    logprobs = log_probabilities(emission)
     labels = np.arange(emission.shape[1])
     if len(labels) > MAX_LABELS:
         labels = np.sort(np.argsort(-logprobs.max(axis=0), kind="stable")[:MAX_LABELS])

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.progress import PAUSE_S
+
 BINS = 240
 """At most so many; when the run outgrows them, neighbours are added up."""
-PAUSE_S = 300.0
-"""A gap between batches beyond this is a stop, not work."""
 _FIRST_BIN_S = 0.05
 _FIELDS = ("valid_s", "forward_s", "load_s", "write_s", "idle_s")
 

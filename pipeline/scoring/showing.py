@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -38,13 +38,22 @@ def pictures(scores: Scores, width: int) -> Iterator[Table | Text]:
         return
     metadata = {key.decode(): value.decode() for key, value in scores.table.schema.metadata.items()}
     yield _rates(rows, width)
-    over = f"{metadata['resamples']} bootstrap samples of {metadata['resampled']}s"
-    yield Text(f"texts compared after: {DESCRIPTIONS[metadata['normaliser']]}; intervals: 95 %, {over}", "dim")
+    yield Text(how_compared(metadata), "dim")
     confusions = scores.confusions.slice(0, MAX_CONFUSIONS).to_pylist()
     if confusions:
         yield Text("most frequent errors: " + ", ".join(_confusion(row) for row in confusions))
     for worst in scores.worst[:MAX_WORST]:
         yield _worst(worst)
+
+
+def how_compared(metadata: Mapping[str, str]) -> str:
+    """What was done to texts and how intervals were made, as the metadata of `scores.parquet` has it, in words."""
+    said = []
+    if "normaliser" in metadata:
+        said.append(f"texts compared after: {DESCRIPTIONS.get(metadata['normaliser'], metadata['normaliser'])}")
+    if "resampled" in metadata:
+        said.append(f"intervals: 95 %, {metadata.get('resamples', '')} bootstrap samples of {metadata['resampled']}s")
+    return "; ".join(said)
 
 
 def _rates(rows: Sequence[dict[str, Any]], width: int) -> Table:
