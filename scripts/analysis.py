@@ -4,7 +4,7 @@
 2. Which words are uncertain?            probabilities of words, and whether they mean what they say
 3. Do features separate speakers?        features pooled per utterance, layer by layer
 
-An example to copy from: everything is read through `pipeline.results`.
+An example to copy from: everything of the run is read through `pipeline.results`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from rapidfuzz.distance import Levenshtein
 from pipeline.errors import UserError
 from pipeline.results import Run, open_run
 from pipeline.scoring.grouping import SPEAKER_COLUMNS
+from pipeline.scoring.normalisers import standard
 
 MAX_UTTERANCES = 5000  # features of more would tell little more about speakers
 MAX_VALUES = 20  # a column with more tells utterances apart, not conditions
@@ -148,7 +149,7 @@ def which_words_are_uncertain(run: Run) -> tuple[str, Figure]:
 
 
 def are_right(run: Run) -> pd.Series:
-    """Whether each row of `run.words` stands in the reference at its place; null where there is no reference."""
+    """Whether each row of `run.words` is in the reference at its place, compared as for `wer`; null without one."""
     references = run.transcripts.set_index("id").reference
     found = []
     for id_, words in run.words.groupby("id", sort=False).word:
@@ -156,16 +157,12 @@ def are_right(run: Run) -> pd.Series:
         right = np.full(len(words), np.nan)
         if isinstance(reference, str):
             right[:] = 0
-            spoken = [word for word in map(comparable, reference.split()) if word]
-            for block in Levenshtein.opcodes(spoken, [comparable(word) for word in words]):
+            spoken = [word for word in map(standard, reference.split()) if word]
+            for block in Levenshtein.opcodes(spoken, [standard(word) for word in words]):
                 if block.tag == "equal":
                     right[block.dest_start : block.dest_end] = 1
         found.append(pd.Series(right, words.index))
     return pd.concat(found)
-
-
-def comparable(word: str) -> str:
-    return "".join(char for char in word.casefold() if char.isalnum() or char == "'")
 
 
 def calibration(probability: np.ndarray, right: np.ndarray, num_bins: int = 10) -> pd.DataFrame:
