@@ -16,11 +16,11 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
-from pipeline.commandline import Parser
-from pipeline.errors import UserError
-from pipeline.outlet import standard_output
-from pipeline.printing import escape_what_cannot_be_encoded, printable
+from pipeline.config.commandline import Parser
 from pipeline.results import Run, open_run
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.stdout import standard_output
+from pipeline.runtime.terminal import escape_what_cannot_be_encoded, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -193,7 +193,7 @@ def _figures(
     run: Run, id: str, layers: Sequence[int], has_emissions: bool, window: _Window
 ) -> Iterator[tuple[str, Figure]]:
     """Each picture, with a name for its file."""
-    from pipeline.figures import Excerpt, emission_figure, feature_figure  # matplotlib takes a while to import
+    from pipeline.report.figures import Excerpt, emission_figure, feature_figure  # matplotlib takes a while to import
 
     begins_s, stride_s = float(run.manifest["start_s"].fillna(0.0)[0]), run.seconds_per_frame
     words = [
@@ -220,7 +220,7 @@ def _check_frames(count: int, window: _Window) -> None:
 
 
 def _write(path: Path, figure: Figure, format_: str) -> None:
-    from pipeline.figures import encode
+    from pipeline.report.figures import encode
 
     data = encode(figure, format_)
     try:

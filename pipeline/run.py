@@ -12,26 +12,33 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline import commandline, failpoints, identity, masking, refusals, stopping, summary, usage
-from pipeline import config as configuration
-from pipeline import manifest as manifests
-from pipeline.commits import CommitRecord
-from pipeline.config import RunConfig
-from pipeline.errors import RunError, UserError
-from pipeline.failpoints import failpoint
-from pipeline.manifest import Manifest
-from pipeline.manifest_stage import ManifestStage
-from pipeline.outlet import standard_output
-from pipeline.paths import encode_path
-from pipeline.printing import escape_what_cannot_be_encoded
+from pipeline.config import commandline
+from pipeline.config import help as usage
+from pipeline.config import run_config as configuration
+from pipeline.config.run_config import RunConfig
 from pipeline.report.freshness import is_current
+from pipeline.runtime import failpoints
+from pipeline.runtime import redaction as masking
+from pipeline.runtime import signals as stopping
+from pipeline.runtime.errors import RunError, UserError
+from pipeline.runtime.failpoints import failpoint
+from pipeline.runtime.paths import encode_path
+from pipeline.runtime.signals import Stopped
+from pipeline.runtime.stdout import standard_output
+from pipeline.runtime.terminal import escape_what_cannot_be_encoded
 from pipeline.scoring.groups import check_groups
 from pipeline.scoring.normalisers import check_normaliser
-from pipeline.scoring.showing import PLAIN_WIDTH, pictures
-from pipeline.scoring.stage import is_scored, read_overall, score_run
-from pipeline.stopping import Stopped
-from pipeline.store import RunDirectory
-from pipeline.tables import CHANNEL, own_column_name, own_columns
+from pipeline.scoring.terminal import PLAIN_WIDTH, pictures
+from pipeline.stages import identity
+from pipeline.stages import resume as refusals
+from pipeline.stages.manifest import ManifestStage
+from pipeline.stages.score import is_scored, read_overall, score_run
+from pipeline.storage import manifest as manifests
+from pipeline.storage import summary
+from pipeline.storage.commits import CommitRecord
+from pipeline.storage.manifest import Manifest
+from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.tables import CHANNEL, own_column_names, own_columns
 
 LOG = logging.getLogger("pipeline")
 LOG.addHandler(logging.NullHandler())  # before the run directory is known there is no log
@@ -134,9 +141,9 @@ class Session:
                 return self._close(finished, "complete already; ")
         elif settings.score.by:
             each = [CHANNEL] if settings.channels == "each" else []
-            self._check_groups([*map(own_column_name, self.config.dataset.columns()), *each])
+            self._check_groups([*own_column_names(self.config.dataset.columns()).values(), *each])
         if "infer" in settings.stages and (settings.device, settings.precision) != ("auto", "auto"):
-            from pipeline.model.engine import resolve_device, resolve_precision
+            from pipeline.models.engine import resolve_device, resolve_precision
 
             resolve_precision(settings.precision, resolve_device(settings.device))
         with self.directory.new_or_kept(), self.directory.lock():
@@ -149,7 +156,7 @@ class Session:
             speed = ""
             if finished is None and "infer" in settings.stages:
                 # Imported here, so that whatever needs no model starts without waiting for torch.
-                from pipeline.inference import infer
+                from pipeline.stages.infer import infer
 
                 speed = infer(self.config, self.directory, manifest, self.console, self.say)
             records = self.directory.commits() if finished is None else finished

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import manifest as manifests
-from pipeline.errors import UserError
-from pipeline.progress import PAUSE_S, format_duration, format_hours
-from pipeline.store import RunDirectory
-from pipeline.summary import Totals, total
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.progress import PAUSE_S, format_duration, format_hours
+from pipeline.storage import manifest as manifests
+from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.summary import Totals, total
 
 RECENT_BATCHES = 200
 """Throughput is that of the last batches: what the run does now, not what it did before a restart."""

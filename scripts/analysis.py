@@ -23,8 +23,8 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from rapidfuzz.distance import Levenshtein
 
-from pipeline.errors import UserError
 from pipeline.results import Run, open_run
+from pipeline.runtime.errors import UserError
 from pipeline.scoring.grouping import SPEAKER_COLUMNS
 from pipeline.scoring.normalisers import standard
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.errors import UserError
 from pipeline.results import open_run
+from pipeline.runtime.errors import UserError
 from pipeline.scoring.normalisers import standard
 
 MAX_ROWS = 40

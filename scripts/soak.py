@@ -29,8 +29,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commits import read_record
-from pipeline.failpoints import POINTS, VARIABLE
+from pipeline.runtime.failpoints import POINTS, VARIABLE
+from pipeline.storage.commits import read_record
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "pipeline" / "shipped" / "digits"

@@ -14,17 +14,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 LONGEST = (
-    "bundles", "bench", "long", "failpoints", "config", "run", "security", "verify", "report", "exactness", "signals",
-    "resume", "config_dir", "loader", "memory", "checkpoint", "bad_input", "soak", "plot", "docs",
-    "supervision", "disk",
+    "models/test_bundles", "scripts/test_bench", "promises/test_long", "promises/test_failpoints",
+    "config/test_run_config", "test_run", "promises/test_security", "verify/test_verify", "report/test_page",
+    "models/test_forward", "promises/test_signals", "promises/test_resume", "config/test_user_files",
+    "inference/test_loader", "promises/test_memory", "models/test_checkpoint", "promises/test_bad_input",
+    "promises/test_soak", "test_plot", "docs/test_guide", "runtime/test_supervisor", "promises/test_disk",
 )  # fmt: skip
 """Modules that take longest, the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, so that of two processes that test none is left alone with one at the end."""
-    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
+    order = {f"{name}.py": place for place, name in enumerate(LONGEST)}
+    here = Path(__file__).parent
+    items.sort(key=lambda item: order.get(item.path.relative_to(here).as_posix(), len(LONGEST)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

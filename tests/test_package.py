@@ -23,8 +23,9 @@ import pandas as pd
 import pytest
 import running
 
-from pipeline import __version__, identity
+from pipeline import __version__
 from pipeline.results import open_run
+from pipeline.stages import identity
 
 SOURCES = ("pipeline", "conf")
 
@@ -174,7 +175,7 @@ def test_an_installed_package_helps_and_takes_files_of_ones_own(python: Path, tm
 
 def test_an_installed_package_records_its_versions(python: Path, tmp_path: Path) -> None:
     script = tmp_path / "said.py"
-    script.write_text("from pipeline import identity\nprint(identity.versions(), identity.__file__)\n")
+    script.write_text("from pipeline.stages import identity\nprint(identity.versions(), identity.__file__)\n")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     ended = subprocess.run([python, script], env=environment, cwd=tmp_path, capture_output=True, text=True)
     said, _, file = ended.stdout.rpartition("} ")

@@ -11,15 +11,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from constructed import Spoken, make_run
+from make_run import Spoken, make_run
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image
 from running import environment
 
-from pipeline import figures, plot
-from pipeline.figures import Excerpt, emission_figure, feature_figure
+from pipeline import plot
 from pipeline.plot import file_name
+from pipeline.report import figures
+from pipeline.report.figures import Excerpt, emission_figure, feature_figure
 
 RANDOM = np.random.default_rng(5)
 HOSTILE = "../$x^{$<b>\u202egnp\u202c'\"\\ " + "long " * 60

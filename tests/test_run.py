@@ -29,8 +29,8 @@ from running import (
     wait_until,
 )
 
-from pipeline import tables
 from pipeline.results import open_run
+from pipeline.storage import tables
 
 
 @pytest.fixture(autouse=True)

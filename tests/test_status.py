@@ -15,14 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import manifest as manifests
-from pipeline import status, tables
-from pipeline.commits import CommitRecord
-from pipeline.manifest import Manifest
+from pipeline import status
 from pipeline.records import Failure
 from pipeline.status import Status, describe, read_status
-from pipeline.store import RunDirectory
-from pipeline.summary import Totals
+from pipeline.storage import manifest as manifests
+from pipeline.storage import tables
+from pipeline.storage.commits import CommitRecord
+from pipeline.storage.manifest import Manifest
+from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.summary import Totals
 
 REPOSITORY = Path(__file__).parent.parent
 NOW = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
-from pipeline.errors import UserError
 from pipeline.records import Utterance
+from pipeline.runtime.errors import UserError
 
 SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
 
@@ -53,7 +53,7 @@ def load(connector_name: str) -> ModuleType:
     Raises:
         UserError: There is no such connector.
     """
-    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    known = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
     if connector_name not in known:
         allowed = ", ".join(known)
         raise UserError(f"dataset.connector={connector_name}: no such connector; there are {allowed}")

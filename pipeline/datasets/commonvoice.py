@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from pipeline.datasets import refuse_empty, require_folder
-from pipeline.errors import UserError
-from pipeline.listings.delimited import records
-from pipeline.listings.source import Source
-from pipeline.listings.values import number_in, reference, shown
-from pipeline.paths import encode_path, resolve_path
+from pipeline.datasets.formats.delimited import records
+from pipeline.datasets.formats.source import Source
+from pipeline.datasets.formats.values import number_in, reference, shown
 from pipeline.records import Scalar, Utterance
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.paths import encode_path, resolve_path
 
 SPLITS = ("validated", "train", "dev", "test", "invalidated", "other")
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.datasets import SHIPPED, refuse_empty
-from pipeline.errors import UserError
-from pipeline.paths import encode_path
 from pipeline.records import Utterance
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.paths import encode_path
 
 _REQUIRED = ("file_name", "transcript", "speaker", "num_digits")
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from pipeline.datasets import refuse_empty, require_folder, walk_files
-from pipeline.errors import UserError
-from pipeline.paths import encode_path
 from pipeline.records import Utterance
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.paths import encode_path
 
 # What libsndfile decodes, then what takes FFmpeg (`formats` extra; without it they end in failures that name it).
 # Left out: headerless ones (raw, gsm, vox), those that need their own name or a second file (sd2), and MATLAB's,

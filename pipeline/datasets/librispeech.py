@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from pipeline.datasets import refuse_empty, require_folder, walk_files
-from pipeline.listings.keyed import fields
-from pipeline.listings.source import Source
-from pipeline.listings.values import reference, shown
-from pipeline.paths import encode_path
+from pipeline.datasets.formats.keyed import fields
+from pipeline.datasets.formats.source import Source
+from pipeline.datasets.formats.values import reference, shown
 from pipeline.records import Utterance
+from pipeline.runtime.paths import encode_path
 
 NAME = re.compile(r"(?P<speaker>[0-9]{1,9})-(?P<chapter>[0-9]{1,9})-(?P<segment>[0-9]{1,9})")
 _SUBSET = re.compile(r"(?:dev|test|train)-(?:clean|other)(?:-[0-9]+)?")

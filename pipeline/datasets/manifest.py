@@ -1,6 +1,6 @@
 """Recordings listed by somebody else: JSON lines, CSV, TSV, Parquet, Kaldi, lhotse, RTTM.
 
-The readers of the formats are in `pipeline.listings`. Relative paths are relative to `dataset.audio_root`,
+The readers of the formats are in `pipeline.datasets.formats`. Relative paths are relative to `dataset.audio_root`,
 without it to the folder of the list (of a Kaldi data folder, to that folder); what a list says beside path,
 times, channel, id and reference becomes columns.
 
@@ -21,14 +21,14 @@ from functools import cached_property
 from omegaconf import MISSING
 
 from pipeline.datasets import refuse_empty, require_folder, walk_files
-from pipeline.errors import UserError
-from pipeline.listings import Listing, Row, delimited, jsonl, kaldi, lhotse, rttm
-from pipeline.listings.formats import FORMATS, detect
-from pipeline.listings.mapping import ROLES, Columns
-from pipeline.listings.source import Source
-from pipeline.listings.values import column_type, column_value, segment_mark
-from pipeline.paths import encode_path, resolve_path
+from pipeline.datasets.formats import Listing, Row, delimited, jsonl, kaldi, lhotse, rttm
+from pipeline.datasets.formats.detect import FORMATS, detect
+from pipeline.datasets.formats.mapping import ROLES, Columns
+from pipeline.datasets.formats.source import Source
+from pipeline.datasets.formats.values import column_type, column_value, segment_mark
 from pipeline.records import Utterance
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.paths import encode_path, resolve_path
 
 _GIVE = "give a list (JSON lines, CSV, TSV, Parquet, lhotse, RTTM) or a Kaldi data folder"
 _MAPPED = ("jsonl", "csv", "tsv", "parquet")
@@ -64,12 +64,10 @@ class _Scan:
 
     Attributes:
         common: The folder that holds all absolute paths outside the list's own.
-        names: Key to column.
         types: Key to Arrow type.
     """
 
     common: str
-    names: dict[str, str]
     types: dict[str, str]
 
 
@@ -122,7 +120,7 @@ class Dataset:
         Raises:
             UserError: The list cannot be read, or a line is wrong; with the number of the line.
         """
-        return {self._scanned.names[key]: type_ for key, type_ in self._scanned.types.items()}
+        return self._scanned.types
 
     def utterances(self) -> Iterator[Utterance]:
         """Every row as an utterance.
@@ -133,7 +131,7 @@ class Dataset:
         return refuse_empty(self._utterances(), f"{self._source.name}: lists no recordings")
 
     def _utterances(self) -> Iterator[Utterance]:
-        names, types = self._scanned.names, self._scanned.types
+        types = self._scanned.types
         for row in self._listing.rows():
             yield Utterance(
                 id=self._id(row),
@@ -141,7 +139,7 @@ class Dataset:
                 reference=row.reference,
                 start_s=row.start_s,
                 end_s=row.end_s,
-                columns={names[key]: column_value(value, types[key]) for key, value in row.extras.items()},
+                columns={key: column_value(value, types[key]) for key, value in row.extras.items()},
                 channel=row.channel,
             )
 
@@ -169,7 +167,7 @@ class Dataset:
             for key, value in row.extras.items():
                 kinds.setdefault(key, set()).add(listing.kind(value))
         types = listing.types or {key: column_type(found) for key, found in sorted(kinds.items())}
-        return _Scan(common or self._folder, _column_names(types), dict(types))
+        return _Scan(common or self._folder, dict(types))
 
     def _check_base(self, listed: str) -> None:
         """Refuse to guess: the first path is not where it would be looked for, but in the working directory.
@@ -200,7 +198,7 @@ class Dataset:
                 quotes = format_ == "csv" if options.quotes is None else options.quotes
                 return delimited.listing(source, options.columns, delimiter, quotes)
             case "parquet":
-                from pipeline.listings import parquet  # loads Arrow, which no other list needs
+                from pipeline.datasets.formats import parquet  # loads Arrow, which no other list needs
 
                 return parquet.listing(source, options.columns)
             case "kaldi":
@@ -235,23 +233,3 @@ class Dataset:
 
 def _is_below(path: str, folder: str) -> bool:
     return os.path.commonpath((os.path.normpath(path), folder)) == folder
-
-
-def _column_names(keys: Mapping[str, str]) -> dict[str, str]:
-    """Key to column: keys keep their names, those that are taken get `meta_` in front until they are free."""
-    from pipeline.tables import RESERVED  # loads Arrow: only where a list is read, not at the start of every run
-
-    names: dict[str, str] = {}
-    taken = set(RESERVED) | {""}
-    for key in keys:
-        if (name := encode_path(key)) not in taken:
-            names[key] = name
-            taken.add(name)
-    for key in keys:
-        if key not in names:
-            name = f"meta_{encode_path(key)}"
-            while name in taken:
-                name = f"meta_{name}"
-            names[key] = name
-            taken.add(name)
-    return {key: names[key] for key in keys}

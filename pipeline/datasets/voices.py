@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.datasets import SHIPPED, refuse_empty, require_folder, walk_files
-from pipeline.errors import UserError
-from pipeline.paths import encode_path
 from pipeline.records import Scalar, Utterance
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.paths import encode_path
 
 NAME = re.compile(
     r"""Lab41-SRI-VOiCES-

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.settings import ReportSettings
-from pipeline.store import RunDirectory
+from pipeline.config.schema import ReportSettings
+from pipeline.storage.run_directory import RunDirectory
 
 
 def write_report(directory: RunDirectory, settings: ReportSettings) -> Path:

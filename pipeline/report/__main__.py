@@ -6,13 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.commandline import Parser
-from pipeline.errors import UserError
-from pipeline.masking import mask_tracebacks
-from pipeline.printing import escape_what_cannot_be_encoded, printable
+from pipeline.config.commandline import Parser
+from pipeline.config.schema import MAX_SHOWN, ReportSettings
 from pipeline.report import write_report
-from pipeline.settings import MAX_SHOWN, ReportSettings
-from pipeline.store import RunDirectory
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.redaction import mask_tracebacks
+from pipeline.runtime.terminal import escape_what_cannot_be_encoded, printable
+from pipeline.storage.run_directory import RunDirectory
 
 _USAGE = "python -m pipeline.report RUN_DIR [--utterances N] [--layers 1,6,12]"
 _PAGE = """\

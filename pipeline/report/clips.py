@@ -11,11 +11,11 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from pipeline.audio import AudioError, read_header
-from pipeline.confinement import Reason
+from pipeline.audio.reader import AudioError, read_header
+from pipeline.audio.waveforms import Extent, WaveformReader
 from pipeline.records import ErrorName
-from pipeline.supervision import Lost, Supervisor
-from pipeline.waveforms import Extent, WaveformReader
+from pipeline.runtime.sandbox import Reason
+from pipeline.runtime.supervisor import Lost, Supervisor
 
 TIMEOUT_S = 30.0
 """A recording that takes longer to read is shown without sound."""

@@ -7,9 +7,9 @@ import re
 from dataclasses import asdict
 
 from pipeline import __version__
-from pipeline.commits import encode_record
-from pipeline.settings import ReportSettings
-from pipeline.store import RunDirectory
+from pipeline.config.schema import ReportSettings
+from pipeline.storage.commits import encode_record
+from pipeline.storage.run_directory import RunDirectory
 
 _MARK = re.compile(rb'<meta name="made-of" content="([0-9a-f]{64})">')
 _HEAD_BYTES = 4096

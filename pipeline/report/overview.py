@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from pipeline import tables
-from pipeline.commits import CommitRecord
-from pipeline.masking import mask_secrets
 from pipeline.report.texts import masked, shown
 from pipeline.report.timing import Timing
-from pipeline.scoring.showing import how_compared
-from pipeline.store import RunDirectory
-from pipeline.summary import Totals, total
+from pipeline.runtime.redaction import mask_secrets
+from pipeline.scoring.terminal import how_compared
+from pipeline.storage import tables
+from pipeline.storage.commits import CommitRecord
+from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.summary import Totals, total
 
 MAX_GROUPS, MAX_VALUES = 16, 12
 """Groups that are shown, and values of each: those with the highest rates."""

@@ -14,8 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from pipeline import __version__
-from pipeline.errors import UserError
-from pipeline.progress import format_duration, format_hours
+from pipeline.config.schema import ReportSettings
 from pipeline.report import charts
 from pipeline.report.freshness import mark_of
 from pipeline.report.overview import (
@@ -35,8 +34,9 @@ from pipeline.report.selection import Choice, choose
 from pipeline.report.stretches import CLIP_S
 from pipeline.report.timing import Timing, read_timing
 from pipeline.report.utterances import read_utterances
-from pipeline.settings import ReportSettings
-from pipeline.store import RunDirectory
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.progress import format_duration, format_hours
+from pipeline.storage.run_directory import RunDirectory
 
 _KINDS = {"worst": "Worst", "typical": "Typical", "best": "Best", "sample": ""}
 

@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.figures import log_probabilities
+from pipeline.report.figures import log_probabilities
 
 MAX_COLUMNS = 1_200
 """Frames of a picture; where there are more, neighbours share a column."""

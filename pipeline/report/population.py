@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.commits import CommitRecord
-from pipeline.store import RunDirectory
+from pipeline.storage.commits import CommitRecord
+from pipeline.storage.run_directory import RunDirectory
 
 _NUMBERS = ("duration_s", "avg_logprob", "wer")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from pipeline.masking import mask
-from pipeline.paths import encode_path
+from pipeline.runtime.paths import encode_path
+from pipeline.runtime.redaction import mask
 
 LIMIT = 2_000
 """Characters of one text on the page; the tables have the rest."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.progress import PAUSE_S
+from pipeline.runtime.progress import PAUSE_S
 
 BINS = 240
 """At most so many; when the run outgrows them, neighbours are added up."""

@@ -12,27 +12,20 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import tables
-from pipeline.commits import CommitRecord
+from pipeline.audio.waveforms import Extent
 from pipeline.records import Word
 from pipeline.report.arrays import Cut, Frames, read_emissions, read_features
 from pipeline.report.axis import Span, span_of, ticks_of
 from pipeline.report.clips import MAX_SAMPLES, Clip, Wanted, read_clips
 from pipeline.report.differences import Pair, side_by_side
-from pipeline.report.pictures import (
-    EmissionPicture,
-    FeaturePicture,
-    data_uri,
-    draw_emission,
-    draw_features,
-    outline,
-)
+from pipeline.report.pictures import EmissionPicture, FeaturePicture, data_uri, draw_emission, draw_features, outline
 from pipeline.report.population import Population
 from pipeline.report.selection import Choice, Kind
 from pipeline.report.stretches import CLIP_S, choose_stretch
 from pipeline.report.texts import masked, shown
-from pipeline.store import RunDirectory
-from pipeline.waveforms import Extent
+from pipeline.storage import tables
+from pipeline.storage.commits import CommitRecord
+from pipeline.storage.run_directory import RunDirectory
 
 _COLUMNS = ("id", "num_frames", "text", "avg_logprob", "words", "word_errors", "reference_words", "wer")
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.results.run import Run
-from pipeline.store import RunDirectory
+from pipeline.storage.run_directory import RunDirectory
 
 __all__ = ["Run", "open_run"]
 

@@ -8,8 +8,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pipeline import tables
-from pipeline.commits import CommitRecord
+from pipeline.storage import tables
+from pipeline.storage.commits import CommitRecord
 
 
 @dataclass(frozen=True)

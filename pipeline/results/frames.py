@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import tables
+from pipeline.storage import tables
 
 WORDS = pa.schema([("id", pa.string()), *tables.WORD])
 """One row a word."""

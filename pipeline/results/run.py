@@ -13,8 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import tables
-from pipeline.commits import CommitRecord
 from pipeline.results import arrays, selection
 from pipeline.results import pooling as pools
 from pipeline.results.arrays import ARRAYS, EMISSIONS, FEATURES, Table
@@ -22,7 +20,9 @@ from pipeline.results.committed import Committed
 from pipeline.results.frames import WORDS, read_rows, read_words, to_frame
 from pipeline.results.scores import read_scores, score_again
 from pipeline.results.spans import Spans, utterance_spans, word_spans
-from pipeline.store import RunDirectory
+from pipeline.storage import tables
+from pipeline.storage.commits import CommitRecord
+from pipeline.storage.run_directory import RunDirectory
 
 
 class Run:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from pipeline.results.frames import read_rows
 from pipeline.scoring.schemas import CONFUSIONS, SCORES
-from pipeline.store import RunDirectory
+from pipeline.storage.run_directory import RunDirectory
 
 
 def read_scores(directory: RunDirectory) -> tuple[pa.Table, pa.Table]:

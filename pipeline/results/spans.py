@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.results.frames import read_rows, read_words, to_frame
+from pipeline.storage.tables import own_column_names
 
 TO_THE_END = np.iinfo(np.int64).max
 """As the last frame of a span: however many frames there are."""
@@ -63,5 +64,5 @@ def word_spans(
 
 def _with_own_columns(rows: pd.DataFrame, manifest: pd.DataFrame, own_columns: Sequence[str]) -> pd.DataFrame:
     """The dataset's own columns joined on, under `meta_<name>` where a column of ours has that name."""
-    names = {name: f"meta_{name}" if name in rows.columns else name for name in own_columns}
+    names = own_column_names(own_columns, rows.columns)
     return rows.merge(manifest[["id", *own_columns]].rename(columns=names), on="id", how="left", validate="m:1")

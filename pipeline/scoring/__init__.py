@@ -1,1 +1,1 @@
-"""Scores of transcripts against references: word and character errors, per group, with intervals, and confusions."""
+"""Transcripts beside references: word and character errors, per group, with intervals."""

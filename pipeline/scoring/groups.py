@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipeline.errors import UserError
+from pipeline.runtime.errors import UserError
+from pipeline.storage.tables import own_column_names
 
 MAX_GROUP_VALUES = 200
 """A column with more distinct values than this tells utterances apart, not groups, unless it is asked for by name."""
@@ -51,7 +52,7 @@ def choose_groups(by: Sequence[str] | None, own: Sequence[pa.Field]) -> list[Gro
 
 def _free(name: str) -> str:
     """The name of a group that is not taken for the whole."""
-    return "meta_overall" if name == "overall" else name
+    return own_column_names([name], ["overall"])[name]
 
 
 def check_groups(by: Sequence[str] | None, names: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import importlib.util
 import unicodedata
 from collections.abc import Callable
 
-from pipeline.errors import UserError
+from pipeline.runtime.errors import UserError
 
 
 class _Kept(dict[int, str | None]):

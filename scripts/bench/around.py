@@ -11,8 +11,9 @@ from dataclasses import asdict
 from typing import Any
 
 import corpora
-from common import ROOT, Table, parser, prepare_weights, prepared, publish, say
+from common import ROOT, Table, parser, prepared, publish, say
 from contestants import Timing, pipeline
+from weights import prepare_weights
 
 MODEL = "wav2vec2_asr_base_960h"
 OUTPUTS = {

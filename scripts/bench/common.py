@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 from rich.console import Console  # noqa: E402
 from rich.table import Table as RichTable  # noqa: E402
@@ -107,42 +107,6 @@ def ready(folder: Path) -> Path:
     """A folder that is there."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def prepare_weights(name: str) -> None:
-    """Random weights of a bundle in their published shape, where torchaudio would have downloaded them.
-
-    The last layer is brought to logits that change from frame to frame, with the blank in half of them or more, so
-    that there is something to decode (some ten labels a second, as in speech) and changed labels can be counted.
-    """
-    import corpora
-    import torch
-    import torchaudio
-    from published import random_state_dict
-
-    from pipeline.model.catalog import MODELS, weights_path
-    from pipeline.model.weights import load_model
-
-    facts = MODELS[name]
-    path = weights_path(facts)
-    if facts.bundle is None or path.is_file():
-        return
-    state = random_state_dict(facts, seed=0)
-    torch.save(state, ready(path.parent) / path.name)
-    if not facts.labels:
-        return
-    with torch.inference_mode():
-        logits = load_model(facts)[0](torch.from_numpy(corpora.speech()[None, : 10 * corpora.RATE]))[0][0]
-    mean, deviation = logits.mean(0), logits.std(0)
-    logits = (logits - mean) / deviation
-    # The blank wins half of the frames; its lead is added to its bias.
-    lead = (logits[:, 1:].amax(1) - logits[:, 0]).median()
-    removed = getattr(getattr(torchaudio.pipelines, facts.bundle), "_remove_aux_axis", ())
-    rows = [row for row in range(len(state["aux.bias"])) if row not in removed]
-    state["aux.weight"][rows] /= deviation[:, None]
-    state["aux.bias"][rows] = (state["aux.bias"][rows] - mean) / deviation
-    state["aux.bias"][rows[0]] += lead
-    torch.save(state, path)
 
 
 def environment(threads: int) -> dict[str, str]:

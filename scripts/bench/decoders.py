@@ -53,14 +53,14 @@ Decoded = tuple[NDArray[np.float32], int]
 
 
 def ours(path: str) -> Decoded:
-    from pipeline.audio import named_errors, open_recording
+    from pipeline.audio.reader import named_errors, open_recording
 
     with named_errors(), open_recording(path) as recording:
         return np.concatenate(list(recording.blocks(None))), recording.decoder.samplerate
 
 
 def ours_range(path: str, start_s: float, end_s: float) -> Decoded:
-    from pipeline.waveforms import read_waveform
+    from pipeline.audio.waveforms import read_waveform
 
     samples, rate = read_waveform(path, start_s=start_s, end_s=end_s)
     return samples[:, None], rate

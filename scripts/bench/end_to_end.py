@@ -24,10 +24,11 @@ import corpora
 import flops
 import soundfile
 import torchaudio
-from common import Table, matrix_rate, parser, prepare_weights, prepared, publish, say
+from common import Table, matrix_rate, parser, prepared, publish, say
 from contestants import Rival, Timing, pipeline
+from weights import prepare_weights
 
-from pipeline.model.catalog import MODELS
+from pipeline.models.catalog import MODELS
 
 BASE, LARGE = "wav2vec2_asr_base_960h", "wav2vec2_asr_large_960h"
 TRANSCRIPTS = ("outputs=[transcripts,emissions]",)

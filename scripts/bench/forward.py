@@ -19,14 +19,15 @@ import corpora
 import flops
 import torch
 import torchaudio
-from common import Table, clocked, matrix_rate, parser, prepare_weights, prepared, publish, say, spread
+from common import Table, clocked, matrix_rate, parser, prepared, publish, say, spread
 from torch import Tensor
+from weights import prepare_weights
 
-from pipeline.model.catalog import MODELS, ModelFacts
-from pipeline.model.engine import default_batch_seconds
-from pipeline.model.exact import ExactForward
-from pipeline.model.weights import load_model
-from pipeline.planning import Chunking, plan_shard
+from pipeline.inference.planning import Chunking, plan_shard
+from pipeline.models.catalog import MODELS, ModelFacts
+from pipeline.models.engine import default_batch_seconds
+from pipeline.models.forward import ExactForward
+from pipeline.models.weights import load_model
 
 BASE, LARGE = "wav2vec2_asr_base_960h", "wav2vec2_asr_large_960h"
 WANTED = {BASE: 0.88}

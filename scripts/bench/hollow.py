@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline import run
-from pipeline.model.exact import ExactForward, ModelOutput
+from pipeline.models.forward import ExactForward, ModelOutput
 
 FRAMES = 100_000
 """More than a batch has."""

@@ -15,12 +15,13 @@ from typing import Any
 
 import corpora
 import torch
-from common import ROOT, Table, parser, prepare_weights, prepared, publish, say
+from common import ROOT, Table, parser, prepared, publish, say
 from torch import Tensor
+from weights import prepare_weights
 
-from pipeline.model.catalog import MODELS
-from pipeline.model.exact import ExactForward
-from pipeline.model.weights import load_model
+from pipeline.models.catalog import MODELS
+from pipeline.models.forward import ExactForward
+from pipeline.models.weights import load_model
 
 BASE = "wav2vec2_asr_base_960h"
 BATCH = 32

@@ -20,14 +20,15 @@ import corpora
 import flops
 import torch
 import torchaudio
-from common import Table, clocked, matrix_rate, parser, prepare_weights, prepared, publish, say
+from common import Table, clocked, matrix_rate, parser, prepared, publish, say
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
+from weights import prepare_weights
 
-from pipeline.decoding import best_path
-from pipeline.model.catalog import MODELS
-from pipeline.model.exact import ExactForward
-from pipeline.model.weights import load_model
+from pipeline.decoding.greedy import best_path
+from pipeline.models.catalog import MODELS
+from pipeline.models.forward import ExactForward
+from pipeline.models.weights import load_model
 
 
 @dataclass

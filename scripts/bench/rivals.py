@@ -25,7 +25,7 @@ import torch
 import torchaudio
 from corpora import RATE, files, read
 
-from pipeline.model.catalog import MODELS
+from pipeline.models.catalog import MODELS
 
 EVERY = 100
 

@@ -22,25 +22,26 @@ import corpora
 import numpy as np
 import soundfile
 import torch
-from common import Table, clocked, parser, prepare_weights, prepared, publish, ready, say
+from common import Table, clocked, parser, prepared, publish, ready, say
 from contestants import command, pipeline
 from numpy.typing import NDArray
+from weights import prepare_weights
 
-from pipeline import manifest as manifests
-from pipeline import tables as layout
-from pipeline.assembler import TableSettings
-from pipeline.audio import read_header
-from pipeline.config import load
-from pipeline.model.catalog import MODELS
-from pipeline.model.exact import ExactForward
-from pipeline.model.weights import load_model
-from pipeline.planning import Chunking, assign_shards, plan_run
+from pipeline.audio.reader import read_header
+from pipeline.audio.waveforms import read_waveform
+from pipeline.config.run_config import load
+from pipeline.inference.planning import Chunking, assign_shards, plan_run
+from pipeline.inference.resampling import resample
+from pipeline.inference.shard_tables import TableSettings
+from pipeline.inference.staged_arrays import ROW_GROUP_BYTES
+from pipeline.inference.writer import ShardWriter
+from pipeline.models.catalog import MODELS
+from pipeline.models.forward import ExactForward
+from pipeline.models.weights import load_model
 from pipeline.records import Chunk, Emission, Transcript
-from pipeline.resampling import resample
-from pipeline.spool import ROW_GROUP_BYTES
-from pipeline.store import RunDirectory
-from pipeline.waveforms import read_waveform
-from pipeline.writer import ShardWriter
+from pipeline.stages.build_manifest import build as build_manifest
+from pipeline.storage import tables as layout
+from pipeline.storage.run_directory import RunDirectory
 
 FORMATS = {
     "WAV": ("wav", "PCM_16"),
@@ -144,7 +145,7 @@ def planning(options: argparse.Namespace, work: Path) -> Table:
     root = corpora.single_digits(work / "headers", 20 if options.quick else 2000)
     dataset = load(["dataset=folder", f"dataset.root={root}", "model=digits"]).dataset
     took = statistics.median(
-        clocked(lambda: manifests.build(dataset, 1.0, lambda rows: None, "mix")) for _ in range(options.rounds)
+        clocked(lambda: build_manifest(dataset, 1.0, lambda rows: None, "mix")) for _ in range(options.rounds)
     )
     table.add("manifest of a folder (headers read)", took, took / len(corpora.files(root)) * 1e6)
     return table
@@ -240,7 +241,7 @@ def commit_shard(
     for index in range(1, len(emissions)):
         (root / f"{index:06d}.wav").symlink_to("a.wav")
     config = load(["dataset=folder", f"dataset.root={root}", f"model={model}"])
-    manifest = manifests.build(config.dataset, 1e6, lambda rows: None, "mix")
+    manifest = build_manifest(config.dataset, 1e6, lambda rows: None, "mix")
     facts = MODELS[model]
     settings = TableSettings(
         outputs=("transcripts", "emissions", "features"),

@@ -1,0 +1,1 @@
+"""Files to waveforms: headers, formats, decoding. Every reader checks what a damaged file claims."""

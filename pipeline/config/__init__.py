@@ -1,0 +1,1 @@
+"""The command line and the configuration: composed by Hydra, typed, checked once. Nothing else knows Hydra."""

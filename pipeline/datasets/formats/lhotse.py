@@ -1,0 +1,148 @@
+"""Recording and cut manifests of lhotse, JSON lines, also gzipped.
+
+A recording is a row; with several files, one for each channel, so is each file. A cut is a row, whose
+segment it is unless it is the whole recording; its reference is the texts of its supervisions. The classes
+and their keys: https://lhotse.readthedocs.io/en/latest/api.html. Commands and URLs are refused, and what is
+no stretch of one recording as it lies on disk: mixtures, padding, and audio that lhotse would still change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pipeline.datasets.formats import Listing, Row
+from pipeline.datasets.formats.source import Source
+from pipeline.datasets.formats.values import channel, path, point, reference, seconds, shown
+
+_CUTS = ("MonoCut", "MultiCut")
+_SPOKEN = ("speaker", "gender", "language")
+
+
+def is_lhotse(entry: Mapping[str, Any]) -> bool:
+    """Whether a line is one of lhotse's rather than another program's."""
+    if "audio_filepath" in entry:
+        return False
+    is_supervision = {"recording_id", "start", "duration"} <= entry.keys()
+    return "sources" in entry or is_supervision or str(entry.get("type")).endswith("Cut")
+
+
+def listing(source: Source) -> Listing:
+    """The manifest in `source`."""
+
+    def rows() -> Iterator[Row]:
+        for number, entry in source.objects():
+            try:
+                yield from _recording(entry) if "sources" in entry else [_cut(entry)]
+            except ValueError as error:
+                raise source.refusal(number, error) from None
+
+    return Listing(rows, from_anywhere=True)
+
+
+def _recording(recording: Mapping[str, Any]) -> Iterator[Row]:
+    id_ = _id(recording)
+    files = _files(recording)
+    if len(files) == 1:
+        yield Row(files[0][0], id_)
+        return
+    for file, channels in files:
+        if len(channels) != 1:
+            raise ValueError(
+                f"recording {shown(id_)}: {len(files)} files, and several channels in one; list cuts instead"
+            )
+        yield Row(file, f"{id_}#c{channels[0] + 1}")
+
+
+def _cut(cut: Mapping[str, Any]) -> Row:
+    id_ = _id(cut)
+    if cut.get("type") not in _CUTS:
+        what = f"a {cut['type']}, which is no stretch of one recording" if "type" in cut else "no recording and no cut"
+        raise ValueError(f"{shown(id_)}: {what}; expected are recordings, or cuts of type {' or '.join(_CUTS)}")
+    recording = cut.get("recording")
+    if not isinstance(recording, dict):
+        raise ValueError(f"cut {shown(id_)}: has no recording; make cuts from recordings and supervisions")
+    file, number = _file_and_channel(cut, _files(recording), id_)
+    start_s, end_s = _segment(cut, recording)
+    supervisions = _objects(cut, "supervisions")
+    texts = [reference("text", supervision.get("text")) for supervision in supervisions]
+    extras: dict[str, Any] = {"recording_id": _id(recording)}
+    for key in _SPOKEN:
+        values = dict.fromkeys(str(item[key]) for item in supervisions if item.get(key) is not None)
+        extras[key] = ", ".join(values) or None
+    # Of several supervisions each has its own, and a cell holds one value.
+    for holder in (cut, *supervisions) if len(supervisions) == 1 else (cut,):
+        custom = holder.get("custom")
+        extras = (custom if isinstance(custom, dict) else {}) | extras
+    return Row(file, id_, " ".join(filter(None, texts)) or None, start_s, end_s, number, extras)
+
+
+def _files(recording: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
+    """Path and channels, counted from 0 over the whole recording, of every file of a recording."""
+    if recording.get("transforms"):
+        raise ValueError(f"recording {shown(_id(recording))}: has transforms, which are not made here; save its audio")
+    sources = _objects(recording, "sources")
+    if not sources:
+        raise ValueError(f"recording {shown(_id(recording))}: names no file")
+    files = []
+    for source in sources:
+        if source.get("type") != "file":
+            kind = shown(source.get("type"))
+            raise ValueError(f"a source of type {kind}: nothing is executed or fetched here; save its audio to a file")
+        channels = source.get("channels")
+        if not isinstance(channels, list) or not channels:
+            raise ValueError(f"channels={shown(channels)}: must be a list of channels")
+        files.append((path("source", source.get("source")), _channels(channels)))
+    return files
+
+
+def _file_and_channel(cut: Mapping[str, Any], files: list[tuple[str, list[int]]], id_: str) -> tuple[str, int | None]:
+    """The file of a cut, and its channel in that file, from 1; no channel where all of the file's are meant."""
+    given = cut.get("channel")
+    wanted = set(_channels(given if isinstance(given, list) else [given]))
+    for file, channels in files:
+        if wanted == set(channels):
+            return file, None
+        if len(wanted) == 1 and wanted <= set(channels):
+            return file, channels.index(*wanted) + 1
+    there = " and ".join(str(channels) for _, channels in files)
+    raise ValueError(
+        f"cut {shown(id_)}: channels {sorted(wanted)} of {there}; a cut is of one channel, or all of a file"
+    )
+
+
+def _channels(values: list[Any]) -> list[int]:
+    """Channels as lhotse counts them, from 0."""
+    found = [channel("channel", value, first=0) for value in values]
+    if None in found:
+        raise ValueError("channel=None: must be a channel, 0 the first")
+    return [number - 1 for number in found if number is not None]
+
+
+def _segment(cut: Mapping[str, Any], recording: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    start = point("start", cut.get("start")) or 0.0
+    duration = seconds("duration", cut.get("duration"))
+    if duration is None:
+        raise ValueError("duration is missing")
+    whole, rate = (
+        seconds("duration", recording.get("duration")),
+        seconds("sampling_rate", recording.get("sampling_rate")),
+    )
+    if whole is None or not rate or rate < 0:
+        raise ValueError(f"recording {shown(_id(recording))}: has no duration, or no sampling_rate")
+    # Times are rounded; less than a sample is no difference.
+    return (None, None) if start == 0 and abs(duration - whole) < 1 / rate else (start, start + duration)
+
+
+def _id(entry: Mapping[str, Any]) -> str:
+    if not isinstance(entry.get("id"), str):
+        raise ValueError(f"id={shown(entry.get('id'))}: must be a string")
+    id_: str = entry["id"]
+    return id_
+
+
+def _objects(entry: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    found = entry.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise ValueError(f"{key}={shown(found)}: must be a list of objects")
+    return found

@@ -1,0 +1,106 @@
+"""Parquet: the columns have their types already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.datasets.formats import Listing, Row
+from pipeline.datasets.formats.mapping import Columns, header_columns, row_of
+from pipeline.datasets.formats.source import Source
+from pipeline.runtime.errors import UserError
+
+_BATCH_ROWS = 1024
+
+_TYPES = {
+    pa.bool_(): "bool",
+    pa.int8(): "int16",
+    pa.uint8(): "int16",
+    pa.int16(): "int16",
+    pa.uint16(): "int32",
+    pa.int32(): "int32",
+    pa.uint32(): "int64",
+    pa.int64(): "int64",
+    pa.float16(): "float64",
+    pa.float32(): "float64",
+    pa.float64(): "float64",
+}
+"""Every other type is text, but a decimal: dates as ISO 8601, lists and structs as JSON."""
+
+
+def listing(source: Source, columns: Columns) -> Listing:
+    """The list in `source`, whose columns mean what `columns` says.
+
+    Raises:
+        UserError: It is no Parquet file, or a column holds bytes, such as embedded audio.
+    """
+    with _readable(source), pq.ParquetFile(source.path) as file:
+        schema = file.schema_arrow
+    roles = header_columns(columns, schema.names, source.name)
+    for column in schema:
+        if _holds_bytes(column.type):
+            raise UserError(
+                f"{source.name}: column {column.name!r} holds bytes, which no column of the results can; "
+                "write the recordings to files, and a list of them without this column"
+            )
+    own = frozenset(roles.values())
+
+    def rows() -> Iterator[Row]:
+        for number, record in _records(source):
+            try:
+                yield row_of(record, roles)
+            except ValueError as error:
+                raise UserError(f"{source.name}: row {number}: {error}") from None
+
+    return Listing(rows, types={column.name: _type(column.type) for column in schema if column.name not in own})
+
+
+def _records(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+    number = 0
+    with _readable(source), pq.ParquetFile(source.path) as file:
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+            for record in batch.to_pylist():
+                number += 1
+                yield number, {name: _value(value) for name, value in record.items()}
+
+
+@contextmanager
+def _readable(source: Source) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{source.name}: not a readable Parquet file ({reason}); write it again") from None
+
+
+def _type(arrow_type: pa.DataType) -> str:
+    plain = _plain(arrow_type)
+    return "float64" if pa.types.is_decimal(plain) else _TYPES.get(plain, "string")
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, date | time):  # a datetime is a date
+        return value.isoformat()
+    return str(value) if isinstance(value, timedelta) else value
+
+
+def _plain(arrow_type: pa.DataType) -> pa.DataType:
+    """The type of the values, however they are stored."""
+    if pa.types.is_dictionary(arrow_type):
+        return arrow_type.value_type
+    return arrow_type.storage_type if isinstance(arrow_type, pa.BaseExtensionType) else arrow_type
+
+
+def _holds_bytes(arrow_type: pa.DataType) -> bool:
+    plain = _plain(arrow_type)
+    if pa.types.is_binary(plain) or pa.types.is_large_binary(plain) or pa.types.is_fixed_size_binary(plain):
+        return True
+    return any(_holds_bytes(plain.field(index).type) for index in range(plain.num_fields))

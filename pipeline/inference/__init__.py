@@ -1,0 +1,1 @@
+"""The loop over planned batches: load, run the model, decode, write, commit shard by shard."""

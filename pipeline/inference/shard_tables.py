@@ -1,0 +1,185 @@
+"""One shard while it grows, and its tables when it is complete."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.inference.staged_arrays import ArraySpool
+from pipeline.records import Emission, Failure, Transcript
+from pipeline.runtime.errors import naming
+from pipeline.runtime.failpoints import failpoint
+from pipeline.scoring.counting import COUNTS, count_errors
+from pipeline.storage import tables
+from pipeline.storage.commits import CommitRecord
+from pipeline.storage.manifest import Manifest
+from pipeline.storage.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class TableSettings:
+    """What to write and how.
+
+    Attributes:
+        outputs: Requested tables.
+        layers: Layers in `features/`.
+        feature_dtype, emission_dtype: float16 or float32.
+        num_labels, dim: Widths of an emission and of a feature.
+        metadata: File metadata of emissions and features.
+        fingerprint: Of the run.
+    """
+
+    outputs: tuple[str, ...]
+    layers: tuple[int, ...]
+    feature_dtype: str
+    emission_dtype: str
+    num_labels: int
+    dim: int
+    metadata: Mapping[str, Any]
+    fingerprint: str
+
+
+class ShardAssembler:
+    """One shard while it grows: results on disk in `.staging/`, transcripts and failures in memory."""
+
+    def __init__(self, shard: int, directory: RunDirectory, manifest: Manifest, settings: TableSettings) -> None:
+        """Start an attempt at `shard`."""
+        self.shard = shard
+        self._directory = directory
+        self._manifest = manifest
+        self._settings = settings
+        self._rows = manifest.rows_of_shard(shard)
+        self._ids = manifest.table["id"].slice(self._rows.start, len(self._rows)).to_pylist()
+        self._transcripts: dict[int, dict[str, Any]] = {}
+        self._failures: list[Failure] = []
+        self._done: set[int] = set()
+        self._folder = directory.new_staging(shard)
+        self._open = ExitStack()
+        emission_type, feature_type = np.dtype(settings.emission_dtype), np.dtype(settings.feature_dtype)
+        self._logits: ArraySpool | None = None
+        if "emissions" in settings.outputs:
+            self._logits = self._spool("emissions", emission_type, settings.num_labels)
+        self._features = {layer: self._spool(f"layer-{layer}", feature_type, settings.dim) for layer in settings.layers}
+
+    def _spool(self, name: str, dtype: np.dtype, width: int) -> ArraySpool:
+        return self._open.enter_context(ArraySpool(self._folder / f"{name}.spool", dtype, width))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row has a result or a failure."""
+        return len(self._done) + len(self._failures) == len(self._rows)
+
+    @property
+    def failed(self) -> set[str]:
+        """Ids of the rows that failed."""
+        return {failure.id for failure in self._failures}
+
+    def add(self, emission: Emission) -> None:
+        """Keep the result of one chunk; those of an utterance come in order."""
+        row = emission.chunk.row
+        if self._logits is not None and emission.logits is not None:
+            self._logits.append(row, emission.logits)
+        for layer, spool in self._features.items():
+            spool.append(row, emission.features[layer])
+        if emission.chunk.last:
+            self._done.add(row)
+
+    def transcribe(self, row: int, transcript: Transcript) -> None:
+        """Keep the transcript of one utterance."""
+        self._transcripts[row] = tables.transcript_columns(transcript)
+
+    def fail(self, failure: Failure) -> None:
+        """Keep the failure of one utterance."""
+        self._failures.append(failure)
+
+    def commit(self) -> CommitRecord:
+        """Write the tables, publish them and remove the staging folder."""
+        order = sorted(self._done, key=self._id)
+        staged: dict[str, Path] = {}
+        counts: Counter[str] = Counter()
+        # Failures first: where a shard is done again, a row leaves one table before it enters another.
+        staged["failures"] = self._write("failures", [tables.failures_table(self._failures)], tables.FAILURES)
+        if "transcripts" in self._settings.outputs:
+            table = self._transcripts_table(order, counts)
+            staged["transcripts"] = self._write("transcripts", [table], table.schema)
+        if self._logits is not None:
+            staged["emissions"] = self._write_emissions(self._logits, order)
+        if self._features:
+            staged["features"] = self._write_features(order)
+        self._open.close()
+        durations = self._manifest.duration_s[np.asarray(order, dtype=np.int64)]
+        record = CommitRecord(
+            shard=self.shard,
+            fingerprint=self._settings.fingerprint,
+            files={},
+            utterances=len(self._rows),
+            audio_s=float(np.nansum(durations)),
+            failures=dict(Counter(failure.error for failure in self._failures)),
+            counts=dict(counts),
+        )
+        rows_per_id = {table: 1 for table in staged if table != "failures"}
+        if self._features:
+            rows_per_id["features"] = len(self._features)
+        done = self._directory.commit(record, staged, self._ids, rows_per_id)
+        self.discard()
+        return done
+
+    def discard(self) -> None:
+        """Remove what was staged."""
+        with suppress(OSError):  # a full disk refuses the last values once more, which nobody wants now
+            self._open.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _id(self, row: int) -> str:
+        return str(self._ids[row - self._rows.start])
+
+    def _write(self, table: str, parts: Sequence[pa.Table], schema: pa.Schema) -> Path:
+        path = self._folder / f"{table}.parquet"
+        with naming(path), tables.open_writer(path, schema) as writer:
+            for part in parts:
+                writer.write_table(part)
+            failpoint("table", self.shard)
+        return path
+
+    def _write_emissions(self, spool: ArraySpool, order: Sequence[int]) -> Path:
+        settings, path = self._settings, self._folder / "emissions.parquet"
+        schema = tables.emissions_schema(settings.emission_dtype)
+        with naming(path), tables.open_writer(path, schema, settings.metadata, values="emission") as writer:
+            for parts in spool.row_groups(order):
+                ids = [self._id(part.row) for part in parts]
+                writer.write_table(tables.emission_rows(ids, parts, settings.emission_dtype, settings.num_labels))
+                failpoint("table", self.shard)
+        return path
+
+    def _write_features(self, order: Sequence[int]) -> Path:
+        settings, path = self._settings, self._folder / "features.parquet"
+        schema = tables.features_schema(settings.feature_dtype)
+        with naming(path), tables.open_writer(path, schema, settings.metadata, values="feature") as writer:
+            for layer, spool in sorted(self._features.items()):
+                for parts in spool.row_groups(order):
+                    ids = [self._id(part.row) for part in parts]
+                    writer.write_table(tables.feature_rows(ids, layer, parts, settings.feature_dtype, settings.dim))
+                    failpoint("table", self.shard)
+        return path
+
+    def _transcripts_table(self, order: Sequence[int], counts: Counter[str]) -> pa.Table:
+        schema = tables.transcripts_schema(self._manifest.table.schema)
+        rows: list[dict[str, Any]] = []
+        for described in self._manifest.table.take(list(order)).to_pylist() if order else []:
+            row = {name: described[name] for name in schema.names if name in described}
+            row |= self._transcripts[order[len(rows)]]
+            counts["empty_transcripts"] += row["text"] == ""
+            if row["reference"] is not None:
+                errors = count_errors(row["text"], row["reference"])
+                row |= {name: getattr(errors, name) for name in COUNTS} | {"wer": errors.wer}
+                counts.update({name: row[name] for name in COUNTS})
+            rows.append(row)
+        return pa.Table.from_pylist(rows, schema=schema)

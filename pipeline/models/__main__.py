@@ -1,0 +1,132 @@
+"""`python -m pipeline.models`: the models that there are, and whose weights are here. Does not import torch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from pipeline.models.catalog import MODELS, ModelFacts, weights_path
+from pipeline.runtime.stdout import standard_output
+
+_USAGE = "usage: python -m pipeline.models [--json]"
+_HEADINGS = ("model", "labels", "rate", "layers", "parameters", "download")
+_FURTHER = ("language", "training data", "licence")
+_GAP = "  "
+_FLOAT32_BYTES = 4
+
+
+def describe(facts: ModelFacts) -> dict[str, Any]:
+    """What there is to know of a model, as plain values. Its download is that of its parameters in float32."""
+    return {
+        "model": facts.name,
+        "bundle": facts.bundle,
+        "outputs": _outputs(facts).split(", "),
+        "sample_rate": facts.sample_rate,
+        "labels": list(facts.labels),
+        "language": facts.origin.language if facts.origin else None,
+        "layers": facts.num_layers,
+        "dim": facts.dim,
+        "parameters": facts.num_params,
+        "download_bytes": facts.num_params * _FLOAT32_BYTES if facts.bundle else 0,
+        "training_data": facts.origin.training_data if facts.origin else None,
+        "licence": facts.origin.licence if facts.origin else None,
+        "weights": str(weights_path(facts)),
+        "here": weights_path(facts).is_file(),
+    }
+
+
+def listing(width: int | None) -> Iterator[Text]:
+    """The models by what they give, in lines.
+
+    Args:
+        width: Columns there are: where one line a model does not fit, it gets two. `None` for any number.
+    """
+    rows = {name: [*_numbers(facts), *_words(facts)] for name, facts in MODELS.items()}
+    widths = [max(map(len, column)) for column in zip((*_HEADINGS, *_FURTHER), *rows.values(), strict=True)]
+    numbers = len(_HEADINGS)
+    width = width or sys.maxsize
+    in_one = sum(widths) + len(_GAP) * (len(widths) - 1) <= width
+    shown = len(widths) if in_one else numbers
+
+    def line(cells: Sequence[str]) -> str:
+        # Numbers stand right, words left.
+        padded = [
+            cell.rjust(room) if 0 < index < numbers else cell.ljust(room)
+            for index, (cell, room) in enumerate(zip(cells[:shown], widths, strict=False))
+        ]
+        return _GAP.join(padded).rstrip()
+
+    yield Text(line([*_HEADINGS, *_FURTHER]), style="bold")
+    if not in_one:
+        yield Text(_GAP + "; ".join(_FURTHER), style="bold")
+    for outputs, members in groupby(MODELS.values(), _outputs):
+        yield Text()
+        yield Text(outputs, style="bold cyan")
+        for facts in members:
+            yield Text(line(rows[facts.name]))
+            if not in_one:
+                words = "; ".join(rows[facts.name][numbers:])
+                folded = textwrap.wrap(words, width, initial_indent=_GAP, subsequent_indent=2 * _GAP)
+                yield Text("\n".join(folded), style="dim")
+    yield Text()
+    yield Text("Downloads are about so large; cached: the file is here already.")
+    yield Text("CC BY-NC: not for commercial use.")
+    yield Text("model=checkpoint loads a file of your own into any of these architectures.")
+
+
+def _numbers(facts: ModelFacts) -> list[str]:
+    size = facts.num_params * _FLOAT32_BYTES
+    download = f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
+    if weights_path(facts).is_file():
+        download = "cached" if facts.bundle else "included"
+    return [
+        facts.name,
+        str(len(facts.labels) or "-"),
+        f"{facts.sample_rate / 1000:g} kHz",
+        f"{facts.num_layers} x {facts.dim}",
+        f"{facts.num_params / 1e6:,.1f} M" if facts.num_params < 1e7 else f"{facts.num_params / 1e6:,.0f} M",
+        download,
+    ]
+
+
+def _words(facts: ModelFacts) -> list[str]:
+    origin = facts.origin
+    return ["", "", ""] if origin is None else [origin.language, origin.training_data, origin.licence]
+
+
+def _outputs(facts: ModelFacts) -> str:
+    if facts.transcribes:
+        return "transcripts, emissions, features"
+    return "emissions, features" if facts.labels else "features"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """List the models; 0, or 2 for an argument that there is not."""
+    if list(arguments) in (["-h"], ["--help"]):
+        print(_USAGE)
+        return 0
+    if list(arguments) not in ([], ["--json"]):
+        print(f"error: {' '.join(arguments)}: no such argument; {_USAGE}", file=sys.stderr)
+        return 2
+    logging.getLogger("pipeline").addHandler(logging.NullHandler())  # a reader may close the pipe: `| head`
+    console = Console(file=standard_output(), highlight=False, soft_wrap=True)
+    if arguments:
+        text = json.dumps([describe(facts) for facts in MODELS.values()], indent=1)
+        console.print(text, markup=False)
+        return 0
+    # A pipe has no width: one line a model, so that grep finds all of it.
+    for line in listing(console.width if console.is_terminal else None):
+        console.print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,284 @@
+"""The transformer over the frames of many utterances packed one after another: no padding, so none to mask.
+
+Linear layers and norms act on single frames and do not know utterances; only the positional convolution and
+attention do, and those run within each. Equal to torchaudio's `Encoder` on each utterance alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchaudio.models.wav2vec2.wavlm_attention import WavLMSelfAttention
+
+from pipeline.models.front_end import gelu_
+
+TAPS = 16
+"""Taps of the positional convolution in a piece; a divisor of every kernel there is (128, and 32 for `digits`)."""
+
+
+class PackedEncoder(nn.Module):
+    """torchaudio's `Encoder`, with its weights."""
+
+    def __init__(self, encoder: Any, dtype: torch.dtype) -> None:
+        """Take over an encoder (its weights are cast in place).
+
+        Args:
+            encoder: torchaudio's `Encoder`, in eval mode.
+            dtype: Of weights and activations.
+        """
+        super().__init__()
+        transformer = encoder.transformer
+        self.project = encoder.feature_projection.to(dtype)
+        self.position = _PositionalConvolution(transformer.pos_conv_embed, dtype)
+        self.norm_first: bool = transformer.layer_norm_first
+        self.norm = transformer.layer_norm.to(dtype)
+        self.layers = nn.ModuleList(_Layer(layer.to(dtype)) for layer in transformer.layers)
+        layer = transformer.layers[0]
+        self.widest: int = layer.feed_forward.intermediate_dense.out_features + 3 * layer.layer_norm.normalized_shape[0]
+        """Values that a frame has in a layer at once."""
+        first = layer.attention
+        self.wavlm = first if isinstance(first, WavLMSelfAttention) else None
+
+    def forward(
+        self, x: Tensor, counts: Sequence[int], layers: Collection[int], together: bool
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Encode.
+
+        Args:
+            x: `(total frames, channels)`, the utterances one after another.
+            counts: Frames of each utterance.
+            layers: Layers whose output to keep; 1 is the first.
+            together: Whether to convolve all utterances at once, padded, or one after another.
+
+        Returns:
+            `(total frames, dim)` for the labels, and layer number to `(total frames, dim)` float32.
+        """
+        x = self.project(x)
+        x = x + self.position(x, counts, together)
+        if self.norm_first:
+            x = self.norm(x)
+        attend = self._attention(x, counts)
+        kept = {}
+        for number, layer in enumerate(self.layers, start=1):
+            x = layer(x, attend)
+            if number in layers:
+                kept[number] = x.float()
+        return x if self.norm_first else self.norm(x), kept
+
+    def _attention(self, x: Tensor, counts: Sequence[int]) -> Attend:
+        if self.wavlm is not None:
+            return _WithPositionBias(position_bias(self.wavlm, max(counts)).to(x.dtype), counts)
+        if x.is_cuda and x.dtype != torch.float32:
+            return _Varlen(counts, x.device)
+        return _EachAlone(counts)
+
+
+class _PositionalConvolution(nn.Module):
+    """torchaudio's `ConvolutionalPositionalEmbedding`, its weight norm computed once."""
+
+    lowered: Tensor
+
+    def __init__(self, embedding: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        # In float16 the convolution, 128 taps wide over 48 or more channels, overflows.
+        self.conv = _folded(embedding.conv).to(torch.float32 if dtype == torch.float16 else dtype)
+        self.groups, self.kernel = self.conv.groups, self.conv.kernel_size[0]
+        width = self.conv.in_channels // self.groups
+        weight = self.conv.weight.detach().view(self.groups, width, width, self.kernel // TAPS, TAPS)
+        # (groups, pieces of the kernel, taps x channels in, channels out): as a stretch of frames lies in memory.
+        self.register_buffer("lowered", weight.permute(0, 3, 4, 2, 1).flatten(2, 3).contiguous(), persistent=False)
+
+    def forward(self, x: Tensor, counts: Sequence[int], together: bool) -> Tensor:
+        """`(total frames, dim)` to the same; an utterance sees silence beyond its ends."""
+        given = x.to(self.conv.weight.dtype)
+        if not together:
+            return F.gelu(self._lowered(given, counts)).to(x.dtype)
+        padded = nn.utils.rnn.pad_sequence(list(torch.split(given, list(counts))), batch_first=True)
+        convolved = F.gelu(self.conv(padded.transpose(1, 2))).transpose(1, 2)
+        # An even kernel gives a frame too many.
+        return torch.cat([row[:count] for row, count in zip(convolved, counts, strict=True)]).to(x.dtype)
+
+    def _lowered(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """The convolution as products of matrices, twice as fast on a CPU as oneDNN's grouped convolution.
+
+        A window of the kernel overlaps the next in all but a frame, which a matrix product cannot read in place.
+        Windows `TAPS` frames apart do not overlap in a piece of `TAPS` taps. So for each group of channels and each
+        piece there is a product for each of the `TAPS` places a window may begin at.
+        """
+        half = self.kernel // 2
+        # Where utterances begin: on the grid of pieces, and half a kernel of silence after the last one's end.
+        places = [*itertools.accumulate((-(-count // TAPS) * TAPS + half for count in counts), initial=half)]
+        rows = (places.pop() - half) // TAPS
+        frames = x.new_zeros((self.groups, rows * TAPS + self.kernel, x.shape[1] // self.groups))
+        for place, piece in zip(places, torch.split(x, list(counts)), strict=True):
+            frames[:, place : place + len(piece)] = piece.view(len(piece), self.groups, -1).transpose(0, 1)
+        width = frames.shape[2]
+        results = x.new_empty((self.groups, TAPS, rows, width))
+        for group, result, weights in zip(frames, results, self.lowered, strict=True):
+            for index, weight in enumerate(weights):
+                offset = group.storage_offset() + index * TAPS * width
+                windows = group.as_strided((TAPS, rows, TAPS * width), (width, TAPS * width, 1), offset)
+                if index == 0:
+                    torch.bmm(windows, weight.expand(TAPS, -1, -1), out=result)
+                else:
+                    result.baddbmm_(windows, weight.expand(TAPS, -1, -1))
+        by_frame = results.permute(2, 1, 0, 3).flatten(2).flatten(0, 1)
+        pieces = [by_frame[place - half : place - half + count] for place, count in zip(places, counts, strict=True)]
+        return torch.cat(pieces).add_(self.conv.get_parameter("bias"))
+
+
+class _Layer(nn.Module):
+    """torchaudio's `EncoderLayer`; the three projections of attention are one product."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        attention = layer.attention
+        self.norm_first: bool = layer.layer_norm_first
+        self.norm, self.final_norm = layer.layer_norm, layer.final_layer_norm
+        self.heads: int = attention.num_heads
+        if isinstance(attention, WavLMSelfAttention):
+            self.project = _linear(attention.attention.in_proj_weight, attention.attention.in_proj_bias)
+            self.out = attention.attention.out_proj
+            self.gate: nn.Module | None = _Gate(attention)
+        else:
+            self.project = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
+            self.out = attention.out_proj
+            self.gate = None
+        self.up, self.down = layer.feed_forward.intermediate_dense, layer.feed_forward.output_dense
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        given = self.norm(x) if self.norm_first else x
+        query, key, value = self.project(given).view(len(x), 3, self.heads, -1).unbind(1)
+        gates = None if self.gate is None else self.gate(given)
+        x = self.out(attend(query, key, value, gates)).add_(x)
+        if not self.norm_first:
+            x = self.norm(x)
+        given = self.final_norm(x) if self.norm_first else x
+        result: Tensor = self.down(gelu_(self.up(given))).add_(x)
+        return result if self.norm_first else self.final_norm(result)
+
+
+class _Gate(nn.Module):
+    """How much each head of each frame heeds WavLM's position bias (Chen et al. 2022, section 3.1)."""
+
+    def __init__(self, attention: Any) -> None:
+        super().__init__()
+        self.heads: int = attention.num_heads
+        self.linear = attention.gru_rel_pos_linear
+        self.scale = attention.gru_rel_pos_const
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(frames, dim)` to `(heads, frames, 1)`, as `WavLMSelfAttention.forward` computes it."""
+        by_head = x.view(len(x), self.heads, -1).transpose(0, 1)
+        gates = torch.sigmoid(self.linear(by_head).view(self.heads, len(x), 2, 4).sum(-1))
+        first, second = gates.chunk(2, dim=-1)
+        scaled: Tensor = first * (second * self.scale[0] - 1.0) + 2.0
+        return scaled
+
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""Query, key and value, each `(total frames, heads, width)`, and WavLM's gates, to `(total frames, dim)`."""
+
+
+class _EachAlone:
+    """Attention an utterance at a time, by torch's fused kernels."""
+
+    def __init__(self, counts: Sequence[int]) -> None:
+        self.counts = list(counts)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, gates: Tensor | None) -> Tensor:
+        pieces = zip(*(torch.split(part, self.counts) for part in (query, key, value)), strict=True)
+        attended = []
+        for piece, mask in zip(pieces, self._masks(gates), strict=True):
+            by_head = [part.transpose(0, 1)[None] for part in piece]
+            attended.append(F.scaled_dot_product_attention(by_head[0], by_head[1], by_head[2], attn_mask=mask)[0])
+        return torch.cat([each.transpose(0, 1).flatten(1) for each in attended])
+
+    def _masks(self, gates: Tensor | None) -> Sequence[Tensor | None]:
+        return [None] * len(self.counts)
+
+
+class _WithPositionBias(_EachAlone):
+    """WavLM's attention: a bias by distance, gated by each frame."""
+
+    def __init__(self, bias: Tensor, counts: Sequence[int]) -> None:
+        """`bias` as `position_bias` gives it, for the longest utterance."""
+        super().__init__(counts)
+        self.bias = bias
+
+    def _masks(self, gates: Tensor | None) -> Sequence[Tensor | None]:
+        assert gates is not None
+        size = self.bias.shape[-1]
+        # A distance lies where it lies for the longest: the bias of a shorter one is a corner of it.
+        return [
+            (gate * self.bias[0, :, :count, :count])[None] if count < size else (gate * self.bias[0])[None]
+            for gate, count in zip(torch.split(gates, self.counts, dim=1), self.counts, strict=True)
+        ]
+
+
+class _Varlen:
+    """Flash attention over packed utterances in one call, on CUDA in half precision."""
+
+    def __init__(self, counts: Sequence[int], device: torch.device) -> None:
+        ends = list(itertools.accumulate(counts, initial=0))
+        self.ends = torch.tensor(ends, dtype=torch.int32, device=device)
+        self.longest = max(counts)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, gates: Tensor | None) -> Tensor:
+        from torch.nn.attention.varlen import varlen_attn  # a prototype in torch 2.11, and for CUDA alone
+
+        attended = varlen_attn(query, key, value, self.ends, self.ends, self.longest, self.longest)
+        assert isinstance(attended, Tensor)
+        return attended.flatten(1)
+
+
+def position_bias(attention: Any, frames: int) -> Tensor:
+    """WavLM's relative position bias, `(1, heads, frames, frames)`, which every layer scales for itself.
+
+    The same for every utterance and every pair of frames at one distance: looked up once a distance, instead of
+    once a pair and utterance as `WavLMSelfAttention.compute_bias` does.
+
+    Args:
+        attention: torchaudio's `WavLMSelfAttention` of the first layer, which has the embedding.
+        frames: Frames of the longest utterance.
+    """
+    distances = torch.arange(1 - frames, frames)
+    buckets = attention._relative_positions_bucket(distances, bidirectional=True)
+    by_distance = attention.rel_attn_embed(buckets.to(attention.rel_attn_embed.weight.device)).T
+    # Row i of `unfold` begins at distance i + 1 - frames, which is that of the last query; so the rows turn around.
+    bias: Tensor = by_distance.unfold(1, frames, 1).flip(1)[None]
+    return bias
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    linear.weight, linear.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+    return linear
+
+
+def _joined(*parts: nn.Linear) -> nn.Linear:
+    """One linear layer for several of one input; theirs become views of its weights, so that nothing is held twice."""
+    joined = _linear(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
+    size = parts[0].out_features
+    splits = torch.split(joined.weight, size), torch.split(joined.bias, size)
+    for part, weight, bias in zip(parts, *splits, strict=True):
+        part.weight, part.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+    return joined
+
+
+def _folded(conv: nn.Conv1d) -> nn.Conv1d:
+    """A convolution with its weight norm computed once.
+
+    Not `remove_parametrizations`, which takes the weight away from every copy of the module as well: copies
+    share the class that it edits.
+    """
+    plain = nn.Conv1d(
+        conv.in_channels, conv.out_channels, conv.kernel_size[0], padding=conv.padding[0], groups=conv.groups
+    )
+    plain.load_state_dict({"weight": conv.weight.detach(), "bias": conv.get_parameter("bias").detach()})
+    return plain

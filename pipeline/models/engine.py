@@ -1,0 +1,233 @@
+"""Padded batches to results on the host: device, precision, and what to do when memory runs out."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torchaudio.models import Wav2Vec2Model
+
+from pipeline.models.catalog import ModelFacts
+from pipeline.models.forward import ExactForward
+from pipeline.models.split import Awaited, Halves, Refused, halve
+from pipeline.models.transfer import Flight, Moment, Streams, Wanted, seconds_between
+from pipeline.records import Chunk, Emission, Rejected
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.memory import available_memory, is_out_of_memory
+
+CPU_BATCH_SECONDS = 30.0
+"""On a CPU a batch of one loses nothing; batching only saves calls on short recordings."""
+CUDA_BATCH_SECONDS_PER_GIB = 6.0
+"""Padded seconds a GiB of device memory holds, with room to spare for the base models in float32."""
+MAX_CUDA_BATCH_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What to compute.
+
+    Attributes:
+        layers: Layers whose features are asked for.
+        feature_dtype: float16 or float32.
+        logits: Whether logits are asked for.
+    """
+
+    layers: tuple[int, ...]
+    feature_dtype: str
+    logits: bool
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:1` to a device that is there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    index = int(name.partition(":")[2] or 0)
+    device = torch.device(name if index < 100 else "cuda")  # torch counts devices in a byte
+    if device.type == "cuda" and index >= torch.cuda.device_count():
+        raise UserError(f"device={name}: torch sees {torch.cuda.device_count()} CUDA devices; use device=cpu or auto")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`auto` to fp32 on a CPU and bf16 on CUDA; refuses half precision on a CPU."""
+    if name == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    if device.type == "cpu" and name != "fp32":
+        raise UserError(f"precision={name}: needs CUDA, and torch sees none; use precision=fp32 or auto")
+    return name
+
+
+def default_batch_seconds(device: torch.device) -> float:
+    """Padded seconds of audio in one batch, from the device's memory."""
+    if device.type == "cpu":
+        return CPU_BATCH_SECONDS
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return min(MAX_CUDA_BATCH_SECONDS, CUDA_BATCH_SECONDS_PER_GIB * memory / 2**30)
+
+
+def default_workers(device: torch.device) -> int:
+    """Decoding processes: one beside a model that wants every core, more beside a GPU."""
+    cores = len(os.sched_getaffinity(0))
+    return 1 if device.type == "cpu" else max(1, min(12, cores - 2))
+
+
+def default_committers(device: torch.device) -> int:
+    """Shards committed at a time: beside a model that wants every core one, more beside a GPU."""
+    return 1 if device.type == "cpu" else max(1, min(8, len(os.sched_getaffinity(0)) // 4))
+
+
+class Started:
+    """A batch that the device has begun with."""
+
+    def __init__(self, began: Moment, before: Moment | None) -> None:
+        """Where in the device's work it began, and where the batch before it ended."""
+        self.awaited: list[Awaited] = []
+        self.cut: list[int] = []
+        """Manifest rows of chunks that did not fit and were run in halves."""
+        self.ended = self._began = began
+        self._before = before
+
+    def results(self) -> tuple[list[Emission], list[Rejected]]:
+        """Wait for one `Emission` or `Rejected` a chunk."""
+        emissions: list[Emission] = []
+        rejected: list[Rejected] = []
+        for each in self.awaited:
+            done = each.results()
+            emissions += done[0]
+            rejected += done[1]
+        return emissions, rejected
+
+    @property
+    def idle_s(self) -> float | None:
+        """Seconds the device had nothing to do before this batch, `None` for the first; asked for after `results`."""
+        return None if self._before is None else max(0.0, seconds_between(self._before, self._began))
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of the device's work on this batch; asked for after `results`."""
+        return seconds_between(self._began, self.ended)
+
+
+class Engine:
+    """A model on a device, from padded waveforms to one `Emission` or `Rejected` a chunk."""
+
+    def __init__(
+        self,
+        facts: ModelFacts,
+        model: Wav2Vec2Model,
+        device: torch.device,
+        precision: str,
+        settings: EngineSettings,
+    ) -> None:
+        """Move the model to its device. Float32 means float32: TF32 is switched off everywhere."""
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        self.device = device
+        self._facts = facts
+        self._layers = settings.layers
+        self._streams = Streams(device)
+        self._ended: Moment | None = None
+        self._forward = ExactForward(
+            model,
+            precision,
+            normalize_waveform=facts.body.normalize_waveform,
+            log_softmax=facts.values == "log_probs",
+        ).to(device)
+        self._working_bytes = self._forward.working_bytes
+        self._fits = math.inf
+        remedy = {"fp16": "; try precision=bf16 or fp32", "bf16": "; try precision=fp32"}.get(precision, "")
+        if remedy:
+            cause = f"precision={precision} is the likely cause{remedy}"
+        else:
+            cause = "in precision=fp32 samples far beyond [-1, 1] are the likely cause"
+        self._wanted = Wanted(
+            settings.logits, settings.feature_dtype, f"the model gave NaN or infinite values; {cause}"
+        )
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the device works on after `start`, so that the host may do something else before `results`."""
+        return self._streams.overlaps
+
+    def run(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> tuple[list[Emission], list[Rejected]]:
+        """Run one padded batch and wait for its results; arguments as for `start`."""
+        return self.start(chunks, waveforms, lengths).results()
+
+    @torch.inference_mode()
+    def start(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> Started:
+        """Begin with one padded batch, in pieces if the device's memory asks for it.
+
+        Args:
+            chunks: What each waveform is.
+            waveforms: `(batch, samples)` float32 on the host, pinned for CUDA.
+            lengths: `(batch,)` int64 on the host.
+        """
+        started = Started(self._streams.now(), self._ended)
+        pieces = [slice(0, len(chunks))] if chunks else []
+        while pieces:
+            piece = pieces.pop()
+            size = piece.stop - piece.start
+            given = chunks[piece], waveforms[piece, : int(lengths[piece].max())], lengths[piece]
+            flight = self._try(*given)
+            if flight is not None:
+                started.awaited.append(flight)
+            elif size == 1:
+                started.cut.append(chunks[piece.start].row)
+                started.awaited.append(self._halved(chunks[piece.start], given[1]))
+            else:
+                middle = piece.start + size // 2
+                pieces += [slice(middle, piece.stop), slice(piece.start, middle)]
+        started.ended = self._ended = self._streams.now()
+        return started
+
+    def _try(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> Flight | None:
+        """Run what is believed to fit; `None` where it does not."""
+        size, padded = len(chunks), waveforms.numel()
+        free, total = self._memory()
+        needed = self._working_bytes(size, waveforms.shape[1])
+        # What is free is a guess, so one utterance is tried unless it exceeds all there is.
+        if needed > total or (size > 1 and (padded > self._fits or needed > free)):
+            return None
+        try:
+            output = self._forward(waveforms.to(self.device, non_blocking=True), lengths, self._layers)
+            return Flight(self._streams, self._wanted, chunks, output)
+        except (RuntimeError, MemoryError) as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error)):
+                raise
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._fits = min(self._fits, padded - 1)
+        return None
+
+    def _halved(self, chunk: Chunk, waveform: Tensor) -> Awaited:
+        """Run a chunk that does not fit in halves, and those in halves; `waveform` is `(1, samples)`."""
+        num_samples = waveform.shape[1]
+        num_frames = self._facts.num_frames(num_samples)
+        halves = halve(replace(chunk, num_samples=num_samples), num_frames, self._facts.stride, self._facts.min_samples)
+        if halves is None:
+            return Refused(self._too_long(chunk, num_samples))
+        parts = []
+        for half in halves:
+            own = waveform[:, half.start : half.start + half.num_samples]
+            length = torch.tensor([own.shape[1]])
+            parts.append(self._try([half], own, length) or self._halved(half, own))
+        return Halves(chunk, (parts[0], parts[1]))
+
+    def _memory(self) -> tuple[float, float]:
+        """Bytes free for a forward and all there are; CUDA says by itself when it runs out.
+
+        On a CPU Linux would kill the process instead, so a batch is split when it exceeds what is free, and
+        an utterance alone when it exceeds all there is.
+        """
+        return available_memory() if self.device.type == "cpu" else (math.inf, math.inf)
+
+    def _too_long(self, chunk: Chunk, num_samples: int) -> Rejected:
+        message = (
+            f"a stretch of {num_samples} samples, as short as it may be cut, does not fit into the memory of "
+            f"{self.device}; run it where there is more memory"
+        )
+        return Rejected(chunk, "model", "out_of_memory", message)

@@ -1,0 +1,81 @@
+"""The errors a person meets. Each message is one line: what, its value, the reason, the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.runtime.redaction import mask
+
+if TYPE_CHECKING:
+    from pipeline.records import ErrorName
+
+
+class OneLineError(Exception):
+    """An error whose message stays one line, and holds no secret, whatever values it quotes."""
+
+    def __init__(self, message: str) -> None:
+        """Line breaks and other control characters of quoted values are shown as escapes."""
+        super().__init__(re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda match: repr(match[0])[1:-1], mask(message)))
+
+
+class UserError(OneLineError):
+    """The configuration, the input or a refused resume: exit code 2, no traceback."""
+
+
+class RunError(OneLineError):
+    """Something outside the code stopped a run that had begun: exit code 1, no traceback."""
+
+
+class AudioError(Exception):
+    """Why a recording has no waveform: one of the names users group by, and a line without the path."""
+
+    def __init__(self, error: ErrorName, message: str) -> None:
+        super().__init__(error, message)
+        self.error: ErrorName = error
+        self.message = mask(" ".join(message.split()))
+
+    def __str__(self) -> str:
+        return f"{self.error}: {self.message}"
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an `OSError` in this stretch name `path`, where the system does not say which file it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
+def explain(error: BaseException) -> str:
+    """One line out of Hydra's and OmegaConf's several: the innermost reason, in words that say what is allowed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    for sign, allowed in (
+        ("to Float", "must be a number"),
+        ("to Integer", "must be a whole number"),
+        ("valid bool", "must be true or false"),
+        ("to string", "must be one value, not a list or a mapping"),
+        ("ListConfig", "must be a list, such as [a,b]"),
+        ("NoneType", "null cannot stand in the list"),
+        ("not Optional", "cannot be null; give a value"),
+        ("Incompatible value 'None'", "cannot be null; give a value"),
+    ):
+        if sign in reason:
+            return allowed
+    return reason
+
+
+def did_you_mean(word: str, candidates: Sequence[str]) -> str:
+    """` (did you mean x?)`, or nothing where no candidate is close."""
+    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""

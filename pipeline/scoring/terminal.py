@@ -1,0 +1,117 @@
+"""Scores as a person reads them in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.runtime.progress import format_hours
+from pipeline.runtime.terminal import printable
+from pipeline.scoring.grouping import Scores, Worst
+from pipeline.scoring.normalisers import DESCRIPTIONS
+
+PLAIN_WIDTH = 110
+"""Columns where the output is no terminal."""
+MAX_VALUES = 12
+"""Values of a group that are shown: those with the highest rates."""
+MAX_CONFUSIONS = 8
+MAX_WORST = 3
+_ALL_COLUMNS = 96
+"""Columns of a terminal from which the kinds of errors have room beside the rest."""
+_NAME_WIDTH, _LEAST_NAME, _TEXT_WIDTH = 40, 12, 200
+
+
+def pictures(scores: Scores, width: int) -> Iterator[Table | Text]:
+    """The table of rates, the most frequent confusions and the worst utterances; nothing where nothing is scored.
+
+    Args:
+        scores: What a run scores.
+        width: Columns there are.
+    """
+    rows = scores.table.to_pylist()
+    if not rows:
+        return
+    metadata = {key.decode(): value.decode() for key, value in scores.table.schema.metadata.items()}
+    yield _rates(rows, width)
+    yield Text(how_compared(metadata), "dim")
+    confusions = scores.confusions.slice(0, MAX_CONFUSIONS).to_pylist()
+    if confusions:
+        yield Text("most frequent errors: " + ", ".join(_confusion(row) for row in confusions))
+    for worst in scores.worst[:MAX_WORST]:
+        yield _worst(worst)
+
+
+def how_compared(metadata: Mapping[str, str]) -> str:
+    """What was done to texts and how intervals were made, as the metadata of `scores.parquet` has it, in words."""
+    said = []
+    if "normaliser" in metadata:
+        said.append(f"texts compared after: {DESCRIPTIONS.get(metadata['normaliser'], metadata['normaliser'])}")
+    if "resampled" in metadata:
+        said.append(f"intervals: 95 %, {metadata.get('resamples', '')} bootstrap samples of {metadata['resampled']}s")
+    return "; ".join(said)
+
+
+def _rates(rows: Sequence[dict[str, Any]], width: int) -> Table:
+    kinds = ("sub", "del", "ins") if width >= _ALL_COLUMNS else ()
+    header = ["scores by", "utterances", "audio", "WER %", "95 %", *kinds, "CER %"]
+    lines: list[tuple[list[str], str]] = []
+    for number, (name, found) in enumerate(groupby(rows, lambda row: str(row["group"]))):
+        group = list(found)
+        if number == 0:
+            lines.append((["overall", *_cells(group[0], bool(kinds))], "bold"))
+            continue
+        shown = group if len(group) <= MAX_VALUES else sorted(group, key=_rate, reverse=True)[:MAX_VALUES]
+        hidden = f" ({MAX_VALUES} highest of {len(group)})" if len(group) > MAX_VALUES else ""
+        lines.append(([printable(name, _NAME_WIDTH) + hidden], "italic"))
+        for row in shown:
+            value = "(null)" if row["value"] is None else printable(row["value"], _NAME_WIDTH)
+            lines.append((["  " + value, *_cells(row, bool(kinds))], ""))
+    # Numbers have what room they need; a name is cut before a number is.
+    taken = sum(
+        max(len(header[at]), *(len(cells[at]) for cells, _ in lines if at < len(cells))) + 3
+        for at in range(1, len(header))
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column(header[0], overflow="ellipsis", no_wrap=True, max_width=max(_LEAST_NAME, width - taken - 4))
+    for name in header[1:]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for cells, style in lines:
+        if style == "italic":
+            table.add_section()
+        table.add_row(*(Text(cell) for cell in cells), style=style)
+    return table
+
+
+def _rate(row: dict[str, Any]) -> float:
+    return -1.0 if row["wer"] is None else float(row["wer"])
+
+
+def _cells(row: dict[str, Any], kinds: bool) -> list[str]:
+    interval = "" if row["wer_low"] is None else f"{100 * row['wer_low']:.1f} to {100 * row['wer_high']:.1f}"
+    counts = [f"{row[kind]:,}" for kind in ("substitutions", "deletions", "insertions")] if kinds else []
+    audio = format_hours(3600 * row["hours"])
+    return [f"{row['utterances']:,}", audio, _percent(row["wer"]), interval, *counts, _percent(row["cer"])]
+
+
+def _percent(rate: float | None) -> str:
+    return "" if rate is None else f"{100 * rate:.2f}"
+
+
+def _confusion(row: dict[str, Any]) -> str:
+    reference, hypothesis = (printable(row[side] or "", _NAME_WIDTH) for side in ("reference", "hypothesis"))
+    if row["kind"] == "substitution":
+        said = f"{reference} read as {hypothesis}"
+    else:
+        said = f"{reference} missed" if row["kind"] == "deletion" else f"{hypothesis} added"
+    return f"{said} ({row['count']:,})"
+
+
+def _worst(worst: Worst) -> Text:
+    text = Text(f"{printable(worst.id, 2 * _NAME_WIDTH)}: WER {100 * worst.wer:.0f} %\n")
+    text.append(f"    said {printable(worst.reference, _TEXT_WIDTH)}\n", "dim")
+    return text.append(f"    read {printable(worst.hypothesis, _TEXT_WIDTH)}")

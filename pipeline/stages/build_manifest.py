@@ -1,0 +1,122 @@
+"""The manifest of a dataset: recordings found, headers read, rows sharded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.audio.headers import Headers
+from pipeline.datasets import Connector
+from pipeline.inference.planning import assign_shards
+from pipeline.records import AudioHeader, Utterance
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.paths import encode_path
+from pipeline.storage import tables
+from pipeline.storage.manifest import BLOCK_ROWS, Manifest, digest_of
+
+
+def build(
+    dataset: Connector,
+    shard_hours: float,
+    on_progress: Callable[[int], None] = lambda rows: None,
+    channels: str = "mix",
+    timeout_s: float = 120.0,
+) -> Manifest:
+    """Find the recordings of a dataset, read their headers in parallel, cut them into shards.
+
+    A file whose header cannot be read is a row too, with nulls; it ends in the failures table. So is one that
+    hangs, crashes or exhausts the process that reads it, which the loader meets again and names.
+
+    Args:
+        dataset: The connector.
+        shard_hours: Hours of audio in one shard.
+        channels: With `each`, an utterance for which the dataset names no channel becomes one row a channel.
+        on_progress: Called with the rows done so far.
+        timeout_s: A header that takes longer cannot be read; where samples are counted, for every MiB of the file.
+
+    Raises:
+        UserError: Two utterances have one id, an id is empty, or there is nothing to do.
+    """
+    types = dataset.columns()
+    columns = tables.own_column_names(types)
+    schema = tables.manifest_schema(
+        {tables.CHANNEL: "int16", **{columns[name]: type_ for name, type_ in types.items()}}
+    )
+    batches: list[pa.RecordBatch] = []
+    utterances = dataset.utterances()
+    done = 0
+    with Headers(timeout_s) as headers:
+        while block := list(islice(utterances, BLOCK_ROWS)):
+            rows = []
+            for utterance, (header, size) in zip(block, headers.of([each.path for each in block]), strict=True):
+                each_channel = _channels(utterance, header) if channels == "each" else [utterance]
+                rows += [_row(each, header, size, columns) for each in each_channel]
+                on_progress(done + len(rows))
+            batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
+            done += len(rows)
+    table = pa.Table.from_batches(batches, schema=schema)
+    if channels != "each" and table[tables.CHANNEL].null_count == len(table):
+        table = table.drop_columns([tables.CHANNEL])
+    if not table.num_rows:
+        raise UserError(f"dataset={dataset.run_name}: no recordings found; nothing to do")
+    _check_ids(table)
+    shards = assign_shards(table["duration_s"].to_numpy(), shard_hours)
+    table = table.set_column(table.schema.get_field_index("shard"), schema.field("shard"), pa.array(shards))
+    return Manifest(table=table.combine_chunks(), digest=digest_of(table))
+
+
+def _channels(utterance: Utterance, header: AudioHeader | None) -> list[Utterance]:
+    """An utterance as one a channel; the text of several channels is not the text of any one of them."""
+    if header is None or utterance.channel is not None:
+        return [utterance]
+    reference = utterance.reference if header.num_channels == 1 else None
+    return [
+        replace(utterance, id=f"{utterance.id}#c{channel}", channel=channel, reference=reference)
+        for channel in range(1, header.num_channels + 1)
+    ]
+
+
+def _row(
+    utterance: Utterance, header: AudioHeader | None, file_size: int | None, columns: dict[str, str]
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": utterance.id,
+        "path": encode_path(utterance.path),
+        "start_s": utterance.start_s,
+        "end_s": utterance.end_s,
+        "reference": utterance.reference,
+        "file_size": file_size,
+        tables.CHANNEL: utterance.channel,
+        **{column: utterance.columns.get(name) for name, column in columns.items()},
+    }
+    if header is not None:
+        first = round((utterance.start_s or 0.0) * header.sample_rate)
+        last = header.num_samples if utterance.end_s is None else round(utterance.end_s * header.sample_rate)
+        num_samples = max(0, min(last, header.num_samples) - first)
+        row |= {
+            "duration_s": num_samples / header.sample_rate,
+            "sample_rate": header.sample_rate,
+            "num_channels": header.num_channels,
+            "num_samples": num_samples,
+        }
+    return row
+
+
+def _check_ids(table: pa.Table) -> None:
+    ids = table["id"]
+    if pc.count_distinct(ids).as_py() != len(ids):
+        counts = pc.value_counts(ids)
+        id_ = counts.field("values")[pc.index(pc.greater(counts.field("counts"), 1), True).as_py()].as_py()
+        paths = table.filter(pc.equal(ids, id_))["path"].to_pylist()
+        raise UserError(
+            f"id {id_!r} stands for {len(paths)} utterances ({' and '.join(paths[:2])}); ids must be unique, "
+            f"so rename one, or give ids of your own in a list (dataset=manifest)"
+        )
+    if pc.any(pc.equal(ids, "")).as_py():
+        path = table.filter(pc.equal(ids, ""))["path"][0]
+        raise UserError(f"an utterance of {path} has an empty id; give every one an id")

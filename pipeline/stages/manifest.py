@@ -1,0 +1,127 @@
+"""Stage `manifest`: made once; later runs use it as it stands, wherever the corpus lies by then."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from pipeline.config.run_config import RunConfig
+from pipeline.runtime import redaction as masking
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.failpoints import failpoint
+from pipeline.runtime.progress import PLAIN_EVERY_S, format_hours
+from pipeline.stages import identity
+from pipeline.stages import resume as refusals
+from pipeline.stages.build_manifest import build
+from pipeline.storage import manifest as manifests
+from pipeline.storage.manifest import Manifest
+from pipeline.storage.run_directory import RunDirectory
+
+SHOWN_EVERY_S = 0.1
+"""Between two updates of a count on a terminal."""
+
+
+class ManifestStage:
+    """What was asked of this corpus, and what the run directory has of it."""
+
+    def __init__(
+        self, config: RunConfig, directory: RunDirectory, console: Console, say: Callable[[str], None]
+    ) -> None:
+        """Nothing is read or written before `run`."""
+        self._config = config
+        self._directory = directory
+        self._console = console
+        self._say = say
+
+    def made_with(self) -> dict[str, Any]:
+        """What decides the manifest."""
+        options = dict(self._config.dataset_options)
+        for key in {"root", "path"} & set(options):
+            if options[key] is not None:
+                options[key] = os.path.abspath(os.path.expanduser(options[key]))  # "calls" here is not "calls" there
+        options = masking.mask_secrets(options, marked=True)
+        name = type(self._config.dataset).__module__.rpartition(".")[2]
+        each = {"channels": "each"} if self._config.settings.channels == "each" else {}
+        return {"dataset": name, **options, **each, "shard.hours": self._config.settings.shard.hours}
+
+    def run(self) -> Manifest:
+        """Make the manifest, or read the one that is there.
+
+        Raises:
+            UserError: There is none and none is to be made, it has been edited, or results are of another corpus.
+        """
+        path, made_with = self._directory.manifest_path, self.made_with()
+        if path.is_file():
+            manifest, before = manifests.read(path)
+            if self._directory.has_commits():
+                self._refuse_edited(manifest)
+            if before == made_with:
+                return manifest
+            if self._directory.has_commits():
+                return self._moved(manifest, before, made_with)
+        if "manifest" not in self._config.settings.stages:
+            raise UserError(f"{path}: there is no manifest; add manifest to stages=")
+        manifest = self._build_manifest()
+        recorded = self._directory.read_run_json()
+        if recorded is not None and self._directory.has_commits():  # the manifest was taken away: is this the same?
+            now = identity.describe_known(self._config, manifest.digest, recorded)
+            refusals.refuse_differences(self._config, recorded, now)
+        failpoint("manifest")
+        manifests.write(path, manifest, made_with, self._directory.write_table)
+        failpoint("manifest-written")
+        identity.note_manifest(self._directory)
+        unreadable = int(np.isnan(manifest.duration_s).sum())
+        self._say(
+            f"{len(manifest)} utterances, {format_hours(float(np.nansum(manifest.duration_s)))} of audio, "
+            f"{manifest.num_shards} shards" + (f", {unreadable} with a header that cannot be read" * bool(unreadable))
+        )
+        return manifest
+
+    def _build_manifest(self) -> Manifest:
+        with self._console.status("finding recordings and reading their headers") as status:
+            shown = said = time.monotonic()
+
+            def tell(rows: int) -> None:
+                nonlocal shown, said
+                now = time.monotonic()
+                if now - shown >= SHOWN_EVERY_S:  # it is told every row, of which there may be millions
+                    shown = now
+                    status.update(f"reading headers: {rows} utterances")
+                if not self._console.is_terminal and now - said >= PLAIN_EVERY_S:
+                    said = now
+                    self._say(f"reading headers: {rows} utterances")
+
+            settings = self._config.settings
+            return build(self._config.dataset, settings.shard.hours, tell, settings.channels, settings.loader.timeout_s)
+
+    def _moved(self, manifest: Manifest, before: dict[str, Any], made_with: dict[str, Any]) -> Manifest:
+        """The same corpus at another place is the same work; anything else is refused."""
+        differences = refusals.making_differences(before, made_with)
+        if before["shard.hours"] == made_with["shard.hours"]:
+            again = self._build_manifest()
+            if again.digest == manifest.digest:
+                manifests.write(self._directory.manifest_path, again, made_with, self._directory.write_table)
+                identity.note_manifest(self._directory)
+                return again
+            differences.append(refusals.corpus_differences(manifest.table, again.table))
+        recorded = self._directory.read_run_json()
+        now = {} if recorded is None else identity.describe_known(self._config, manifest.digest, recorded)
+        refusals.refuse_differences(self._config, recorded, now, differences)
+        raise AssertionError("two manifests of one making differ")
+
+    def _refuse_edited(self, manifest: Manifest) -> None:
+        """Refuse a manifest whose rows are not those that it was made with; results are of those."""
+        path, recorded = self._directory.manifest_path, self._directory.read_run_json() or {}
+        if recorded.get(manifests.FILE_KEY) == manifests.file_record(path):
+            return
+        rows = manifests.digest_of(manifest.table)  # slower, and told from a kill between this file and run.json
+        made = recorded.get("identity", {}).get("manifest", manifest.digest)
+        if not rows == made == manifest.digest:
+            refusals.refuse(
+                self._directory.root, [f"manifest: {made} there, {rows} now, since {path.name} has been edited"]
+            )

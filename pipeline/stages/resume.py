@@ -1,0 +1,131 @@
+"""What a refused resume says: everything that differs, the old value and the new, and the two ways out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config.run_config import RunConfig
+from pipeline.models.catalog import weights_path
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.redaction import mask_marked
+
+_MAX_DIFFERENCES = 12
+_MAX_CHARACTERS = 160
+"""Of one value. The SHA-256 of weights and where they lie are not shortened."""
+_EXAMPLES, _EXAMPLE_COLUMNS = 3, 2
+
+
+def refuse_differences(
+    config: RunConfig, recorded: Mapping[str, Any] | None, now: Mapping[str, Any], besides: Sequence[str] = ()
+) -> None:
+    """Refuse to mix results of different work in one run directory.
+
+    Args:
+        config: The configuration now.
+        recorded: `run.json` as it stands, if it does.
+        now: What `identity.describe` says now.
+        besides: Differences that were found elsewhere.
+
+    Raises:
+        UserError: With every difference.
+    """
+    recorded = recorded or {"identity": now}
+    before = recorded["identity"]
+    keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    found = {key: _difference(key, before.get(key), now.get(key)) for key in keys}
+    if "weights_sha256" in found:
+        files = recorded.get("weights", {}).get("path"), mask_marked(str(weights_path(config.model)))
+        there, here = (f"{of.get('weights_sha256')} ({file})" for of, file in zip((before, now), files, strict=True))
+        found["weights_sha256"] = f"weights_sha256: {there} there, {here} now"
+    if found or besides:
+        refuse(config.run_dir, [*besides, *found.values()])
+
+
+def refuse(run_dir: Path, differences: Sequence[str]) -> NoReturn:
+    """Refuse to go on with a run directory.
+
+    Raises:
+        UserError: With the differences, as many as a person reads, and the two ways out.
+    """
+    shown, more = [*differences[:_MAX_DIFFERENCES]], len(differences) - _MAX_DIFFERENCES
+    if more > 0:
+        shown.append(f"and {more} more")
+    raise UserError(
+        f"run_dir={run_dir}: was made with other settings ({'; '.join(shown)}); "
+        f"set them back to go on with it, or start another run with run_dir=..."
+    )
+
+
+def making_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two records of how a manifest was made, but for the channels, which the identity has too."""
+    keys = [key for key in sorted({*before, *now} - {"channels"}) if before.get(key) != now.get(key)]
+    if "dataset" in keys:  # what only one dataset has to be told says nothing more
+        keys = [key for key in keys if key in ("dataset", "root", "path") or (key in before and key in now)]
+    whole = ("dataset", "shard.hours")
+    return [_difference(key if key in whole else f"dataset.{key}", before.get(key), now.get(key)) for key in keys]
+
+
+def corpus_differences(before: pa.Table, now: pa.Table) -> str:
+    """What differs between two manifests: how many utterances, and some of them by their ids."""
+    said = []
+    for what, table, other in (("added", now, before), ("removed", before, now)):
+        ids = table["id"].filter(pc.invert(_among(table, other)))
+        said += _counted(what, ids.slice(0, _EXAMPLES).to_pylist(), len(ids))
+    said += _changed(before, now)
+    if columns := sorted({*before.column_names} ^ {*now.column_names}):
+        said.append(f"columns {', '.join(columns)} in one alone")
+    return f"utterances: {', '.join(said) or 'the same in another order, or in other shards'}"
+
+
+def _changed(before: pa.Table, now: pa.Table) -> list[str]:
+    """How many utterances both have that are not the same, but for where their files lie; with some of them."""
+    shared = [name for name in before.column_names if name in now.column_names and name not in ("path", "shard")]
+    # Sorted, and without what only one has, an utterance stands at the same place in both.
+    old = before.select(shared).filter(_among(before, now)).sort_by("id").combine_chunks()
+    new = now.select(shared).filter(_among(now, before)).sort_by("id").combine_chunks()
+    differs = {}
+    for name in shared:
+        left, right = old[name], new[name]
+        if left.type != right.type:
+            left, right = left.cast(pa.string()), right.cast(pa.string())
+        both_null = pc.and_(pc.is_null(left), pc.is_null(right))
+        differs[name] = pc.invert(pc.or_(pc.fill_null(pc.equal(left, right), False), both_null))
+    rows = pc.indices_nonzero(reduce(pc.or_, differs.values()))
+    examples = [
+        f"{old['id'][row].as_py()}: "
+        + ", ".join(
+            _difference(name, old[name][row].as_py(), new[name][row].as_py(), " ")
+            for name in [name for name in shared if differs[name][row].as_py()][:_EXAMPLE_COLUMNS]
+        )
+        for row in rows.slice(0, _EXAMPLES).to_pylist()
+    ]
+    return _counted("changed", examples, len(rows))
+
+
+def _among(table: pa.Table, other: pa.Table) -> pa.ChunkedArray:
+    return pc.is_in(table["id"], value_set=other["id"].combine_chunks())
+
+
+def _counted(what: str, examples: Sequence[str], number: int) -> list[str]:
+    more = ", ..." if number > len(examples) else ""
+    return [f"{number} {what} ({', '.join(map(_short, examples))}{more})"] if number else []
+
+
+def _difference(key: str, before: Any, now: Any, colon: str = ": ") -> str:
+    return f"{key}{colon}{_said(before)} there, {_said(now)} now"
+
+
+def _said(value: Any) -> str:
+    if value is None:
+        return "not set"
+    return f"[{_short(','.join(map(str, value)))}]" if isinstance(value, list) else _short(str(value))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 3]}..."

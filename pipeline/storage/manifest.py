@@ -1,0 +1,143 @@
+"""The manifest: one row an utterance, made once, before any model runs; validated, digested, sharded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.audio.rates import resampled_lengths
+from pipeline.records import Utterance
+from pipeline.runtime.errors import UserError
+from pipeline.storage import tables
+from pipeline.storage.commits import sha256_file
+
+BLOCK_ROWS = 4096
+FILE_KEY = "manifest_file"
+"""Key of `run.json`: the bytes of `manifest.parquet`, of which the digest leaves out where the files lie."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest in memory, as columns.
+
+    Attributes:
+        table: Schema of `tables.manifest_schema`.
+        digest: SHA-256 of what identifies the work; not of where the root lies.
+    """
+
+    table: pa.Table
+    digest: str
+
+    def __len__(self) -> int:
+        """Rows."""
+        return int(self.table.num_rows)
+
+    @cached_property
+    def shard_of_row(self) -> NDArray[np.int32]:
+        """Shard of every row, ascending."""
+        return np.asarray(self.table["shard"].to_numpy())
+
+    @cached_property
+    def duration_s(self) -> NDArray[np.float64]:
+        """Seconds of every row, NaN where the header could not be read."""
+        return np.asarray(self.table["duration_s"].to_numpy(), dtype=np.float64)
+
+    @property
+    def num_shards(self) -> int:
+        """Shards."""
+        return int(self.shard_of_row[-1]) + 1 if len(self) else 0
+
+    @property
+    def own_columns(self) -> list[str]:
+        """Names of the dataset's own columns."""
+        return [field.name for field in tables.own_columns(self.table.schema)]
+
+    def rows_of_shard(self, shard: int) -> range:
+        """Rows of one shard."""
+        first, last = np.searchsorted(self.shard_of_row, [shard, shard + 1])
+        return range(int(first), int(last))
+
+    def num_samples_at(self, sample_rate: int) -> NDArray[np.int64]:
+        """Samples of every row after resampling to `sample_rate`; 0 where the header could not be read."""
+        samples = self.table["num_samples"].fill_null(0).to_numpy()
+        rates = self.table["sample_rate"].fill_null(sample_rate).to_numpy()
+        result: NDArray[np.int64] = samples.astype(np.int64)
+        for rate in np.unique(rates[rates != sample_rate]):
+            here = rates == rate
+            result[here] = resampled_lengths(result[here], int(rate), sample_rate)
+        return result
+
+    def utterance(self, row: int) -> Utterance:
+        """One row, without the dataset's own columns."""
+        get = self.table.column
+        return Utterance(
+            id=get("id")[row].as_py(),
+            path=get("path")[row].as_py(),
+            reference=get("reference")[row].as_py(),
+            start_s=get("start_s")[row].as_py(),
+            end_s=get("end_s")[row].as_py(),
+            channel=get(tables.CHANNEL)[row].as_py() if tables.CHANNEL in self.table.schema.names else None,
+        )
+
+    def measured(self, row: int) -> tuple[int, int]:
+        """Hz and samples of a row whose header could be read."""
+        return self.table["sample_rate"][row].as_py(), self.table["num_samples"][row].as_py()
+
+    def file_size(self, row: int) -> int | None:
+        """Bytes of the file when the manifest was made; `None` where it could not be found."""
+        size: int | None = self.table["file_size"][row].as_py()
+        return size
+
+
+def write(path: Path, manifest: Manifest, record: dict[str, Any], publish: Callable[[Path, pa.Table], None]) -> None:
+    """Write the manifest with its digest and `record` (how it was made) in the file's metadata."""
+    metadata = {"digest": manifest.digest, "made_with": record, "schema_version": tables.SCHEMA_VERSION}
+    publish(
+        path,
+        manifest.table.replace_schema_metadata({key: json.dumps(value) for key, value in metadata.items()}),
+    )
+
+
+def file_record(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of the manifest's file, for `FILE_KEY`."""
+    return {"size": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def read(path: Path) -> tuple[Manifest, dict[str, Any]]:
+    """Read a manifest back, with the record of how it was made.
+
+    Raises:
+        UserError: The file is not a manifest.
+    """
+    try:
+        metadata = tables.file_metadata(path)
+        table = pq.read_table(path, memory_map=False).combine_chunks()
+        return Manifest(table=table.replace_schema_metadata(None), digest=metadata["digest"]), metadata["made_with"]
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a readable manifest ({error}); remove it, or choose another run_dir=") from None
+
+
+def digest_of(table: pa.Table) -> str:
+    """SHA-256 over the rows as JSON, which is the same on every machine and in every release of Arrow.
+
+    Where the files lie is left out.
+    """
+    digest = hashlib.sha256()
+    for row in _rows(table.drop_columns(["path"])):
+        digest.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=BLOCK_ROWS):
+        yield from batch.to_pylist()

@@ -1,0 +1,247 @@
+"""Explicit, versioned Arrow schemas, and records to tables. The columns are the public surface."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.records import ArrayPart, Failure, Transcript
+from pipeline.runtime.paths import encode_path
+
+SCHEMA_VERSION = 1
+
+WORD = pa.struct(
+    [("word", pa.string()), ("start_s", pa.float64()), ("end_s", pa.float64()), ("probability", pa.float32())]
+)
+
+MANIFEST_FIELDS = (
+    pa.field("id", pa.string(), nullable=False),
+    pa.field("path", pa.string(), nullable=False),
+    pa.field("start_s", pa.float64()),
+    pa.field("end_s", pa.float64()),
+    pa.field("duration_s", pa.float64()),
+    pa.field("sample_rate", pa.int32()),
+    pa.field("num_channels", pa.int16()),
+    pa.field("num_samples", pa.int64()),
+    pa.field("file_size", pa.int64()),
+    pa.field("reference", pa.string()),
+    pa.field("shard", pa.int32()),
+)
+
+TRANSCRIPT_FIELDS = (
+    pa.field("id", pa.string(), nullable=False),
+    pa.field("path", pa.string(), nullable=False),
+    pa.field("duration_s", pa.float64()),
+    pa.field("num_frames", pa.int32()),
+    pa.field("text", pa.string()),
+    pa.field("ctc_text", pa.string()),
+    pa.field("avg_logprob", pa.float32()),
+    pa.field("words", pa.list_(WORD)),
+    pa.field("reference", pa.string()),
+    pa.field("word_errors", pa.int32()),
+    pa.field("reference_words", pa.int32()),
+    pa.field("char_errors", pa.int32()),
+    pa.field("reference_chars", pa.int32()),
+    pa.field("wer", pa.float64()),
+)
+
+FAILURES = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+        pa.field("message", pa.string(), nullable=False),
+        pa.field("attempts", pa.int16(), nullable=False),
+    ]
+)
+
+_ARROW_TYPES = {
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "int16": pa.int16(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+}
+
+_ARROW_OWN = ("__filename", "__fragment_index", "__batch_index", "__last_in_fragment")
+CHANNEL = "channel"
+"""The channel of the file, 1 the first: ahead of the dataset's own columns, where rows name their channel."""
+RESERVED = frozenset([*(field.name for field in (*MANIFEST_FIELDS, *TRANSCRIPT_FIELDS)), CHANNEL, *_ARROW_OWN])
+"""Names that a dataset's own column cannot have; such a column becomes `meta_<name>`."""
+
+
+def manifest_schema(columns: Mapping[str, str]) -> pa.Schema:
+    """Schema of `manifest.parquet` for a dataset's own columns (name to Arrow type name)."""
+    return pa.schema([*MANIFEST_FIELDS, *_own_fields(columns)])
+
+
+def transcripts_schema(manifest: pa.Schema) -> pa.Schema:
+    """Schema of `transcripts/` for a manifest: the dataset's own columns come last."""
+    return pa.schema([*TRANSCRIPT_FIELDS, *own_columns(manifest)])
+
+
+def own_columns(manifest: pa.Schema) -> list[pa.Field]:
+    """The dataset's own columns of a manifest."""
+    return [manifest.field(index) for index in range(len(MANIFEST_FIELDS), len(manifest))]
+
+
+def emissions_schema(dtype: str) -> pa.Schema:
+    """Schema of `emissions/`; `dtype` is float32 or float16."""
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("part", pa.int16(), nullable=False),
+            pa.field("start_frame", pa.int32(), nullable=False),
+            pa.field("num_frames", pa.int32(), nullable=False),
+            pa.field("num_labels", pa.int32(), nullable=False),
+            pa.field("emission", _values(dtype), nullable=False),
+        ]
+    )
+
+
+def features_schema(dtype: str) -> pa.Schema:
+    """Schema of `features/`; `dtype` is float16 or float32."""
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("layer", pa.int16(), nullable=False),
+            pa.field("part", pa.int16(), nullable=False),
+            pa.field("start_frame", pa.int32(), nullable=False),
+            pa.field("num_frames", pa.int32(), nullable=False),
+            pa.field("dim", pa.int32(), nullable=False),
+            pa.field("feature", _values(dtype), nullable=False),
+        ]
+    )
+
+
+def own_column_names(names: Iterable[str], reserved: Iterable[str] = RESERVED) -> dict[str, str]:
+    """Map each of a dataset's own columns to the name that it has beside columns of ours.
+
+    A name that is free stays as it is. A name that is taken, by a column of ours or by another column of the dataset,
+    gets `meta_` in front until it is free. Bytes that are not UTF-8 are written as %XX.
+
+    Args:
+        names: The dataset's own names.
+        reserved: The names of our columns.
+    """
+    names = list(names)
+    taken = {*reserved, ""}
+    found: dict[str, str] = {}
+    for name in names:
+        if (column := encode_path(name)) not in taken:
+            found[name] = column
+            taken.add(column)
+    for name in names:
+        if name not in found:
+            column = f"meta_{encode_path(name)}"
+            while column in taken:
+                column = f"meta_{column}"
+            found[name] = column
+            taken.add(column)
+    return {name: found[name] for name in names}
+
+
+def transcript_columns(transcript: Transcript) -> dict[str, Any]:
+    """The decoder's share of a transcripts row."""
+    return {
+        "num_frames": transcript.num_frames,
+        "text": transcript.text,
+        "ctc_text": transcript.ctc_text,
+        "avg_logprob": transcript.avg_logprob,
+        "words": [asdict(word) for word in transcript.words],
+    }
+
+
+def failures_table(failures: Iterable[Failure]) -> pa.Table:
+    """The failures of a shard, sorted by id."""
+    return pa.Table.from_pylist([asdict(row) for row in sorted(failures, key=lambda f: f.id)], schema=FAILURES)
+
+
+def emission_rows(ids: Sequence[str], parts: Sequence[ArrayPart], dtype: str, num_labels: int) -> pa.Table:
+    """Rows of `emissions/`: the values of each part are `(frames, labels)`."""
+    return _array_rows(emissions_schema(dtype), {"num_labels": num_labels}, ids, parts)
+
+
+def feature_rows(ids: Sequence[str], layer: int, parts: Sequence[ArrayPart], dtype: str, dim: int) -> pa.Table:
+    """Rows of `features/` of one layer: the values of each part are `(frames, dim)`."""
+    return _array_rows(features_schema(dtype), {"layer": layer, "dim": dim}, ids, parts)
+
+
+def _array_rows(
+    schema: pa.Schema, constants: Mapping[str, int], ids: Sequence[str], parts: Sequence[ArrayPart]
+) -> pa.Table:
+    """One row a part; `constants` are the columns with one value, the last column the lists."""
+    columns = {
+        "id": pa.array(ids, pa.string()),
+        "part": pa.array([part.part for part in parts], pa.int16()),
+        "start_frame": pa.array([part.start_frame for part in parts], pa.int32()),
+        "num_frames": pa.array([len(part.values) for part in parts], pa.int32()),
+        schema.names[-1]: _lists([part.values for part in parts], schema.types[-1].value_type),
+    }
+    for name, value in constants.items():
+        columns[name] = pa.array(np.full(len(ids), value), schema.field(name).type)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def open_writer(
+    path: Path, schema: pa.Schema, metadata: Mapping[str, Any] | None = None, values: str | None = None
+) -> pq.ParquetWriter:
+    """A Parquet writer with the settings this project has measured.
+
+    Args:
+        path: File to write.
+        schema: Columns.
+        metadata: File metadata; every value is kept as JSON.
+        values: The column that holds long lists of floats, if there is one.
+    """
+    full = {"schema_version": SCHEMA_VERSION, **(metadata or {})}
+    schema = schema.with_metadata({key: json.dumps(value, ensure_ascii=False) for key, value in full.items()})
+    if values is None:
+        return pq.ParquetWriter(path, schema, compression="zstd")
+    # Floats hardly repeat, so a dictionary only costs time. Split by byte they compress; float16 stays
+    # plain, because DuckDB refuses float16 with BYTE_STREAM_SPLIT.
+    leaf = f"{values}.list.element"
+    is_float32 = schema.field(values).type.value_type == pa.float32()
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=["id"],
+        use_byte_stream_split=[leaf] if is_float32 else False,
+        write_statistics=["id", "layer"] if "layer" in schema.names else ["id"],
+    )
+
+
+def file_metadata(path: Path) -> dict[str, Any]:
+    """The JSON values that `open_writer` put into a file's metadata."""
+    raw = pq.read_schema(path).metadata or {}
+    return {key.decode(): json.loads(value) for key, value in raw.items() if not key.startswith((b"ARROW", b"pandas"))}
+
+
+def _own_fields(columns: Mapping[str, str]) -> list[pa.Field]:
+    return [pa.field(name, _ARROW_TYPES[type_name]) for name, type_name in columns.items()]
+
+
+def _values(dtype: str) -> pa.DataType:
+    return pa.list_(pa.float16() if dtype == "float16" else pa.float32())
+
+
+def _lists(arrays: Sequence[NDArray[np.floating]], value_type: pa.DataType) -> pa.ListArray:
+    """One list a row over one flat buffer, without a Python object a value."""
+    offsets = np.zeros(len(arrays) + 1, dtype=np.int32)
+    np.cumsum([array.size for array in arrays], out=offsets[1:])
+    flat = np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.empty(0)
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32()), pa.array(flat.astype(value_type.to_pandas_dtype(), copy=False))
+    )

@@ -1,0 +1,210 @@
+"""A whole run directory: `run.json`, the manifest, every shard, the scores, and what does not belong there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.runtime.errors import UserError
+from pipeline.storage import manifest as manifests
+from pipeline.storage.commits import CHECKSUM, decode_checked, decode_record, fingerprint
+from pipeline.storage.manifest import Manifest
+from pipeline.storage.run_directory import TABLES, RunDirectory
+from pipeline.verify.scores import audit_scores
+from pipeline.verify.shard import UNREADABLE, Problem, ShardAudit, State, Work, audit_shard, reason
+
+THREADS = 4
+"""Files are hashed faster than one core does it, where the disk gives more."""
+_NAME = re.compile(r"shard-(\d{5,})\.(json|parquet)")
+_KNOWN = {
+    *TABLES, "commits", "manifest.parquet", "run.json", "config.yaml", "scores.parquet", "confusions.parquet", "report",
+    "logs",
+}  # fmt: skip
+_UNCHECKED = {"fingerprint", "identity", "weights", "versions", "written"}
+"""Keys of `run.json` as it was before it had a checksum."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A run directory.
+
+    Attributes:
+        work: What the run does.
+        shards: Every shard of the manifest (of the records, where the manifest is lost), ascending.
+        taken_as_done: Damaged shards that a rerun would take as done, because it looks at sizes only.
+        problems: Everything that is not as it was committed.
+        notes: What is worth a word.
+        locked: Whether a process held the run directory.
+    """
+
+    work: Work
+    shards: list[ShardAudit]
+    taken_as_done: list[int]
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    locked: bool = False
+
+    def of(self, *states: State) -> list[int]:
+        """The shards in one of these states."""
+        return [each.shard for each in self.shards if each.state in states]
+
+    def utterances(self, shards: Sequence[int]) -> int:
+        """Rows of the manifest in these shards."""
+        if self.work.manifest is None:
+            records = {each.shard: each.record for each in self.shards}
+            return sum(record.utterances for shard in shards if (record := records[shard]) is not None)
+        return int(np.isin(self.work.manifest.shard_of_row, shards).sum())
+
+    def audio_s(self, shards: Sequence[int]) -> float:
+        """Seconds of audio in these shards."""
+        if self.work.manifest is None:
+            return sum(each.record.audio_s for each in self.shards if each.record and each.shard in shards)
+        manifest = self.work.manifest
+        return float(np.nansum(manifest.duration_s[np.isin(manifest.shard_of_row, shards)]))
+
+
+def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda done, total: None) -> Audit:
+    """Check everything in a run directory.
+
+    Args:
+        directory: The run; another process may be writing it.
+        on_shard: Told how many shards have been checked, of how many.
+
+    Raises:
+        UserError: There is no run in that folder.
+    """
+    if not any(
+        path.exists() for path in (directory.manifest_path, directory.run_json_path, directory.root / "commits")
+    ):
+        raise UserError(f"{directory.root}: no run there (no manifest.parquet); give the run_dir of a run")
+    locked = directory.is_locked()
+    problems: list[Problem] = []
+    listed = {folder: _entries(directory.root / folder) for folder in (*TABLES, "commits")}
+    recorded = _run_json(directory, bool(listed["commits"]), problems)
+    manifest = _manifest(directory, recorded, problems)
+    work = Work(_mark(directory, recorded, listed["commits"]), manifest, recorded)
+    numbers = {int(match[1]) for names in listed.values() for name in names if (match := _NAME.fullmatch(name))}
+    shards = sorted(numbers) if manifest is None else list(range(manifest.num_shards))
+    done = directory.committed(work.fingerprint)
+    audits = []
+    with ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0)))) as pool:
+        try:
+            for each in pool.map(lambda shard: audit_shard(directory, work, shard), shards):
+                audits.append(each)
+                on_shard(len(audits), len(shards))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    problems += [problem for each in audits for problem in each.problems]
+    notes = [note for each in audits for note in each.notes]
+    for path, is_read in _unknown(directory, work, listed, {*shards}):
+        if is_read:
+            problems.append(
+                Problem(path, "not a file of this run, but readers of the folder take it in", "move it away")
+            )
+        else:
+            notes.append(f"{path}: not a file of this run; left as it is")
+    if all(each.state == "sound" for each in audits):
+        problems += audit_scores(directory, [each.record for each in audits if each.record is not None])
+    taken_as_done = [each.shard for each in audits if each.state == "damaged" and each.shard in done]
+    return Audit(work, audits, taken_as_done, problems, notes, locked or directory.is_locked())
+
+
+def _run_json(directory: RunDirectory, committed: bool, problems: list[Problem]) -> dict[str, Any] | None:
+    """`run.json`, where it can be believed."""
+    path = directory.run_json_path
+    remedy = f"remove {path}; the same command again writes it anew"
+    try:
+        data = path.read_bytes()
+        content = decode_checked(data)
+        if fingerprint(content["identity"]) != content["fingerprint"]:
+            what = (
+                f"has the fingerprint {content['fingerprint']}, its identity that of {fingerprint(content['identity'])}"
+            )
+        elif not isinstance(content["identity"].get("outputs"), list):
+            what = "does not say which tables were asked for"
+        elif CHECKSUM not in json.loads(data) and {*content} - _UNCHECKED:
+            what = "has lost its checksum"
+        elif json.dumps(json.loads(data), indent=1).encode() != data:
+            what = "is not as the run wrote it"
+        else:
+            return content
+    except FileNotFoundError:
+        if not committed:
+            return None  # a run that was stopped before its model was there
+        what, remedy = "missing, though shards are committed", "the same command again writes it anew"
+    except (*UNREADABLE, AttributeError, RecursionError) as error:
+        what = f"cannot be read ({reason(error)})"
+    problems.append(Problem(path.name, what, remedy))
+    return None
+
+
+def _manifest(directory: RunDirectory, recorded: dict[str, Any] | None, problems: list[Problem]) -> Manifest | None:
+    """The manifest, where it can be believed."""
+    path = directory.manifest_path
+    remedy = "the same command again makes it anew, and goes on with this run if the recordings are the same"
+    if not path.is_file():
+        problems.append(Problem(path.name, "missing", remedy))
+        return None
+    remedy = f"remove {path}; {remedy}"
+    try:
+        manifest, _ = manifests.read(path)
+        digest = manifests.digest_of(manifest.table)
+        expected = manifest.digest if recorded is None else recorded["identity"]["manifest"]
+        file = {} if recorded is None else recorded.get(manifests.FILE_KEY, {})
+        if digest != expected:
+            what = f"its rows have the digest {digest}, {'it' if recorded is None else 'run.json'} says {expected}"
+        elif digest != manifest.digest:
+            what = f"its rows have the digest {digest}, it says {manifest.digest} itself"
+        else:
+            found = manifests.file_record(path)
+            if file and file != found:
+                what = f"has {found['size']} bytes of sha256 {found['sha256']}, run.json says {file}"
+                problems.append(Problem(path.name, what, remedy))
+            return manifest  # its ids are right, if not where the files lie
+    except (UserError, *UNREADABLE) as error:
+        what = f"cannot be read ({reason(error.__context__ or error)})"
+    problems.append(Problem(path.name, what, remedy))
+    return None
+
+
+def _mark(directory: RunDirectory, recorded: dict[str, Any] | None, commits: Sequence[str]) -> str:
+    """The fingerprint of the run, that of most records where `run.json` cannot be believed."""
+    if recorded is not None:
+        return str(recorded["fingerprint"])
+    marks: Counter[str] = Counter()
+    for name in commits:
+        try:
+            marks[decode_record((directory.root / "commits" / name).read_bytes()).fingerprint] += 1
+        except (OSError, ValueError):
+            continue
+    return marks.most_common(1)[0][0] if marks else ""
+
+
+def _unknown(
+    directory: RunDirectory, work: Work, listed: dict[str, list[str]], shards: set[int]
+) -> Iterator[tuple[str, bool]]:
+    """Files that no run wrote here, and whether readers of a table's folder take them for a part of it."""
+    for name in _entries(directory.root):
+        if name not in _KNOWN and name != directory.staging.name:
+            yield name, False
+    for folder, names in listed.items():
+        expected = "json" if folder == "commits" else "parquet"
+        asked_for = folder == "commits" or work.tables is None or folder in work.tables
+        for name in names:
+            match = _NAME.fullmatch(name)
+            if match is None or match[2] != expected or not asked_for or int(match[1]) not in shards:
+                yield f"{folder}/{name}", name.endswith(f".{expected}")
+
+
+def _entries(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []

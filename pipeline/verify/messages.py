@@ -1,0 +1,118 @@
+"""An audit in words: a line a problem, what is sound, and what the same command again would do."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from pipeline.runtime.progress import format_hours
+from pipeline.storage.run_directory import RunDirectory
+from pipeline.verify.audit import Audit
+from pipeline.verify.shard import Problem
+
+if TYPE_CHECKING:
+    from pipeline.verify.exactness import Comparison, Exactness
+
+
+def findings(found: Audit, directory: RunDirectory, retracts: bool) -> Iterator[str]:
+    """A line for each problem and each thing worth a word.
+
+    Args:
+        found: The audit.
+        directory: The run.
+        retracts: Whether the records of damaged shards are about to be taken back.
+    """
+    for problem in found.problems:
+        yield f"{problem.path}: {problem.what}; {_remedy(problem, found, directory, retracts)}"
+    for note in found.notes:
+        yield f"note: {note}"
+    if found.locked:
+        yield "note: a process writes this run at this moment; what it commits meanwhile may not be in this"
+
+
+def _remedy(problem: Problem, found: Audit, directory: RunDirectory, retracts: bool) -> str:
+    if problem.shard is None:
+        return problem.remedy
+    again = f"the same command again does shard {problem.shard} again"
+    if problem.shard not in found.taken_as_done or (retracts and _retractable(found)):
+        return again
+    record = shlex.quote(str(directory.commit_file(problem.shard)))
+    return f"a rerun takes shard {problem.shard} as done as long as its record is there: rm {record}, then {again}"
+
+
+def summary(found: Audit, directory: RunDirectory, retracted: bool) -> str:
+    """Shards, utterances and what a rerun does, in one line; arguments as for `findings`."""
+    sound, damaged, pending = found.of("sound"), found.of("damaged"), found.of("pending")
+    todo = sorted([*damaged, *pending])
+    total = f"{found.utterances([*sound, *todo])}"
+    if found.work.manifest is None and any(each.record is None for each in found.shards):
+        total += " or more"  # nothing else says how many a shard has
+    verdict = f"not sound, {_counted(len(found.problems), 'problem')}" if found.problems else "sound"
+    said = [
+        f"{verdict}: {_counted(len(sound), 'shard')} sound, {len(damaged)} damaged, {len(pending)} pending",
+        f"{found.utterances(sound)} of {total} utterances sound",
+    ]
+    if todo:
+        does = f"a rerun does {_shards(todo)}{' again' if damaged and not pending else ''}"
+        said.append(f"{does}: {_counted(found.utterances(todo), 'utterance')}, {format_hours(found.audio_s(todo))}")
+    else:
+        said.append("a rerun does no shard again")
+    if found.taken_as_done and not (retracted and _retractable(found)):
+        command = f"python -m pipeline.verify {shlex.quote(str(directory.root))} --retract"
+        said.append(f"of {_shards(found.taken_as_done)} the record has to go first: {command}")
+    if any(problem.path in ("manifest.parquet", "run.json") for problem in found.problems):
+        said.append("but first the manifest and run.json have to be set right")
+    return "; ".join(said)
+
+
+def _retractable(found: Audit) -> bool:
+    """Whether it is known what a record should say."""
+    return found.work.manifest is not None and found.work.recorded is not None
+
+
+def exactness_lines(exactness: Exactness) -> Iterator[str]:
+    """What came of running utterances alone."""
+    for each in exactness.utterances:
+        if each.failure is not None:
+            yield f"note: {each.id!r} could not be run again ({each.failure})"
+        elif exactness.judged and not each.same:
+            yield f"{each.id!r}: not the same alone: {'; '.join([*_apart([each]), *each.wrong])}"
+    compared = exactness.compared
+    yield (
+        f"exactness: {_counted(len(compared), 'utterance')} alone on {exactness.device} in {exactness.precision}: "
+        f"{'; '.join(_apart(compared)) or 'texts compared'}; {_verdict(exactness)}"
+    )
+    yield from exactness.notes
+
+
+def _verdict(exactness: Exactness) -> str:
+    if not exactness.judged:
+        return f"differences of {exactness.precision} are told, not judged"
+    return "the same" if exactness.same else f"{sum(not each.same for each in exactness.compared)} not the same"
+
+
+def _apart(comparisons: Sequence[Comparison]) -> list[str]:
+    """Largest differences, and labels that changed."""
+    said = []
+    for kind in ("emissions", "features"):
+        found = [value for each in comparisons for name, value in each.largest.items() if name.startswith(kind)]
+        if found:
+            said.append(f"largest difference of {kind} {max(found):.1e}")
+    labels = sum(each.labels for each in comparisons)
+    if labels:
+        said.append(f"{sum(each.changed for each in comparisons)} of {labels} labels changed")
+    return said
+
+
+def _shards(shards: Sequence[int]) -> str:
+    """`shards 2, 4 to 7 and 9`."""
+    runs = [[shard for _, shard in run] for _, run in groupby(enumerate(shards), lambda item: item[1] - item[0])]
+    said = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    listed = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
+    return f"shard{'s' if len(shards) > 1 else ''} {listed}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

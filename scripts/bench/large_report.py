@@ -1,0 +1,138 @@
+"""Make the run directory of a large corpus with made-up results, and measure its report: time, size, memory.
+
+Example:
+    python scripts/bench/large_report.py /tmp/large --utterances 100000
+
+Tables are written by the project's own code; all utterances are one recording of the shipped digits under many ids.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import soundfile
+
+from pipeline.config.schema import ReportSettings, ScoreSettings
+from pipeline.datasets import SHIPPED
+from pipeline.inference.shard_tables import ShardAssembler, TableSettings
+from pipeline.models.labels import ENGLISH_LABELS
+from pipeline.records import Chunk, Emission, Failure, Transcript, Word
+from pipeline.report import write_report
+from pipeline.stages.score import score_run
+from pipeline.storage import manifest as manifests
+from pipeline.storage import tables
+from pipeline.storage.commits import encode_checked, fingerprint
+from pipeline.storage.run_directory import RunDirectory
+
+RECORDING = SHIPPED / "digits" / "theo-6digits-34.flac"
+DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
+FRAMES, DIM, STRIDE_S = 40, 32, 0.02
+ROOMS = ("rm1", "rm2", "rm3", "rm4")
+
+
+def make_run(folder: Path, utterances: int, shard_rows: int = 1_000) -> RunDirectory:
+    """A run of `utterances` rows with transcripts, emissions and features of three layers; one in 500 failed."""
+    directory, rng = RunDirectory(folder), np.random.default_rng(1)
+    info = soundfile.info(RECORDING)
+    numbers = np.arange(utterances)
+    said = [" ".join(DIGITS[each] for each in row) for row in rng.integers(10, size=(utterances, 4))]
+    table = pa.table(
+        {
+            "id": [f"speaker{number % 97:03d}/utterance-{number:07d}.flac" for number in numbers],
+            "path": [str(RECORDING)] * utterances,
+            "start_s": pa.nulls(utterances, pa.float64()),
+            "end_s": pa.nulls(utterances, pa.float64()),
+            "duration_s": np.full(utterances, info.duration),
+            "sample_rate": np.full(utterances, info.samplerate),
+            "num_channels": np.ones(utterances),
+            "num_samples": np.full(utterances, info.frames),
+            "file_size": np.full(utterances, RECORDING.stat().st_size),
+            "reference": [text.lower() for text in said],
+            "shard": numbers // shard_rows,
+            "speaker": [f"speaker{number % 97:03d}" for number in numbers],
+            "room": [ROOMS[number % len(ROOMS)] for number in numbers],
+        }
+    ).cast(tables.manifest_schema({"speaker": "string", "room": "string"}))
+    manifest = manifests.Manifest(table, manifests.digest_of(table))
+    manifests.write(directory.manifest_path, manifest, {"dataset": "made_up"}, directory.write_table)
+    layers = (1, 2, 3)
+    identity = {
+        "manifest": manifest.digest, "model": "made_up", "outputs": ["transcripts", "emissions", "features"],
+        "channels": "mix", "features.layers": list(layers),
+    }  # fmt: skip
+    mark = fingerprint(identity)
+    directory.write_bytes(directory.run_json_path, encode_checked({"fingerprint": mark, "identity": identity}))
+    metadata = {"labels": list(ENGLISH_LABELS), "blank": 0, "seconds_per_frame": STRIDE_S, "values": "logits"}
+    settings = TableSettings(
+        ("transcripts", "emissions", "features"), layers, "float16", "float32", len(ENGLISH_LABELS), DIM, metadata, mark
+    )
+    logits = rng.standard_normal((FRAMES, len(ENGLISH_LABELS))).astype(np.float32)
+    features = {layer: rng.standard_normal((FRAMES, DIM)).astype(np.float16) for layer in layers}
+    for shard in range(manifest.num_shards):
+        assembler = ShardAssembler(shard, directory, manifest, settings)
+        for row in manifest.rows_of_shard(shard):
+            if row % 500 == 3:
+                utterance = manifest.utterance(row)
+                assembler.fail(Failure(utterance.id, utterance.path, "load", "truncated", "made up"))
+                continue
+            assembler.transcribe(row, _transcript(said[row], rng))
+            assembler.add(Emission(Chunk(row, info.frames), FRAMES, logits, features, None))
+        assembler.commit()
+    _metrics(directory, utterances, info.duration)
+    score_run(directory, directory.commits().values(), table.schema, ScoreSettings())
+    return directory
+
+
+def _transcript(said: str, rng: np.random.Generator) -> Transcript:
+    words = [DIGITS[rng.integers(10)] if rng.random() < 0.1 else word for word in said.split()]
+    certain = float(rng.beta(8, 1))
+    timed = tuple(Word(word, 0.2 * place, 0.2 * place + 0.15, certain) for place, word in enumerate(words))
+    return Transcript(" ".join(words), "|".join(words), float(np.log(certain)), FRAMES, timed)
+
+
+def _metrics(directory: RunDirectory, utterances: int, duration_s: float) -> None:
+    """A line for every ten utterances, in three sessions."""
+    directory.metrics_path.parent.mkdir(parents=True)
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
+    batches = utterances // 10
+    with open(directory.metrics_path, "w", encoding="utf-8") as handle:
+        for batch in range(batches):
+            line = {
+                "time": (begun + timedelta(seconds=0.4 * batch)).isoformat(timespec="milliseconds"),
+                "batch": batch % (batches // 3 + 1), "shard": batch // 100, "size": 10, "failed": 0,
+                "padded_s": 11 * duration_s, "valid_s": 10 * duration_s,
+                "load_s": 0.01, "forward_s": 0.35, "write_s": 0.001, "idle_s": 0.02,
+            }  # fmt: skip
+            handle.write(json.dumps(line) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--utterances", type=int, default=100_000)
+    options = parser.parse_args()
+    directory = RunDirectory(options.folder)
+    if not directory.scores_path.is_file():
+        started = time.monotonic()
+        make_run(options.folder, options.utterances)
+        print(f"made in {time.monotonic() - started:.1f} s; run again to measure the report in a process of its own")
+        return
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.monotonic()
+    path = write_report(directory, ReportSettings())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(
+        f"{options.utterances} utterances: {time.monotonic() - started:.1f} s, {path.stat().st_size / 2**20:.1f} MiB, "
+        f"memory {before / 1024:.0f} MiB before, {peak / 1024:.0f} MiB at most"
+    )
+
+
+if __name__ == "__main__":
+    main()

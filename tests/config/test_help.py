@@ -1,0 +1,218 @@
+"""The command line beside settings, and a help page that says what there is."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import running
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline import __version__
+from pipeline.config import commandline
+from pipeline.config import help as usage
+from pipeline.config import run_config as config
+from pipeline.config.groups import GROUPS, choice_file, conf_dir, group_choices, open_conf
+from pipeline.runtime.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+# --- options
+
+REFUSED = [
+    (
+        ["--foo"],
+        ["--foo: no such option; ", "--help", "--version", "--config-dir", "--config-name", "--cfg", "key=value"],
+    ),
+    (["-x"], ["-x: no such option; ", "--help", "dataset=digits"]),
+    (["-"], ["-: no such option"]),
+    (["--"], ["--: no such option"]),
+    (["--dataset=digits"], ["--dataset=digits: no such option", "settings have no dashes", "such as dataset=digits"]),
+    (["--config-dri=x"], ["--config-dri=x: no such option (did you mean --config-dir?)"]),
+    (["--multirun"], ["--multirun: not supported; start one run for each value"]),
+    (["-m"], ["-m: not supported; start one run for each value"]),
+    (["--config-path=/tmp"], ["--config-path=/tmp: not supported", "--config-dir"]),
+    (["--info"], ["--info: not supported", "--cfg job"]),
+    (["--hydra-help"], ["--hydra-help: not supported", "--cfg job"]),
+    (["--cfg", "hydra"], ["--cfg=hydra: not allowed; there is job"]),
+    (["--cfg"], ["--cfg: lacks its value; write --cfg=job"]),
+    (["--config-dir"], ["--config-dir: lacks its value; write --config-dir=DIR"]),
+    (["--config-dir="], ["--config-dir=: lacks its value"]),
+    (["--version=2"], ["--version=2: takes no value; write --version"]),
+    (["-cd=a", "--config-dir=b"], ["--config-dir=b: given twice, before as a"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), REFUSED, ids=[" ".join(arguments) for arguments, _ in REFUSED])
+def test_an_option_that_there_is_not_is_refused_in_one_line_that_says_what_there_is(
+    arguments: list[str], said: list[str]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        commandline.parse(["dataset=digits", *arguments])
+    message = str(caught.value)
+    assert message.startswith(said[0])
+    assert "\n" not in message
+    for part in said[1:]:
+        assert part in message
+
+
+def test_an_unknown_option_ends_the_command_with_code_2_and_nothing_left(elsewhere: Path) -> None:
+    for arguments in (["--foo"], ["-m", "dataset=digits"], ["--info", "all"]):
+        ended = running.run(*arguments, cwd=elsewhere)
+        assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+        assert ended.stderr.startswith(f"error: {arguments[0]}: ")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_settings_stay_as_typed_in_their_order() -> None:
+    typed = ("dataset=digits", "run_dir=a -b", "outputs=[transcripts]")
+    command = commandline.parse(typed)
+    assert command == commandline.Command(typed, None, None)
+    assert commandline.parse([typed[0], "--cfg=job", *typed[1:]]).overrides == typed
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_version_is_said(option: str, elsewhere: Path) -> None:
+    ended = running.run(option, cwd=elsewhere)
+    assert (ended.returncode, ended.stdout) == (0, f"overnight-speech {__version__}\n")
+
+
+def test_the_resolved_settings_are_printed_and_nothing_is_done(elsewhere: Path) -> None:
+    ended = running.run("--cfg", "job", "dataset=digits", "batch.max_seconds=9", cwd=elsewhere)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.rstrip() == config.load(["dataset=digits", "batch.max_seconds=9"]).yaml.rstrip()
+    assert list(elsewhere.iterdir()) == []
+    assert running.run("--cfg=job", "batch.max_secondz=9", cwd=elsewhere).returncode == 2
+
+
+# --- the page
+
+
+def section(title: str, page: str | None = None) -> list[str]:
+    """The lines under a title."""
+    found = re.search(rf"^{title}.*\n((?:  .*\n?)+)", page or usage.page(), re.MULTILINE)
+    assert found is not None, title
+    return found[1].splitlines()
+
+
+def test_the_page_fits_80_columns() -> None:
+    pages = [usage.page(), *(usage.page(None, [f"{g}={name}"]) for g in GROUPS for name in group_choices(g))]
+    for page in pages:
+        too_long = [line for line in page.splitlines() if len(line) > 80 and not line.endswith(".yaml)")]
+        assert too_long == []
+        assert not [line for line in page.splitlines() if line != line.rstrip()]
+
+
+def test_the_page_has_every_choice_and_says_what_each_dataset_is() -> None:
+    datasets = "\n".join(section("dataset=NAME"))
+    for name in group_choices("dataset"):
+        assert re.search(rf"^  {name} +\w", datasets, re.MULTILINE)
+        said = usage.description(choice_file("dataset", name))
+        assert said
+        assert " ".join(said.split()) in " ".join(datasets.split())
+    for group in ("model", "decoder"):
+        words = re.findall(r"\w+", "\n".join(section(f"{group}=NAME")))
+        assert {*group_choices(group)} <= {*words}
+
+
+def test_the_page_has_every_setting_with_its_default() -> None:
+    said = re.findall(r"^  ([\w.]+)=(\S+)", "\n".join(section("settings")), re.MULTILINE)
+    defaults = dict(said)
+    assert len(defaults) == len(said)
+    composed = OmegaConf.load(conf_dir() / "config.yaml")
+    del composed["defaults"]
+
+    def flat(node: DictConfig, prefix: str = "") -> dict[str, object]:
+        found: dict[str, object] = {}
+        for key, value in node.items():
+            found |= flat(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else {f"{prefix}{key}": value}
+        return found
+
+    settings = flat(composed)
+    assert {key for key in defaults if not key.startswith("model.")} == {*settings}
+    for key, value in settings.items():
+        assert OmegaConf.create(f"x: {defaults[key]}").x == value, key
+    assert "model.sha256" in defaults
+
+
+def test_the_defaults_of_the_groups_are_those_of_the_configuration() -> None:
+    page = usage.page()
+    chosen = config.load([])
+    assert f"(default {chosen.model.name}; with dataset=digits: {config.load(['dataset=digits']).model.name})" in page
+    assert "dataset=NAME: where recordings come from (default voices)" in page
+    assert type(chosen.dataset).__module__.endswith(".voices")
+    assert f"decoder=NAME (default {chosen.settings.decoder.name})" in page
+
+
+def test_every_example_is_a_command_that_works(elsewhere: Path) -> None:
+    for folder in ("VOiCES_devkit", "calls", "conf/dataset"):
+        (elsewhere / folder).mkdir(parents=True)
+    (elsewhere / "list.jsonl").write_text('{"audio_filepath": "a.wav"}\n')
+    (elsewhere / "conf/dataset/mycalls.yaml").write_text("connector: folder\nroot: calls\n")
+    text = "\n".join(section("examples")).replace("\\\n", " ")
+    examples = [shlex.split(line) for line in text.splitlines() if line.startswith("    ")]
+    assert [tuple(example[3:]) for example in examples] == [arguments for _, arguments in usage.EXAMPLES]
+    for example in examples:
+        assert example[:3] == ["python", "-m", "pipeline.run"]
+        command = commandline.parse(example[3:])
+        config.load(command.overrides, command.own)
+
+
+def test_the_page_of_a_choice_says_what_can_be_set_there() -> None:
+    page = usage.page(None, ["dataset=folder", "model=digits"])
+    assert usage.description(choice_file("dataset", "folder")) in " ".join(page.split())
+    assert re.search(r"dataset\.root=\.\.\. +required: the folder", page)
+    assert "dataset.extensions=[wav," in page
+    assert re.search(r"model\.sha256=null +\w", page)
+    assert "connector" not in page
+    assert "exit codes" not in page
+    assert "exit codes" in usage.page(None, ["dataset=nope"])
+
+
+def test_the_page_has_choices_of_ones_own(tmp_path: Path) -> None:
+    for group in ("dataset", "model"):
+        (tmp_path / "own" / group).mkdir(parents=True)
+        (tmp_path / "own" / group / "mine.yaml").write_text(f"# The {group} of ours.\nroot: ???\n")
+    own = open_conf(str(tmp_path / "own"))
+    page = usage.page(own)
+    assert re.search(r"^  mine +The dataset of ours. Needs dataset.root=...$", page, re.MULTILINE)
+    assert re.search(r"^  mine +The model of ours.", page, re.MULTILINE)
+    assert "dataset=mine: The dataset of ours." in usage.page(own, ["dataset=mine"])
+
+
+def test_the_page_names_every_option_and_every_exit_code() -> None:
+    page = usage.page()
+    for option in commandline.OPTIONS:
+        assert f"{option.short}, {option.full}" in page
+    codes = " ".join(section("exit codes"))
+    assert {"0", "1", "2", "3", "129", "130", "143"} <= {*re.findall(r"\d+", codes)}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["dataset=digits", "--help"], ["nonsense", "-h"]])
+def test_help_is_printed_whatever_else_is_typed(arguments: list[str], elsewhere: Path) -> None:
+    ended = running.run(*arguments, cwd=elsewhere)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("dataset=digits: " if "dataset=digits" in arguments else "usage: ")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_help_does_not_load_torch(elsewhere: Path) -> None:
+    script = (
+        "import sys\nfrom pipeline.run import main\ncode = main(['--help'])\n"
+        "assert not {'torch', 'torchaudio'} & set(sys.modules)\nsys.exit(code)"
+    )
+    env = os.environ | {"PYTHONPATH": str(running.ROOT)}
+    assert subprocess.run([sys.executable, "-c", script], env=env, capture_output=True).returncode == 0
+
+
+def test_the_page_names_commands_that_there_are() -> None:
+    modules = set(re.findall(r"python -m (pipeline\.\w+)", usage.page()))
+    assert {"pipeline.run", "pipeline.status"} <= modules
+    assert all(importlib.util.find_spec(module) for module in modules)

@@ -1,0 +1,77 @@
+"""What the loop does where the device works beside the host, and where several shards are committed at a time."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from running import TABLES, main
+
+from pipeline.models.transfer import Streams
+from pipeline.stages import infer as inference
+from pipeline.storage.run_directory import RunDirectory
+
+CORPUS = ("dataset=digits", "shard.hours=0.002", "batch.max_seconds=4", "loader.workers=0")
+
+
+def tables(run_dir: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(run_dir)): path.read_bytes()
+        for table in TABLES
+        for path in (run_dir / table).glob("*.parquet")
+    }
+
+
+@pytest.fixture(scope="module")
+def one_after_another(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "plain"
+    assert main([*CORPUS, f"run_dir={run_dir}"]) == 0
+    return run_dir
+
+
+def test_a_device_that_works_beside_the_host_and_several_committers_change_nothing(
+    one_after_another: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Streams, "overlaps", property(lambda self: True))
+    monkeypatch.setattr(inference, "default_committers", lambda device: 3)
+    assert main([*CORPUS, f"run_dir={tmp_path / 'run'}"]) == 0
+    assert len(tables(one_after_another)) > 20
+    assert tables(tmp_path / "run") == tables(one_after_another)
+
+
+def test_shards_are_committed_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "default_committers", lambda device: 2)
+    together = threading.Barrier(2, timeout=60)
+    commit, met = RunDirectory.commit, []
+
+    def waiting(directory: RunDirectory, record, *rest):  # type: ignore[no-untyped-def]
+        if record.shard < 2:
+            met.append(together.wait())
+        return commit(directory, record, *rest)
+
+    monkeypatch.setattr(RunDirectory, "commit", waiting)
+    assert main([*CORPUS, f"run_dir={tmp_path / 'run'}"]) == 0
+    assert sorted(met) == [0, 1]
+
+
+@pytest.mark.parametrize("committers", [1, 3])
+def test_a_commit_that_fails_ends_the_run_and_the_next_one_completes_it(
+    one_after_another: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, committers: int
+) -> None:
+    run_dir = tmp_path / "run"
+    commit = RunDirectory.commit
+
+    def failing(directory: RunDirectory, record, *rest):  # type: ignore[no-untyped-def]
+        if record.shard == 1:
+            raise OSError(28, "No space left on device", str(directory.table_file("features", 1)))
+        return commit(directory, record, *rest)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(inference, "default_committers", lambda device: committers)
+        broken.setattr(RunDirectory, "commit", failing)
+        assert main([*CORPUS, f"run_dir={run_dir}"]) == 1
+    assert not (run_dir / "commits" / "shard-00001.json").exists()
+    assert [path.name for path in (run_dir / ".staging").iterdir()] == ["lock"]
+    assert main([*CORPUS, f"run_dir={run_dir}"]) == 0
+    assert tables(run_dir) == tables(one_after_another)

@@ -1,0 +1,126 @@
+"""Every bundle of torchaudio at its real size: batched equals alone, whatever its kind; the whole way for some."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torchaudio
+from exactness import assert_same, exact, pad, speech, stock_alone
+from published_weights import random_state_dict
+from random_models import architecture, build, wrapped
+from running import SHIPPED, main
+
+from pipeline.models.catalog import MODELS, ModelFacts
+from pipeline.results import open_run
+
+ID = "Lab41-SRI-VOiCES-src-sp0307-ch127535-sg0042"
+
+
+def same_computation() -> dict[str, list[ModelFacts]]:
+    """Every bundle, those together that compute the same but for their weights: dropout is off at inference."""
+    groups = defaultdict(list)
+    for facts in MODELS.values():
+        if facts.bundle is not None:
+            kind, params = architecture(facts)
+            counts = sorted((key, value) for key, value in params.items() if "drop" not in key)
+            groups[repr((kind, counts, facts.body.normalize_waveform, facts.values))].append(facts)
+    return {"+".join(facts.name for facts in group): group for group in groups.values()}
+
+
+GROUPS = same_computation()
+
+
+def test_every_bundle_is_in_a_group() -> None:
+    listed = [facts.bundle for group in GROUPS.values() for facts in group]
+    bundles = [
+        name
+        for name, bundle in vars(torchaudio.pipelines).items()
+        if isinstance(bundle, torchaudio.pipelines.Wav2Vec2Bundle)
+    ]
+    assert sorted(listed) == sorted(bundles)
+    assert len(listed) == 30
+
+
+@pytest.fixture(scope="module")
+def waveforms() -> list[torch.Tensor]:
+    """Two pieces of real speech, of 0.7 and 0.35 s."""
+    recordings = speech()
+    return [recordings[index][4000 : 4000 + length] for index, length in ((0, 11_200), (4, 5_600))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
+def test_a_bundle_at_its_real_size_batched_equals_torchaudio_alone(
+    group: list[ModelFacts], waveforms: list[torch.Tensor], record_property: Callable[[str, object], None]
+) -> None:
+    facts = group[0]
+    began = time.monotonic()
+    stock = wrapped(build(*architecture(facts), seed=7), facts)
+    built = time.monotonic()
+    alone = stock_alone(stock, waveforms)
+    ran_alone = time.monotonic()
+    together = exact(stock, facts)(*pad(waveforms), range(1, facts.num_layers + 1))
+    ran_together = time.monotonic()
+    del stock
+    gc.collect()
+    difference = assert_same(together, alone)
+    record_property(
+        "measured",
+        f"{', '.join(facts.name for facts in group)}: {difference:.1e} apart at most; alone twice "
+        f"{ran_alone - built:.1f} s, together {ran_together - ran_alone:.1f} s, built in {built - began:.1f} s",
+    )
+
+
+# --- the whole way: published weights in the hub's cache, `bundle.get_model()`, tables
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("voxpopuli_asr_base_10k_de", "logits"),
+        ("wavlm_base_plus", None),
+        ("hubert_asr_large", "logits"),
+        ("mms_fa", "log_probs"),
+    ],
+)
+def test_the_whole_way_from_published_weights_to_tables_equals_the_bundle(
+    name: str, values: str | None, hub: Path
+) -> None:
+    facts = MODELS[name]
+    torch.save(random_state_dict(facts, seed=8), hub / facts.weights_file)
+    assert main([f"model={name}", "features.dtype=float32", "features.layers=[1,12]"]) == 0
+    run = open_run(f"runs/voices-sample/{name}")
+
+    bundle = getattr(torchaudio.pipelines, facts.bundle)
+    is_aligner = isinstance(bundle, torchaudio.pipelines.Wav2Vec2FABundle)
+    model = bundle.get_model(with_star=False) if is_aligner else bundle.get_model()
+    [path] = SHIPPED.glob("voices/source-16k/**/*.wav")
+    waveform = torch.from_numpy(soundfile.read(path, dtype="float32")[0])[None]
+    with torch.inference_mode():
+        features, _ = model.extract_features(waveform)
+        emission = model(waveform)[0][0].numpy()
+
+    for layer in (1, 12):
+        assert np.abs(run.feature(ID, layer=layer) - features[layer - 1][0].numpy()).max() <= 1e-4
+    assert (run.path / "transcripts").exists() == facts.transcribes
+    assert (run.path / "emissions").exists() == (values is not None)
+    if values is not None:
+        assert np.abs(run.emission(ID) - emission).max() <= 1e-4
+        assert run.emission_metadata["values"] == values
+        assert run.alphabet == facts.labels
+    if facts.transcribes:
+        path_labels = [label for label, _ in groupby(emission.argmax(-1).tolist()) if label]
+        assert run.transcripts.ctc_text[0] == "".join(bundle.get_labels()[label] for label in path_labels)
+    shutil.rmtree(hub)  # a gigabyte that need not wait for pytest to tidy up

@@ -1,0 +1,66 @@
+"""The shipped model reads recordings it never saw, alone, through torchaudio's own code."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+
+import pytest
+import soundfile
+import torch
+import torchaudio
+from running import DATA, SHIPPED
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from pipeline.inference.resampling import resample
+from pipeline.models import digits
+from pipeline.models.catalog import MODELS, weights_path
+from pipeline.scoring.counting import count_errors
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@pytest.fixture(scope="module")
+def model() -> torchaudio.models.Wav2Vec2Model:
+    built = digits.build().eval()
+    built.load_state_dict(load_file(weights_path(MODELS["digits"])))
+    return built
+
+
+def read_aloud(model: torch.nn.Module, path: object) -> str:
+    samples, rate = soundfile.read(path, dtype="float32")
+    with torch.inference_mode():
+        emission, _ = model(resample(torch.from_numpy(samples), rate, 16_000)[None])
+    best = torch.unique_consecutive(emission[0].argmax(-1)).tolist()
+    return "".join(MODELS["digits"].labels[i] for i in best if i != 0).replace("|", " ")
+
+
+def wer(pairs: Iterator[tuple[str, str]]) -> float:
+    errors = [count_errors(hypothesis, reference) for hypothesis, reference in pairs]
+    return sum(error.word_errors for error in errors) / sum(error.reference_words for error in errors)
+
+
+def test_it_reads_strings_of_digits(model: torch.nn.Module) -> None:
+    with open(SHIPPED / "digits" / "transcripts.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert len(rows) == 60
+    pairs = ((read_aloud(model, SHIPPED / "digits" / row["file_name"]), row["transcript"]) for row in rows)
+    assert wer(pairs) <= 0.05
+
+
+def test_it_reads_single_recordings_as_they_are(model: torch.nn.Module) -> None:
+    paths = sorted((DATA / "fsdd").glob("*.wav"))
+    assert len(paths) == 300
+    assert wer((read_aloud(model, path), WORDS[int(path.name[0])]) for path in paths) <= 0.08
+
+
+def test_it_is_small_and_says_how_it_was_made() -> None:
+    path = weights_path(MODELS["digits"])
+    assert path.stat().st_size < 8_000_000
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert {"seed", "steps", "command", "torch", "test_wer_strings", "test_wer_singles"} <= set(metadata)
+    card = (path.parent / "README.md").read_text()
+    for word in ("Free Spoken Digit Dataset", "CC BY-SA 4.0", "WER", "seed", "train_digits.py"):
+        assert word in card

@@ -1,0 +1,235 @@
+"""What the engine does when memory runs out or numbers do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from running import DATA
+
+from pipeline.audio.waveforms import read_waveform
+from pipeline.decoding.greedy import GreedyDecoder
+from pipeline.inference.resampling import resample
+from pipeline.models import digits
+from pipeline.models import engine as engines
+from pipeline.models.catalog import MODELS
+from pipeline.models.engine import Engine, EngineSettings
+from pipeline.models.forward import ModelOutput
+from pipeline.models.weights import load_model
+from pipeline.records import Chunk
+from pipeline.runtime.errors import UserError
+
+SETTINGS = EngineSettings(layers=(2, 4), feature_dtype="float16", logits=True)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    torch.manual_seed(0)
+    return Engine(MODELS["digits"], digits.build().eval(), torch.device("cpu"), "fp32", SETTINGS)
+
+
+@pytest.fixture
+def batch() -> tuple[list[Chunk], torch.Tensor, torch.Tensor]:
+    """Five utterances of different lengths, longest first, as the planner gives them."""
+    lengths = torch.tensor([9000, 7000, 5000, 3000, 1000])
+    noise = 0.1 * torch.randn(5, 9000, generator=torch.Generator().manual_seed(1))
+    waveforms = noise * (torch.arange(9000) < lengths[:, None])
+    return [Chunk(row, int(length)) for row, length in zip(range(10, 15), lengths, strict=True)], waveforms, lengths
+
+
+def with_memory_for(engine: Engine, monkeypatch: pytest.MonkeyPatch, padded_samples: int) -> list[int]:
+    """Let the forward raise beyond a number of padded samples; the sizes tried are noted."""
+    tried: list[int] = []
+    forward = engine._forward
+
+    def limited(waveforms: torch.Tensor, *rest: object) -> ModelOutput:
+        tried.append(waveforms.numel())
+        if waveforms.numel() > padded_samples:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        result: ModelOutput = forward(waveforms, *rest)
+        return result
+
+    monkeypatch.setattr(engine, "_forward", limited)
+    return tried
+
+
+def test_a_batch_that_does_not_fit_is_split_and_gives_the_same_answers(
+    engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = engine.run(*batch)
+    tried = with_memory_for(engine, monkeypatch, 20_000)
+    pieces, rejected = engine.run(*batch)
+    assert rejected == []
+    assert [emission.chunk.row for emission in pieces] == [10, 11, 12, 13, 14]
+    assert max(tried) > 20_000
+    for left, right in zip(whole, pieces, strict=True):
+        assert left.num_frames == right.num_frames
+        assert np.abs(left.logits - right.logits).max() <= 1e-4
+        assert np.array_equal(left.path.labels, right.path.labels)
+
+
+def test_the_size_that_fits_is_remembered(engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = with_memory_for(engine, monkeypatch, 20_000)
+    engine.run(*batch)
+    first = len(tried)
+    engine.run(*batch)
+    assert max(tried[first:]) <= max(20_000, min(size for size in tried[:first] if size > 20_000) - 1)
+    assert 45_000 not in tried[first:]
+
+
+def test_only_an_utterance_that_does_not_fit_alone_is_rejected(
+    engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_memory_for(engine, monkeypatch, 8_000)
+    emissions, rejected = engine.run(*batch)
+    assert [(item.chunk.row, item.error) for item in rejected] == [(10, "out_of_memory")]
+    assert "9000 samples" in rejected[0].message
+    assert [emission.chunk.row for emission in emissions] == [11, 12, 13, 14]
+
+
+def test_on_a_cpu_memory_is_asked_for_before_it_is_taken(
+    engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert all(size > 2**20 for size in engines.available_memory())
+    monkeypatch.setattr(engines, "available_memory", lambda: (1_000_000, 1_000_000))
+    emissions, rejected = engine.run(*batch)
+    assert {item.error for item in rejected} == {"out_of_memory"}
+    assert len(emissions) + len(rejected) == 5
+    assert emissions  # the short ones still fit
+
+
+def test_cached_files_of_a_memory_group_count_as_free(tmp_path: Path) -> None:
+    machine = engines.available_memory(tmp_path / "no group")
+    (tmp_path / "memory.max").write_text("8000000\n")
+    (tmp_path / "memory.current").write_text("7900000\n")
+    (tmp_path / "memory.stat").write_text("anon 300000\nactive_file 3600000\ninactive_file 4000000\n")
+    assert engines.available_memory(tmp_path) == (7_700_000, 8_000_000)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert engines.available_memory(tmp_path)[1] == machine[1]
+
+
+def test_an_utterance_alone_is_tried_even_where_memory_looks_short(
+    engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "available_memory", lambda: (0, 2**40))
+    emissions, rejected = engine.run(*batch)
+    assert len(emissions) == 5
+    assert rejected == []
+
+
+def test_an_error_that_is_not_about_memory_is_not_swallowed(
+    engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> ModelOutput:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(engine, "_forward", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        engine.run(*batch)
+
+
+def long_batch(seconds: float) -> tuple[list[Chunk], torch.Tensor, torch.Tensor]:
+    """One utterance of digits spoken one after another, at the model's rate."""
+    rate = MODELS["digits"].sample_rate
+    samples = [read_waveform(str(path))[0] for path in sorted((DATA / "fsdd").glob("*.wav"))]
+    source = resample(torch.from_numpy(np.concatenate(samples)), 8000, rate)
+    waveform = source.repeat(1 + int(seconds * rate / len(source)))[: int(seconds * rate)]
+    return [Chunk(7, len(waveform))], waveform[None], torch.tensor([len(waveform)])
+
+
+@pytest.fixture
+def trained() -> Engine:
+    return Engine(MODELS["digits"], load_model(MODELS["digits"])[0], torch.device("cpu"), "fp32", SETTINGS)
+
+
+@pytest.mark.parametrize("fits_s", [15.0, 9.0])
+def test_an_utterance_that_does_not_fit_alone_is_run_in_halves_that_read_the_same(
+    trained: Engine, monkeypatch: pytest.MonkeyPatch, fits_s: float
+) -> None:
+    batch = long_batch(20.0)
+    (whole,), _ = trained.run(*batch)
+    tried = with_memory_for(trained, monkeypatch, int(fits_s * MODELS["digits"].sample_rate))
+    started = trained.start(*batch)
+    (joined,), rejected = started.results()
+    assert rejected == []
+    assert started.cut == [7]
+    assert len(tried) == (3 if fits_s > 10 else 7)
+    assert joined.num_frames == whole.num_frames
+    assert joined.chunk == whole.chunk
+    assert joined.logits.shape == whole.logits.shape
+    assert all(joined.features[layer].shape == whole.features[layer].shape for layer in SETTINGS.layers)
+    decoder = GreedyDecoder(MODELS["digits"].labels, MODELS["digits"].blank, MODELS["digits"].seconds_per_frame)
+    assert len(whole.path.labels) == len(joined.path.labels)
+    expected, got = decoder([whole.path], 0.0), decoder([joined.path], 0.0)
+    assert len(expected.text.split()) > 20
+    assert got.text == expected.text
+
+
+def test_what_does_not_fit_even_when_cut_is_one_failure(trained: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks, waveforms, lengths = long_batch(20.0)
+    with_memory_for(trained, monkeypatch, 1000)
+    emissions, rejected = trained.run(chunks, waveforms, lengths)
+    assert emissions == []
+    assert [(item.chunk, item.error) for item in rejected] == [(chunks[0], "out_of_memory")]
+    assert "as short as it may be cut" in rejected[0].message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_reject_the_utterance_they_belong_to(
+    engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    forward = engine._forward
+
+    def spoilt(*given: object) -> ModelOutput:
+        output: ModelOutput = forward(*given)
+        output.split(output.logits)[1][3, 5] = value
+        output.split(output.features[4])[3][0, 0] = value
+        return output
+
+    monkeypatch.setattr(engine, "_forward", spoilt)
+    emissions, rejected = engine.run(*batch)
+    assert [(item.chunk.row, item.error) for item in rejected] == [(11, "non_finite"), (13, "non_finite")]
+    assert all("precision=fp32" in item.message for item in rejected)
+    assert [emission.chunk.row for emission in emissions] == [10, 12, 14]
+
+
+@pytest.mark.parametrize(("precision", "remedy"), [("fp16", "precision=bf16 or fp32"), ("bf16", "precision=fp32")])
+def test_values_that_are_not_finite_in_half_precision_name_it_as_the_cause(precision: str, remedy: str) -> None:
+    engine = Engine(MODELS["digits"], digits.build().eval(), torch.device("cpu"), precision, SETTINGS)
+    assert f"precision={precision} is the likely cause; try {remedy}" in engine._wanted.non_finite
+
+
+def test_a_feature_that_float16_cannot_hold_rejects_the_utterance_and_names_the_remedy(
+    engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = engine._forward
+
+    def large(*given: object) -> ModelOutput:
+        output: ModelOutput = forward(*given)
+        output.split(output.features[2])[2][1, 7] = 70_000.0
+        return output
+
+    monkeypatch.setattr(engine, "_forward", large)
+    _, rejected = engine.run(*batch)
+    assert [(item.chunk.row, item.error) for item in rejected] == [(12, "non_finite")]
+    assert "features.dtype=float32" in rejected[0].message
+    engine._wanted = replace(engine._wanted, feature_dtype="float32")
+    emissions, rejected = engine.run(*batch)
+    assert rejected == []
+    assert emissions[2].features[2][1, 7] == 70_000.0
+
+
+def test_nothing_in_gives_nothing_out(engine: Engine) -> None:
+    assert engine.run([], torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64)) == ([], [])
+
+
+def test_devices_and_precisions_that_are_not_there_are_refused() -> None:
+    with pytest.raises(UserError, match="device=cuda:99: torch sees"):
+        engines.resolve_device("cuda:99")
+    with pytest.raises(UserError, match="precision=bf16: needs CUDA"):
+        engines.resolve_precision("bf16", torch.device("cpu"))
+    assert engines.resolve_precision("auto", torch.device("cpu")) == "fp32"
+    assert engines.resolve_precision("auto", torch.device("cuda")) == "bf16"

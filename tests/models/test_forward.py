@@ -1,0 +1,267 @@
+"""Batched equals alone equals unmodified torchaudio, over real recordings of different lengths."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from exactness import NEAR_TIE, TOLERANCE, assert_same, exact, pad, recordings, stock_alone
+from exactness import speech as real_speech
+from random_models import architecture, build, wrapped
+from running import DATA, ROOT, SHIPPED, environment, server
+from safetensors.torch import load_file
+
+from pipeline.models import digits
+from pipeline.models.catalog import MODELS, ModelFacts, weights_path
+from pipeline.models.encoder import position_bias
+from pipeline.models.forward import ExactForward
+from pipeline.models.front_end import FrontEnd, normalized
+
+SMALL = {
+    "extractor_conv_layer_config": digits.ARCHITECTURE["extractor_conv_layer_config"],
+    "encoder_embed_dim": 96,
+    "encoder_num_layers": 3,
+    "encoder_num_heads": 4,
+    "encoder_ff_interm_features": 192,
+    "encoder_pos_conv_groups": 8,
+}
+"""What of an architecture does not change its kind."""
+
+# A bundle of each kind: group norm after or before the layers' own norms, layer norms with and without a bias of
+# the convolutions, normalised waveforms, log-probabilities, WavLM with either front end.
+KINDS = (
+    "wav2vec2_asr_base_960h",
+    "hubert_base",
+    "wav2vec2_asr_large_lv60k_960h",
+    "hubert_asr_large",
+    "wav2vec2_xlsr_300m",
+    "mms_fa",
+    "voxpopuli_asr_base_10k_de",
+    "wavlm_base",
+    "wavlm_large",
+)
+
+
+@pytest.fixture(scope="module")
+def speech() -> list[torch.Tensor]:
+    waveforms = real_speech()
+    assert len({len(waveform) for waveform in waveforms}) >= 5
+    return waveforms
+
+
+def small(facts: ModelFacts, seed: int = 0) -> torch.nn.Module:
+    """A model of the bundle's kind, wrapped as its bundle wraps it, but narrow and shallow."""
+    kind, params = architecture(facts)
+    return wrapped(build(kind, params | SMALL, seed), facts)
+
+
+def digits_model() -> torch.nn.Module:
+    model = digits.build().eval()
+    model.load_state_dict(load_file(weights_path(MODELS["digits"])))
+    return model
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_batched_equals_torchaudio_alone(name: str, together: bool, speech: list[torch.Tensor]) -> None:
+    facts = MODELS[name]
+    stock = small(facts)
+    waveforms = [*speech, speech[0][:400], torch.zeros(3000), 0.1 + 0.1 * speech[1]]
+    alone = stock_alone(stock, waveforms)
+    assert_same(exact(stock, facts, together=together)(*pad(waveforms), [1, 2, 3]), alone)
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_is_the_same_beside_any_neighbour(name: str, together: bool, speech: list[torch.Tensor]) -> None:
+    facts = MODELS[name]
+    forward = exact(small(facts, seed=1), facts, together=together)
+    alone = forward(*pad(speech[:1]), [2])
+    loud = 20 * torch.randn(3 * len(speech[0]), generator=torch.Generator().manual_seed(0))
+    beside = forward(*pad([loud, speech[0], torch.zeros(400)]), [2])
+    frames = int(alone.num_frames[0])
+    assert (beside.split(beside.features[2])[1] - alone.features[2]).abs().max() <= TOLERANCE
+    if facts.labels:
+        assert (beside.split(beside.logits)[1] - alone.logits).abs().max() <= TOLERANCE
+    assert beside.num_frames.tolist()[1:] == [frames, 1]
+
+
+@pytest.mark.parametrize("name", ["wav2vec2_asr_base_960h", "wav2vec2_asr_large_lv60k_960h"])
+def test_stock_torchaudio_batched_does_not_equal_itself_alone(name: str, speech: list[torch.Tensor]) -> None:
+    """The check above can fail: it does for the models it is a remedy for."""
+    stock = small(MODELS[name])
+    waveforms, lengths = pad(speech[:3])
+    with torch.inference_mode():
+        together, frames = stock(waveforms, lengths)
+        alone = [stock(waveform[None])[0][0] for waveform in speech[:3]]
+    difference = max(float((together[i, : frames[i]] - emission).abs().max()) for i, emission in enumerate(alone))
+    assert difference > 10 * TOLERANCE
+
+
+def test_stock_torchaudio_refuses_batches_for_wavlm(speech: list[torch.Tensor]) -> None:
+    with pytest.raises(AssertionError), torch.inference_mode():
+        small(MODELS["wavlm_base"])(*pad(speech[:2]))
+
+
+def test_log_probabilities_are_those_of_a_distribution(speech: list[torch.Tensor]) -> None:
+    facts = MODELS["mms_fa"]
+    output = exact(small(facts), facts)(*pad(speech[:2]), [])
+    assert output.logits.shape[-1] == len(facts.labels) == 28  # no star
+    assert torch.allclose(output.logits.exp().sum(-1), torch.ones(len(output.logits)), atol=1e-5)
+
+
+def test_digits_model_batched_equals_torchaudio_alone(speech: list[torch.Tensor]) -> None:
+    waveforms = recordings(sorted((SHIPPED / "digits").glob("*.flac"))[::4]) + speech[:2]
+    stock = digits_model()
+    alone = stock_alone(stock, waveforms)
+    assert_same(exact(stock)(*pad(waveforms), range(1, 5)), alone)
+
+
+WAVEFORMS = [
+    ("silence", torch.zeros(4000)),
+    ("constant", torch.full((4000,), 0.3)),
+    ("offset", 0.5 + 1e-3 * torch.randn(4000, generator=torch.Generator().manual_seed(0))),
+    ("quiet", 1e-5 * torch.randn(4000, generator=torch.Generator().manual_seed(1))),
+    ("loud", 1e4 * torch.randn(4000, generator=torch.Generator().manual_seed(3))),
+    ("one frame", torch.randn(400, generator=torch.Generator().manual_seed(2))),
+]
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("mode", ["group_norm", "layer_norm"])
+@pytest.mark.parametrize("waveform", [waveform for _, waveform in WAVEFORMS], ids=[name for name, _ in WAVEFORMS])
+def test_the_front_end_equals_torchaudios(mode: str, waveform: torch.Tensor, together: bool) -> None:
+    stock = extractor(mode)
+    # The reference in float64: torch's own float32 statistics lose digits where the variance is tiny.
+    with torch.inference_mode():
+        expected, _ = copy.deepcopy(stock).double()(waveform[None].double(), None)
+    front_end = FrontEnd(stock.conv_layers, normalize_waveform=False, dtype=torch.float32)
+    with torch.inference_mode():
+        padded = torch.nn.functional.pad(waveform, (0, 777))[None]
+        got, num_frames = front_end(padded, torch.tensor([len(waveform)]), together)
+    assert num_frames.tolist() == [expected.shape[1]]
+    assert (got - expected[0]).abs().max() <= 1e-3 * max(1.0, float(expected.abs().max()))
+
+
+def extractor(mode: str) -> Any:
+    kind, params = architecture(MODELS["digits"])
+    bias = {"extractor_mode": mode, "extractor_conv_bias": mode == "layer_norm"}
+    return build(kind, params | bias, seed=3).feature_extractor
+
+
+@pytest.mark.parametrize("waveform", [waveform for _, waveform in WAVEFORMS], ids=[name for name, _ in WAVEFORMS])
+def test_a_waveform_is_normalised_over_its_own_samples(waveform: torch.Tensor) -> None:
+    padded = torch.nn.functional.pad(torch.stack([waveform, 3 * waveform]), (0, 500))
+    got = normalized(padded, torch.tensor([len(waveform), len(waveform) + 500]))
+    assert torch.equal(got[0, : len(waveform)], torch.nn.functional.layer_norm(waveform, waveform.shape))
+    assert not got[0, len(waveform) :].any()
+
+
+@pytest.mark.parametrize("frames", [1, 2, 49, 700])
+def test_wavlms_position_bias_is_torchaudios(frames: int) -> None:
+    attention = small(MODELS["wavlm_base"]).encoder.transformer.layers[0].attention
+    with torch.inference_mode():
+        assert torch.equal(position_bias(attention, frames)[0], attention.compute_bias(frames, frames))
+
+
+def test_a_front_end_that_is_not_known_is_refused() -> None:
+    blocks = extractor("layer_norm").conv_layers
+    blocks[0].layer_norm = torch.nn.BatchNorm1d(48)
+    with pytest.raises(ValueError, match="convolution 1 has BatchNorm1d"):
+        FrontEnd(blocks, normalize_waveform=False, dtype=torch.float32)
+    blocks = extractor("group_norm").conv_layers
+    blocks[0].layer_norm = torch.nn.GroupNorm(4, 48)
+    with pytest.raises(ValueError, match="convolution 1 has GroupNorm"):
+        FrontEnd(blocks, normalize_waveform=False, dtype=torch.float32)
+
+
+def test_working_memory_grows_with_the_square_of_the_frames_for_wavlm_only() -> None:
+    for name, grows in (("wavlm_base", True), ("wav2vec2_asr_base_960h", False)):
+        forward = exact(small(MODELS[name]))
+        assert (forward.working_bytes(1, 3_200_000) > 1.5 * forward.working_bytes(10, 320_000)) == grows
+
+
+def test_the_catalogue_knows_the_shapes_of_the_shipped_model() -> None:
+    facts = MODELS["digits"]
+    output = ExactForward(digits.build().eval())(torch.zeros(1, 4000), torch.tensor([4000]), [facts.num_layers])
+    assert output.features[facts.num_layers].shape == (facts.num_frames(4000), facts.dim)
+    assert output.logits is not None
+    assert output.logits.shape[-1] == len(facts.labels)
+
+
+def test_layers_are_chosen_without_changing_them(speech: list[torch.Tensor]) -> None:
+    torch.manual_seed(4)
+    forward = ExactForward(digits.build().eval())
+    every = forward(*pad(speech[:2]), [1, 2, 3, 4])
+    some = forward(*pad(speech[:2]), [3])
+    assert list(some.features) == [3]
+    assert torch.equal(some.features[3], every.features[3])
+
+
+@pytest.mark.parametrize("name", ["digits", *KINDS])
+@pytest.mark.parametrize(("precision", "limit"), [("bf16", 0.1), ("fp16", 0.02)])
+def test_half_precision_stays_near(name: str, precision: str, limit: float, speech: list[torch.Tensor]) -> None:
+    """On a CPU, where the pipeline refuses it; what half precision does to the numbers is the same on any device."""
+    facts = MODELS[name]
+    stock = digits_model() if name == "digits" else small(facts)
+    whole = exact(copy.deepcopy(stock), facts)(*pad(speech[:3]), [3])
+    half = exact(stock, facts, precision)(*pad(speech[:3]), [3])
+    for expected, got in zip(whole.split(whole.features[3]), half.split(half.features[3]), strict=True):
+        assert got.dtype == torch.float32
+        assert (got - expected).square().mean().sqrt() <= limit * expected.square().mean().sqrt()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("precision", "share"), [("fp32", 0.0), ("bf16", 0.02), ("fp16", 0.02)])
+def test_on_cuda_labels_stay_in_every_precision(speech: list[torch.Tensor], precision: str, share: float) -> None:
+    model = digits_model()
+    shipped = recordings(sorted((SHIPPED / "digits").glob("*.flac"))[::4])
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    forward = ExactForward(copy.deepcopy(model), precision).cuda()
+    waveforms, lengths = pad(shipped)
+    together = forward(waveforms.cuda(), lengths, [4])
+    changed = frames = 0
+    for index, waveform in enumerate(shipped):
+        with torch.inference_mode():
+            emission = model(waveform[None])[0][0]
+        got = together.split(together.logits)[index].cpu()
+        assert torch.isfinite(got).all()
+        if precision == "fp32":
+            assert (got - emission).abs().max() <= TOLERANCE
+        clear = emission.topk(2).values.diff().abs()[:, 0] > NEAR_TIE
+        changed += int(((got.argmax(-1) != emission.argmax(-1)) & clear).sum())
+        frames += len(emission)
+    assert changed <= share * frames
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_on_cuda_equals_torchaudio_alone_on_the_cpu(name: str, speech: list[torch.Tensor]) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    facts = MODELS[name]
+    stock = small(facts)
+    alone = stock_alone(stock, speech)
+    waveforms, lengths = pad(speech)
+    together = exact(stock, facts).cuda()(waveforms.cuda(), lengths, [1, 2, 3])
+    logits = None if together.logits is None else together.logits.cpu()
+    features = {layer: values.cpu() for layer, values in together.features.items()}
+    assert_same(replace(together, logits=logits, features=features), alone)
+
+
+def test_recordings_are_what_soundfile_reads(speech: list[torch.Tensor]) -> None:
+    assert all(waveform.dtype == torch.float32 and waveform.abs().max() <= 1 for waveform in speech)
+    assert np.median([len(waveform) for waveform in speech]) > 30_000
+
+
+@pytest.mark.slow
+def test_the_script_behind_the_readmes_figure_shows_it(tmp_path: Path) -> None:
+    recordings = sorted((DATA / "librivox").glob("*.wav"))[:2]
+    script = str(ROOT / "scripts" / "bench" / "exactness.py")
+    done = server().run(script, [*map(str, recordings)], cwd=tmp_path, env=environment(), timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("this project") == done.stdout.count("stock torchaudio") == 2

@@ -1,0 +1,335 @@
+"""Stopped once a run ends cleanly, stopped twice at once; no process is left, what is committed stays."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from running import DATA, assert_accounting, command, environment, group_members, main, run, start, wait_until
+
+from pipeline.models.engine import Engine
+from pipeline.models.transfer import Streams
+from pipeline.runtime import signals as stopping
+from pipeline.runtime.signals import Stopped
+
+# Each recording is a shard of its own.
+GIVEN = ("dataset=folder", "dataset.root=corpus", "model=digits", "shard.hours=0.0001", "outputs=[transcripts]")
+pytestmark = pytest.mark.usefixtures("heeded")
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+CONTINUES = "what was committed stays, the same command continues"
+
+
+def state(process: int) -> str:
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@pytest.fixture(autouse=True)
+def _corpus(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    for source in sorted((DATA / "fsdd").glob("*.wav"))[:16]:
+        (tmp_path / "corpus" / source.name).symlink_to(source)
+
+
+class Driver:
+    """A run as the leader of a process group of its own, which can be signalled."""
+
+    def __init__(self, out: Path, *overrides: str, failpoint: str = "", given: tuple[str, ...] = GIVEN) -> None:
+        self.out = out
+        self.process = start(*given, f"run_dir={out}", *overrides, cwd=out.parent, PIPELINE_FAILPOINT=failpoint)
+
+    @property
+    def commits(self) -> int:
+        return len(list((self.out / "commits").glob("shard-*.json")))
+
+    @property
+    def left(self) -> list[str]:
+        return sorted(path.name for path in (self.out / ".staging").iterdir())
+
+    def send(self, signum: int, to_group: bool = True) -> None:
+        (os.killpg if to_group else os.kill)(self.process.pid, signum)
+
+    def wait_for_stop(self) -> None:
+        """Until it has stopped itself (SIGSTOP) at its failpoint."""
+        assert wait_until(lambda: state(self.process.pid) == "T")
+
+    def end(self, timeout: float = 60) -> tuple[int, list[str]]:
+        """Exit code and lines of stderr, when no process is left."""
+        _, said = self.process.communicate(timeout=timeout)
+        assert wait_until(lambda: not group_members(self.process.pid), 30), "processes were left behind"
+        return self.process.returncode, said.strip().splitlines()
+
+
+@pytest.fixture
+def drivers() -> Iterator[list[Driver]]:
+    """Whatever a test starts is gone after it."""
+    started: list[Driver] = []
+    yield started
+    for driver in started:
+        if group_members(driver.process.pid):
+            driver.send(signal.SIGKILL)
+        driver.process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("signum", "to_group"),
+    [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGHUP, True)],
+    ids=["INT to the group", "INT", "TERM", "HUP to the group"],
+)
+def test_stopped_once_it_finishes_the_batch_in_flight_and_says_how_to_go_on(
+    signum: signal.Signals, to_group: bool, tmp_path: Path, drivers: list[Driver]
+) -> None:
+    driver = Driver(tmp_path / "out", failpoint="forward@5=stop")
+    drivers.append(driver)
+    driver.wait_for_stop()
+    driver.send(signum, to_group)
+    driver.send(signal.SIGCONT)
+    code, said = driver.end()
+    assert code == CODES[signum]
+    assert said[-1] == f"stopped by {signum.name}; {CONTINUES}"
+    assert driver.commits == 5
+    assert driver.left == ["lock"]
+    assert f"stopped by {signum.name}" in (driver.out / "logs" / "run.log").read_text()
+    if signum == signal.SIGINT:
+        assert run(*GIVEN, f"run_dir={driver.out}", cwd=tmp_path).returncode == 0
+        assert_accounting(driver.out, outputs=["transcripts"])
+
+
+@pytest.mark.parametrize(
+    ("signum", "busy"),
+    [(signal.SIGINT, "renaming:3"), (signal.SIGTERM, "take:3")],
+    ids=["INT while committing", "TERM while the writer works"],
+)
+def test_stopped_twice_it_ends_at_once(
+    signum: signal.Signals, busy: str, tmp_path: Path, drivers: list[Driver]
+) -> None:
+    driver = Driver(tmp_path / "out", failpoint=f"{busy}=hang")
+    drivers.append(driver)
+    assert wait_until(lambda: driver.commits == 3)
+    driver.send(signum)
+    with pytest.raises(subprocess.TimeoutExpired):
+        driver.process.wait(1.5)  # it waits for the commit that hangs
+    driver.send(signum)
+    code, said = driver.end(20)
+    assert code == CODES[signum]
+    assert said[-1] == f"ended at once; {CONTINUES}"
+    assert driver.commits == 3
+    assert run(*GIVEN, f"run_dir={driver.out}", cwd=tmp_path).returncode == 0
+    assert_accounting(driver.out, outputs=["transcripts"])
+    assert driver.left == ["lock"]
+
+
+def test_stopped_while_a_recording_is_read_it_does_not_wait_for_that(tmp_path: Path, drivers: list[Driver]) -> None:
+    driver = Driver(tmp_path / "out", "loader.workers=1", failpoint="decode@9=hang")
+    drivers.append(driver)
+    assert wait_until(lambda: driver.commits >= 3)
+    driver.send(signal.SIGINT)
+    code, said = driver.end()
+    assert code == 130
+    assert said[-1] == f"stopped by SIGINT; {CONTINUES}"
+
+
+def test_the_processes_that_load_die_with_a_driver_that_is_killed_even_where_they_hang(
+    tmp_path: Path, drivers: list[Driver]
+) -> None:
+    driver = Driver(tmp_path / "out", "loader.workers=1", failpoint="decode@9=hang")
+    drivers.append(driver)
+    assert wait_until(lambda: driver.commits >= 3)
+    assert len(group_members(driver.process.pid)) > 1
+    driver.send(signal.SIGKILL, to_group=False)
+    code, _ = driver.end()
+    assert code == -signal.SIGKILL
+
+
+def test_stopped_while_the_manifest_is_made_it_leaves_nothing_behind(tmp_path: Path, drivers: list[Driver]) -> None:
+    sources = sorted((DATA / "fsdd").glob("*.wav"))
+    for index in range(20_000):
+        link = tmp_path / "many" / f"{index % 100}" / f"{index}.wav"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(sources[index % len(sources)])
+    given = ("dataset=folder", f"dataset.root={tmp_path / 'many'}", "model=digits")
+    driver = Driver(tmp_path / "out", given=given)
+    drivers.append(driver)
+    assert wait_until(lambda: (driver.out / "logs" / "run.log").is_file())
+    driver.send(signal.SIGINT)
+    code, said = driver.end()
+    assert (code, said) == (130, [f"stopped by SIGINT; {CONTINUES}"])
+    assert not driver.out.exists()
+
+
+def test_a_terminal_that_closes_ends_the_run_cleanly(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = command(*GIVEN, f"run_dir={out}")
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(tmp_path)
+        os.execve(arguments[0], arguments, environment(PIPELINE_FAILPOINT="forward@5=stop"))
+
+    def stands_still() -> bool:
+        if select.select([terminal], [], [], 0)[0]:
+            os.read(terminal, 4096)  # as a terminal does: else it would have to wait for that
+        return state(child) == "T"
+
+    try:
+        assert wait_until(stands_still)
+        os.close(terminal)  # the kernel says SIGHUP, and SIGCONT to whoever stands still
+        os.kill(child, signal.SIGCONT)
+        _, status = os.waitpid(child, 0)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(status) == 129
+    assert f"stopped by SIGHUP; {CONTINUES}" in (out / "logs" / "run.log").read_text()
+    assert [path.name for path in (out / ".staging").iterdir()] == ["lock"]
+
+
+# --- in this process
+
+
+def send(signum: int) -> None:
+    os.kill(os.getpid(), signum)
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The exit codes with which the process would have ended at once."""
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    return codes
+
+
+def test_a_stop_that_is_sent_twice_within_a_moment_is_one_stop(
+    ended: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def stop_again_and_again() -> None:
+        with stopping.heeded(), stopping.unbroken():
+            send(signal.SIGTERM)
+            send(signal.SIGTERM)  # `timeout` does that, and a shell that says goodbye
+            assert ended == []
+            now[0] += 1
+            send(signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        stop_again_and_again()
+    assert ended == [143]
+
+
+def test_a_stop_comes_at_once_where_it_waits_and_at_the_end_where_it_must_not_be_broken(ended: list[int]) -> None:
+    seen: list[str] = []
+
+    def stop_while_waiting() -> None:
+        with stopping.heeded(), stopping.unbroken():
+            with stopping.waiting():
+                send(signal.SIGINT)
+                seen.append("waited on")
+            seen.append("went on")
+
+    def stop_while_busy() -> None:
+        with stopping.heeded(), stopping.unbroken():
+            send(signal.SIGINT)
+            seen.append("finished")
+            with stopping.waiting():
+                seen.append("waited")
+
+    def stop_elsewhere() -> None:
+        with stopping.heeded():
+            send(signal.SIGINT)
+            seen.append("went on")
+
+    for stop in (stop_while_waiting, stop_while_busy, stop_elsewhere):
+        with pytest.raises(Stopped):
+            stop()
+    assert seen == ["finished"]
+    assert ended == []
+
+
+def test_a_stop_that_got_lost_comes_again_at_the_next_wait() -> None:
+    waited: list[bool] = []
+
+    def lose_and_wait() -> None:
+        with stopping.heeded(), stopping.unbroken():
+            with suppress(Stopped), stopping.waiting():  # as an exception in a finalizer is
+                send(signal.SIGINT)
+            with stopping.waiting():
+                waited.append(True)
+
+    with pytest.raises(Stopped):
+        lose_and_wait()
+    assert waited == []
+
+
+def test_what_was_ignored_from_the_start_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping.heeded():
+            send(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_batch_that_a_device_has_begun_with_is_finished_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Streams, "overlaps", property(lambda self: True))
+    begin, begun = Engine.start, []
+
+    def begin_and_stop(engine: Engine, *batch: Any) -> Any:
+        begun.append(batch)
+        if len(begun) == 5:
+            send(signal.SIGINT)
+        return begin(engine, *batch)
+
+    monkeypatch.setattr(Engine, "start", begin_and_stop)
+    assert main([*GIVEN, "run_dir=out", "loader.workers=0"]) == 130
+    assert len(begun) == 5
+    assert len(list((tmp_path / "out" / "commits").iterdir())) == 5
+
+
+# --- two drivers
+
+
+def test_a_second_driver_is_refused_while_the_first_stands_still_and_the_first_completes(
+    tmp_path: Path, drivers: list[Driver]
+) -> None:
+    driver = Driver(tmp_path / "out", failpoint="renaming:3=stop")
+    drivers.append(driver)
+    driver.wait_for_stop()
+    second = run(*GIVEN, f"run_dir={driver.out}", cwd=tmp_path)
+    assert second.returncode == 2
+    (line,) = second.stderr.strip().splitlines()
+    stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"
+    assert re.search(rf"locked by process {driver.process.pid} on \S+ since {stamp}; ", line)
+    assert driver.commits == 3
+    asked = [sys.executable, "-m", "pipeline.status", str(driver.out)]
+    assert "running" in subprocess.run(asked, env=environment(), capture_output=True, text=True, check=True).stdout
+    driver.send(signal.SIGCONT)
+    assert driver.end()[0] == 0
+    assert_accounting(driver.out, outputs=["transcripts"])
+
+
+def test_a_driver_that_is_killed_while_it_stands_still_frees_the_run_at_once(
+    tmp_path: Path, drivers: list[Driver]
+) -> None:
+    driver = Driver(tmp_path / "out", failpoint="renaming:3=stop")
+    drivers.append(driver)
+    driver.wait_for_stop()
+    driver.send(signal.SIGKILL, to_group=False)
+    driver.process.wait()
+    assert (driver.out / ".staging" / "lock").read_text().startswith(f"process {driver.process.pid} ")
+    assert run(*GIVEN, f"run_dir={driver.out}", cwd=tmp_path).returncode == 0
+    assert driver.end()[0] == -signal.SIGKILL
+    assert_accounting(driver.out, outputs=["transcripts"])

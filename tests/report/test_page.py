@@ -1,0 +1,426 @@
+"""What stands in a report, whatever is missing of a run; how it is written, and what it costs."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from report_fixtures import copied, hostile_run, page, rewritten, text_of, utterances, voices_like_run
+from running import DATA, SHIPPED, environment, run
+
+from pipeline.audio.waveforms import read_waveform
+from pipeline.config.schema import ReportSettings
+from pipeline.report import __main__ as command
+from pipeline.report import write_report
+from pipeline.report.stretches import CLIP_S
+from pipeline.report.texts import shown
+from pipeline.runtime.errors import UserError
+from pipeline.storage.run_directory import RunDirectory
+from pipeline.verify import __main__ as verify
+from pipeline.verify.audit import audit
+from scripts.bench.large_report import make_run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return voices_like_run(tmp_path_factory.mktemp("voices"))
+
+
+@pytest.fixture(scope="module")
+def finished_page(finished: Path) -> str:
+    return page(finished)
+
+
+@pytest.fixture
+def out(finished: Path, tmp_path: Path) -> Path:
+    return copied(finished, tmp_path)
+
+
+def infer(folder: Path, *overrides: str, code: int = 0) -> Path:
+    done = run(*overrides, "model=digits", f"run_dir={folder / 'out'}", cwd=folder)
+    assert done.returncode == code, done.stderr
+    return folder / "out"
+
+
+# The whole page
+
+
+def test_the_page_says_how_the_run_went(finished: Path, finished_page: str) -> None:
+    text = text_of(finished_page)
+    assert "voices · digits" in text
+    assert re.search(r"Word error rate \d+\.\d\d % 95 %: \d+\.\d\d % to \d+\.\d\d %, [\d,]+ reference words", text)
+    assert "Utterances 68 of 70" in text
+    assert "Failures 2" in text
+    assert "device cpu, fp32" in text
+    assert "x real time" in text
+    assert f"folder {finished}" in text
+    assert re.search(r"started \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", text)
+    assert " complete " in text
+    recorded = json.loads((finished / "run.json").read_text())
+    assert recorded["identity"]["weights_sha256"] in text
+    assert recorded["identity"]["manifest"] in text
+    assert f"version of torch {recorded['versions']['torch']}" in text
+    assert "shard: hours: 0.02" in text  # the configuration
+
+
+def test_rates_by_group_stand_with_their_intervals(finished_page: str) -> None:
+    text = text_of(finished_page)
+    assert re.search(r"distractor value drawn WER 95 % utterances babb [\d.]+ % [\d.]+.[\d.]+ (?:19|20) ", text)
+    assert "intervals: 95 %, 1000 bootstrap samples of speakers" in text
+    assert re.search(r"Substitutions reference text count \w+ \w+ \d+", text)
+
+
+def test_failures_stand_with_their_reasons(finished_page: str) -> None:
+    text = text_of(finished_page)
+    assert re.search(r"truncated 1 Lab41\S+ \d+ bytes expected, 3956 are there", text)
+    assert re.search(r"unsupported_format 1 Lab41\S+ .*<html>the disk", text)
+
+
+def test_utterances_are_worst_typical_and_best_and_none_is_shown_twice(finished_page: str) -> None:
+    found = utterances(finished_page)
+    assert list(found) == [f"{kind}-{rank}" for kind in ("worst", "typical", "best") for rank in (1, 2, 3, 4)]
+    ids = [re.search(r'class="id"><bdi>(.*?)<', part)[1] for part in found.values()]  # type: ignore[index]
+    assert len(set(ids)) == 12
+    rates = [int(re.search(r"WER <b>(\d+) %", part)[1]) for part in found.values()]  # type: ignore[index]
+    assert rates == [*sorted(rates[:4], reverse=True), *rates[4:8], *rates[8:]]
+    assert rates[0] > rates[4] >= rates[8] == 0
+
+
+def test_each_utterance_has_its_sound_words_emission_and_layers(finished: Path, finished_page: str) -> None:
+    for part in utterances(finished_page).values():
+        id_ = re.search(r'class="id"><bdi>(.*?)<', part)[1]  # type: ignore[index]
+        sound = re.search(r'src="data:audio/flac;base64,([^"]+)"', part)[1]  # type: ignore[index]
+        samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sound)), dtype="float32")
+        (path,) = (finished.parent / "VOiCES_devkit").rglob(f"{id_}.wav")
+        expected, expected_rate = read_waveform(str(path))
+        assert (rate, len(samples)) == (expected_rate, len(expected))
+        assert np.abs(samples - expected).max() < 2**-14
+        words = re.findall(r'class="word" .*?<bdi>(.*?)</bdi>', part)
+        assert " ".join(words) == " ".join(re.findall(r'<button[^>]* title="(\S+):', part))
+        assert part.count("data:image/png;base64,") == 1 + 3  # the emission; the first, the middle and the last layer
+        assert [int(layer) for layer in re.findall(r"features of layer (\d+)", part)] == [1, 3, 4]
+        assert "<span><bdi>blank</bdi></span>" in part
+        assert "<bdi>Z</bdi>" in part
+
+
+def test_layers_are_those_asked_for_and_others_are_refused(finished: Path) -> None:
+    markup = page(finished, layers=[2], utterances=1)
+    assert {*re.findall(r"features of layer (\d+)", markup)} == {"2"}
+    with pytest.raises(UserError, match=r"report\.layers=\[2, 9\]: \[9\] is not stored; this run has layers \[1, 2"):
+        page(finished, layers=[2, 9])
+
+
+def test_the_page_needs_nothing_but_itself(finished_page: str) -> None:
+    named = re.findall(r'\s(?:src|srcset|href|xlink:href|poster|data|action)="([^"]*)"', finished_page)
+    assert len(named) > 60
+    assert [each for each in named if not each.startswith(("#", "data:"))] == []
+    assert {*re.findall(r"url\((.)", finished_page)} <= {"#"}
+    assert "@import" not in finished_page
+    policy = html.unescape(*re.findall(r'Content-Security-Policy" content="([^"]+)"', finished_page))
+    assert policy.startswith("default-src 'none'; img-src data:; media-src data:; style-src 'sha256-")
+    assert "unsafe-inline" not in policy.replace("style-src-attr 'unsafe-inline'", "")
+
+
+# What may be missing
+
+
+def test_without_scores_the_page_says_how_to_get_them(out: Path) -> None:
+    RunDirectory(out).remove_scores()
+    text = text_of(page(out, utterances=0))
+    assert "stages=[score,report]" in text
+    assert re.search(r"Word error rate \d+\.\d\d % [\d,]+ reference words", text)  # commits keep the sums
+    assert "Most frequent errors" not in text
+    assert "No utterances were asked for" in text
+
+
+def test_without_metrics_log_and_configuration_the_rest_stands(out: Path) -> None:
+    shutil.rmtree(out / "logs")
+    (out / "config.yaml").unlink()
+    markup = page(out, utterances=1)
+    text = text_of(markup)
+    assert "Speed" not in text
+    assert "config.yaml" not in text
+    assert "Utterances 68 of 70" in text
+    assert re.search(r"started \d{4}-", text)  # when the first shard was committed
+    assert len(utterances(markup)) == 3
+
+
+def test_an_unfinished_run_says_what_is_left(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = sorted((out / "commits").iterdir())[0]
+    left = json.loads(first.read_text())["utterances"]
+    first.unlink()
+    text = text_of(page(out, utterances=1))
+    assert f"unfinished {left} utterances (" in text
+    assert "the same command again continues" in text
+    monkeypatch.setattr(RunDirectory, "is_locked", lambda self: True)  # by another process
+    assert f"running {left} utterances (" in text_of(page(out, utterances=0))
+
+
+def test_a_run_that_has_only_a_manifest_says_so(out: Path) -> None:
+    for name in ("commits", "logs", "transcripts", "emissions", "features", "failures"):
+        shutil.rmtree(out / name)
+    for name in ("run.json", "config.yaml", "scores.parquet", "confusions.parquet"):
+        (out / name).unlink()
+    text = text_of(page(out))
+    assert "Nothing is committed yet." in text
+    assert "there is only a manifest" in text
+    assert "unfinished 70 utterances" in text
+
+
+def test_a_run_in_which_everything_failed_shows_the_reasons(tmp_path: Path) -> None:
+    (tmp_path / "calls").mkdir()
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / "calls" / name).write_text("no recording")
+    text = text_of(page(infer(tmp_path, "dataset=folder", f"dataset.root={tmp_path / 'calls'}", code=3)))
+    assert "every one that was tried failed" in text
+    assert re.search(r"unsupported_format 2 a\.wav .* b\.wav", text)
+    assert "Utterances 0 of 2" in text
+
+
+def test_features_alone_are_shown_with_their_sound(tmp_path: Path) -> None:
+    (tmp_path / "calls").mkdir()
+    for name in ("0_theo_0", "1_theo_1", "2_jackson_1"):
+        shutil.copy(DATA / "fsdd" / f"{name}.wav", tmp_path / "calls")
+    (tmp_path / "calls" / "broken.wav").write_text("no recording")
+    markup = page(infer(tmp_path, "dataset=folder", f"dataset.root={tmp_path / 'calls'}", "outputs=[features]", code=3))
+    found = utterances(markup)
+    assert list(found) == ["sample-1", "sample-2", "sample-3"]
+    for part in found.values():
+        assert "data:audio/flac" in part
+        assert part.count("data:image/png") == 1
+        assert "button" not in part
+    assert "This run has no transcripts" in text_of(markup)
+    assert "distribution of avg_logprob" not in markup
+
+
+def test_each_side_of_a_call_plays_its_own_channel_and_there_need_be_no_references(tmp_path: Path) -> None:
+    (tmp_path / "calls").mkdir()
+    sides = [soundfile.read(DATA / "fsdd" / f"{name}.wav")[0] for name in ("7_george_0", "2_jackson_1")]
+    call = np.zeros((max(map(len, sides)), 2))
+    for channel, side in enumerate(sides):
+        call[: len(side), channel] = side
+    soundfile.write(tmp_path / "calls" / "call.wav", call, 8000)
+    given = ("dataset=folder", f"dataset.root={tmp_path / 'calls'}", "channels=each", "outputs=[transcripts]")
+    markup = page(infer(tmp_path, *given))
+    played = {}
+    for part in utterances(markup).values():
+        sound = re.search(r'src="data:audio/flac;base64,([^"]+)"', part)[1]  # type: ignore[index]
+        id_ = re.search(r'class="id"><bdi>(.*?)<', part)[1]  # type: ignore[index]
+        played[id_] = soundfile.read(io.BytesIO(base64.b64decode(sound)))[0]
+    assert {*played} == {"call.wav#c1", "call.wav#c2"}
+    for channel in (0, 1):
+        assert np.abs(played[f"call.wav#c{channel + 1}"] - call[:, channel]).max() < 2**-14
+    assert "no references, so there is nothing to score against" in text_of(markup)
+    assert "data:image" not in markup
+    assert "This run keeps no emissions and no features (outputs=...)" in text_of(markup)
+
+
+def test_segments_and_hours_show_twenty_seconds_at_the_file_s_own_times(tmp_path: Path) -> None:
+    rows = [soundfile.read(path) for path in sorted((SHIPPED / "digits").glob("*-6digits-*.flac"))]
+    samples, rate = np.concatenate([row[0] for row in rows] * 3), rows[0][1]
+    soundfile.write(tmp_path / "long.flac", samples, rate)
+    part = {"offset": 5.0, "duration": 4.0}
+    listed = [{"audio_filepath": "long.flac", "id": "whole"}, {"audio_filepath": "long.flac", "id": "part", **part}]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, listed)))
+    markup = page(infer(tmp_path, "dataset=manifest", f"dataset.path={tmp_path / 'list.jsonl'}", "chunk.seconds=20"))
+    by_id = {re.search(r'class="id"><bdi>(.*?)<', part)[1]: part for part in utterances(markup).values()}  # type: ignore[index]
+    for id_, seconds in (("whole", CLIP_S), ("part", 4.0)):
+        start, end = (float(value) for value in re.search(r'data-start="(.*?)" data-end="(.*?)"', by_id[id_]).groups())  # type: ignore[union-attr]
+        assert end - start == pytest.approx(seconds, abs=0.01)
+        sound = re.search(r'src="data:audio/flac;base64,([^"]+)"', by_id[id_])[1]  # type: ignore[index]
+        played = soundfile.read(io.BytesIO(base64.b64decode(sound)))[0]
+        first = round(start * rate)
+        assert np.abs(played - samples[first : first + len(played)]).max() < 2**-14
+        times = [float(each) for each in re.findall(r'<button[^>]* data-start="([\d.]+)"', by_id[id_])]
+        assert len(times) > 3
+        assert all(start - 1 < each < end for each in times)
+    assert 'class="stage" data-start="5.0"' in by_id["part"]
+    assert re.search(r"Shown and played: [\d.]+ to [\d.]+ s of the file", text_of(by_id["whole"]))
+    assert "Shown and played" not in by_id["part"]
+
+
+def test_a_recording_that_is_gone_or_has_changed_is_shown_without_its_sound(finished: Path, tmp_path: Path) -> None:
+    moved = copied(finished.parent, tmp_path)
+    rows = utterances(page(finished, utterances=1))
+    ids = [re.search(r'class="id"><bdi>(.*?)<', part)[1] for part in rows.values()]  # type: ignore[index]
+    paths = [next((moved / "VOiCES_devkit").rglob(f"{id_}.wav")) for id_ in ids]
+    paths[0].unlink()
+    paths[1].write_bytes(paths[1].read_bytes() + b"more")
+    samples, rate = soundfile.read(paths[2], dtype="int16")
+    soundfile.write(paths[2], samples, rate * 2)  # of the same size
+
+    def here(row: dict[str, object]) -> dict[str, object]:
+        return {**row, "path": str(row["path"]).replace(str(finished.parent), str(moved))}
+
+    manifest = pq.read_table(moved / "out" / "manifest.parquet")
+    changed = pa.Table.from_pylist([here(row) for row in manifest.to_pylist()], schema=manifest.schema)
+    pq.write_table(changed, moved / "out" / "manifest.parquet")
+    rewritten(moved / "out", "transcripts", here)
+    parts = [text_of(part) for part in utterances(page(moved / "out", utterances=1)).values()]
+    assert "No player: the recording is not there any more" in parts[0]
+    assert re.search(r"No player: the recording has changed since the run \(\d+ bytes, \d+ when", parts[1])
+    assert "No player: the recording has changed since the run (16000 Hz, 8000 when" in parts[2]
+    assert all("words" in part and "layer 1" in part for part in parts)  # everything else is there
+
+
+# Text of strangers
+
+
+def test_hostile_text_is_text_wherever_it_stands(finished: Path, tmp_path: Path) -> None:
+    markup = page(hostile_run(finished, tmp_path))
+    assert markup.count("<script>") == 1
+    assert "<img src=x" not in markup
+    assert "\u202e" not in markup
+    assert "\x07" not in markup
+    assert "onerror=&#34;owned=1&#34;" in markup
+    text = text_of(markup)
+    assert text.count("</script><script>owned=1</script>") > 50
+    assert r"'$x^2$\u202eback\x07" in text
+
+
+def test_what_cannot_be_seen_is_shown_as_an_escape() -> None:
+    assert shown("a\u202eb\x00c\u2028d\udcffe\ufeff") == r"a\u202eb\x00c\u2028d%FFe\ufeff"
+    assert shown("سلام\u200dक्\u200d") == "سلام\u200dक्\u200d"
+    assert shown("x" * 10, limit=4) == "xxxx…"
+
+
+def test_secrets_are_masked(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORPUS_TOKEN", "hunter2hunter2")
+    settings = ("dataset:", "  root: s3://me:pa55word@host/x", "  api_key: kkk12345", "other: hunter2hunter2")
+    (out / "config.yaml").write_text("\n".join(settings))
+    rewritten(out, "failures", lambda row: {**row, "message": "GET https://host/x?token=s3cr3t failed"})
+    markup = page(out)
+    for secret in ("pa55word", "kkk12345", "hunter2hunter2", "s3cr3t"):
+        assert secret not in markup
+    assert "s3://***@host/x" in markup
+
+
+# How it is written
+
+
+def test_a_report_replaces_the_one_before_or_leaves_it(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page(out, utterances=0)
+    path = out / "report" / "index.html"
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        page(out, utterances=1)
+    assert path.read_bytes() == before
+    assert not list((out / ".staging").glob("file-*"))
+    monkeypatch.undo()
+    assert len(page(out, utterances=1)) > len(before)
+    assert [each.name for each in path.parent.iterdir()] == ["index.html"]
+
+
+def test_verify_takes_a_report_for_what_it_is(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page(out, utterances=0)
+    found = audit(RunDirectory(out))
+    assert found.problems == []
+    assert found.notes == []
+    (out / "report" / "index.html").write_text("edited")  # no result: it can be written again at any time
+    assert verify.main([str(out)]) == 0
+    assert "report" not in capsys.readouterr().out
+
+
+def test_the_command_writes_the_page_and_names_it(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([str(out), "--utterances", "1", "--layers", "1,2"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"report in {out / 'report' / 'index.html'}"
+    markup = (out / "report" / "index.html").read_text()
+    assert len(utterances(markup)) == 3
+    assert {*re.findall(r"features of layer (\d+)", markup)} == {"1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the following arguments are required: RUN_DIR; usage: python -m pipeline.report"),
+        (["nowhere"], "nowhere: no run there (no manifest.parquet); give the run_dir of a run"),
+        (["nowhere", "--utterances", "-1"], "--utterances=-1: must be 1 to 20; so many of each kind are shown"),
+        (["nowhere", "--utterances", "x"], "invalid int value: 'x'"),
+        (["nowhere", "--layers", "1,b"], "--layers=1,b: must be numbers of layers with commas, such as 1,6,12"),
+        (["nowhere", "--theme"], "unrecognized arguments: --theme"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str], said: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert said in lines[0]
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_damaged_table_and_a_place_that_cannot_be_written_are_one_line(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = next((out / "transcripts").iterdir())
+    whole = file.read_bytes()
+    file.write_bytes(b"x" * len(whole))
+    assert command.main([str(out)]) == 2
+    assert re.fullmatch(r"error: .*cannot be read .*python -m pipeline\.verify .*\n", capsys.readouterr().err)
+    file.write_bytes(whole)
+    shutil.rmtree(out / "report")
+    (out / "report").write_text("in the way")
+    assert command.main([str(out), "--utterances", "1"]) == 1
+    assert re.fullmatch(r"error: .*report.*; no report written\n", capsys.readouterr().err)
+
+
+def interpreted(script: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=240)
+
+
+def test_the_command_loads_neither_torch_nor_what_it_does_not_need(tmp_path: Path) -> None:
+    script = (
+        "import runpy, sys; sys.argv = ['report', '--help']\n"
+        "try: runpy.run_module('pipeline.report', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert not {'torch', 'matplotlib', 'jinja2', 'hydra'} & {*sys.modules}"
+    )
+    done = interpreted(script, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m pipeline.report RUN_DIR")
+
+
+def test_a_report_needs_no_torch(finished: Path, tmp_path: Path) -> None:
+    out = copied(finished, tmp_path)
+    script = (
+        "import sys; from pipeline.report.__main__ import main\n"
+        f"assert main([{str(out)!r}]) == 0; assert not {{'torch', 'hydra', 'matplotlib.pyplot'}} & {{*sys.modules}}"
+    )
+    done = interpreted(script, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_page_of_a_large_run_is_that_of_a_small_one(tmp_path: Path) -> None:
+    sizes = {}
+    for rows in (300, 6_000):
+        markup = page(make_run(tmp_path / str(rows), rows).root)
+        assert len(utterances(markup)) == 12
+        sizes[rows] = len(markup)
+    assert sizes[6_000] < 1.1 * sizes[300]
+
+
+def test_write_report_refuses_a_folder_without_a_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run there"):
+        write_report(RunDirectory(tmp_path / "none"), ReportSettings())
+    assert not (tmp_path / "none").exists()
