@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pipeline.models.labels import ENGLISH_LABELS, LABEL_SETS, WORD_BOUNDARY
+from pipeline.records import Labels
 
 CHECKPOINT = "checkpoint"
 """The choice of the group `model` that loads a file of one's own into one of the architectures below."""
@@ -108,6 +109,11 @@ class ModelFacts:
     def blank(self) -> int:
         """Index of the blank label."""
         return 0
+
+    @property
+    def ctc_labels(self) -> Labels:
+        """The labels as a decoder takes them."""
+        return Labels(self.labels, self.blank, WORD_BOUNDARY)
 
     @property
     def stride(self) -> int:

@@ -21,8 +21,18 @@ from pipeline.models import digits
 from pipeline.models.catalog import ModelFacts, weights_path
 from pipeline.models.checkpoint import UNREADABLE, load_checkpoint, more_than_data
 from pipeline.models.selection import check_sha256
+from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError
-from pipeline.storage.commits import sha256_file
+
+
+def fetch_weights(facts: ModelFacts, sha256: str | None = None) -> str:
+    """SHA-256 of the weights, downloaded where they are not cached."""
+    path = weights_path(facts)
+    if facts.bundle is not None and not path.exists():
+        _fetch(facts.weights_url, path)
+    found = sha256_file(path)
+    check_sha256(facts, found, sha256)
+    return found
 
 
 def load_model(facts: ModelFacts, sha256: str | None = None) -> tuple[Wav2Vec2Model, str]:

@@ -100,6 +100,10 @@ class RunProgress:
         if self._metrics is not None:
             self._metrics.close()
 
+    def begin(self) -> None:
+        """Start the clock: the model is loaded, and the first batch is about to be asked for."""
+        self._started = time.monotonic()
+
     @property
     def elapsed_s(self) -> float:
         """Seconds since the first batch was asked for."""

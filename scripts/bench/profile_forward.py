@@ -25,9 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from weights import prepare_weights
 
-from pipeline.decoding.greedy import best_path
 from pipeline.models.catalog import MODELS
 from pipeline.models.forward import ExactForward
+from pipeline.models.transfer import best_path
 from pipeline.models.weights import load_model
 
 

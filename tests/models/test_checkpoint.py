@@ -24,8 +24,8 @@ from pipeline.models.catalog import MODELS, ModelFacts, checkpoint, weights_path
 from pipeline.models.labels import LABEL_SETS
 from pipeline.models.weights import load_model
 from pipeline.results import open_run
+from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError
-from pipeline.storage.commits import sha256_file
 
 DIGITS = MODELS["digits"]
 

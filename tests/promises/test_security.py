@@ -25,7 +25,7 @@ from running import DATA, ROOT, assert_accounting, environment, execute, ids, li
 from pipeline.inference.staged_arrays import ArraySpool
 from pipeline.models.catalog import MODELS, weights_path
 from pipeline.models.weights import load_model
-from pipeline.storage.commits import sha256_file
+from pipeline.runtime.digests import sha256_file
 from pipeline.storage.run_directory import RunDirectory
 
 WAV = DATA / "fsdd" / "7_theo_1.wav"
@@ -544,10 +544,10 @@ def test_names_in_staging_cannot_be_foreseen_and_are_never_followed(
     victim = tmp_path / "victim"
     victim.write_text("mine")
     (tmp_path / "folder").mkdir()
-    (directory.staging / f"file-{known.hex}").symlink_to(victim)
-    (directory.staging / f"shard-00003-{known.hex}").symlink_to(tmp_path / "folder")
+    ((directory.root / ".staging") / f"file-{known.hex}").symlink_to(victim)
+    ((directory.root / ".staging") / f"shard-00003-{known.hex}").symlink_to(tmp_path / "folder")
     with pytest.raises(FileExistsError):
-        directory.write_bytes(directory.config_path, b"theirs")
+        directory.write("config.yaml", b"theirs")
     with pytest.raises(FileExistsError):
         directory.new_staging(3)
     (tmp_path / "folder" / "x.spool").symlink_to(victim)
@@ -561,8 +561,8 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path, capsys:
     victim = tmp_path / "victim"
     victim.write_text("mine")
     directory = RunDirectory(tmp_path / "out")
-    directory.staging.mkdir(parents=True)
-    (directory.staging / "lock").symlink_to(victim)
+    (directory.root / ".staging").mkdir(parents=True)
+    ((directory.root / ".staging") / "lock").symlink_to(victim)
     assert "cannot be written" in refused(["dataset=digits", f"run_dir={directory.root}"], capsys)
     assert victim.read_text() == "mine"
 
