@@ -20,6 +20,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = {"configuration": configuration.reference, "commands": commands.reference, "api": api.reference}
 OUTSIDE = {
+    "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
     "scripts/bench/README.md": "bench.md",
