@@ -1,11 +1,11 @@
-"""Kills, stops, fails and damages runs at random until the time is up, and compares what they end with.
+"""Kill, stop, break and damage runs at random until the time is up, and check their tables.
 
     python scripts/soak.py --minutes 3 --seed 7          or: make soak ARGS="--minutes 60"
 
-A corpus of the shipped recordings is run once undisturbed. Then run directory after run directory is disturbed, a
-few times each, and resumed until it is complete: its tables must be those of the undisturbed run, byte for byte.
-Whatever is done is drawn from the seed; when it happens is up to the machine. A difference ends it with exit code 1,
-the seed, and the run directory left where it is.
+First the script runs a corpus of the shipped recordings without a disturbance. Then it disturbs one run directory
+after another, a few times each, and resumes each run until it is complete. Its tables must equal those of the
+undisturbed run, byte for byte. The seed determines every disturbance; the moment of a disturbance depends on the
+machine. If tables differ, the script keeps the run directory, prints the seed, and ends with exit code 1.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Forward only: waveforms in memory to logits, beside stock torchaudio and the machine's matrix products.
+"""Forward only: waveforms in memory to logits, beside stock torchaudio and the machine's matrix product rate.
 
 Example:
     python scripts/bench/forward.py --device cpu --models wav2vec2_asr_base_960h
 
-Every contestant has the same recordings of 2 to 16 s, on the device before the clock starts, and leaves its logits
-there. This project takes them in the batches that it plans. Rounds are interleaved; medians. The limit is the rate
-of a square matrix product measured in every round, over the operations that these recordings take without padding.
+All contestants have the same recordings of 2 to 16 s. The recordings are on the device before the clock starts, and
+the logits stay there. This project uses the batches that its planner makes. Contestants take turns in every round, and
+the tables show medians. The limit is the time that these recordings, without padding, would take at the rate of a
+square matrix product. That rate is measured in every round.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Make the run directory of a large corpus with made-up results, and measure its report: time, size, memory.
+"""Make the run directory of a large corpus with invented results, and measure its report: time, size, memory.
 
 Example:
     python scripts/bench/large_report.py /tmp/large --utterances 100000
 
-Tables are written by the project's own code; all utterances are one recording of the shipped digits under many ids.
+The project's own code writes the tables. All utterances are the same shipped recording under different ids.
 """
 
 from __future__ import annotations

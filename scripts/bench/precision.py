@@ -1,10 +1,11 @@
-"""Precision: labels that bf16 on CUDA changes against float32, this project in batches beside stock torchaudio alone.
+"""Labels that bf16 on CUDA changes, for this project in batches beside stock torchaudio on each recording alone.
 
 Example:
     python scripts/bench/precision.py --device cuda
 
-Both against unmodified torchaudio in float32 (TF32 off) on each recording alone. Random weights put many frames near
-a tie of two labels, so their share is the worst case; the shipped digits model is a trained one.
+Both are compared with unmodified torchaudio in float32 (TF32 off) on each recording alone. With random weights many
+frames are near a tie of two labels, so their share of changed labels is a worst case. The shipped digits model is
+trained.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Where our forward spends its time: every operator, by module, with its operations and its share of the limit.
+"""Time of every operator of our forward, by module, with its operations and its share of the limit.
 
 Example:
     python scripts/bench/profile_forward.py --device cpu --seconds 10 --model wav2vec2_asr_base_960h
 
-Each operator is timed where it is called (on CUDA the device is waited for after each, which adds some ten
-microseconds to every call), so the sum is a little above the undisturbed forward, which is timed beside it.
-Decoding (the best path, copied to the host) counts as a part.
+Each operator is timed where it is called. On CUDA the script waits for the device after each operator, which adds
+about ten microseconds per call. The sum is therefore a little larger than the time of an undisturbed forward, which is
+timed too. Decoding (the best path, copied to the host) counts as one part.
 """
 
 from __future__ import annotations

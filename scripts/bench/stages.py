@@ -1,10 +1,11 @@
-"""Stages, one by one: decoding and resampling, planning, writing, committing, starting, resuming.
+"""Each stage alone: decoding and resampling, planning, writing, committing, starting, resuming.
 
 Example:
     python scripts/bench/stages.py --device cpu
 
-Decoding and resampling are CPU seconds of one core, the best of the rounds; the rest is wall clock, medians. What is
-written are real values: emissions and features of real speech, the shipped model's and the base architecture's.
+Decoding and resampling are CPU seconds of one core, the best of the rounds. All other times are wall clock times, and
+the tables show medians. The written values are emissions and features of real speech, from the shipped model and from
+the base architecture.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weights for the benchmarks, which cannot download any: random values in the published shape."""
+"""Random weights in the published shapes, for the benchmarks, which download nothing."""
 
 from __future__ import annotations
 

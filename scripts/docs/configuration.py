@@ -1,7 +1,7 @@
-"""The configuration reference: every key with its type, its default, what is allowed, and what is said of it.
+"""Write the reference of the configuration: every key with its type, default, allowed values and description.
 
-Keys, types and defaults are those of the dataclasses; what is said of a key is its comment in conf/, which `--help`
-shows too, or its line in the dataclass' docstring.
+The keys, types and defaults come from the dataclasses. The description of a key is its comment in conf/, which
+`--help` shows too, or its line in the docstring of the dataclass.
 """
 
 from __future__ import annotations
