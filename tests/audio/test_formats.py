@@ -370,7 +370,7 @@ def test_a_size_that_ffmpeg_refuses_is_damage_where_there_is_memory(
     name, message = error_of(path)
     assert name == "unreadable"
     assert "more memory than a recording takes" in message
-    monkeypatch.setattr("pipeline.audio.ffmpeg._memory_is_there", lambda: False)
+    monkeypatch.setattr("pipeline.audio.ffmpeg_packets._memory_is_there", lambda: False)
     assert error_of(path)[0] == "out_of_memory"
 
 

@@ -386,7 +386,7 @@ def test_impossible_segments_are_named(segment: dict[str, float], expected: str)
 
 def test_a_replaced_file_is_changed(tmp_path: Path, speech: NDArray[np.float32]) -> None:
     path = save(tmp_path, "x.wav", wav(pcm(speech)))
-    with pytest.raises(AudioError, match=r"^changed: .* bytes, 17 when"):
+    with pytest.raises(AudioError, match=r"^changed: .* bytes, but had 17 when"):
         read_waveform(path, file_size=17)
 
 

@@ -333,7 +333,7 @@ def test_a_segment_has_the_samples_of_the_whole(ending: str, tmp_path: Path) -> 
 
 def test_a_channel_that_is_not_there_is_said(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros((100, 2)), 8000)
-    with pytest.raises(AudioError, match="channel 3 is asked for, and it has 2"):
+    with pytest.raises(AudioError, match="channel 3 was asked for, but the recording has 2 channels"):
         read_waveform(str(tmp_path / "a.wav"), channel=3)
 
 

@@ -214,7 +214,7 @@ FILES = (
         "odd chunk without pad",
         wav(PCM, rate=RATE, before=chunk(b"LIST", b"INFO" + bytes(41), padded=False)),
         "unreadable",
-        "chunk b'LIST' at byte 36 has an odd size, and no pad byte follows",
+        "chunk b'LIST' at byte 36 has an odd size, but no pad byte follows",
     ),
     _right("odd chunk without pad at the end", wav(PCM, rate=RATE, after=chunk(b"junk", b"odd", padded=False))),
     _right("trailing chunks", wav(PCM, rate=RATE, after=_LIST + chunk(b"id3 ", bytes(100)))),
@@ -249,7 +249,7 @@ FILES = (
     _bad("HTML named flac", _HTML, "unsupported_format", "begins with b'<!DOCTYPE html", name="page.flac"),
     _bad("text named wav", b"Not the samples.\n" * 9, "unsupported_format", "begins with b'Not the"),
     _bad(
-        "video without audio", (DATA / "formats" / "silent.mp4").read_bytes(), "empty", "no audio in it, but video",
+        "video without audio", (DATA / "formats" / "silent.mp4").read_bytes(), "empty", "no audio, only video",
         name="silent.mp4",
     ),
     # Encodings.
@@ -356,12 +356,12 @@ ROWS = (
     BadRow("end before start", {"start": 0.3, "end": 0.1}, "empty", r"ends at 0\.1 s, not after its start at 0\.3 s"),
     BadRow("end at the start", {"start": 0.1, "end": 0.1}, "empty", r"ends at 0\.1 s, not after its start at 0\.1 s"),
     BadRow(
-        "end beyond the file", {"start": 0.1, "end": 9}, "truncated", r"ends at 9\.0 s, the recording ends at 0\.36"
+        "end beyond the file", {"start": 0.1, "end": 9}, "truncated", r"ends at 9\.0 s, but the recording ends at 0\.36"
     ),
-    BadRow("start beyond the file", {"start": 5}, "truncated", r"starts at 5\.0 s, the recording ends at 0\.361 s"),
-    BadRow("both beyond the file", {"start": 5, "end": 6}, "truncated", r"starts at 5\.0 s, the recording ends at"),
+    BadRow("start beyond the file", {"start": 5}, "truncated", r"starts at 5\.0 s, but the recording ends at 0\.361"),
+    BadRow("both beyond the file", {"start": 5, "end": 6}, "truncated", r"starts at 5\.0 s, but the recording ends at"),
     BadRow("start in the next century", {"start": 9e7, "end": 9.1e7}, "truncated", "starts at 90000000.0 s"),
-    BadRow("between two samples", {"start": 0.1, "end": 0.10001}, "empty", "holds no sample at 8000 Hz"),
+    BadRow("between two samples", {"start": 0.1, "end": 0.10001}, "empty", "contains no sample at 8000 Hz"),
     BadRow(
         "shorter than a frame", {"start": 0.1, "end": 0.12}, "too_short", "320 samples at 16000 Hz; the model needs"
     ),
