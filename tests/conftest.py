@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import signal
 from collections.abc import Iterator
@@ -21,6 +22,12 @@ LONGEST = (
     "promises/test_soak", "test_plot", "docs/test_guide", "runtime/test_supervisor", "promises/test_disk",
 )  # fmt: skip
 """Modules that take longest, the longest first."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the package once: where PYTHONDONTWRITEBYTECODE is set, every process of a test would do it again."""
+    if not hasattr(config, "workerinput"):  # the one process that starts the others
+        compileall.compile_dir(Path(__file__).parents[1] / "pipeline", quiet=2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -30,6 +30,8 @@ Result = TypeVar("Result")
 
 LOOK_S = 0.5
 """How often a silent child is looked at."""
+GROW_S = 0.02
+"""How long items wait for the children that there are before as many again are forked: forks cost more than headers."""
 TASK_ITEMS = 64
 """Items handed to a child at a time: a message for each would take longer than a header does."""
 _TELL_S = 0.05
@@ -88,7 +90,7 @@ class Supervisor(Generic[Item, Result]):
 
         Args:
             function: Takes an item, and something to call while it takes long but gets on.
-            processes: Children at most.
+            processes: Children at most. There are fewer where fewer get all done within moments.
             timeout_s: An item at which a child is silent for longer is `Lost`.
         """
         self._function = function
@@ -98,6 +100,7 @@ class Supervisor(Generic[Item, Result]):
         self._pulse = Pulse(processes)
         self._free = list(range(processes))
         self._children: list[_Child] = []
+        self._grew = -GROW_S
 
     def __enter__(self) -> Supervisor[Item, Result]:
         return self
@@ -124,7 +127,10 @@ class Supervisor(Generic[Item, Result]):
         given = 0
         while given < len(items):
             self._hand_out(tasks, items)
-            for child, hung in self._heard_of(done):
+            look_s = min(LOOK_S, self._timeout_s / 4)
+            if tasks and self._free:
+                look_s = min(look_s, GROW_S)
+            for child, hung in self._heard_of(done, look_s):
                 culprit, reason = self._lose(child, hung, tasks)
                 if culprit is None:
                     continue
@@ -148,11 +154,15 @@ class Supervisor(Generic[Item, Result]):
             self._children.pop().ended()
 
     def _hand_out(self, tasks: deque[list[int]], items: Sequence[Item]) -> None:
+        """Give every idle child a task; fork more children only for tasks that have waited for those there are."""
         idle = [child for child in self._children if not child.task]
+        waited = not self._children or time.monotonic() - self._grew >= GROW_S
+        room = min(len(self._free), max(1, len(self._children))) if waited else 0
         while tasks:
             if not idle:
-                if not self._free:
+                if not room:
                     return
+                room -= 1
                 try:
                     idle.append(self._fork())
                 except OSError:  # too many processes or open files
@@ -182,6 +192,7 @@ class Supervisor(Generic[Item, Result]):
                     self._be_child(parent, slot, its, before)
                 self._free.pop()
                 self._children.append(_Child(slot, pid, mine))
+                self._grew = time.monotonic()
             finally:
                 its.close()
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -227,10 +238,10 @@ class Supervisor(Generic[Item, Result]):
             self._pulse.idle(slot)
             connection.send(results)
 
-    def _heard_of(self, done: dict[int, Any]) -> list[tuple[_Child, bool]]:
+    def _heard_of(self, done: dict[int, Any], look_s: float) -> list[tuple[_Child, bool]]:
         """Wait for results and take them; return the children that are lost, and whether they hung."""
         before = time.monotonic()
-        ready = wait([child.connection for child in self._children], min(LOOK_S, self._timeout_s / 4))
+        ready = wait([child.connection for child in self._children], look_s)
         looked_s = min(time.monotonic() - before, LOOK_S)
         lost: list[tuple[_Child, bool]] = []
         for child in self._children:

@@ -185,8 +185,7 @@ def test_children_end_when_their_parent_gives_up_on_them() -> None:
 
 
 def _sleep(item: int, alive: Alive) -> int:
-    if item:
-        time.sleep(3600)
+    time.sleep(3600 if item else 0.5)  # by then the other children are there
     return item
 
 
@@ -340,14 +339,15 @@ def test_recordings_that_break_their_reader_are_failures_of_a_run_that_goes_on(
 
 STUCK = """
 import sys, time
-from pipeline import audio, run
+from pipeline import run
+from pipeline.audio import reader
 
 def stuck(file, file_size):
     while True:
         time.sleep(1)
     yield
 
-audio._decode = stuck
+reader._decode = stuck
 sys.exit(run.main(sys.argv[1:]))
 """
 
