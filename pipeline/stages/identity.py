@@ -13,8 +13,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.config.run_config import RunConfig
-from pipeline.models.catalog import weights_path
-from pipeline.models.selection import check_sha256
+from pipeline.models.sources import check_sha256
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_marked
 from pipeline.storage import manifest as manifests
@@ -51,9 +50,9 @@ def describe_known(config: RunConfig, digest: str, recorded: Mapping[str, Any]) 
     identity = dict(recorded["identity"])
     precision = config.settings.precision
     precision = identity["precision"] if precision == "auto" else precision
-    weights, wanted = _known_weights(weights_path(config.model), recorded), config.settings.model.sha256
+    weights, wanted = _known_weights(config.source.weights_path, recorded), config.source.sha256
     if weights is not None:
-        check_sha256(config.model, weights, wanted)
+        check_sha256(config.source, weights)
     elif wanted not in (None, identity["weights_sha256"]):
         raise UserError(
             f"model.sha256={wanted}: run_dir={config.run_dir} was made with weights {identity['weights_sha256']}; "

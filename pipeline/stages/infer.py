@@ -22,7 +22,6 @@ from pipeline.inference.loop import Job, load_batches, run_batches
 from pipeline.inference.planning import Chunking
 from pipeline.inference.shard_tables import TableSettings
 from pipeline.inference.writer import ShardWriter
-from pipeline.models.catalog import weights_path
 from pipeline.models.engine import (
     Engine,
     EngineSettings,
@@ -32,7 +31,6 @@ from pipeline.models.engine import (
     resolve_device,
     resolve_precision,
 )
-from pipeline.models.weights import load_model
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.progress import RunProgress, format_duration
 from pipeline.runtime.signals import Stopped, unbroken
@@ -69,7 +67,7 @@ def infer(
     settings, facts = config.settings, config.model
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)
-    model, sha256 = load_model(facts, settings.model.sha256)
+    model, sha256 = config.source.load()
     now = identity.describe(config, manifest.digest, precision, sha256)
     mark = fingerprint(now)
     recorded = directory.read_run_json()
@@ -180,7 +178,7 @@ def _run_json(config: RunConfig, directory: RunDirectory, now: dict[str, Any], s
     content = {
         "fingerprint": fingerprint(now),
         "identity": now,
-        "weights": identity.weights_record(weights_path(config.model), sha256),
+        "weights": identity.weights_record(config.source.weights_path, sha256),
         manifests.FILE_KEY: manifests.file_record(directory.manifest_path),
         "versions": identity.versions(),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -23,10 +23,8 @@ from pipeline.decoding.greedy import GreedyDecoder
 from pipeline.decoding.stitching import Stitcher
 from pipeline.inference.loader import Loader, Recordings
 from pipeline.inference.planning import Chunking
-from pipeline.models import selection
-from pipeline.models.catalog import CHECKPOINT, ModelFacts, weights_path
+from pipeline.models import sources
 from pipeline.models.engine import Engine, EngineSettings, default_workers, resolve_device
-from pipeline.models.weights import load_model
 from pipeline.records import Emission, PlannedBatch, Transcript
 from pipeline.results import Run, open_run
 from pipeline.runtime.errors import UserError
@@ -158,7 +156,8 @@ def rerun_alone(
         UserError: No such device, a precision it has not, other weights than the run's, or nothing to compare with.
     """
     identity = recorded["identity"]
-    facts = _facts(recorded)
+    source = sources.from_record(identity["model"], identity, recorded["weights"]["path"])
+    facts = source.facts
     device = resolve_device(device_name)
     precision = identity["precision"]
     if device.type == "cpu" and precision != "fp32":
@@ -166,8 +165,8 @@ def rerun_alone(
     rows = _rows_with_results(run_dir, manifest, records)
     if not len(rows):
         raise UserError(f"{run_dir}: no utterance with a result is committed; there is nothing to run again")
-    _check_weights(facts, identity["weights_sha256"])
-    model, _ = load_model(facts, identity["weights_sha256"])
+    _check_weights(source.weights_path, identity["weights_sha256"])
+    model, _ = source.load()
     layers = tuple(identity.get("features.layers", ()))
     settings = EngineSettings(layers=layers, feature_dtype="float32", logits=bool(facts.labels))
     engine = Engine(facts, model, device, precision, settings)
@@ -212,17 +211,7 @@ def rerun_alone(
     return Exactness(str(device), precision, found, _version_notes(recorded))
 
 
-def _facts(recorded: Mapping[str, Any]) -> ModelFacts:
-    """The model of the run."""
-    identity = recorded["identity"]
-    if identity["model"] != CHECKPOINT:
-        return selection.select(identity["model"], None, None, None, reads_file=True)
-    architecture, labels = identity["model.architecture"], identity["model.labels"]
-    return selection.select(CHECKPOINT, recorded["weights"]["path"], architecture, labels, reads_file=True)
-
-
-def _check_weights(facts: ModelFacts, expected: str) -> None:
-    path = weights_path(facts)
+def _check_weights(path: Path, expected: str) -> None:
     if path.is_file() and (found := sha256_file(path)) != expected:
         raise UserError(f"{path}: has the sha256 {found}, the run was made with {expected}; put those weights there")
 

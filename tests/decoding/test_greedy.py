@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.decoding.greedy import GreedyDecoder, best_path
-from pipeline.models.catalog import ENGLISH_LABELS
+from pipeline.models.labels import ENGLISH_LABELS
 from pipeline.records import BestPath, Transcript, Word
 
 LABELS = ("-", "|", "A", "B", "'")
