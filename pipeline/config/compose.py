@@ -35,7 +35,7 @@ from pipeline.config.user_files import OwnFiles, check_files
 from pipeline.runtime.errors import UserError, explain
 from pipeline.runtime.redaction import is_secret, mask_assignment
 
-_INTERNAL = ("dataset.connector", "model.name", "decoder.name")
+_INTERNAL = ("dataset.connector", "model.source", "model.name", "decoder.name")
 """Keys that a choice sets; a person makes the choice instead."""
 _PATHS = ("run_dir", "dataset.root", "dataset.path", "dataset.audio_root", "model.checkpoint")
 """Keys whose value is a path, which may hold spaces, commas, `=`, `~`: it is taken as typed."""

@@ -24,7 +24,7 @@ WIDTH = 80
 _MAIN = conf_dir() / f"{PRIMARY}.yaml"
 _COLUMN = 27
 """Where what is said of a setting begins."""
-_INTERNAL = ("connector", "name")
+_INTERNAL = ("connector", "source", "name")
 """Keys that a choice sets; a person makes the choice instead."""
 
 _INTRODUCTION = """\

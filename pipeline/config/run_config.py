@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ from pipeline.config.schema import (
     OUTPUTS,
     PRECISIONS,
     STAGES,
+    ModelSettings,
     Settings,
 )
-from pipeline.models import selection
-from pipeline.models.catalog import CHECKPOINT, ModelFacts
-from pipeline.runtime.errors import UserError, did_you_mean, explain
+from pipeline.models import selection, sources
+from pipeline.models.facts import ModelFacts
+from pipeline.models.sources import ModelSource
+from pipeline.runtime.errors import UserError, explain, one_of
 from pipeline.runtime.redaction import mask_secrets
 
 MIN_CHUNK_S = 1.0
@@ -47,7 +49,7 @@ class RunConfig:
         settings: The typed settings.
         dataset: The connector, which has checked its own options.
         dataset_options: The connector's options as plain values, for the record.
-        model: Facts of the chosen model.
+        source: Where the chosen model comes from.
         layers: The layers whose features are asked for, ascending; empty where features are not.
         run_dir: Where the tables go.
         yaml: The resolved configuration, secrets masked.
@@ -56,10 +58,15 @@ class RunConfig:
     settings: Settings
     dataset: datasets.Connector
     dataset_options: dict[str, Any]
-    model: ModelFacts
+    source: ModelSource
     layers: tuple[int, ...]
     run_dir: Path
     yaml: str
+
+    @property
+    def model(self) -> ModelFacts:
+        """What is known of the chosen model."""
+        return self.source.facts
 
     @property
     def result_settings(self) -> dict[str, Any]:
@@ -77,9 +84,7 @@ class RunConfig:
             result["emissions.dtype"] = settings.emissions.dtype
         if "transcripts" in settings.outputs:
             result["decoder"] = settings.decoder.name
-        if self.model.name == CHECKPOINT:
-            result |= {"model.architecture": self.model.architecture, "model.labels": list(self.model.labels)}
-        return result
+        return result | self.source.identity()
 
 
 def load(overrides: Sequence[str], own: OwnConf | None = None) -> RunConfig:
@@ -103,11 +108,11 @@ def _checked(composed: DictConfig) -> RunConfig:
         raise UserError(f"{missing[0]} is required and has no default; add {missing[0]}=...")
     settings: Settings = OmegaConf.to_object(composed)  # type: ignore[assignment]
     _check_choices(settings)
-    given = settings.model
-    model = selection.select(
-        given.name, given.checkpoint, given.architecture, given.labels, reads_file="infer" in settings.stages
-    )
-    selection.check_outputs(model, settings.outputs)
+    source = _source(settings.model)
+    if "infer" in settings.stages:
+        source.check_file()
+    model = source.facts
+    selection.check_outputs(model, settings.outputs, takes_labels=settings.model.source == "checkpoint")
     layers = selection.select_layers(model, settings.features.layers) if "features" in settings.outputs else ()
     shown = set(settings.report.layers or ()) if {"infer", "report"} <= {*settings.stages} else set()
     if not shown <= {*layers}:  # said now, and not in the morning
@@ -123,11 +128,27 @@ def _checked(composed: DictConfig) -> RunConfig:
         settings=settings,
         dataset=dataset,
         dataset_options=options,
-        model=model,
+        source=source,
         layers=layers,
         run_dir=run_dir,
         yaml=OmegaConf.to_yaml(OmegaConf.create(mask_secrets(OmegaConf.to_container(composed)))),
     )
+
+
+def _source(settings: ModelSettings) -> ModelSource:
+    """Construct the source of the model, which checks its options."""
+    module = sources.load_module(settings.source)
+    names = [field.name for field in fields(module.Options)]
+    given = {name: value for name, value in vars(settings).items() if name not in ("source", "name")}
+    for key, value in given.items():
+        if value is not None and key not in names:
+            said = f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
+            raise UserError(
+                f"model.{key}={said}: model={settings.name} has weights and labels of its own; "
+                f"add model=checkpoint, or leave it out"
+            )
+    source: ModelSource = module.Source(settings.name, module.Options(**{name: given[name] for name in names}))
+    return source
 
 
 def _check_run_dir(run_dir: Path) -> None:
@@ -161,12 +182,12 @@ def _dataset(composed: DictConfig) -> tuple[datasets.Connector, dict[str, Any]]:
 
 def _check_choices(settings: Settings) -> None:
     """Every check that needs no more than the values themselves."""
-    _one_of("decoder.name", settings.decoder.name, ["greedy"])
-    _one_of("precision", settings.precision, PRECISIONS)
-    _one_of("features.dtype", settings.features.dtype, DTYPES)
-    _one_of("emissions.dtype", settings.emissions.dtype, DTYPES)
-    _one_of("channels", settings.channels, CHANNELS)
-    _one_of("score.normaliser", settings.score.normaliser, NORMALISERS)
+    one_of("decoder.name", settings.decoder.name, ["greedy"])
+    one_of("precision", settings.precision, PRECISIONS)
+    one_of("features.dtype", settings.features.dtype, DTYPES)
+    one_of("emissions.dtype", settings.emissions.dtype, DTYPES)
+    one_of("channels", settings.channels, CHANNELS)
+    one_of("score.normaliser", settings.score.normaliser, NORMALISERS)
     _some_of("outputs", settings.outputs, OUTPUTS)
     _some_of("stages", settings.stages, STAGES)
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", settings.device):
@@ -193,9 +214,6 @@ def _check_choices(settings: Settings) -> None:
         if count is not None and count < 0:
             raise UserError(f"{key}={count}: must be 0 or more, or null")
     _check_shown(settings)
-    sha256 = settings.model.sha256
-    if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise UserError(f"model.sha256={sha256}: not a SHA-256; give 64 lower-case hexadecimal digits")
 
 
 def _check_shown(settings: Settings) -> None:
@@ -211,15 +229,10 @@ def _check_shown(settings: Settings) -> None:
         raise UserError(f"report.layers={layers}: must be null, or layers from 1 on, each once")
 
 
-def _one_of(key: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise UserError(f"{key}={value}: not allowed{did_you_mean(value, allowed)}; there are {', '.join(allowed)}")
-
-
 def _some_of(key: str, values: list[str], allowed: Sequence[str]) -> None:
     if not values:
         raise UserError(f"{key}=[]: nothing to do; give some of {', '.join(allowed)}")
     for value in values:
-        _one_of(key, value, allowed)
+        one_of(key, value, allowed)
     if len(set(values)) != len(values):
         raise UserError(f"{key}=[{','.join(values)}]: names one twice; give each once")

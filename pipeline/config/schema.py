@@ -46,6 +46,7 @@ ALLOWED = {
 class ModelSettings:
     """Group `model`. `labels` is a name or a list; `checkpoint` and what follows are for the choice of that name."""
 
+    source: str = MISSING
     name: str = MISSING
     sha256: str | None = None
     checkpoint: str | None = None

@@ -23,7 +23,7 @@ from pipeline.runtime.errors import UserError, explain
 _MAX_BYTES = 2**20
 _MAX_VALUES = 100_000
 """In one file, each reference to an anchor counted as what it stands for."""
-_HIDDEN = re.compile(r"dataset\.connector|\w+\.name")
+_HIDDEN = re.compile(r"dataset\.connector|model\.source|\w+\.name")
 """Keys that a file may set and a command line may not."""
 
 

@@ -13,6 +13,7 @@ from pipeline.inference.job import Computation, Job
 from pipeline.inference.loader import Loader, Recordings
 from pipeline.inference.loop import plan_batches, run_batches
 from pipeline.inference.writer import ShardWriter
+from pipeline.models import sources
 from pipeline.models.engine import (
     Engine,
     EngineSettings,
@@ -20,7 +21,6 @@ from pipeline.models.engine import (
     default_committers,
     default_workers,
 )
-from pipeline.models.weights import load_model
 from pipeline.runtime.progress import RunProgress
 from pipeline.runtime.signals import Stopped, unbroken
 from pipeline.storage.commits import CommitRecord
@@ -81,7 +81,7 @@ def build_engine(computation: Computation, device: torch.device) -> Engine:
     Raises:
         UserError: The weights are damaged, or they are not those of the computation.
     """
-    model, _ = load_model(computation.facts, computation.weights_sha256)
+    model, _ = sources.load_model(computation.source, computation.weights_sha256)
     settings = EngineSettings(
         layers=computation.layers, feature_dtype=computation.feature_dtype, logits=computation.wants_logits
     )

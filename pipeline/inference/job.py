@@ -11,7 +11,8 @@ from pipeline import decoding
 from pipeline.decoding import Decoder
 from pipeline.inference.planning import Chunking
 from pipeline.inference.shard_tables import TableSettings
-from pipeline.models.catalog import ModelFacts
+from pipeline.models.facts import ModelFacts
+from pipeline.models.sources import ModelSource
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
@@ -23,7 +24,7 @@ class Computation:
     """Everything that decides the answers for a recording. Two equal computations give equal tables.
 
     Attributes:
-        facts: The model.
+        source: Where the model comes from.
         weights_sha256: SHA-256 of its weights.
         precision: fp32, bf16 or fp16.
         channels: mix, first or each.
@@ -34,7 +35,7 @@ class Computation:
         decoder: `None` where no transcripts are wanted.
     """
 
-    facts: ModelFacts
+    source: ModelSource
     weights_sha256: str
     precision: str
     channels: str
@@ -45,13 +46,13 @@ class Computation:
     decoder: Decoder | None
 
     @classmethod
-    def of(cls, identity: Identity, facts: ModelFacts) -> Computation:
-        """The computation that a run's identity describes, with the facts of its model."""
-        decoder = None
+    def of(cls, identity: Identity, source: ModelSource) -> Computation:
+        """The computation that a run's identity describes."""
+        facts, decoder = source.facts, None
         if identity.decoder is not None:
             decoder = decoding.make(identity.decoder, identity.options, facts.ctc_labels, facts.seconds_per_frame)
         return cls(
-            facts=facts,
+            source=source,
             weights_sha256=identity.weights_sha256,
             precision=identity.precision,
             channels=identity.channels,
@@ -67,6 +68,11 @@ class Computation:
             wants_logits="emissions" in identity.outputs or (decoder is not None and decoder.wants_logits),
             decoder=decoder,
         )
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What is known of the model."""
+        return self.source.facts
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`python -m pipeline.models`: the models that there are, and whose weights are here. Does not import torch."""
+"""`python -m pipeline.models` lists the models and says whose weights are here. Does not import torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.models.catalog import MODELS, ModelFacts, weights_path
+from pipeline.models import sources
+from pipeline.models.catalog import BUNDLES, MODELS
+from pipeline.models.facts import ModelFacts
 from pipeline.runtime.stdout import standard_output
 
 _USAGE = "usage: python -m pipeline.models [--json]"
@@ -24,10 +26,11 @@ _FLOAT32_BYTES = 4
 
 
 def describe(facts: ModelFacts) -> dict[str, Any]:
-    """What there is to know of a model, as plain values. Its download is that of its parameters in float32."""
+    """What is known of a model, as plain values. The download is as large as the parameters in float32."""
+    weights = sources.named(facts.name).weights_path
     return {
         "model": facts.name,
-        "bundle": facts.bundle,
+        "bundle": facts.name.upper() if facts.name in BUNDLES else None,
         "outputs": _outputs(facts).split(", "),
         "sample_rate": facts.sample_rate,
         "labels": list(facts.labels),
@@ -35,11 +38,11 @@ def describe(facts: ModelFacts) -> dict[str, Any]:
         "layers": facts.num_layers,
         "dim": facts.dim,
         "parameters": facts.num_params,
-        "download_bytes": facts.num_params * _FLOAT32_BYTES if facts.bundle else 0,
+        "download_bytes": facts.num_params * _FLOAT32_BYTES if facts.name in BUNDLES else 0,
         "training_data": facts.origin.training_data if facts.origin else None,
         "licence": facts.origin.licence if facts.origin else None,
-        "weights": str(weights_path(facts)),
-        "here": weights_path(facts).is_file(),
+        "weights": str(weights),
+        "here": weights.is_file(),
     }
 
 
@@ -85,8 +88,8 @@ def listing(width: int | None) -> Iterator[Text]:
 def _numbers(facts: ModelFacts) -> list[str]:
     size = facts.num_params * _FLOAT32_BYTES
     download = f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
-    if weights_path(facts).is_file():
-        download = "cached" if facts.bundle else "included"
+    if sources.named(facts.name).weights_path.is_file():
+        download = "cached" if facts.name in BUNDLES else "included"
     return [
         facts.name,
         str(len(facts.labels) or "-"),

@@ -1,22 +1,21 @@
-"""A file of one's own weights into a named architecture: safetensors or torch, as plain data or not at all."""
+"""Loads a file of weights, safetensors or torch, into an architecture. Files are read as plain data or not at all."""
 
 from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchaudio
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torchaudio.models import Wav2Vec2Model, wav2vec2_model, wavlm_model
+from torchaudio.models import Wav2Vec2Model
 
-from pipeline.models import digits
-from pipeline.models.catalog import MODELS, ModelFacts, weights_path
+from pipeline.models.architectures import Architecture, architecture_of
+from pipeline.models.catalog import MODELS
 from pipeline.runtime.errors import UserError
 
 _NESTED = ("state_dict", "model_state_dict", "model")
@@ -38,42 +37,45 @@ UNREADABLE = (
 """What torch and safetensors raise over bytes that are no weights."""
 
 
-def load_checkpoint(facts: ModelFacts) -> Wav2Vec2Model:
-    """Build the architecture and load the file, as float32.
+def load_checkpoint(path: Path, architecture: str, labels: Sequence[str]) -> Wav2Vec2Model:
+    """Build an architecture and load a file of weights into it, as float32.
 
-    Taken as they are: `model.state_dict()`, bare or inside what a trainer saved; the bundles' published files, with
-    torch's former names of the weight norm and with the unused label rows that the bundles remove.
+    The file may hold `model.state_dict()`, bare or inside what a trainer saved, or be the published file of a bundle,
+    with the names that torch formerly gave to a weight norm and with the unused label rows that torchaudio removes.
 
     Args:
-        facts: Of `catalog.checkpoint`.
+        path: The file.
+        architecture: The model of the catalogue whose architecture it is.
+        labels: The labels in the order of the logits; empty for a model without a CTC head.
 
     Raises:
         UserError: The file cannot be read as plain data, or is not of this architecture and these labels.
     """
-    path = weights_path(facts)
     state = _bare(_read(path))
     if state is None:
         raise UserError(
             f"model.checkpoint={path}: holds no state dict (names to tensors); "
             f"save it with torch.save(model.state_dict(), FILE) or safetensors"
         )
-    _remove_unused_labels(state, facts)
-    # On no device: the file's own tensors become the weights, and none are made at random first.
+    builder = architecture_of(architecture)
+    # With other labels than the architecture's own nobody knows which rows would be unused.
+    if tuple(labels) == MODELS[architecture].labels:
+        _remove_unused_labels(state, builder, len(labels))
+    # The tensors of the file become the weights, so the model is built without memory for weights of its own.
     with torch.device("meta"):
-        model = _build(facts)
+        model = builder.build(len(labels))
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    _refuse_differences(facts, {_current(name): tensor.shape for name, tensor in state.items()}, expected)
+    found = {_current(name): tensor.shape for name, tensor in state.items()}
+    _refuse_differences(f"model.checkpoint={path}", architecture, len(labels), found, expected)
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
     return model
 
 
-def _build(facts: ModelFacts) -> Wav2Vec2Model:
-    num_labels = len(facts.labels) or None
-    if facts.bundle is None:
-        return wav2vec2_model(**(digits.ARCHITECTURE | {"aux_num_out": num_labels}))
-    bundle = getattr(torchaudio.pipelines, facts.bundle)
-    factory = {"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}[bundle._model_type]
-    return factory(**(bundle._params | {"aux_num_out": num_labels}))
+def reason_of(error: BaseException) -> str:
+    """Why a file holds no weights, in one line, out of what torch or safetensors raised."""
+    if isinstance(error, pickle.UnpicklingError):
+        return f"it holds {_more_than_data(error)}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _read(path: Path) -> Any:
@@ -88,18 +90,17 @@ def _read(path: Path) -> Any:
         raise UserError(f"model.checkpoint={path}: cannot be read ({error.strerror}); give a file of weights") from None
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"model.checkpoint={path}: holds {more_than_data(error)}; save the weights alone, "
+            f"model.checkpoint={path}: holds {_more_than_data(error)}; save the weights alone, "
             f"with torch.save(model.state_dict(), FILE) or safetensors, where the file comes from"
         ) from None
     except UNREADABLE as error:
-        reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"model.checkpoint={path}: is neither a safetensors nor a torch file, or is damaged "
-            f"({type(error).__name__}: {reason}); give a file of weights"
+            f"({reason_of(error)}); give a file of weights"
         ) from None
 
 
-def more_than_data(error: pickle.UnpicklingError) -> str:
+def _more_than_data(error: pickle.UnpicklingError) -> str:
     """What a file holds that torch refuses to unpickle.
 
     In place of torch's own words, which recommend to load without the check; that would run whatever the file says.
@@ -125,18 +126,12 @@ def _bare(content: Any) -> dict[str, Tensor] | None:
     return state
 
 
-def _remove_unused_labels(state: dict[str, Tensor], facts: ModelFacts) -> None:
-    """Published weights carry label rows of fairseq's dictionary, which the bundle removes while loading.
-
-    See `_remove_aux_axes` in torchaudio/pipelines/_wav2vec2/utils.py. Told by the number of rows, and only with the
-    architecture's own labels: with others nobody knows which rows would be unused.
-    """
-    if facts.architecture is None or facts.bundle is None or facts.labels != MODELS[facts.architecture].labels:
-        return
-    unused = getattr(getattr(torchaudio.pipelines, facts.bundle), "_remove_aux_axis", ())
+def _remove_unused_labels(state: dict[str, Tensor], architecture: Architecture, num_labels: int) -> None:
+    """Remove the label rows that torchaudio removes from published weights; the number of rows tells them."""
+    unused = architecture.unused_labels
     for name in {"aux.weight", "aux.bias"} & state.keys():
         rows = len(state[name])
-        if rows == len(facts.labels) + len(unused):
+        if rows == num_labels + len(unused):
             state[name] = state[name][[row for row in range(rows) if row not in unused]]
 
 
@@ -147,14 +142,16 @@ def _current(name: str) -> str:
     return name
 
 
-def _refuse_differences(facts: ModelFacts, found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> None:
-    said = f"model.checkpoint={weights_path(facts)}"
+def _refuse_differences(
+    said: str, architecture: str, num_labels: int, found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]
+) -> None:
+    """Refuse weights whose names or shapes are not those of the model that has been built."""
     rows = found["aux.weight"][0] if "aux.weight" in found else 0
-    # Told first, and alone where all else fits: it is the labels that are to be changed then.
+    # Where everything but the output layer fits, the labels are what a person has to change.
     body = [{name: shape for name, shape in of.items() if not name.startswith("aux.")} for of in (found, expected)]
-    if body[0] == body[1] and rows != len(facts.labels):
+    if body[0] == body[1] and rows != num_labels:
         raise UserError(
-            f"{said}: its output layer has {rows or 'no'} labels and model.labels names {len(facts.labels) or 'none'}; "
+            f"{said}: its output layer has {rows or 'no'} labels and model.labels names {num_labels or 'none'}; "
             f"give model.labels=[...] with {f'its {rows} labels, blank first' if rows else 'no labels'}"
         )
     differences = [
@@ -175,7 +172,7 @@ def _refuse_differences(facts: ModelFacts, found: Mapping[str, torch.Size], expe
     ]
     if differences:
         raise UserError(
-            f"{said}: is not of model.architecture={facts.architecture} (it {'; '.join(differences)}); "
+            f"{said}: is not of model.architecture={architecture} (it {'; '.join(differences)}); "
             f"give the architecture that it was trained with (`python -m pipeline.models` lists them)"
         )
 

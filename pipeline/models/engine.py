@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchaudio.models import Wav2Vec2Model
 
-from pipeline.models.catalog import ModelFacts
+from pipeline.models.facts import ModelFacts
 from pipeline.models.forward import ExactForward
 from pipeline.models.split import halve
 from pipeline.models.transfer import Moment, Streams, Transfer, Wanted, seconds_between

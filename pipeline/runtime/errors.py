@@ -79,3 +79,20 @@ def did_you_mean(word: str, candidates: Sequence[str]) -> str:
     """` (did you mean x?)`, or nothing where no candidate is close."""
     close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def one_of(key: str, value: str, allowed: Sequence[str], otherwise: str = "") -> None:
+    """Refuse a value that is not among those allowed.
+
+    Args:
+        key: The key that has the value.
+        value: The value.
+        allowed: What is allowed.
+        otherwise: Added to the message.
+
+    Raises:
+        UserError: With what may have been meant, and everything that is allowed.
+    """
+    if value not in allowed:
+        there = ", ".join(allowed)
+        raise UserError(f"{key}={value}: not allowed{did_you_mean(value, allowed)}; there are {there}{otherwise}")

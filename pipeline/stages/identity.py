@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from pipeline import __version__
 from pipeline.config.run_config import RunConfig
-from pipeline.models.catalog import CHECKPOINT, weights_path
-from pipeline.models.selection import check_sha256
+from pipeline.models.sources import check_sha256
 from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_marked
@@ -35,9 +33,6 @@ def describe(config: RunConfig, digest: str, precision: str, weights_sha256: str
         weights_sha256: SHA-256 of the weights file.
     """
     settings = config.settings
-    options: dict[str, Any] = {}
-    if config.model.name == CHECKPOINT:
-        options = {"model.architecture": config.model.architecture, "model.labels": list(config.model.labels)}
     return Identity(
         schema_version=SCHEMA_VERSION,
         manifest=digest,
@@ -54,7 +49,7 @@ def describe(config: RunConfig, digest: str, precision: str, weights_sha256: str
         feature_dtype=settings.features.dtype if config.layers else None,
         emission_dtype=settings.emissions.dtype if "emissions" in settings.outputs else None,
         decoder=settings.decoder.name if "transcripts" in settings.outputs else None,
-        options=options,
+        options=config.source.identity(),
     )
 
 
@@ -72,9 +67,9 @@ def describe_known(config: RunConfig, digest: str, recorded: RunRecord) -> Ident
     identity = recorded.identity
     precision = config.settings.precision
     precision = identity.precision if precision == "auto" else precision
-    weights, wanted = _known_sha256(weights_path(config.model), recorded), config.settings.model.sha256
+    weights, wanted = _known_sha256(config.source.weights_path, recorded), config.source.sha256
     if weights is not None:
-        check_sha256(config.model, weights, wanted)
+        check_sha256(config.source, weights)
     elif wanted not in (None, identity.weights_sha256):
         raise UserError(
             f"model.sha256={wanted}: run_dir={config.run_dir} was made with weights {identity.weights_sha256}; "

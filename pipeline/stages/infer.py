@@ -16,9 +16,7 @@ from pipeline.config.run_config import RunConfig
 from pipeline.executors import local
 from pipeline.inference.job import Computation, Job
 from pipeline.inference.shard_tables import TableSettings
-from pipeline.models.catalog import weights_path
 from pipeline.models.engine import resolve_device, resolve_precision
-from pipeline.models.weights import fetch_weights
 from pipeline.runtime.failpoints import failpoint
 from pipeline.stages import identity as identities
 from pipeline.stages.disk import check_disk, estimate_bytes, format_bytes
@@ -63,7 +61,7 @@ def prepare(config: RunConfig, directory: RunDirectory, manifest: Manifest, say:
     settings = config.settings
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)
-    sha256 = fetch_weights(config.model, settings.model.sha256)
+    sha256 = config.source.fetch()
     identity = identities.describe(config, manifest.digest, precision, sha256)
     _refuse_other_work(config, directory, identity)
     done = directory.committed(identity.fingerprint)
@@ -79,7 +77,7 @@ def prepare(config: RunConfig, directory: RunDirectory, manifest: Manifest, say:
     return Job(
         directory=directory,
         manifest=manifest,
-        computation=Computation.of(identity, config.model),
+        computation=Computation.of(identity, config.source),
         tables=_table_settings(config, identity),
         pending=pending,
         done=done,
@@ -109,7 +107,7 @@ def _write_record(config: RunConfig, directory: RunDirectory, identity: Identity
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     record = RunRecord(
         identity=identity,
-        weights=identities.weights_file(weights_path(config.model), identity.weights_sha256),
+        weights=identities.weights_file(config.source.weights_path, identity.weights_sha256),
         manifest_file=directory.file_record(MANIFEST),
         versions=identities.versions(),
         device=f"{device}{name}",

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config.run_config import RunConfig
-from pipeline.models.catalog import weights_path
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_marked
 from pipeline.storage.run_record import Identity, RunRecord
@@ -39,7 +38,7 @@ def refuse_differences(config: RunConfig, recorded: RunRecord, identity: Identit
     found = {key: _difference(key, before.get(key), now.get(key)) for key in keys}
     if "weights_sha256" in found:
         path = None if recorded.weights is None else recorded.weights.path
-        files = path, mask_marked(str(weights_path(config.model)))
+        files = path, mask_marked(str(config.source.weights_path))
         there, here = (f"{of.get('weights_sha256')} ({file})" for of, file in zip((before, now), files, strict=True))
         found["weights_sha256"] = f"weights_sha256: {there} there, {here} now"
     if found or besides:

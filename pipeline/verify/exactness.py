@@ -22,12 +22,10 @@ from pipeline.inference.execute import build_engine, build_loader
 from pipeline.inference.job import Computation
 from pipeline.inference.stitching import Stitcher
 from pipeline.inference.transcription import Transcription
-from pipeline.models import selection
-from pipeline.models.catalog import CHECKPOINT, ModelFacts, weights_path
+from pipeline.models import sources
 from pipeline.models.engine import Engine, default_workers, resolve_device
 from pipeline.records import PlannedBatch
 from pipeline.results import Run, open_run
-from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
@@ -92,7 +90,8 @@ def rerun_alone(
         UserError: No such device, a precision it has not, other weights than the run's, or nothing to compare with.
     """
     identity = recorded.identity
-    facts = _facts(recorded)
+    path = "" if recorded.weights is None else recorded.weights.path
+    source = sources.from_record(identity.model, identity.as_json(), path)
     device = resolve_device(device_name)
     if device.type == "cpu" and identity.precision != "fp32":
         raise UserError(
@@ -101,10 +100,9 @@ def rerun_alone(
     rows = _rows_with_results(directory, manifest, records)
     if not len(rows):
         raise UserError(f"{directory.root}: no utterance with a result is committed; there is nothing to run again")
-    _check_weights(facts, identity.weights_sha256)
-    computation = Computation.of(identity, facts)
+    computation = Computation.of(identity, source)
     # Compared in float32, and with logits even where none are stored, so that near ties are known.
-    computation = replace(computation, feature_dtype="float32", wants_logits=bool(facts.labels))
+    computation = replace(computation, feature_dtype="float32", wants_logits=bool(source.facts.labels))
     loader = build_loader(
         computation,
         manifest,
@@ -164,22 +162,6 @@ class _Comparisons:
         if "transcripts" in outputs:
             (ctc_text,) = self._stored.select([id_]).transcripts["ctc_text"]
         return Comparison(id_, stored, ctc_text)
-
-
-def _facts(recorded: RunRecord) -> ModelFacts:
-    """The model of the run."""
-    identity = recorded.identity
-    if identity.model != CHECKPOINT:
-        return selection.select(identity.model, None, None, None, reads_file=True)
-    architecture, labels = identity.options["model.architecture"], identity.options["model.labels"]
-    path = None if recorded.weights is None else recorded.weights.path
-    return selection.select(CHECKPOINT, path, architecture, labels, reads_file=True)
-
-
-def _check_weights(facts: ModelFacts, expected: str) -> None:
-    path = weights_path(facts)
-    if path.is_file() and (found := sha256_file(path)) != expected:
-        raise UserError(f"{path}: has the sha256 {found}, the run was made with {expected}; put those weights there")
 
 
 def _rows_with_results(

@@ -24,12 +24,11 @@ from typing import Any
 import corpora
 import flops
 import soundfile
-import torchaudio
 from common import Table, matrix_rate, parser, prepared, publish, say
 from contestants import Rival, Timing, pipeline
 from weights import prepare_weights
 
-from pipeline.models.catalog import MODELS
+from pipeline.models.architectures import architecture_of
 
 BASE, LARGE = "wav2vec2_asr_base_960h", "wav2vec2_asr_large_960h"
 TRANSCRIPTS = ("outputs=[transcripts,emissions]",)
@@ -88,7 +87,7 @@ def main() -> None:
                 rivals = start_rivals(options, model, stack)
                 for mix in mixes.values():
                     contestants, limits = compete(options, model, mix, rivals, work)
-                    title = f"{MODELS[model].bundle}, {describe(mix)}"
+                    title = f"{model.upper()}, {describe(mix)}"
                     tables += report(title, model, mix, contestants, limits, options)
                     turns = {c.name: [t if isinstance(t, str) else asdict(t) for t in c.results] for c in contestants}
                     measured[f"{model}, {mix.name}"] = {"matrix_flop_per_s": limits, "turns": turns}
@@ -254,7 +253,7 @@ def report(
     title: str, model: str, mix: Mix, contestants: list[Contestant], limits: list[float], options: argparse.Namespace
 ) -> list[Table]:
     seconds = sum(mix.lengths) / corpora.RATE
-    params = getattr(torchaudio.pipelines, MODELS[model].bundle or "")._params
+    params = architecture_of(model).params
     flop_per_s = flops.total(params, mix.lengths) / seconds
     limit = statistics.median(limits) / flop_per_s
     columns = ["contestant", "audio s", "turns", "s", "least s", "x real time", "of limit"]

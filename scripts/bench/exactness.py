@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from pipeline.audio.waveforms import read_waveform
 from pipeline.inference.resampling import resample
 from pipeline.models import digits
-from pipeline.models.catalog import MODELS, weights_path
 from pipeline.models.forward import ExactForward
+from pipeline.models.sources import named
 
 
 def differences(model: torch.nn.Module, waveforms: list[torch.Tensor]) -> tuple[list[float], list[float]]:
@@ -54,7 +54,7 @@ def main() -> None:
     torch.manual_seed(0)
     base = torchaudio.models.wav2vec2_base(aux_num_out=29).eval()
     shipped = digits.build().eval()
-    shipped.load_state_dict(load_file(weights_path(MODELS["digits"])))
+    shipped.load_state_dict(load_file(named("digits").weights_path))
     table = Table("model", "batched by", "largest difference of a logit", "labels changed")
     for name, model in (("base architecture, random weights", base), ("digits", shipped)):
         largest, changed = differences(model, waveforms)

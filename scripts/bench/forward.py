@@ -19,16 +19,17 @@ from typing import Any
 import corpora
 import flops
 import torch
-import torchaudio
 from common import Table, clocked, matrix_rate, parser, prepared, publish, say, spread
 from torch import Tensor
 from weights import prepare_weights
 
 from pipeline.inference.planning import Chunking, plan_shard
-from pipeline.models.catalog import MODELS, ModelFacts
+from pipeline.models.architectures import architecture_of
+from pipeline.models.catalog import MODELS
 from pipeline.models.engine import default_batch_seconds
+from pipeline.models.facts import ModelFacts
 from pipeline.models.forward import ExactForward
-from pipeline.models.weights import load_model
+from pipeline.models.sources import load_model, named
 
 BASE, LARGE = "wav2vec2_asr_base_960h", "wav2vec2_asr_large_960h"
 WANTED = {BASE: 0.88}
@@ -104,7 +105,7 @@ def compete(options: argparse.Namespace, name: str, waveforms: list[Tensor]) -> 
     contestants: dict[str, Callable[[], None]] = {}
     for precision in ("fp32", "bf16") if device == "cuda" else ("fp32",):
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        model = load_model(facts)[0].to(device, dtype)
+        model = load_model(named(facts.name))[0].to(device, dtype)
         label = "stock torchaudio" + (f" in {precision}" if device == "cuda" else "")
         contestants[f"{label}, one at a time"] = stock(model, [padded([w], device) for w in waveforms], dtype)
         contestants[f"{label}, batches of {size}"] = stock(model, [padded(g, device) for g in groups], dtype)
@@ -112,7 +113,7 @@ def compete(options: argparse.Namespace, name: str, waveforms: list[Tensor]) -> 
             model, [padded(g, device) for g in even], dtype
         )
     precision = "bf16" if device == "cuda" else "fp32"
-    forward = ExactForward(load_model(facts)[0], precision).to(device)
+    forward = ExactForward(load_model(named(facts.name))[0], precision).to(device)
     batches = planned(waveforms, facts, device)
 
     def ours() -> None:
@@ -131,12 +132,12 @@ def compete(options: argparse.Namespace, name: str, waveforms: list[Tensor]) -> 
             if turn >= 0:
                 times[contestant].append(took)
                 say(f"{name}, round {turn + 1}: {contestant}: {seconds / took:.1f} x")
-    params = getattr(torchaudio.pipelines, facts.bundle or "")._params
+    params = architecture_of(facts.name).params
     flop_per_s = flops.total(params, lengths) / seconds
     rate = statistics.median(limits)
     limit = rate / flop_per_s
     table = Table(
-        f"{facts.bundle}: {len(waveforms)} recordings, {seconds:.0f} s",
+        f"{facts.name.upper()}: {len(waveforms)} recordings, {seconds:.0f} s",
         ["contestant", "s, median", "s, least", "x real time", "share of limit", "wanted"],
     )
     for contestant, taken in times.items():

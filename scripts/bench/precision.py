@@ -20,9 +20,8 @@ from common import ROOT, Table, parser, prepared, publish, say
 from torch import Tensor
 from weights import prepare_weights
 
-from pipeline.models.catalog import MODELS
 from pipeline.models.forward import ExactForward
-from pipeline.models.weights import load_model
+from pipeline.models.sources import load_model, named
 
 BASE = "wav2vec2_asr_base_960h"
 BATCH = 32
@@ -90,14 +89,14 @@ def measure(models: Sequence[str], count: int, device: str) -> tuple[Table, dict
         say(name)
         prepare_weights(name)
         waveforms = recordings(name, count)
-        reference = alone(load_model(MODELS[name])[0], waveforms, device, torch.float32)
+        reference = alone(load_model(named(name))[0], waveforms, device, torch.float32)
         contestants = {
-            "stock torchaudio in bf16, alone": alone(load_model(MODELS[name])[0], waveforms, device, torch.bfloat16),
+            "stock torchaudio in bf16, alone": alone(load_model(named(name))[0], waveforms, device, torch.bfloat16),
             "this project in bf16, batched": batched(
-                ExactForward(load_model(MODELS[name])[0], "bf16").to(device), waveforms, device
+                ExactForward(load_model(named(name))[0], "bf16").to(device), waveforms, device
             ),
             "this project in fp32, batched": batched(
-                ExactForward(load_model(MODELS[name])[0], "fp32").to(device), waveforms, device
+                ExactForward(load_model(named(name))[0], "fp32").to(device), waveforms, device
             ),
         }
         for contestant, found in contestants.items():

@@ -19,16 +19,16 @@ from typing import Any
 import corpora
 import flops
 import torch
-import torchaudio
 from common import Table, clocked, matrix_rate, parser, prepared, publish, say
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from weights import prepare_weights
 
+from pipeline.models.architectures import architecture_of
 from pipeline.models.catalog import MODELS
 from pipeline.models.forward import ExactForward
+from pipeline.models.sources import load_model, named
 from pipeline.models.transfer import best_path
-from pipeline.models.weights import load_model
 
 
 @dataclass
@@ -128,7 +128,7 @@ def main() -> None:
     with prepared(options):
         prepare_weights(options.model)
         facts = MODELS[options.model]
-        forward = ExactForward(load_model(facts)[0], precision).to(options.device)
+        forward = ExactForward(load_model(named(facts.name))[0], precision).to(options.device)
         samples = round(options.seconds * corpora.RATE)
         speech = corpora.speech()
         cuts = [torch.from_numpy(corpora.cut(speech, samples, 7919 * index)) for index in range(options.batch)]
@@ -152,9 +152,11 @@ def main() -> None:
                 if output.logits is not None:
                     for values in best_path(output.logits):
                         values.cpu()
-        params = getattr(torchaudio.pipelines, facts.bundle or "")._params
+        params = architecture_of(facts.name).params
         counted = sum(flops.forward_flop(params, samples).values()) * options.batch
-        tables = report(clock, turns, whole, rate, counted, f"{facts.bundle}, {options.batch} x {options.seconds:g} s")
+        tables = report(
+            clock, turns, whole, rate, counted, f"{facts.name.upper()}, {options.batch} x {options.seconds:g} s"
+        )
         rows = [
             {"module": path, "operator": operator, "calls": cost.calls, "seconds": cost.seconds, "flop": cost.flop}
             for (path, operator), cost in clock.costs.items()

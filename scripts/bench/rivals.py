@@ -22,9 +22,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import torchaudio
 from corpora import RATE, files, read
 
+from pipeline.models.architectures import torchaudio_bundle
 from pipeline.models.catalog import MODELS
 
 EVERY = 100
@@ -79,7 +79,7 @@ class Torchaudio:
 
     def __init__(self, name: str, device: str, precision: str) -> None:
         facts = MODELS[name]
-        bundle = getattr(torchaudio.pipelines, facts.bundle or "")
+        bundle = torchaudio_bundle(name)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.device = device
         self.model = bundle.get_model(dl_kwargs={"weights_only": True}).to(device, self.dtype)

@@ -38,7 +38,7 @@ from pipeline.inference.staged_arrays import ROW_GROUP_BYTES
 from pipeline.inference.writer import ShardWriter
 from pipeline.models.catalog import MODELS
 from pipeline.models.forward import ExactForward
-from pipeline.models.weights import load_model
+from pipeline.models.sources import load_model, named
 from pipeline.records import Chunk, Emission, Transcript
 from pipeline.stages.build_manifest import build as build_manifest
 from pipeline.storage import tables as layout
@@ -159,7 +159,7 @@ def real_values(model: str, minutes: float) -> tuple[Arrays, Arrays]:
     """Emissions, and features of the last layer, of two minutes of real speech, repeated as often as it takes."""
     prepare_weights(model)
     facts = MODELS[model]
-    forward = ExactForward(load_model(facts)[0])
+    forward = ExactForward(load_model(named(facts.name))[0])
     count = max(1, round(min(2.0, minutes) * 60 / 9))
     emissions, features = [], []
     for waveform in corpora.utterances(count):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import corpora
 import torch
-import torchaudio
 from common import ready
 from published_weights import random_state_dict
 
-from pipeline.models.catalog import MODELS, weights_path
-from pipeline.models.weights import load_model
+from pipeline.models.architectures import architecture_of
+from pipeline.models.catalog import BUNDLES, MODELS
+from pipeline.models.sources import load_model, named
 
 
 def prepare_weights(name: str) -> None:
@@ -19,20 +19,20 @@ def prepare_weights(name: str) -> None:
     that there is something to decode (some ten labels a second, as in speech) and changed labels can be counted.
     """
     facts = MODELS[name]
-    path = weights_path(facts)
-    if facts.bundle is None or path.is_file():
+    path = named(name).weights_path
+    if name not in BUNDLES or path.is_file():
         return
     state = random_state_dict(facts, seed=0)
     torch.save(state, ready(path.parent) / path.name)
     if not facts.labels:
         return
     with torch.inference_mode():
-        logits = load_model(facts)[0](torch.from_numpy(corpora.speech()[None, : 10 * corpora.RATE]))[0][0]
+        logits = load_model(named(name))[0](torch.from_numpy(corpora.speech()[None, : 10 * corpora.RATE]))[0][0]
     mean, deviation = logits.mean(0), logits.std(0)
     logits = (logits - mean) / deviation
     # The blank wins half of the frames; its lead is added to its bias.
     lead = (logits[:, 1:].amax(1) - logits[:, 0]).median()
-    removed = getattr(getattr(torchaudio.pipelines, facts.bundle), "_remove_aux_axis", ())
+    removed = architecture_of(name).unused_labels
     rows = [row for row in range(len(state["aux.bias"])) if row not in removed]
     state["aux.weight"][rows] /= deviation[:, None]
     state["aux.bias"][rows] = (state["aux.bias"][rows] - mean) / deviation

@@ -27,9 +27,10 @@ from pipeline.config import run_config as checked
 from pipeline.config.groups import GROUPS, PRIMARY, choice_file, conf_dir, group_choices
 from pipeline.config.schema import ALLOWED, ModelSettings, Settings
 from pipeline.models import __main__ as models
-from pipeline.models.catalog import CHECKPOINT, MODELS
+from pipeline.models.catalog import MODELS
 
 _KINDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Any: "one value or a list"}
+_CHECKPOINT = "checkpoint"
 _BESIDES = ("precision", "shard.hours", "model.architecture", "model.labels")
 """What identifies a run besides the `RunConfig.result_settings` of a model that is no checkpoint."""
 
@@ -83,8 +84,8 @@ def dataset_keys(choice: str) -> list[Key]:
 
 def model_keys() -> list[Key]:
     """The keys of `model=`; all of them are in the file of a checkpoint of one's own."""
-    said = {setting.key: setting for setting in usage.settings_of(choice_file("model", CHECKPOINT), "model")}
-    return _keys(ModelSettings, said, "model.", skip=("name",))
+    said = {setting.key: setting for setting in usage.settings_of(choice_file("model", _CHECKPOINT), "model")}
+    return _keys(ModelSettings, said, "model.", skip=("source", "name"))
 
 
 def _keys(schema: type, said: Mapping[str, usage.Setting], prefix: str = "", skip: Collection[str] = ()) -> list[Key]:
@@ -174,7 +175,7 @@ def _models() -> Iterator[str]:
             size = f"{model['layers']} x {model['dim']} | {model['parameters'] / 1e6:,.0f} M"
             rows.append(f"| `{model['model']}` | {model['language']} | {size} | {model['licence']} |")
         yield f"### {outputs.capitalize()}\n\n" + "\n".join(rows)
-    yield f"### `model={CHECKPOINT}` {{ #model-{CHECKPOINT} }}\n\n" + _text(
-        usage.description(choice_file("model", CHECKPOINT))
+    yield f"### `model={_CHECKPOINT}` {{ #model-{_CHECKPOINT} }}\n\n" + _text(
+        usage.description(choice_file("model", _CHECKPOINT))
     )
     yield from (_entry(key) for key in keys if key.name not in of_all)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.decoding import greedy
 from pipeline.inference.transcription import joined
-from pipeline.models.catalog import ENGLISH_LABELS
+from pipeline.models.labels import ENGLISH_LABELS
 from pipeline.models.transfer import best_path
 from pipeline.records import BestPath, Chunk, Emission, Labels, Transcript, Word
 

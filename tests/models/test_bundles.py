@@ -20,7 +20,10 @@ from published_weights import random_state_dict
 from random_models import architecture, build, wrapped
 from running import SHIPPED, main
 
-from pipeline.models.catalog import MODELS, ModelFacts
+from pipeline.models.architectures import torchaudio_bundle
+from pipeline.models.catalog import BUNDLES, MODELS
+from pipeline.models.facts import ModelFacts
+from pipeline.models.sources import named
 from pipeline.results import open_run
 
 ID = "Lab41-SRI-VOiCES-src-sp0307-ch127535-sg0042"
@@ -30,7 +33,7 @@ def same_computation() -> dict[str, list[ModelFacts]]:
     """Every bundle, those together that compute the same but for their weights: dropout is off at inference."""
     groups = defaultdict(list)
     for facts in MODELS.values():
-        if facts.bundle is not None:
+        if facts.name in BUNDLES:
             kind, params = architecture(facts)
             counts = sorted((key, value) for key, value in params.items() if "drop" not in key)
             groups[repr((kind, counts, facts.body.normalize_waveform, facts.values))].append(facts)
@@ -41,7 +44,7 @@ GROUPS = same_computation()
 
 
 def test_every_bundle_is_in_a_group() -> None:
-    listed = [facts.bundle for group in GROUPS.values() for facts in group]
+    listed = [facts.name.upper() for group in GROUPS.values() for facts in group]
     bundles = [
         name
         for name, bundle in vars(torchaudio.pipelines).items()
@@ -99,11 +102,11 @@ def test_the_whole_way_from_published_weights_to_tables_equals_the_bundle(
     name: str, values: str | None, hub: Path
 ) -> None:
     facts = MODELS[name]
-    torch.save(random_state_dict(facts, seed=8), hub / facts.weights_file)
+    torch.save(random_state_dict(facts, seed=8), hub / named(facts.name).weights_path.name)
     assert main([f"model={name}", "features.dtype=float32", "features.layers=[1,12]"]) == 0
     run = open_run(f"runs/voices-sample/{name}")
 
-    bundle = getattr(torchaudio.pipelines, facts.bundle)
+    bundle = torchaudio_bundle(name)
     is_aligner = isinstance(bundle, torchaudio.pipelines.Wav2Vec2FABundle)
     model = bundle.get_model(with_star=False) if is_aligner else bundle.get_model()
     [path] = SHIPPED.glob("voices/source-16k/**/*.wav")

@@ -15,10 +15,12 @@ from running import ROOT
 from pipeline.config import groups as choices
 from pipeline.config.run_config import load
 from pipeline.models import __main__ as models
-from pipeline.models.catalog import CHECKPOINT, MODELS, ModelFacts, weights_path
+from pipeline.models.catalog import BUNDLES, MODELS
+from pipeline.models.facts import ModelFacts
 from pipeline.models.labels import LABEL_SETS
+from pipeline.models.sources import named
 
-BUNDLES = [facts for facts in MODELS.values() if facts.bundle is not None]
+FACTS = [bundle.facts for bundle in BUNDLES.values()]
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +32,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_model_has_a_choice_and_every_choice_a_model() -> None:
-    assert choices.group_choices("model") == sorted([*MODELS, CHECKPOINT])
+    assert choices.group_choices("model") == sorted([*MODELS, "checkpoint"])
     for name, facts in MODELS.items():
         chosen = load(["dataset=digits", f"model={name}"])
         assert chosen.model is facts
@@ -47,42 +49,42 @@ def test_every_bundle_of_torchaudio_is_a_model() -> None:
         for name, bundle in vars(torchaudio.pipelines).items()
         if isinstance(bundle, torchaudio.pipelines.Wav2Vec2Bundle)
     ]
-    assert sorted(bundles) == sorted(facts.bundle for facts in BUNDLES)
+    assert sorted(bundles) == sorted(name.upper() for name in BUNDLES)
     assert len(bundles) == 30
-    assert sum(facts.transcribes for facts in BUNDLES) == 16
-    assert sum(not facts.labels for facts in BUNDLES) == 13
+    assert sum(facts.transcribes for facts in FACTS) == 16
+    assert sum(not facts.labels for facts in FACTS) == 13
 
 
-@pytest.mark.parametrize("facts", BUNDLES, ids=lambda facts: facts.name)
+@pytest.mark.parametrize("facts", FACTS, ids=lambda facts: facts.name)
 def test_the_catalogue_says_what_torchaudio_says_of_a_bundle(facts: ModelFacts) -> None:
     import torch
     import torchaudio
-    from torchaudio.pipelines._wav2vec2.utils import _get_model
 
-    bundle = getattr(torchaudio.pipelines, facts.bundle)
+    from pipeline.models.architectures import architecture_of, torchaudio_bundle
+
+    bundle, architecture = torchaudio_bundle(facts.name), architecture_of(facts.name)
     is_aligner = isinstance(bundle, torchaudio.pipelines.Wav2Vec2FABundle)
     labels = bundle.get_labels(**({"star": None} if is_aligner else {})) if hasattr(bundle, "get_labels") else ()
-    assert facts.name == facts.bundle.lower()
     assert facts.labels == labels
     assert facts.sample_rate == bundle.sample_rate
-    assert facts.num_layers == bundle._params["encoder_num_layers"]
-    assert facts.dim == bundle._params["encoder_embed_dim"]
-    assert len(facts.labels) == (bundle._params["aux_num_out"] or 0)
+    assert facts.num_layers == architecture.params["encoder_num_layers"]
+    assert facts.dim == architecture.params["encoder_embed_dim"]
+    assert len(facts.labels) == (architecture.params["aux_num_out"] or 0)
     assert facts.body.normalize_waveform == bundle._normalize_waveform
     assert facts.values == ("log_probs" if is_aligner else "logits")
-    assert facts.weights_file == bundle._path.rpartition("/")[2]
-    assert facts.weights_url.endswith(bundle._path)
+    assert named(facts.name).weights_path.name == bundle._path.rpartition("/")[2]
+    assert named(facts.name).url.endswith(bundle._path)
     assert not facts.labels or facts.labels[facts.blank] == "-"
     with torch.device("meta"):
-        model = _get_model(bundle._model_type, bundle._params)
+        model = architecture.build(len(facts.labels))
     assert facts.num_params == sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("facts", BUNDLES, ids=lambda facts: facts.name)
+@pytest.mark.parametrize("facts", FACTS, ids=lambda facts: facts.name)
 def test_the_catalogue_says_what_torchaudios_documentation_says_of_training_and_licence(facts: ModelFacts) -> None:
-    import torchaudio
+    from pipeline.models.architectures import torchaudio_bundle
 
-    documented = " ".join(getattr(torchaudio.pipelines, facts.bundle).__doc__.split())
+    documented = " ".join(torchaudio_bundle(facts.name).__doc__.split())
     assert (facts.origin.licence == "CC BY-NC 4.0") == ("BY-NC" in documented)
     assert (facts.origin.licence == "MIT") == ("MIT License" in documented)
     said = documented.replace("10k hours", "10,000 hours").replace("31K hours", "31,000 hours").replace("*", "")
@@ -114,19 +116,17 @@ def test_the_catalogue_says_what_the_shipped_model_is() -> None:
     assert facts.dim == digits.ARCHITECTURE["encoder_embed_dim"]
     assert len(facts.labels) == digits.ARCHITECTURE["aux_num_out"]
     assert facts.num_params == sum(parameter.numel() for parameter in digits.build().parameters())
-    assert weights_path(facts).is_file()
+    assert named(facts.name).weights_path.is_file()
 
 
 @pytest.mark.parametrize("facts", MODELS.values(), ids=lambda facts: facts.name)
 def test_frames_of_a_length_are_those_of_the_feature_extractor(facts: ModelFacts) -> None:
     import torch
-    import torchaudio
     from torchaudio.models.wav2vec2.components import _get_feature_extractor
 
-    from pipeline.models.digits import ARCHITECTURE
+    from pipeline.models.architectures import architecture_of
 
-    params = ARCHITECTURE if facts.bundle is None else getattr(torchaudio.pipelines, facts.bundle)._params
-    layers = params["extractor_conv_layer_config"]
+    layers = architecture_of(facts.name).params["extractor_conv_layer_config"]
     narrow = [(1, kernel, stride) for _, kernel, stride in layers]  # the width does not change the length
     extractor = _get_feature_extractor("group_norm", narrow, False).eval()
     lengths = torch.arange(400, 5001)
@@ -149,13 +149,13 @@ def test_one_frame_needs_400_samples_and_the_next_320_more(facts: ModelFacts) ->
 def test_weights_are_looked_for_where_torch_hub_keeps_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import torch
 
-    facts = MODELS["wav2vec2_asr_base_960h"]
     for variables in ({"TORCH_HOME": str(tmp_path / "a")}, {"XDG_CACHE_HOME": str(tmp_path / "b")}, {}):
         monkeypatch.delenv("TORCH_HOME", raising=False)
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        assert weights_path(facts) == Path(torch.hub.get_dir()) / "checkpoints" / facts.weights_file
+        expected = Path(torch.hub.get_dir()) / "checkpoints" / "hubert_fairseq_base_ls960.pth"
+        assert named("hubert_base").weights_path == expected
 
 
 # --- python -m pipeline.models
@@ -195,7 +195,7 @@ def test_a_narrower_terminal_gets_lines_that_fit(width: int) -> None:
 
 def test_weights_that_are_here_are_said_to_be(hub: Path) -> None:
     hub.mkdir(parents=True)
-    (hub / MODELS["wavlm_base"].weights_file).touch()
+    (hub / named("wavlm_base").weights_path.name).touch()
     cached = [text.plain.split()[0] for text in models.listing(None) if "  cached  " in text.plain]
     assert cached == ["wavlm_base"]
 

@@ -20,9 +20,9 @@ from running import ROOT, SHIPPED, environment, main
 from safetensors.torch import load_file, save_file
 
 from pipeline.config.run_config import load
-from pipeline.models.catalog import MODELS, ModelFacts, checkpoint, weights_path
+from pipeline.models.catalog import MODELS
 from pipeline.models.labels import LABEL_SETS
-from pipeline.models.weights import load_model
+from pipeline.models.sources import ModelSource, load_model, named
 from pipeline.results import open_run
 from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 @pytest.fixture
 def trained() -> dict[str, torch.Tensor]:
     """The shipped model's weights."""
-    state: dict[str, torch.Tensor] = load_file(weights_path(DIGITS))
+    state: dict[str, torch.Tensor] = load_file(named("digits").weights_path)
     return state
 
 
@@ -44,18 +44,23 @@ def overrides(file: Path | str, *more: str) -> list[str]:
     return ["model=checkpoint", f"model.checkpoint={file}", "model.architecture=digits", "dataset=digits", *more]
 
 
-def loaded(facts: ModelFacts) -> dict[str, torch.Tensor]:
-    model, sha256 = load_model(facts)
-    assert sha256 == sha256_file(weights_path(facts))
+def checkpoint(path: Path, architecture: str, labels: tuple[str, ...] | None) -> ModelSource:
+    given = None if labels is None else [*labels]
+    return named("checkpoint", checkpoint=str(path), architecture=architecture, labels=given)
+
+
+def loaded(source: ModelSource) -> dict[str, torch.Tensor]:
+    model, sha256 = load_model(source)
+    assert sha256 == sha256_file(source.weights_path)
     assert not model.training
     return dict(model.state_dict())
 
 
-def refusal(facts: ModelFacts) -> str:
+def refusal(source: ModelSource) -> str:
     with pytest.raises(UserError) as caught:
-        load_model(facts)
+        load_model(source)
     message = str(caught.value)
-    assert message.startswith(f"model.checkpoint={facts.weights_file}: ")
+    assert message.startswith(f"model.checkpoint={source.weights_path}: ")
     assert "\n" not in message
     assert len(message) < 700
     return message
@@ -113,15 +118,15 @@ def test_a_bundles_published_file_is_taken(name: str, tmp_path: Path) -> None:
 def test_a_head_with_labels_of_ones_own_on_an_architecture_without(tmp_path: Path) -> None:
     kind, params = architecture(MODELS["wavlm_base"])
     torch.save(build(kind, params | {"aux_num_out": 4}, seed=2).state_dict(), tmp_path / "x.pt")
-    facts = checkpoint(tmp_path / "x.pt", "wavlm_base", ("_", "|", "a", "sch"))
-    model, _ = load_model(facts)
+    source = checkpoint(tmp_path / "x.pt", "wavlm_base", ("_", "|", "a", "sch"))
+    model, _ = load_model(source)
     assert model.aux.out_features == 4
-    assert facts.num_params == sum(parameter.numel() for parameter in model.parameters())
+    assert source.facts.num_params == sum(parameter.numel() for parameter in model.parameters())
     assert "model.labels names none" in refusal(checkpoint(tmp_path / "x.pt", "wavlm_base", None))
 
 
 def test_a_checkpoint_of_the_shipped_weights_answers_as_the_shipped_model(elsewhere: Path) -> None:
-    assert main(overrides(weights_path(DIGITS), "run_dir=own", "emissions.dtype=float32")) == 0
+    assert main(overrides(named("digits").weights_path, "run_dir=own", "emissions.dtype=float32")) == 0
     assert main(["dataset=digits", "run_dir=shipped"]) == 0
     own, shipped = open_run("own"), open_run("shipped")
     assert own.transcripts.text.tolist() == shipped.transcripts.text.tolist()
@@ -238,8 +243,8 @@ def test_a_wrong_number_of_labels_is_refused_with_both_numbers(
 
 REFUSED = [
     ([], ["model.checkpoint is required", "model.checkpoint=FILE"]),
-    (["model.checkpoint=/no/such.pt"], ["model.checkpoint=/no/such.pt", "no such file"]),
-    (["model.checkpoint=/tmp"], ["model.checkpoint=/tmp", "is not a file"]),
+    (["model.checkpoint=/no/such.pt", "model.architecture=digits"], ["model.checkpoint=/no/such.pt", "no such file"]),
+    (["model.checkpoint=/tmp", "model.architecture=digits"], ["model.checkpoint=/tmp", "is not a file"]),
     (["model.checkpoint=x.pt"], ["model.architecture is required", "wavlm_large", "digits"]),
     (["model.checkpoint=x.pt", "model.architecture=wavlm_larg"], ["did you mean wavlm_large?"]),
     (["model.checkpoint=x.pt", "model.architecture=checkpoint"], ["model.architecture=checkpoint", "not allowed"]),
@@ -302,7 +307,7 @@ def test_a_file_that_holds_no_weights_is_refused_before_the_manifest_is_made(els
 
 def test_a_checkpoint_that_is_not_read_need_not_be_there() -> None:
     chosen = load(overrides("gone.pt", "stages=[score]"))
-    assert weights_path(chosen.model) == Path("gone.pt").absolute()
+    assert chosen.source.weights_path == Path("gone.pt").absolute()
 
 
 # --- other languages
@@ -319,7 +324,7 @@ def test_umlauts_go_right_through_to_text_words_and_rates(trained: dict[str, tor
     trained["aux.bias"][[index for index, letter in enumerate(german) if letter not in english_of]] = -1e4
     save_file(trained, elsewhere / "german.safetensors")
 
-    english, _ = load_model(DIGITS)
+    english, _ = load_model(named("digits"))
     audio = elsewhere / "audio"
     audio.mkdir()
     expected = {}

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from pipeline.inference.resampling import resample
 from pipeline.models import digits
-from pipeline.models.catalog import MODELS, weights_path
+from pipeline.models.catalog import MODELS
+from pipeline.models.sources import named
 from pipeline.scoring.counting import count_errors
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -24,7 +25,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 @pytest.fixture(scope="module")
 def model() -> torchaudio.models.Wav2Vec2Model:
     built = digits.build().eval()
-    built.load_state_dict(load_file(weights_path(MODELS["digits"])))
+    built.load_state_dict(load_file(named("digits").weights_path))
     return built
 
 
@@ -56,7 +57,7 @@ def test_it_reads_single_recordings_as_they_are(model: torch.nn.Module) -> None:
 
 
 def test_it_is_small_and_says_how_it_was_made() -> None:
-    path = weights_path(MODELS["digits"])
+    path = named("digits").weights_path
     assert path.stat().st_size < 8_000_000
     with safe_open(path, "pt") as file:
         metadata = file.metadata()

@@ -20,7 +20,7 @@ from pipeline.models import engine as engines
 from pipeline.models.catalog import MODELS
 from pipeline.models.engine import Engine, EngineSettings
 from pipeline.models.forward import ModelOutput
-from pipeline.models.weights import load_model
+from pipeline.models.sources import load_model, named
 from pipeline.records import Chunk
 from pipeline.runtime.errors import UserError
 
@@ -144,7 +144,7 @@ def long_batch(seconds: float) -> tuple[list[Chunk], torch.Tensor, torch.Tensor]
 
 @pytest.fixture
 def trained() -> Engine:
-    return Engine(MODELS["digits"], load_model(MODELS["digits"])[0], torch.device("cpu"), "fp32", SETTINGS)
+    return Engine(MODELS["digits"], load_model(named("digits"))[0], torch.device("cpu"), "fp32", SETTINGS)
 
 
 @pytest.mark.parametrize("fits_s", [15.0, 9.0])

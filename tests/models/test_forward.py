@@ -17,10 +17,12 @@ from running import DATA, ROOT, SHIPPED, environment, server
 from safetensors.torch import load_file
 
 from pipeline.models import digits
-from pipeline.models.catalog import MODELS, ModelFacts, weights_path
+from pipeline.models.catalog import MODELS
 from pipeline.models.encoder import position_bias
+from pipeline.models.facts import ModelFacts
 from pipeline.models.forward import ExactForward
 from pipeline.models.front_end import FrontEnd, normalized
+from pipeline.models.sources import named
 
 SMALL = {
     "extractor_conv_layer_config": digits.ARCHITECTURE["extractor_conv_layer_config"],
@@ -62,7 +64,7 @@ def small(facts: ModelFacts, seed: int = 0) -> torch.nn.Module:
 
 def digits_model() -> torch.nn.Module:
     model = digits.build().eval()
-    model.load_state_dict(load_file(weights_path(MODELS["digits"])))
+    model.load_state_dict(load_file(named("digits").weights_path))
     return model
 
 

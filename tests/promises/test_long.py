@@ -31,8 +31,9 @@ from pipeline.inference.resampling import resample, resample_window, source_wind
 from pipeline.inference.stitching import Stitcher
 from pipeline.inference.transcription import joined
 from pipeline.models import digits
-from pipeline.models.catalog import MODELS, weights_path
+from pipeline.models.catalog import MODELS
 from pipeline.models.engine import Engine, EngineSettings
+from pipeline.models.sources import named
 from pipeline.records import AudioHeader, Chunk, Rejected
 from pipeline.results import open_run
 from pipeline.stages.build_manifest import build as build_manifest
@@ -71,7 +72,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stock() -> torch.nn.Module:
     model = digits.build().eval()
-    model.load_state_dict(load_file(weights_path(FACTS)))
+    model.load_state_dict(load_file(named(FACTS.name).weights_path))
     return model
 
 

@@ -14,7 +14,7 @@ import pytest
 from running import DATA, environment, listed, refused, run
 
 from pipeline.config import help as usage
-from pipeline.models.catalog import MODELS, weights_path
+from pipeline.models.sources import named
 from pipeline.runtime.errors import AudioError, UserError
 from pipeline.runtime.redaction import MaskingFormatter, mask, mask_assignment, mask_marked
 from pipeline.stages import identity
@@ -153,7 +153,7 @@ def secretive(tmp_path: Path) -> tuple[list[str], dict[str, str], Path]:
     root.mkdir(parents=True)
     shutil.copy(WAV, root / f"password={CANARY}2.wav")
     (root / "bad.wav").write_text(f"https://u:{CANARY}3@h")
-    shutil.copy(weights_path(MODELS["digits"]), cwd / f"w?X-Amz-Signature={CANARY}4.safetensors")
+    shutil.copy(named("digits").weights_path, cwd / f"w?X-Amz-Signature={CANARY}4.safetensors")
     own = tmp_path / "own" / "dataset"
     own.mkdir(parents=True)
     (own / "mine.yaml").write_text(

@@ -23,8 +23,8 @@ from published_weights import random_state_dict
 from running import DATA, ROOT, assert_accounting, environment, execute, ids, listed, main, refused
 
 from pipeline.inference.staged_arrays import ArraySpool
-from pipeline.models.catalog import MODELS, weights_path
-from pipeline.models.weights import load_model
+from pipeline.models.catalog import MODELS
+from pipeline.models.sources import load_model, named
 from pipeline.runtime.digests import sha256_file
 from pipeline.storage.run_directory import RunDirectory
 
@@ -159,7 +159,7 @@ def test_a_pickle_that_would_run_code_is_refused_as_checkpoint_and_in_the_cache(
     save: Callable[[Path], None], where: str, hub: Path, canary: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if where == "cache":
-        path, chosen = hub / MODELS["hubert_base"].weights_file, ["model=hubert_base"]
+        path, chosen = hub / named("hubert_base").weights_path.name, ["model=hubert_base"]
     else:
         path = Path(where).absolute()
         chosen = ["model=checkpoint", f"model.checkpoint={where}", "model.architecture=digits"]
@@ -188,7 +188,7 @@ def unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "load", refuse)
     monkeypatch.setattr(torch.nn.Module, "__init__", refuse)
-    monkeypatch.setattr("pipeline.models.weights.load_file", refuse)
+    monkeypatch.setattr("safetensors.torch.load_file", refuse)
     monkeypatch.setattr("pipeline.models.checkpoint.load_file", refuse)
 
 
@@ -198,14 +198,14 @@ def test_other_weights_than_configured_are_refused_before_a_model_is_built(
     kind: str, hub: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if kind == "a bundle's cached file":
-        path, chosen = hub / MODELS["hubert_base"].weights_file, ["model=hubert_base"]
+        path, chosen = hub / named("hubert_base").weights_path.name, ["model=hubert_base"]
         path.write_bytes(b"other weights")
     elif kind == "a checkpoint":
         path = Path("w.safetensors").absolute()
-        shutil.copy(weights_path(MODELS["digits"]), path)
+        shutil.copy(named("digits").weights_path, path)
         chosen = ["model=checkpoint", f"model.checkpoint={path}", "model.architecture=digits"]
     else:
-        path, chosen = weights_path(MODELS["digits"]), ["model=digits"]
+        path, chosen = named("digits").weights_path, ["model=digits"]
     wanted = "0" * 64
     said = refused(["dataset=digits", *chosen, f"model.sha256={wanted}"], capsys)
     assert f"model.sha256={wanted}: {path} has {sha256_file(path)}; these are other weights" in said
@@ -219,11 +219,11 @@ def test_downloaded_weights_are_compared_before_they_are_read(
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, path: Path(path).write_bytes(url.encode()))
     assert main(["dataset=digits", "model=hubert_base", f"model.sha256={'0' * 64}"]) == 2
     assert "these are other weights" in capsys.readouterr().err
-    assert (hub / MODELS["hubert_base"].weights_file).read_text() == MODELS["hubert_base"].weights_url
+    assert (hub / named("hubert_base").weights_path.name).read_text() == named("hubert_base").url
 
 
 def test_the_sum_of_the_weights_is_recorded_and_the_configured_one_is_taken() -> None:
-    path = weights_path(MODELS["digits"])
+    path = named("digits").weights_path
     assert main([*listed([{"audio_filepath": str(WAV)}]), f"model.sha256={sha256_file(path)}"]) == 0
     recorded = json.loads(Path("out/run.json").read_text())
     assert recorded["identity"]["weights_sha256"] == recorded["weights"]["sha256"] == sha256_file(path)
@@ -511,12 +511,12 @@ def test_cached_weights_need_no_network_and_missing_ones_are_named_with_the_way_
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     facts = MODELS["hubert_base"]
-    path = hub / facts.weights_file
+    path = hub / named(facts.name).weights_path.name
     assert main(["dataset=digits", "model=hubert_base"]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[0] == f"downloading {facts.weights_url} to {path}"
+    assert lines[0] == f"downloading {named(facts.name).url} to {path}"
     assert lines[1:] == [
-        f"error: model=hubert_base: the weights could not be downloaded from {facts.weights_url} "
+        f"error: model=hubert_base: the weights could not be downloaded from {named(facts.name).url} "
         "([Errno -3] Temporary failure in name resolution); fetch that file elsewhere and put it at "
         f"{path}, or see everything work now with dataset=digits, whose model comes with the package"
     ]
@@ -524,7 +524,7 @@ def test_cached_weights_need_no_network_and_missing_ones_are_named_with_the_way_
     assert list(hub.iterdir()) == []
     called.clear()
     torch.save(random_state_dict(facts, seed=3), path)
-    load_model(facts)
+    load_model(named(facts.name))
     assert called == []
 
 

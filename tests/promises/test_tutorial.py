@@ -13,6 +13,7 @@ from published_weights import random_state_dict
 from running import SHIPPED, main
 
 from pipeline.models.catalog import MODELS
+from pipeline.models.sources import named
 from pipeline.results import open_run
 
 ID = "Lab41-SRI-VOiCES-src-sp0307-ch127535-sg0042"
@@ -38,7 +39,7 @@ def test_the_main_job_on_the_tutorials_recording_equals_the_tutorial(hub: Path) 
     facts = MODELS["wav2vec2_asr_base_960h"]
     published = random_state_dict(facts, seed=5)
     assert published["aux.weight"].shape == (32, 768)
-    torch.save(published, hub / facts.weights_file)
+    torch.save(published, hub / named(facts.name).weights_path.name)
 
     assert main(["features.layers=all", "features.dtype=float32"]) == 0
     run = open_run("runs/voices-sample/wav2vec2_asr_base_960h")
@@ -71,7 +72,7 @@ def test_the_main_job_on_the_tutorials_recording_equals_the_tutorial(hub: Path) 
 @pytest.mark.usefixtures("undrawn")
 def test_a_self_supervised_bundle_gives_features_and_nothing_else(hub: Path) -> None:
     facts = MODELS["hubert_base"]
-    torch.save(random_state_dict(facts, seed=6), hub / facts.weights_file)
+    torch.save(random_state_dict(facts, seed=6), hub / named(facts.name).weights_path.name)
     assert main(["model=hubert_base"]) == 0
     run = open_run("runs/voices-sample/hubert_base")
     assert run.feature(ID, layer=12).shape == (169, 768)
@@ -97,7 +98,7 @@ def test_weights_that_cannot_be_downloaded_name_the_address_the_file_and_the_way
 
 @pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04 half a zip"])
 def test_a_damaged_cached_file_is_named(hub: Path, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    file = hub / MODELS["hubert_base"].weights_file
+    file = hub / named("hubert_base").weights_path.name
     file.write_bytes(content)
     assert main(["model=hubert_base"]) == 2
     said = capsys.readouterr().err.strip().splitlines()
@@ -112,7 +113,7 @@ def test_weights_are_data_and_run_no_code(hub: Path, tmp_path: Path, capsys: pyt
         def __reduce__(self) -> tuple[object, ...]:
             return (Path.touch, (canary,))
 
-    torch.save({"aux.weight": Payload()}, hub / MODELS["hubert_base"].weights_file)
+    torch.save({"aux.weight": Payload()}, hub / named("hubert_base").weights_path.name)
     assert main(["model=hubert_base"]) == 2
     assert not canary.exists()
 
@@ -120,7 +121,7 @@ def test_weights_are_data_and_run_no_code(hub: Path, tmp_path: Path, capsys: pyt
 def test_other_weights_than_those_configured_are_refused_before_they_are_read(
     hub: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (hub / MODELS["hubert_base"].weights_file).write_bytes(b"whatever")
+    (hub / named("hubert_base").weights_path.name).write_bytes(b"whatever")
     assert main(["model=hubert_base", f"model.sha256={'0' * 64}"]) == 2
     said = capsys.readouterr().err
     assert "model.sha256" in said

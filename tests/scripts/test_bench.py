@@ -102,7 +102,9 @@ def test_operations_are_those_that_torch_counts(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(str(BENCH))
     from flops import forward_flop
 
-    params = torchaudio.pipelines.WAV2VEC2_ASR_BASE_960H._params
+    from pipeline.models.architectures import architecture_of
+
+    params = architecture_of("wav2vec2_asr_base_960h").params
     with torch.device("meta"):
         model = torchaudio.models.wav2vec2_model(**params).eval()
         counter = FlopCounterMode(display=False)

@@ -10,7 +10,7 @@ from running import DATA, SHIPPED
 
 from pipeline.audio.waveforms import read_waveform
 from pipeline.inference.resampling import resample
-from pipeline.models.catalog import ModelFacts
+from pipeline.models.facts import ModelFacts
 from pipeline.models.forward import ExactForward, ModelOutput
 
 TOLERANCE = 1e-4

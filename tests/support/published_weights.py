@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torchaudio
 from random_models import architecture, build
 
-from pipeline.models.catalog import ModelFacts
+from pipeline.models.architectures import architecture_of
+from pipeline.models.catalog import BUNDLES
+from pipeline.models.facts import ModelFacts
 
 
 def random_state_dict(facts: ModelFacts, seed: int) -> dict[str, torch.Tensor]:
@@ -16,13 +17,13 @@ def random_state_dict(facts: ModelFacts, seed: int) -> dict[str, torch.Tensor]:
     removes while loading (`_remove_aux_axes` in torchaudio/pipelines/_wav2vec2/utils.py), and name the weight
     norm as torch did before it became a parametrization; so do these.
     """
-    if facts.bundle is None:
+    if facts.name not in BUNDLES:
         raise ValueError(f"{facts.name} is not a bundle of torchaudio")
     state: dict[str, torch.Tensor] = build(*architecture(facts), seed).state_dict()
     for old, new in (("original0", "weight_g"), ("original1", "weight_v")):
         prefix = "encoder.transformer.pos_conv_embed.conv."
         state[prefix + new] = state.pop(f"{prefix}parametrizations.weight.{old}")
-    removed = getattr(getattr(torchaudio.pipelines, facts.bundle), "_remove_aux_axis", ())
+    removed = architecture_of(facts.name).unused_labels
     for axis in sorted(removed):
         for key in ("aux.weight", "aux.bias"):
             tensor = state[key]

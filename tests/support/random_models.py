@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torchaudio
 from torchaudio.models import Wav2Vec2Model, wav2vec2_model, wavlm_model
 from torchaudio.pipelines._wav2vec2.utils import _extend_model
 
-from pipeline.models import digits
-from pipeline.models.catalog import ModelFacts
+from pipeline.models.architectures import architecture_of
+from pipeline.models.facts import ModelFacts
 
 _BLOCK = 1_000_003
 """Random values drawn; a tensor repeats them from a place of its own. A prime, so that no two rows line up."""
@@ -20,10 +19,8 @@ _ALIGNED = 16
 
 def architecture(facts: ModelFacts) -> tuple[str, dict[str, Any]]:
     """Which factory of torchaudio builds a model, and its parameters."""
-    if facts.bundle is None:
-        return "Wav2Vec2", digits.ARCHITECTURE
-    bundle = getattr(torchaudio.pipelines, facts.bundle)
-    return bundle._model_type, bundle._params
+    found = architecture_of(facts.name)
+    return found.kind, found.params
 
 
 def build(kind: str, params: dict[str, Any], seed: int) -> Wav2Vec2Model:

@@ -1,0 +1,86 @@
+"""The small model for spoken digits, whose weights come with the package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.models.catalog import DIGITS
+from pipeline.models.sources import check_sha256, checked_sha256
+from pipeline.runtime.digests import sha256_file
+from pipeline.runtime.errors import UserError, one_of
+
+if TYPE_CHECKING:
+    from torchaudio.models import Wav2Vec2Model
+
+NAMES = (DIGITS.name,)
+
+
+@dataclass
+class Options:
+    """`model.*` of the shipped model.
+
+    Attributes:
+        sha256: The only SHA-256 that the weights may have; `None` for any.
+    """
+
+    sha256: str | None = None
+
+
+class Source:
+    """The shipped model. Fits `ModelSource`."""
+
+    remedy = "install the package again"
+
+    def __init__(self, name: str, options: Options) -> None:
+        """Find the weights in the package.
+
+        Raises:
+            UserError: `name` is not `digits`, or `sha256` is no SHA-256.
+        """
+        one_of("model.name", name, NAMES)
+        self.facts = DIGITS
+        self.sha256 = checked_sha256(options.sha256)
+        self.weights_path = Path(__file__).resolve().parents[2] / "shipped" / "model" / "digits.safetensors"
+
+    @classmethod
+    def from_record(cls, name: str, identity: Mapping[str, Any], weights_path: str) -> Source:
+        """The source that a run used: the same weights, wherever the package lies now."""
+        return cls(name, Options())
+
+    def identity(self) -> dict[str, Any]:
+        """Nothing: there is one shipped model."""
+        return {}
+
+    def check_file(self) -> None:
+        """Do nothing: the package holds the file."""
+
+    def fetch(self) -> str:
+        """See `ModelSource.fetch`."""
+        try:
+            found = sha256_file(self.weights_path)
+        except OSError as error:
+            raise UserError(
+                f"model=digits: {self.weights_path} cannot be read ({error.strerror or error}); {self.remedy}"
+            ) from None
+        check_sha256(self, found)
+        return found
+
+    def build(self) -> Wav2Vec2Model:
+        """See `ModelSource.build`."""
+        from safetensors.torch import load_file
+
+        from pipeline.models import digits
+        from pipeline.models.checkpoint import UNREADABLE, reason_of
+
+        model = digits.build()
+        try:
+            model.load_state_dict(load_file(self.weights_path))
+        except (OSError, *UNREADABLE) as error:
+            raise UserError(
+                f"model=digits: {self.weights_path} does not hold the weights of this model ({reason_of(error)}); "
+                f"{self.remedy}"
+            ) from None
+        return model.eval()
