@@ -20,7 +20,7 @@ from pipeline.records import Chunk, Failure, Rejected
 from pipeline.runtime.errors import RunError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.progress import BatchMetrics, RunProgress
-from pipeline.runtime.signals import Stopped, waiting
+from pipeline.runtime.signals import Stopped, allowing_stop
 from pipeline.storage.manifest import Manifest
 
 LOG = logging.getLogger("pipeline")
@@ -83,7 +83,7 @@ def run_batches(
     while True:
         asked = time.monotonic()
         try:
-            with waiting():
+            with allowing_stop():
                 batch = next(batches, None)
         except Stopped as stop:  # what the device has begun with is finished
             batch, stopped = None, stop

@@ -35,7 +35,7 @@ from pipeline.models.engine import (
 from pipeline.models.weights import load_model
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.progress import RunProgress, format_duration
-from pipeline.runtime.signals import Stopped, unbroken
+from pipeline.runtime.signals import Stopped, deferring_stop
 from pipeline.stages import identity
 from pipeline.stages import resume as refusals
 from pipeline.stages.disk import check_disk, estimate_bytes, format_bytes
@@ -146,15 +146,15 @@ def infer(
         committers=default_committers(device),
     )
     try:
-        with progress, closing(load_batches(job, loader)) as batches, unbroken():
+        with progress, closing(load_batches(job, loader)) as batches, deferring_stop():
             run_batches(job, batches, engine, decoder, writer, progress)
             writer.close()
     except Stopped:
-        with unbroken():
+        with deferring_stop():
             writer.stop()
         raise
     except BaseException:
-        with unbroken():
+        with deferring_stop():
             writer.abort()
         raise
     if writer.kept:
