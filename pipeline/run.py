@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(cache, "4")
     escape_what_cannot_be_encoded()
-    with stopping.heeded():
+    with stopping.handling_signals():
         return _run(arguments)
 
 

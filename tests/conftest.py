@@ -72,7 +72,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def heeded() -> Iterator[None]:
+def default_signals() -> Iterator[None]:
     """Signals as at a terminal: a process that tests, or one in the background, may have been told to ignore them."""
     defaults = {
         signal.SIGINT: signal.default_int_handler,

@@ -142,7 +142,7 @@ def open_recording(path: str, file_size: int | None = None) -> Iterator[Recordin
         status = os.fstat(file.fileno())
         _require_regular(status)
         if file_size is not None and status.st_size != file_size:
-            message = f"the file has {status.st_size} bytes, but had {file_size} when the manifest was made"
+            message = f"the file has {status.st_size} bytes, but had {file_size} bytes when the manifest was made"
             raise AudioError("changed", message)
         if status.st_size == 0:
             raise AudioError("empty", "the file has 0 bytes")

@@ -167,8 +167,8 @@ def _mono(recording: Recording, num_samples: int | None, channel: int | None) ->
     """Decodes at most `num_samples` and yields blocks of one channel, or of the average of all, `(samples,)` each."""
     channels = recording.decoder.channels
     if channel is not None and not 1 <= channel <= channels:
-        message = f"channel {channel} was asked for, but the recording has {channels} channels"
-        raise AudioError("unreadable", message)
+        has = f"the recording has {channels} channel{'s' if channels > 1 else ''}"
+        raise AudioError("unreadable", f"channel {channel} was asked for, but {has}")
     for block in recording.blocks(num_samples):
         if channel is not None:
             yield block[:, channel - 1].copy()  # a view would keep the other channels in memory

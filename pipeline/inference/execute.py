@@ -22,7 +22,7 @@ from pipeline.models.engine import (
     default_workers,
 )
 from pipeline.runtime.progress import RunProgress
-from pipeline.runtime.signals import Stopped, unbroken
+from pipeline.runtime.signals import Stopped, deferring_stop
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
 
@@ -61,15 +61,15 @@ def execute(job: Job, shards: Sequence[int], device: torch.device, progress: Run
     max_batch_s = job.max_batch_s or default_batch_seconds(device)
     progress.begin()
     try:
-        with closing(loader.batches(plan_batches(job, shards, max_batch_s))) as batches, unbroken():
+        with closing(loader.batches(plan_batches(job, shards, max_batch_s))) as batches, deferring_stop():
             run_batches(job, batches, engine, writer, progress)
             writer.close()
     except Stopped:
-        with unbroken():
+        with deferring_stop():
             writer.stop()
         raise
     except BaseException:
-        with unbroken():
+        with deferring_stop():
             writer.abort()
         raise
     return writer.kept

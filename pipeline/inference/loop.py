@@ -21,7 +21,7 @@ from pipeline.records import Chunk, Failure, PlannedBatch, Rejected
 from pipeline.runtime.errors import RunError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.progress import BatchMetrics, RunProgress
-from pipeline.runtime.signals import Stopped, waiting
+from pipeline.runtime.signals import Stopped, allowing_stop
 from pipeline.storage.manifest import Manifest
 
 LOG = logging.getLogger("pipeline")
@@ -58,7 +58,7 @@ def run_batches(job: Job, batches: Iterator[Batch], engine: Engine, writer: Shar
     while True:
         asked = time.monotonic()
         try:
-            with waiting():
+            with allowing_stop():
                 batch = next(batches, None)
         except Stopped as stop:  # what the device has begun with is finished
             batch, stopped = None, stop

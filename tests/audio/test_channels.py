@@ -1,4 +1,4 @@
-"""A call's two sides: mixed, the first alone, or an utterance each."""
+"""Recordings with several channels: mixed, only the first, or one utterance per channel."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_other_channels_are_another_run(calls: Path) -> None:
 
 
 class Listed:
-    """A dataset that names a channel for some utterances, and has a column of that name."""
+    """A dataset that names a channel for some utterances and also has a column `channel`."""
 
     run_name, notice = "listed", None
 

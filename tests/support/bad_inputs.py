@@ -319,14 +319,14 @@ FILES = (
     # Between manifest and load.
     _bad("deleted", WHOLE, "not_found", "no such file", changed=Path.unlink),
     _bad(
-        "replaced", WHOLE, "changed", r"\d+ bytes, \d+ when the manifest was made",
+        "replaced", WHOLE, "changed", r"has \d+ bytes, but had \d+ bytes when the manifest was made",
         changed=lambda path: shutil.copy(TWO, path),
     ),
     _bad(
-        "replaced by one of its size", wav(PCM, rate=RATE), "changed", "^16000 Hz, 8000 when the manifest was made",
+        "replaced by one of its size", wav(PCM, rate=RATE), "changed", "sample rate is 16000 Hz, but was 8000 Hz when",
         changed=lambda path: path.write_bytes(wav(PCM, rate=16_000)),
     ),
-    _bad("emptied", WHOLE, "changed", r"^0 bytes, \d+ when", changed=lambda path: path.write_bytes(b"")),
+    _bad("emptied", WHOLE, "changed", r"has 0 bytes, but had \d+ bytes", changed=lambda path: path.write_bytes(b"")),
     _bad("replaced by a pipe", WHOLE, "unreadable", "a named pipe, not a recording", changed=_replaced(os.mkfifo)),
     _bad("replaced by a folder", WHOLE, "unreadable", "a folder, not a recording", changed=_replaced(Path.mkdir)),
     _bad("locked", WHOLE, "unreadable", "Permission denied", changed=lambda path: path.chmod(0)),
@@ -365,7 +365,9 @@ ROWS = (
     BadRow(
         "shorter than a frame", {"start": 0.1, "end": 0.12}, "too_short", "320 samples at 16000 Hz; the model needs"
     ),
-    BadRow("a channel it has not", {"channel": 2}, "unreadable", "channel 2 is asked for, and it has 1"),
+    BadRow(
+        "a channel it has not", {"channel": 2}, "unreadable", "channel 2 was asked for, but the recording has 1 channel"
+    ),
     BadRow("no such file", {"path": "gone.wav"}, "not_found", "no such file"),
     BadRow("no file's name", {"path": "x" * 300}, "unreadable", "File name too long"),
     BadRow("a folder", {"path": "."}, "unreadable", "a folder, not a recording"),
@@ -389,7 +391,7 @@ LISTS = (
     BadList("no column of paths", "l.csv", "text,start\nx,1\n", "l.csv: no column is known to hold the path"),
     BadList("a row with a column too few", "l.csv", "path,text\na.wav\n", "l.csv: line 2: 1 values instead of 2"),
     BadList("a row with a column too many", "l.tsv", "path\na.wav\tx\n", "l.tsv: line 2: 2 values instead of 1"),
-    BadList("a column twice", "l.csv", "path,path\na.wav,b.wav\n", "l.csv: column 'path' stands twice"),
+    BadList("a column twice", "l.csv", "path,path\na.wav,b.wav\n", "l.csv: column 'path' appears twice"),
     BadList("a start that is a word", "l.csv", "path,start\na.wav,soon\n", "line 2: start='soon': must be a number"),
     BadList("a start before the file", "l.csv", "path,start\na.wav,-1\n", "line 2: start=-1: must not be negative"),
     BadList("a channel that is a letter", "l.csv", "path,channel\na.wav,B\n", "channel='B': must be a channel"),
@@ -402,7 +404,7 @@ LISTS = (
         "an offset that is a text", "l.jsonl", '{"audio_filepath": "a", "offset": "1"}\n',
         "line 1: offset='1': must be a number of seconds",
     ),
-    BadList("a line that is no object", "l.jsonl", "[1]\n", "line 1: not an object; expected is"),
+    BadList("a line that is no object", "l.jsonl", "[1]\n", "line 1: not an object; expected"),
     BadList("a line that is cut", "l.jsonl", '{"audio_filepath": "a.w', "line 1: not JSON"),
     BadList("nothing", "l.jsonl", "", "lists no recordings"),
 )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from running import ROOT, environment, group_members, server, wait_until
 
-pytestmark = pytest.mark.usefixtures("heeded")
+pytestmark = pytest.mark.usefixtures("default_signals")
 
 PROGRAM = """
 import json, os, signal, sys
