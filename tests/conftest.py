@@ -88,10 +88,9 @@ def default_signals() -> Iterator[None]:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are built without drawing the values which those of a file then replace; for 300 M that takes seconds."""
-    import torch
+    from random_models import build_undrawn
 
-    for name in ("kaiming_uniform_", "normal_", "uniform_", "xavier_uniform_"):
-        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor.data.fill_(torch.nan))
+    build_undrawn(monkeypatch)
 
 
 @pytest.fixture(scope="session")

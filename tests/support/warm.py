@@ -42,16 +42,27 @@ def read_at_start(env: Mapping[str, str]) -> dict[str, str]:
 class Server:
     """Where processes begin; it ends with the process that made it."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
-        """Start it; it imports while others go on."""
+    def __init__(self, env: Mapping[str, str], forked: bool = False) -> None:
+        """Start it; it imports while others go on.
+
+        Args:
+            env: Environment of the server.
+            forked: Fork it from this process, which is warm itself and has imported nothing of the pipeline.
+        """
         self.env = read_at_start(env)
         self._connection, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._connection, its):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LONGEST)
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, str(its.fileno())], env=env, pass_fds=[its.fileno()],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+        if not forked:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(its.fileno())], env=env, pass_fds=[its.fileno()],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        elif not os.fork():
+            self._connection.close()
+            os.setsid()
+            _serve(its)
+            os._exit(_run() & 0xFF)
         its.close()
 
     def start(
