@@ -267,7 +267,7 @@ class Supervisor(Generic[Item, Result]):
             connection.send(results)
 
     def _receive_results(self, done: dict[int, Any], look_s: float) -> list[tuple[_Child, bool]]:
-        """Puts the results that come within `look_s` seconds into `done`. Returns the lost children, and if they hung."""
+        """Puts the results that come within `look_s` seconds into `done`. Returns lost children, and if they hung."""
         before = time.monotonic()
         ready = wait([child.connection for child in self._children], look_s)
         looked_s = min(time.monotonic() - before, LOOK_S)
