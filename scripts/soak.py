@@ -214,10 +214,10 @@ class Soak:
         for _ in range(disturbances):
             if (run_dir / "scores.parquet").exists():
                 break  # complete: there is nothing left to disturb
-            before = {path.stem: read_record(path) for path in self.shards(run_dir)}
+            before = {path.stem: read_record(path.read_bytes()) for path in self.shards(run_dir)}
             yield self.chance.choice(kinds)(run_dir)
             check_readable(run_dir, damaged)
-            now = {path.stem: read_record(path) for path in self.shards(run_dir)}
+            now = {path.stem: read_record(path.read_bytes()) for path in self.shards(run_dir)}
             kept = {shard for shard, record in before.items() if shard not in damaged and record is not None}
             check(all(now.get(shard) == before[shard] for shard in kept), "a committed shard was done again")
             if self.chance.random() < 0.3:
@@ -237,7 +237,7 @@ class Soak:
         different = sorted(path for path in tables if found[path] != self.expected[path])
         check(not different, f"other content: {different[:5]}")
         for path in self.shards(run_dir):
-            record, wanted = read_record(path), read_record(self.reference / "commits" / path.name)
+            record, wanted = read_record(path.read_bytes()), read_record(self.reference / "commits" / path.name)
             check(record is not None and wanted is not None and record.files == wanted.files, f"record {path.name}")
         manifest = Counter(pq.read_table(run_dir / "manifest.parquet", columns=["id"])["id"].to_pylist())
         failed = Counter(pq.read_table(run_dir / "failures", columns=["id"])["id"].to_pylist())
