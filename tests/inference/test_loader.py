@@ -124,9 +124,9 @@ def crash() -> None:
     [
         (
             lambda: os.kill(os.getpid(), signal.SIGKILL),
-            "was ended by SIGKILL, twice; the system does that where memory",
+            "was ended by SIGKILL, twice; the system does that if memory",
         ),
-        (crash, "was ended by SIGSEGV, twice; the file may break its decoder"),
+        (crash, "was ended by SIGSEGV, twice; the file may crash its decoder"),
         (lambda: os._exit(3), "ended with code 3, twice"),
     ],
     ids=["SIGKILL", "SIGSEGV", "exit"],
@@ -163,14 +163,14 @@ def test_two_recordings_of_a_batch_that_hang_are_two_failures(
 ) -> None:
     monkeypatch.setattr(loaders, "POLL_S", 0.2)
     waited: list[str] = []
-    next_batch = loaders._Crew.next_batch
+    next_batch = loaders._WorkerPool.next_batch
 
-    def watched(crew: loaders._Crew) -> object:
-        found = next_batch(crew)
-        waited.extend([found.reason] if isinstance(found, loaders._Lost) else [])
+    def watched(pool: loaders._WorkerPool) -> object:
+        found = next_batch(pool)
+        waited.extend([found.reason] if isinstance(found, loaders._LostWorker) else [])
         return found
 
-    monkeypatch.setattr(loaders._Crew, "next_batch", watched)
+    monkeypatch.setattr(loaders._WorkerPool, "next_batch", watched)
     _break(monkeypatch, "_theo_", lambda: time.sleep(3600))
     batches = list(load(manifest, workers=1, timeout_s=2.0, max_samples=10**6))
     failures = lost(manifest, batches)
