@@ -107,11 +107,11 @@ class Recordings:
         too_long = self.max_samples is not None and num_samples > self.max_samples
         several = self.channels == "each" and utterance.channel is None
         if too_long or several:
-            reason = "is longer than chunk.seconds" if too_long else "has to be split into channels"
+            reason = "is longer than chunk.seconds" if too_long else "has to be split by channel"
             raise AudioError(
                 "changed",
-                "the recording could not be read when the manifest was made. It can be read now, but "
-                f"{reason}; start another run with run_dir=...",
+                "the recording could not be read when the manifest was made; it can be read now and "
+                f"{reason}, which needs another run with run_dir=...",
             )
 
     def _load_window(self, extent: Extent, chunk: Chunk) -> Tensor:
