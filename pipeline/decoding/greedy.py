@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from pipeline.records import BestPath, Transcript, Word
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WORD_BOUNDARY = "|"
 
 
-@torch.inference_mode()
+@dataclass
+class Options:
+    """`decoder.*` of the greedy decoder: there is nothing to set."""
+
+
 def best_path(logits: Tensor) -> tuple[Tensor, Tensor]:
     """The best label of every frame and its log-probability, each `(..., frames)`, of `(..., frames, labels)`."""
-    logprobs, labels = torch.log_softmax(logits, dim=-1).max(dim=-1)
+    import torch  # here, so that the configuration reads `Options` without waiting for torch
+
+    with torch.inference_mode():
+        logprobs, labels = torch.log_softmax(logits, dim=-1).max(dim=-1)
     return labels, logprobs
 
 
