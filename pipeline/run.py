@@ -6,13 +6,17 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
-from pipeline.config import commandline
+from pipeline.config import commandline, completion
 from pipeline.config import help as usage
 from pipeline.config import run_config as configuration
 from pipeline.config.run_config import RunConfig
@@ -40,6 +44,8 @@ from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import CONFIG, RunDirectory
 from pipeline.storage.tables import CHANNEL, own_column_names, own_columns
 
+_SEVERITY = (0, 3, 2, 1)
+"""Exit codes from the best to the worst."""
 LOG = logging.getLogger("pipeline")
 LOG.addHandler(logging.NullHandler())  # before the run directory is known there is no log
 
@@ -56,24 +62,73 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    try:
-        failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
-        command = commandline.parse(arguments)
-        if command.shows in ("--help", "--version"):
-            return _show(usage.page(command.own, command.overrides) if command.shows == "--help" else usage.VERSION)
-        config = configuration.load(command.overrides, command.own)
+    return _guarded(lambda: _command(arguments))
+
+
+def _command(arguments: Sequence[str]) -> int:
+    """Do what the command line asks for."""
+    failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
+    command = commandline.parse(arguments)
+    if command.shows == "--help":
+        return _show(usage.page(command.own, command.overrides))
+    if command.shows == "--version":
+        return _show(usage.VERSION)
+    if command.shows == "--shell-completion":
+        return _show(completion.answer(command.completion))
+    if command.multirun:
+        configs = configuration.load_sweep(command.overrides, command.own)
         if command.shows:
-            return _show(config.yaml.rstrip())
-        try:
-            return Session(config).run()
-        except OSError as error:
-            # A full disk, a lost mount: not a bug of ours, so one line; the log has the traceback.
-            LOG.exception("stopped")
-            where = error.filename2 or error.filename or f"run_dir={config.run_dir}"
-            reason = os.strerror(error.errno) if error.errno else error
-            raise RunError(
-                f"{where}: {reason}; what was committed stays, and once this is mended the same command continues"
-            ) from None
+            return _show("\n---\n".join(config.yaml.rstrip() for config in configs))
+        return _sweep(configs)
+    config = configuration.load(command.overrides, command.own)
+    return _show(config.yaml.rstrip()) if command.shows else _work(config)
+
+
+def _work(config: RunConfig) -> int:
+    """Do one run."""
+    try:
+        return Session(config).run()
+    except OSError as error:
+        # A full disk or a lost mount is not a bug, so the message is one line; the log has the traceback.
+        LOG.exception("stopped")
+        where = error.filename2 or error.filename or f"run_dir={config.run_dir}"
+        reason = os.strerror(error.errno) if error.errno else error
+        raise RunError(
+            f"{where}: {reason}; what was committed stays, and once this is mended the same command continues"
+        ) from None
+
+
+def _sweep(configs: Sequence[RunConfig]) -> int:
+    """Do the runs of a sweep in their order, and print a summary; returns the worst of their exit codes."""
+    codes: list[int] = []
+    for number, config in enumerate(configs, start=1):
+        _show(f"run {number} of {len(configs)}: {config.model.name}, run_dir={config.run_dir}")
+        codes.append(_guarded(partial(_work, config)))
+        if codes[-1] > 128:  # a signal ends the sweep, not only the run
+            break
+    table = Table(box=None, pad_edge=False)
+    for heading in ("run", "exit code", "done", "failed", "WER", "run_dir"):
+        table.add_column(heading, justify="left" if heading == "run_dir" else "right", overflow="fold")
+    for number, (config, code) in enumerate(zip_longest(configs, codes), start=1):
+        table.add_row(str(number), *("not started" if code is None else str(code), *_figures(config)))
+    Console(file=standard_output(), highlight=False).print(table)
+    return codes[-1] if codes[-1] > 128 else max(codes, key=_SEVERITY.index)
+
+
+def _figures(config: RunConfig) -> tuple[str, str, str, str]:
+    """Utterances done and failed, word error rate and folder of a run, as the run directory says."""
+    directory = RunDirectory(config.run_dir)
+    totals = summary.total(directory.commits().values() if directory.has_commits() else ())
+    scored = read_overall(directory) if directory.scores.is_there else None
+    rate = f"{scored[0] / scored[1]:.1%}" if scored and scored[1] else ""
+    done, failed = totals.utterances - totals.num_failures, totals.num_failures
+    return f"{done:,}", f"{failed:,}", rate, masking.mask(escape(encode_path(str(config.run_dir))))
+
+
+def _guarded(do: Callable[[], int]) -> int:
+    """Call `do`, turn what it raises into one line and an exit code, and close the log of the run."""
+    try:
+        return do()
     except UserError as error:
         return _end(error, 2)
     except RunError as error:

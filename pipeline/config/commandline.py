@@ -1,4 +1,4 @@
-"""What stands on the command line beside settings: options with dashes, under Hydra's names for them."""
+"""The command line: options with dashes, which have Hydra's names, and `key=value`."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ class Option:
     """An option.
 
     Attributes:
-        short, full: Its names.
-        value: What its value is called on the page; empty where it takes none.
-        does: What it does, for the page.
+        short: The short name.
+        full: The full name.
+        value: The name of the value on the help page; empty where the option takes none.
+        does: What the option does, for the help page.
     """
 
     short: str
@@ -60,39 +61,47 @@ OPTIONS = (
         f"the settings of a run from DIR/NAME.yaml, which begins with `defaults: [{PRIMARY}, _self_]`",
     ),
     Option("-c", "--cfg", "job", "check the settings, print every one as YAML, do nothing"),
+    Option("-m", "--multirun", "", "one run after the other for every combination of key=a,b"),
+    Option("-sc", "--shell-completion", "install=SHELL", 'Tab completion: eval "$(... -sc install=bash)"; zsh, fish'),
 )
 _BY_NAME = {name: option for option in OPTIONS for name in (option.short, option.full)}
-
+_SHOWS = ("--help", "--version", "--shell-completion", "--cfg")
 _NOT_HERE = {
-    **dict.fromkeys(("-m", "--multirun"), "start one run for each value"),
     **dict.fromkeys(("-cp", "--config-path"), "name a folder of your own with --config-dir"),
-    **dict.fromkeys(("-i", "--info", "--hydra-help", "-p", "--package", "--resolve"), "--cfg job prints every setting"),
+    **dict.fromkeys(("-i", "--info"), "--cfg job prints every setting"),
+    "--hydra-help": "--help says what can be set; nothing of Hydra's own can",
+    **dict.fromkeys(("-p", "--package"), "--cfg job prints every setting; pick what you need from it"),
+    "--resolve": "leave it out; --cfg job prints resolved values",
     **dict.fromkeys(("-r", "--run"), "leave it out"),
     "--experimental-rerun": "give the same command again",
 }
-"""What Hydra has and this project has not: what to do instead."""
+"""The options of Hydra that this project leaves out, and what to do instead."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, parsed.
+    """A parsed command line.
 
     Attributes:
-        overrides: The `key=value` among it, as typed.
+        overrides: The `key=value`, as typed.
         own: The person's own configuration files.
-        shows: What is asked for in place of a run: `--help`, `--version`, `--cfg`, or nothing.
+        shows: The option that asks for something to be printed instead of a run; `None` for a run.
+        multirun: Whether the values are a sweep.
+        completion: The value of `--shell-completion`.
     """
 
     overrides: tuple[str, ...]
-    own: OwnConf | None
-    shows: str | None
+    own: OwnConf | None = None
+    shows: str | None = None
+    multirun: bool = False
+    completion: str = ""
 
 
 def parse(arguments: Sequence[str]) -> Command:
     """Tell options from settings; both may stand anywhere.
 
     Raises:
-        UserError: An option that there is not, twice, or without its value; a folder that cannot be used.
+        UserError: An option that does not exist, is given twice, or lacks its value; a folder that cannot be used.
     """
     overrides: list[str] = []
     given: dict[str, str] = {}
@@ -116,11 +125,12 @@ def parse(arguments: Sequence[str]) -> Command:
             raise UserError(f"{name}={value}: given twice, before as {given[option.full]}; give it once")
     if given.get("--cfg", "job") != "job":
         raise UserError(f"--cfg={given['--cfg']}: not allowed; there is job")
-    shows = next((name for name in ("--help", "--version", "--cfg") if name in given), None)
+    shows = next((name for name in _SHOWS if name in given), None)
     folder, main = given.get("--config-dir"), given.get("--config-name", PRIMARY)
     if folder is None and main != PRIMARY:
         raise UserError(f"--config-name={main}: needs the folder of {main}.yaml; add --config-dir DIR")
-    return Command(tuple(overrides), None if folder is None else open_conf(folder, main), shows)
+    own = None if folder is None else open_conf(folder, main)
+    return Command(tuple(overrides), own, shows, "--multirun" in given, given.get("--shell-completion", ""))
 
 
 def _unknown(argument: str) -> UserError:

@@ -1,19 +1,67 @@
-"""The choices of the configuration's groups: those that are shipped, and a person's own (`--config-dir`)."""
+"""The groups of the configuration and their choices: shipped ones, those of other packages, and a person's own."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from pipeline.datasets import CONNECTORS
+from pipeline.decoding import DECODERS
+from pipeline.models.sources import SOURCES
 from pipeline.runtime.errors import UserError, did_you_mean
+from pipeline.runtime.plugins import Modules, distribution
 
-GROUPS = ("dataset", "model", "decoder")
 PRIMARY = "config"
 """The shipped main configuration, which a person's own (`--config-name`) builds on."""
-SCHEMA = "schema"
-"""What types it, by the name that its `defaults` use."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group, whose choices name a module with a dataclass `Options`.
+
+    Attributes:
+        modules: The modules.
+        hidden: The keys that a choice sets and that nobody types.
+    """
+
+    modules: Modules
+    hidden: tuple[str, ...] = ("name",)
+
+    @property
+    def key(self) -> str:
+        """The hidden key that names the module."""
+        return self.modules.key.partition(".")[2]
+
+    @cache  # noqa: B019 - groups live as long as the process
+    def schema(self, module_name: str) -> type:
+        """The dataclass of everything in the group: the module's `Options` and the hidden keys.
+
+        Raises:
+            UserError: There is no such module.
+        """
+        options = self.modules.load(module_name).Options
+        hidden = [(key, str, field(default=MISSING)) for key in self.hidden]
+        return make_dataclass(options.__name__, hidden, bases=(options,))
+
+    def options(self, given: Any) -> Any:
+        """The module's `Options` out of an instance of `schema`."""
+        options = self.modules.load(getattr(given, self.key)).Options
+        return options(**{item.name: getattr(given, item.name) for item in fields(options)})
+
+
+GROUPS = {
+    "dataset": Group(CONNECTORS, ("connector",)),
+    "model": Group(SOURCES, ("name", "source")),
+    "decoder": Group(DECODERS),
+    "executor": Group(Modules("executor.name", "pipeline.executors", "Executor")),
+}
+HIDDEN = tuple(f"{name}.{key}" for name, group in GROUPS.items() for key in group.hidden)
 
 
 def conf_dir() -> Path:
@@ -25,10 +73,10 @@ def conf_dir() -> Path:
 
 @dataclass(frozen=True)
 class OwnConf:
-    """A folder of configuration files of the person's own.
+    """A folder with configuration files of a person's own.
 
     Attributes:
-        root: The folder, absolute; in it `dataset/<choice>.yaml`, `model/<choice>.yaml`, `<name>.yaml`.
+        root: The folder, absolute. It holds `dataset/<choice>.yaml`, `model/<choice>.yaml` and `<name>.yaml`.
         name: The main configuration: `config`, or a file in the folder that builds on it.
     """
 
@@ -45,12 +93,12 @@ def open_conf(folder: str, name: str = PRIMARY) -> OwnConf:
     """Check a person's own folder by the names in it; no file is read.
 
     Args:
-        folder: As typed after `--config-dir`.
-        name: As typed after `--config-name`, with or without `.yaml`.
+        folder: The folder as typed after `--config-dir`.
+        name: The main configuration as typed after `--config-name`, with or without `.yaml`.
 
     Raises:
-        UserError: The folder or the file is not there, the folder has nothing to choose, or a file has the
-            name of a shipped one, which Hydra would take instead without a word.
+        UserError: The folder or the file is not there; the folder has nothing to choose; a file has the name of
+            another choice, which Hydra would take instead without a word.
     """
     root = Path(os.path.abspath(os.path.expanduser(folder)))
     said = f"--config-dir={folder}"
@@ -58,15 +106,17 @@ def open_conf(folder: str, name: str = PRIMARY) -> OwnConf:
         reason = "not a folder" if root.exists() else "no such folder"
         raise UserError(f"{said}: {reason}; give the folder that holds dataset/NAME.yaml, model/NAME.yaml, ...")
     try:
-        own = {group: _own_names(root / group) for group in GROUPS}
+        own = {group: _names(root / group) for group in GROUPS}
         mains = _names(root)
     except OSError as error:
         raise UserError(f"{said}: {error.filename} cannot be read ({error.strerror}); give read permission") from None
     for group, names in own.items():
-        for taken in sorted({*names} & {*_names(conf_dir() / group)}):
-            file = root / group / f"{taken}.yaml"
-            raise UserError(f"{file}: {group}={taken} is a shipped choice; give the file another name")
-    for taken in sorted({*mains} & {PRIMARY, SCHEMA}):
+        for file in sorted((root / group).glob("[!.]*.yml")):
+            raise UserError(f"{file}: only .yaml is read; rename it to {file.stem}.yaml")
+        for taken in sorted({*names} & {*group_choices(group)}):
+            kind = "added by another package" if taken in added_choices(group) else "a shipped choice"
+            raise UserError(f"{root / group / taken}.yaml: {group}={taken} is {kind}; give the file another name")
+    for taken in sorted({*mains} & {PRIMARY, "schema"}):
         raise UserError(
             f"{root / taken}.yaml: has a name of the shipped configuration; call it myrun.yaml, begin it "
             f"with `defaults: [{PRIMARY}, _self_]`, and add --config-name myrun"
@@ -81,32 +131,55 @@ def open_conf(folder: str, name: str = PRIMARY) -> OwnConf:
     return OwnConf(root, name)
 
 
+def added_choices(group: str) -> dict[str, str]:
+    """The choices of a group that other packages add: name to the package."""
+    return {name: distribution(point) for name, point in GROUPS[group].modules.added().items()}
+
+
 def group_choices(group: str, own: OwnConf | None = None) -> list[str]:
-    """The choices of a group, sorted; with a person's own among them."""
-    return sorted([*_names(conf_dir() / group), *(_names(own.root / group) if own else ())])
+    """The choices of a group, sorted: shipped ones, those of other packages, and a person's own."""
+    return sorted([*_names(conf_dir() / group), *added_choices(group), *(_names(own.root / group) if own else ())])
 
 
 def choice_file(group: str, choice: str, own: OwnConf | None = None) -> Path:
-    """The file of a choice that there is."""
+    """The file of a choice; for a choice of another package, which has none, a path where no file is."""
     shipped = conf_dir() / group / f"{choice}.yaml"
     return shipped if own is None or shipped.is_file() else own.root / group / f"{choice}.yaml"
 
 
 def no_such_choice(group: str, choice: str, own: OwnConf | None = None) -> str:
-    """What to say of a choice that is not there: what it may have meant, and what there is."""
+    """Why a choice is refused: what may have been meant, and what there is."""
     there = group_choices(group, own)
     return f"no such choice{did_you_mean(choice, there)}; there are {', '.join(there)}"
 
 
 def no_such_key(key: str, keys: Iterable[str]) -> str:
-    """What to say of a key that is not there: what it may have meant, and its siblings."""
+    """Why a key is refused: the choice that has the key, or what may have been meant, and the keys beside it."""
     keys = sorted(keys)
-    group = key.rpartition(".")[0]
+    group, _, name = key.partition(".")
+    first = name.partition(".")[0]
+    owners = [choice for choice, names in _keys_of_choices(group).items() if first in names]
+    if owners:
+        choices = ", ".join(f"{group}={owner}" for owner in owners)
+        return f"no such key of this choice; {key} is a key of {choices}; add {group}={owners[0]}, or leave it out"
+    parent = key.rpartition(".")[0]
     children = [other for other in keys if other.startswith(f"{key}.")]
-    siblings = [other for other in keys if other.rpartition(".")[0] == group]
+    siblings = [other for other in keys if other.rpartition(".")[0] == parent]
     there = children or siblings or [other for other in keys if "." not in other]
     close = ", it holds keys" if children else did_you_mean(key, keys)
     return f"no such key{close}; {'there are ' + ', '.join(there) if there else 'there is nothing to set'}"
+
+
+@cache
+def _keys_of_choices(group: str) -> dict[str, list[str]]:
+    """The keys that each shipped module takes, by a choice that names the module."""
+    found: dict[str, list[str]] = {}
+    for choice in _names(conf_dir() / group) if group in GROUPS else []:
+        config = OmegaConf.load(conf_dir() / group / f"{choice}.yaml")
+        assert isinstance(config, DictConfig)
+        module = GROUPS[group].modules.load(str(config.get(group, config)[GROUPS[group].key]))
+        found[choice] = [item.name for item in fields(module.Options)]
+    return found
 
 
 def _names(folder: Path) -> list[str]:
@@ -118,10 +191,3 @@ def _names(folder: Path) -> list[str]:
         for name in os.listdir(folder)
         if name.endswith(".yaml") and not name.startswith(".") and (folder / name).is_file()
     )
-
-
-def _own_names(folder: Path) -> list[str]:
-    """`_names`, where a file that Hydra would not see is refused."""
-    for file in sorted(folder.glob("[!.]*.yml")):
-        raise UserError(f"{file}: only .yaml is read; rename it to {file.stem}.yaml")
-    return _names(folder)

@@ -1,7 +1,6 @@
 """The page that `python -m pipeline.run --help` prints.
 
-Choices, settings, their defaults and what is said of them are read from the configuration's files, comments
-included, so the page says what there is.
+Choices, settings, defaults and descriptions are read from the files in conf/ and their comments.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline import __version__
 from pipeline.config.commandline import OPTIONS
-from pipeline.config.groups import GROUPS, PRIMARY, OwnConf, choice_file, conf_dir, group_choices
+from pipeline.config.groups import GROUPS, HIDDEN, PRIMARY, OwnConf, added_choices, choice_file, conf_dir, group_choices
 from pipeline.models.catalog import MODELS
 
 VERSION = f"overnight-speech {__version__}"
@@ -24,8 +23,7 @@ WIDTH = 80
 _MAIN = conf_dir() / f"{PRIMARY}.yaml"
 _COLUMN = 27
 """Where what is said of a setting begins."""
-_INTERNAL = ("connector", "source", "name")
-"""Keys that a choice sets; a person makes the choice instead."""
+_HIDDEN = {key.partition(".")[2] for key in HIDDEN}
 
 _INTRODUCTION = """\
 usage: python -m pipeline.run [option ...] [key=value ...]
@@ -47,6 +45,7 @@ EXAMPLES = (
         ("dataset=folder", "dataset.root=calls", "model=hubert_base", "features.layers=all"),
     ),
     ("Settings of your own, from conf/dataset/mycalls.yaml", ("--config-dir", "conf", "dataset=mycalls")),
+    ("Two models over one corpus, one after the other", ("-m", "model=digits,hubert_base", "dataset=voices")),
 )
 """What a command does, and its arguments."""
 
@@ -57,6 +56,7 @@ exit codes
   2    the configuration, the input or a refused resume
   1    an error stopped the run
   130, 143, 129   stopped by Ctrl-C, SIGTERM, SIGHUP; what was committed stays
+  With -m the worst of the runs: 1 is worse than 2, 2 than 3, 3 than 0.
 
 the run directory
   transcripts/ emissions/ features/ failures/   Parquet, right at any moment:
@@ -105,7 +105,7 @@ def page(own: OwnConf | None = None, overrides: Sequence[str] = ()) -> str:
         "options\n" + "\n".join(_options()),
         f"dataset=NAME: where recordings come from (default {default['dataset']})\n" + _described("dataset", own),
         f"model=NAME (default {default['model']}; with dataset=digits: digits)\n" + "\n".join(_models(own)),
-        f"decoder=NAME (default {default['decoder']})\n" + _described("decoder", own),
+        *(f"{group}=NAME (default {default[group]})\n" + _described(group, own) for group in ("decoder", "executor")),
         "settings: key=default\n" + "\n".join(map(_setting, _settings())),
         _END,
     ]
@@ -136,7 +136,7 @@ def settings_of(file: Path, prefix: str = "") -> list[Setting]:
             levels.pop()
         key = ".".join([*(name for _, name in levels), match[2]])
         levels.append((len(match[1]), match[2]))
-        if match[3] and match[2] not in _INTERNAL:
+        if match[3] and match[2] not in _HIDDEN:
             packaged = "@package _global_" in text
             found.append(Setting(key if packaged or not prefix else f"{prefix}.{key}", match[3], match[4] or ""))
     return found
@@ -165,7 +165,9 @@ def _described(group: str, own: OwnConf | None) -> str:
 
 
 def _said(group: str, name: str, own: OwnConf | None) -> str:
-    """The description of a choice, and what it requires."""
+    """The description of a choice, and the keys that it requires."""
+    if name in added_choices(group):
+        return f"Added by the package {added_choices(group)[name]}."
     file = choice_file(group, name, own)
     required = [f"{setting.key}=..." for setting in settings_of(file, group) if setting.default == "???"]
     return " ".join([description(file), *(["Needs", *required] if required else [])])
@@ -201,6 +203,10 @@ def _details(group: str, choice: str, own: OwnConf | None) -> str:
     """The page of one choice: what can be set where `group=choice` is chosen."""
     file = choice_file(group, choice, own)
     settings = settings_of(file, group)
+    if choice in added_choices(group):
+        schema = OmegaConf.structured(GROUPS[group].modules.load(choice).Options)
+        settings = [Setting(f"{group}.{key}", str(schema._get_node(key)), "") for key in schema]
+        return "\n".join([f"{group}={choice}: {_said(group, choice, own)}", *map(_setting, settings)])
     lines = list(map(_setting, settings)) or ["  nothing to set"]
     return "\n".join([*_wrapped(f"{group}={choice}: {description(file)}", "", "  "), *lines, f"  ({file})"])
 

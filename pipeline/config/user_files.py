@@ -17,14 +17,21 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.groups import GROUPS, PRIMARY, OwnConf, conf_dir, group_choices, no_such_choice, no_such_key
+from pipeline.config.groups import (
+    GROUPS,
+    HIDDEN,
+    PRIMARY,
+    OwnConf,
+    conf_dir,
+    group_choices,
+    no_such_choice,
+    no_such_key,
+)
 from pipeline.runtime.errors import UserError, explain
 
 _MAX_BYTES = 2**20
 _MAX_VALUES = 100_000
-"""In one file, each reference to an anchor counted as what it stands for."""
-_HIDDEN = re.compile(r"dataset\.connector|model\.source|\w+\.name")
-"""Keys that a file may set and a command line may not."""
+"""The most values in one file, where a reference to an anchor counts as many values as the anchor."""
 
 
 @dataclass(frozen=True)
@@ -155,19 +162,17 @@ class OwnFiles:
             if own is not None and not (conf_dir() / path).is_file() and (own.root / path).is_file():
                 self._files.append(read_file(own.root / path, package))
 
-    def check_keys(self, keys: Collection[str], group: str | None = None) -> None:
-        """Check that every key there exists: below `group`, or everywhere but in `dataset`.
+    def check_keys(self, keys: Collection[str]) -> None:
+        """Check that every key in the files is one of `keys`, a part of one, or a key that a choice sets.
 
         Raises:
-            UserError: With the file, and what there is.
+            UserError: With the file, and the keys that there are.
         """
+        known = [*keys, *HIDDEN]
         for file in self._files:
             for key in file.values:
-                below = key.partition(".")[0] == "dataset"
-                if below != (group == "dataset") or any(key == known or key.startswith(f"{known}.") for known in keys):
-                    continue
-                there = no_such_key(key, [known for known in keys if not _HIDDEN.fullmatch(known)])
-                raise UserError(f"{file.path}: {key}: {there}")
+                if not any(key == other or key.startswith(f"{other}.") for other in known):
+                    raise UserError(f"{file.path}: {key}: {no_such_key(key, keys)}")
 
     def check_set(self, keys: Collection[str], composed: DictConfig) -> None:
         """Check that what every choice sets is set: a file may have left it out.

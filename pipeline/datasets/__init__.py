@@ -1,22 +1,20 @@
-"""Where recordings come from: one connector a file, chosen by name.
+"""Where recordings come from: one connector a module, chosen by name.
 
-A new corpus is one module here with a dataclass `Options` and a class `Dataset(options)` that fits
-`Connector`, and one `conf/dataset/<name>.yaml`. A connector finds recordings and says what is known of them;
-it decodes no audio.
+A new corpus is one module here with a dataclass `Options` and a class `Dataset(options)` that fits `Connector`, and one
+`conf/dataset/<name>.yaml`. Another package adds one by an entry point in the group `overnight_speech.datasets`. A
+connector finds recordings and says what is known of them; it decodes no audio.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Protocol
 
 from pipeline.records import Utterance
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.plugins import Modules
 
 SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
 
@@ -47,17 +45,8 @@ class Connector(Protocol):
         ...
 
 
-def load(connector_name: str) -> ModuleType:
-    """The module `pipeline.datasets.<connector_name>`, which has `Options` and `Dataset`.
-
-    Raises:
-        UserError: There is no such connector.
-    """
-    known = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
-    if connector_name not in known:
-        allowed = ", ".join(known)
-        raise UserError(f"dataset.connector={connector_name}: no such connector; there are {allowed}")
-    return importlib.import_module(f"{__name__}.{connector_name}")
+CONNECTORS = Modules("dataset.connector", "pipeline.datasets", "Dataset", "overnight_speech.datasets")
+"""The connectors by the value of `dataset.connector`. `CONNECTORS.load(name)` imports one."""
 
 
 def require_folder(

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from rich.console import Console
 
-from pipeline.inference.execute import execute
 from pipeline.inference.job import Job
 from pipeline.runtime.progress import RunProgress, format_duration
 from pipeline.storage.run_directory import METRICS
@@ -16,7 +14,7 @@ from pipeline.storage.run_directory import METRICS
 
 @dataclass
 class Options:
-    """`executor.*` of `executor=local`: there is nothing to choose."""
+    """`executor.*` of the local executor: there is nothing to set."""
 
 
 class Executor:
@@ -27,6 +25,11 @@ class Executor:
 
     def run(self, job: Job, console: Console, say: Callable[[str], None]) -> str:
         """Execute every pending shard; see `pipeline.executors.Executor.run`."""
+        # Imported here, because the configuration reads `Options` without waiting for torch.
+        import torch
+
+        from pipeline.inference.execute import execute
+
         progress = RunProgress(
             console,
             job.directory.local_log(METRICS),

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from pipeline.config.groups import GROUPS
 from pipeline.config.run_config import RunConfig
-from pipeline.executors import local
+from pipeline.executors import Executor
 from pipeline.inference.job import Computation, Job
 from pipeline.inference.shard_tables import TableSettings
 from pipeline.models.engine import resolve_device, resolve_precision
@@ -47,7 +48,8 @@ def infer(
         RunError: More failures than allowed.
     """
     job = prepare(config, directory, manifest, say)
-    return local.Executor(local.Options()).run(job, console, say)
+    executor: Executor = GROUPS["executor"].modules.load(config.executor.name).Executor(config.executor.options)
+    return executor.run(job, console, say)
 
 
 def prepare(config: RunConfig, directory: RunDirectory, manifest: Manifest, say: Callable[[str], None]) -> Job:

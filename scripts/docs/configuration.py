@@ -21,13 +21,14 @@ from docstrings import attributes
 from mkdocs.exceptions import PluginError
 from omegaconf import MISSING, OmegaConf
 
-from pipeline import datasets
 from pipeline.config import help as usage
 from pipeline.config import run_config as checked
 from pipeline.config.groups import GROUPS, PRIMARY, choice_file, conf_dir, group_choices
-from pipeline.config.schema import ALLOWED, ModelSettings, Settings
+from pipeline.config.schema import ALLOWED, Settings
+from pipeline.datasets import CONNECTORS
 from pipeline.models import __main__ as models
 from pipeline.models.catalog import MODELS
+from pipeline.models.sources import SOURCES
 
 _KINDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Any: "one value or a list"}
 _CHECKPOINT = "checkpoint"
@@ -59,11 +60,11 @@ def reference() -> str:
         parts += [f"### `dataset={name}` {{ #dataset-{name} }}", _text(said)]
         parts += [_entry(key, place=f"dataset-{name}") for key in keys] if keys else ["Nothing to set."]
     parts += ["## `model=`: what reads them", *_models()]
-    parts += ["## `decoder=`: how labels become text"]
-    parts += [
-        f"`decoder={name}`: {_text(usage.description(choice_file('decoder', name)))}"
-        for name in group_choices("decoder")
-    ]
+    for group, does in (("decoder", "how labels become text"), ("executor", "where the work is done")):
+        parts += [f"## `{group}=`: {does}"]
+        parts += [
+            f"`{group}={name}`: {_text(usage.description(choice_file(group, name)))}" for name in group_choices(group)
+        ]
     return "\n\n".join(parts)
 
 
@@ -79,13 +80,13 @@ def dataset_keys(choice: str) -> list[Key]:
     connector = OmegaConf.load(file)
     connector = connector.get("dataset", connector).connector
     said = {setting.key: setting for setting in usage.settings_of(file, "dataset")}
-    return _keys(datasets.load(connector).Options, said, "dataset.")
+    return _keys(CONNECTORS.load(connector).Options, said, "dataset.")
 
 
 def model_keys() -> list[Key]:
     """The keys of `model=`; all of them are in the file of a checkpoint of one's own."""
     said = {setting.key: setting for setting in usage.settings_of(choice_file("model", _CHECKPOINT), "model")}
-    return _keys(ModelSettings, said, "model.", skip=("source", "name"))
+    return _keys(SOURCES.load(_CHECKPOINT).Options, said, "model.")
 
 
 def _keys(schema: type, said: Mapping[str, usage.Setting], prefix: str = "", skip: Collection[str] = ()) -> list[Key]:

@@ -36,11 +36,13 @@ REFUSED = [
     (["--"], ["--: no such option"]),
     (["--dataset=digits"], ["--dataset=digits: no such option", "settings have no dashes", "such as dataset=digits"]),
     (["--config-dri=x"], ["--config-dri=x: no such option (did you mean --config-dir?)"]),
-    (["--multirun"], ["--multirun: not supported; start one run for each value"]),
-    (["-m"], ["-m: not supported; start one run for each value"]),
+    (["--resolve"], ["--resolve: not supported; leave it out"]),
+    (["--package=model"], ["--package=model: not supported", "--cfg job"]),
+    (["--run"], ["--run: not supported; leave it out"]),
+    (["-m=1"], ["-m=1: takes no value"]),
     (["--config-path=/tmp"], ["--config-path=/tmp: not supported", "--config-dir"]),
     (["--info"], ["--info: not supported", "--cfg job"]),
-    (["--hydra-help"], ["--hydra-help: not supported", "--cfg job"]),
+    (["--hydra-help"], ["--hydra-help: not supported", "--help says"]),
     (["--cfg", "hydra"], ["--cfg=hydra: not allowed; there is job"]),
     (["--cfg"], ["--cfg: lacks its value; write --cfg=job"]),
     (["--config-dir"], ["--config-dir: lacks its value; write --config-dir=DIR"]),
@@ -64,7 +66,7 @@ def test_an_option_that_there_is_not_is_refused_in_one_line_that_says_what_there
 
 
 def test_an_unknown_option_ends_the_command_with_code_2_and_nothing_left(elsewhere: Path) -> None:
-    for arguments in (["--foo"], ["-m", "dataset=digits"], ["--info", "all"]):
+    for arguments in (["--foo"], ["--info", "all"]):
         ended = running.run(*arguments, cwd=elsewhere)
         assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
         assert ended.stderr.startswith(f"error: {arguments[0]}: ")
@@ -74,7 +76,7 @@ def test_an_unknown_option_ends_the_command_with_code_2_and_nothing_left(elsewhe
 def test_settings_stay_as_typed_in_their_order() -> None:
     typed = ("dataset=digits", "run_dir=a -b", "outputs=[transcripts]")
     command = commandline.parse(typed)
-    assert command == commandline.Command(typed, None, None)
+    assert command == commandline.Command(typed)
     assert commandline.parse([typed[0], "--cfg=job", *typed[1:]]).overrides == typed
 
 
@@ -117,7 +119,7 @@ def test_the_page_has_every_choice_and_says_what_each_dataset_is() -> None:
         said = usage.description(choice_file("dataset", name))
         assert said
         assert " ".join(said.split()) in " ".join(datasets.split())
-    for group in ("model", "decoder"):
+    for group in ("model", "decoder", "executor"):
         words = re.findall(r"\w+", "\n".join(section(f"{group}=NAME")))
         assert {*group_choices(group)} <= {*words}
 
@@ -162,7 +164,7 @@ def test_every_example_is_a_command_that_works(elsewhere: Path) -> None:
     for example in examples:
         assert example[:3] == ["python", "-m", "pipeline.run"]
         command = commandline.parse(example[3:])
-        config.load(command.overrides, command.own)
+        config.load_sweep(command.overrides, command.own)
 
 
 def test_the_page_of_a_choice_says_what_can_be_set_there() -> None:

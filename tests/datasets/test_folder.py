@@ -224,7 +224,7 @@ def test_missing_digits_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["voices", "folder", "manifest", "digits"])
 def test_every_connector_has_options_that_its_yaml_gives(name: str) -> None:
-    module = datasets.load(name)
+    module = datasets.CONNECTORS.load(name)
     given: Any = OmegaConf.load(ROOT / "conf" / "dataset" / f"{name}.yaml")
     given = given.get("dataset", given)  # some files also override another group
     assert given.pop("connector") == name
@@ -238,13 +238,13 @@ def test_every_connector_has_options_that_its_yaml_gives(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "nope", "folder.x", "../folder", "__init__", "Folder"])
 def test_an_unknown_connector_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(UserError, match=r"dataset\.connector=.*there are commonvoice, digits, .*manifest, .*voices"):
-        datasets.load(name)
+        datasets.CONNECTORS.load(name)
 
 
 def test_datasets_load_neither_torch_nor_arrow_nor_a_decoder() -> None:
     code = (
-        "import sys; from pipeline import datasets\n"
-        "for name in ('voices', 'librispeech', 'commonvoice', 'folder', 'manifest', 'digits'): datasets.load(name)\n"
+        "import sys; from pipeline.datasets import CONNECTORS\n"
+        "for name in ('voices', 'librispeech', 'commonvoice', 'folder', 'manifest', 'digits'): CONNECTORS.load(name)\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'pyarrow', 'soundfile')) and 1)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

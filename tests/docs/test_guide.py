@@ -25,14 +25,15 @@ import running
 from omegaconf import DictConfig, OmegaConf
 from running import ROOT
 
-from pipeline import datasets
 from pipeline.config import commandline
 from pipeline.config import run_config as config
-from pipeline.config.groups import group_choices
+from pipeline.config.groups import GROUPS, group_choices
 from pipeline.config.schema import ALLOWED, Settings
+from pipeline.datasets import CONNECTORS
 from pipeline.datasets.commonvoice import SPLITS
 from pipeline.datasets.formats.delimited import DELIMITERS
 from pipeline.datasets.formats.detect import FORMATS
+from pipeline.models.sources import SOURCES
 from pipeline.records import ErrorName
 from pipeline.runtime.errors import UserError
 from pipeline.scoring.schemas import CONFUSIONS, SCORES
@@ -140,9 +141,10 @@ def keys_of(node: DictConfig, prefix: str = "") -> Iterator[str]:
 
 def test_every_key_of_the_configuration_has_its_place(site: Path) -> None:
     there = set(Elements(site / "configuration.html").ids)
-    keys = {*keys_of(OmegaConf.structured(Settings))} - {"dataset", "model.name", "decoder.name"}
+    keys = {*keys_of(OmegaConf.structured(Settings))} - {*GROUPS}
+    keys |= {*keys_of(OmegaConf.structured(SOURCES.load("checkpoint").Options), "model.")}
     for choice in group_choices("dataset"):
-        keys |= {*keys_of(OmegaConf.structured(datasets.load(choice).Options), f"dataset-{choice}.")}
+        keys |= {*keys_of(OmegaConf.structured(CONNECTORS.load(choice).Options), f"dataset-{choice}.")}
         assert f"dataset-{choice}" in there
     assert keys - there == set()
     assert {"score.by", "loader.timeout_s", "model.checkpoint", "dataset-manifest.columns.path"} <= keys
@@ -273,7 +275,7 @@ def test_every_public_name_of_the_results_has_its_place(site: Path) -> None:
         ("reading.md", tables.FAILURES),
         ("scores.md", SCORES),
         ("scores.md", CONFUSIONS),
-        ("voices.md", pa.schema([(name, pa.string()) for name in datasets.load("voices")._COLUMNS])),
+        ("voices.md", pa.schema([(name, pa.string()) for name in CONNECTORS.load("voices")._COLUMNS])),
     ],
 )
 def test_every_column_is_named(page: str, schema: pa.Schema) -> None:

@@ -285,7 +285,8 @@ def test_a_wrong_configuration_is_refused_at_once(typed: list[str], said: list[s
 def test_keys_of_a_checkpoint_are_refused_for_other_models(key: str) -> None:
     with pytest.raises(UserError, match="add model=checkpoint") as caught:
         load(["dataset=digits", f"model.{key}"])
-    assert str(caught.value).startswith(f"model.{key}: model=digits")
+    name = f"model.{key.partition('=')[0]}"
+    assert str(caught.value).startswith(f"model.{key}: no such key of this choice; {name} is a key of model=checkpoint")
 
 
 def test_labels_are_taken_as_typed(elsewhere: Path) -> None:

@@ -8,16 +8,14 @@ module. The module has a dataclass `Options` with the keys that may be set as `m
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.models.facts import ModelFacts
 from pipeline.runtime.errors import UserError, one_of
+from pipeline.runtime.plugins import Modules
 
 if TYPE_CHECKING:
     from torchaudio.models import Wav2Vec2Model
@@ -79,6 +77,10 @@ class ModelSource(Protocol):
         ...
 
 
+SOURCES = Modules("model.source", "pipeline.models.sources", "Source")
+"""The sources by the value of `model.source`. `SOURCES.load(name)` imports one."""
+
+
 def load_model(source: ModelSource, expected: str | None = None) -> tuple[Wav2Vec2Model, str]:
     """Fetch the weights of a model, check them, then build the model.
 
@@ -100,16 +102,6 @@ def load_model(source: ModelSource, expected: str | None = None) -> tuple[Wav2Ve
     return source.build(), found
 
 
-def load_module(name: str) -> ModuleType:
-    """Import the module `pipeline.models.sources.<name>`.
-
-    Raises:
-        UserError: There is no such module.
-    """
-    one_of("model.source", name, _names())
-    return importlib.import_module(f"{__name__}.{name}")
-
-
 def named(model_name: str, **options: Any) -> ModelSource:
     """The source of a model, by the name that runs record.
 
@@ -120,7 +112,7 @@ def named(model_name: str, **options: Any) -> ModelSource:
     Raises:
         UserError: No source has this model, or an option cannot be.
     """
-    module = load_module(_source_of(model_name))
+    module = SOURCES.load(source_of(model_name))
     source: ModelSource = module.Source(model_name, module.Options(**options))
     return source
 
@@ -136,7 +128,7 @@ def from_record(model_name: str, identity: Mapping[str, Any], weights_path: str)
     Raises:
         UserError: There is no such model or source, or the file is not there.
     """
-    module = load_module(identity.get("model.source") or _source_of(model_name))
+    module = SOURCES.load(identity.get("model.source") or source_of(model_name))
     source: ModelSource = module.Source.from_record(model_name, identity, weights_path)
     return source
 
@@ -169,12 +161,12 @@ def checked_sha256(value: str | None) -> str | None:
     return value
 
 
-def _names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+def source_of(model_name: str) -> str:
+    """The source that has a model of this name.
 
-
-def _source_of(model_name: str) -> str:
-    """The source that has a model of this name."""
-    served = {model: name for name in _names() for model in load_module(name).NAMES}
+    Raises:
+        UserError: No source has.
+    """
+    served = {model: name for name in SOURCES.shipped() for model in SOURCES.load(name).NAMES}
     one_of("model.name", model_name, list(served))
     return served[model_name]

@@ -1,0 +1,102 @@
+"""Tab completion: what may follow, and the script in a real bash."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import running
+
+from pipeline.config.completion import answer, candidates
+from pipeline.config.groups import group_choices
+from pipeline.runtime.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+RUN = "python -m pipeline.run "
+
+
+def in_bash(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, env=running.environment(), capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("da", ["dataset="]),
+        ("dataset=", [f"dataset={name}" for name in group_choices("dataset")]),
+        ("dataset=fo", ["dataset=folder"]),
+        ("dataset=folder dataset.", ["dataset.extensions=", "dataset.root="]),
+        ("dataset=manifest dataset.columns.d", ["dataset.columns.duration="]),
+        ("dataset=digits dataset.", []),
+        ("model=checkpoint model.a", ["model.architecture="]),
+        ("prec", ["precision="]),
+        ("precision=f", ["precision=fp16", "precision=fp32"]),
+        ("batch.", ["batch.max_seconds="]),
+        ("--config", ["--config-dir", "--config-name"]),
+        ("-m model=di", ["model=digits"]),
+        ("nonsense=1 ba", ["batch.max_seconds="]),
+        ("--nonsense ba", []),
+        ("dataset=nope ba", []),
+    ],
+)
+def test_what_may_follow(typed: str, found: list[str]) -> None:
+    assert candidates(RUN + typed) == found
+
+
+def test_choices_of_ones_own_are_candidates(tmp_path: Path) -> None:
+    (tmp_path / "own" / "dataset").mkdir(parents=True)
+    (tmp_path / "own" / "dataset" / "mycalls.yaml").write_text("connector: folder\n")
+    assert candidates(f"{RUN}--config-dir={tmp_path / 'own'} dataset=my") == ["dataset=mycalls"]
+
+
+@pytest.mark.parametrize("asked", ["install", "install=csh", "remove=bash", "query"])
+def test_another_wish_is_refused_with_what_there_is(asked: str) -> None:
+    with pytest.raises(UserError, match=r"not allowed.*bash"):
+        answer(asked)
+
+
+@pytest.mark.parametrize("breaks", ["", "COMP_WORDBREAKS=${COMP_WORDBREAKS//=}"])
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("{} -m pipeline.run data", "dataset="),
+        ("{} -m pipeline.run dataset=fo", "folder"),
+        ("{} -m pipeline.run dataset=digits precision=b", "bf16"),
+    ],
+)
+def test_a_real_bash_completes(line: str, found: str, breaks: str, elsewhere: Path) -> None:
+    """Readline cannot be driven without a terminal, so the function is called as bash calls it."""
+    line = line.format(sys.executable)
+    script = (
+        f"{breaks}\n"
+        'eval "$("$1" -m pipeline.run --shell-completion install=bash)"\n'
+        'COMP_LINE="$2" COMP_POINT=${#2}\n'
+        '_overnight_speech\nprintf "%s\\n" "${COMPREPLY[@]}"\ncomplete -p python\n'
+    )
+    bash = shutil.which("bash")
+    assert bash is not None
+    command = [bash, "--norc", "-c", script, "bash", sys.executable, line]
+    ended = subprocess.run(
+        command, cwd=elsewhere, env=running.environment(), capture_output=True, text=True, timeout=120
+    )
+    assert ended.stderr == ""
+    *replies, registered = ended.stdout.splitlines()
+    key = line.rpartition(" ")[2].partition("=")
+    assert replies == [f"{key[0]}={found}" if breaks and key[1] else found]
+    assert "-F _overnight_speech python" in registered
+
+
+def test_other_commands_of_python_keep_the_completion_they_had(elsewhere: Path) -> None:
+    script = (
+        "mine() { COMPREPLY=(mine); }\ncomplete -F mine python\n"
+        'eval "$("$1" -m pipeline.run -sc install=bash)"\n'
+        'COMP_LINE="python setup.py x" COMP_POINT=17\n_overnight_speech\necho "${COMPREPLY[@]}"\n'
+    )
+    command = ["bash", "--norc", "-c", script, "bash", sys.executable]
+    ended = subprocess.run(
+        command, cwd=elsewhere, env=running.environment(), capture_output=True, text=True, timeout=120
+    )
+    assert (ended.stdout, ended.stderr) == ("mine\n", "")

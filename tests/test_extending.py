@@ -1,0 +1,112 @@
+"""The package of docs/extending.md, built and installed as a person would: its dataset and its decoder are choices."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import running
+
+from pipeline.config.run_config import load
+from pipeline.runtime import plugins
+from pipeline.runtime.errors import UserError
+
+PAGE = running.ROOT / "docs" / "extending.md"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the package of the page is installed, without the network."""
+    source = tmp_path_factory.mktemp("source")
+    files = re.findall(r"^`([\w./]+)`.*\n```\w+\n((?:.*\n)+?)```", PAGE.read_text(), re.MULTILINE)
+    assert [name for name, _ in files] == ["pyproject.toml", "our_speech/answers.py", "our_speech/shouting.py"]
+    (source / "our_speech").mkdir()
+    (source / "our_speech" / "__init__.py").touch()
+    for name, content in files:
+        (source / name).write_text(content)
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(source / "dist")]
+    subprocess.run(build, cwd=source, check=True, capture_output=True, timeout=120)
+    (wheel,) = (source / "dist").iterdir()
+    site = tmp_path_factory.mktemp("site")
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--no-index",
+    ]
+    subprocess.run([*install, "--target", str(site), str(wheel)], check=True, capture_output=True, timeout=240)
+    return site
+
+
+def execute(site: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    env = running.environment(PYTHONPATH=f"{running.ROOT}{os.pathsep}{site}")
+    command = [sys.executable, "-m", "pipeline.run", *arguments]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=240)
+
+
+def test_the_package_of_the_page_adds_a_dataset_and_a_decoder(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "recordings").mkdir()
+    shutil.copy(running.SHIPPED / "digits" / "lucas-1digits-02.flac", tmp_path / "recordings")
+    chosen = ["dataset=answers", "dataset.root=recordings", "model=digits", "outputs=[transcripts]", "run_dir=out"]
+    chosen += ["stages=[manifest,infer]"]
+    ended = execute(site, *chosen, "decoder=shouting", "decoder.mark='?'", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    (row,) = pd.read_parquet(tmp_path / "out" / "transcripts").to_dict("records")
+    assert row["speaker"] == "lucas"
+    assert re.fullmatch(r"[A-Z]+\?", row["text"])
+    identity = json.loads((tmp_path / "out" / "run.json").read_text())["identity"]
+    assert (identity["decoder"], identity["decoder.mark"]) == ("shouting", "?")
+    refused = execute(site, *chosen, "decoder=shouting", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "decoder.mark: ? there, ! now" in refused.stderr
+
+
+def test_its_keys_are_checked_and_a_file_may_set_them(site: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own" / "dataset"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("defaults: [answers, _self_]\nroot: .\n")
+    shown = execute(site, "--cfg", "job", "--config-dir=own", "dataset=mine", cwd=tmp_path)
+    assert shown.returncode == 0
+    assert "connector: answers" in shown.stdout
+    for typed, said in (
+        ("dataset.rot=x", "dataset.rot=x: no such key (did you mean dataset.root?); there are"),
+        ("dataset.suffix=[a]", "dataset.suffix=[a]: must be one value"),
+        ("dataset.suffix=.wav", "dataset.root is required and has no default"),
+    ):
+        ended = execute(site, "dataset=answers", typed, cwd=tmp_path)
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+        assert said in ended.stderr
+    page = execute(site, "--help", cwd=tmp_path).stdout
+    assert re.search(r"^  answers +Added by the package our-speech\.$", page, re.MULTILINE)
+    assert re.search(r"^  shouting +Added by the package our-speech\.$", page, re.MULTILINE)
+    assert "dataset.suffix=.flac" in execute(site, "--help", "dataset=answers", cwd=tmp_path).stdout
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("folder", "json", "its entry point folder in overnight_speech.datasets has a name that is shipped"),
+        ("mine", "no_such_module_at_all", "dataset.connector=mine: no_such_module_at_all of .* cannot be imported"),
+        ("mine", "json", "dataset.connector=mine: json of .* has no Options and no Dataset"),
+    ],
+)
+def test_a_package_that_cannot_be_used_is_named(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = EntryPoint(name, value, "overnight_speech.datasets")
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == point.group else [])
+    with pytest.raises(UserError, match=said):
+        load([f"dataset={name}"])
