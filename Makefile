@@ -1,8 +1,8 @@
-# Every target sets up what it needs: .venv is made at the first call and made again when
-# pyproject.toml or constraints.txt change.
+# Every target first installs what it needs into .venv. It installs again when pyproject.toml or
+# constraints.txt change.
 #
-#   make demo PYTHON=/opt/python3.12/bin/python3     another Python to make .venv with
-#   make test ARGS="-k resume -x" JOBS=1             arguments for pytest, and processes that test
+#   make demo PYTHON=/opt/python3.12/bin/python3     makes .venv with another Python
+#   make test ARGS="-k resume -x" JOBS=1             arguments for pytest, and the number of test processes
 #   make soak ARGS="--minutes 60 --seed 7"           arguments for scripts/soak.py
 
 SHELL := /bin/sh
@@ -19,7 +19,7 @@ INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.installed-bench
 DEMO_RUN := runs/digits/digits
 
-# PyTorch 2.11 has builds for these versions of Python and for no others.
+# PyTorch 2.11 has builds only for these versions of Python.
 CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
 
 .PHONY: help
@@ -28,7 +28,7 @@ help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
-demo: $(INSTALLED) ## Transcribes the shipped recordings of spoken digits, offline, and shows the result
+demo: $(INSTALLED) ## Transcribes the shipped recordings of spoken digits offline, and prints the transcripts
 	@$(PY) -m pipeline.run dataset=digits run_dir=$(DEMO_RUN) || { code=$$?; [ $$code -eq 3 ] || exit $$code; }
 	@$(PY) scripts/show_transcripts.py $(DEMO_RUN)
 
@@ -37,43 +37,43 @@ test: $(INSTALLED) ## Runs the whole test suite; ARGS="..." is passed to pytest
 	@$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: bench
-bench: $(BENCH_INSTALLED) ## Runs the benchmarks on the CPU, some 20 minutes; tables to scripts/results/
+bench: $(BENCH_INSTALLED) ## Runs the benchmarks on the CPU, about 25 minutes; writes tables to scripts/results/
 	@$(PY) scripts/bench/all.py --device cpu $(ARGS)
 
 .PHONY: bench-gpu
-bench-gpu: $(BENCH_INSTALLED) ## Runs the tests that need CUDA and the benchmarks on the GPU
+bench-gpu: $(BENCH_INSTALLED) ## Runs the tests that need CUDA, and the benchmarks on the GPU
 	@$(PY) scripts/bench/all.py --device cuda $(ARGS)
 
 .PHONY: soak
-soak: $(INSTALLED) ## Kills, stops and damages runs at random for some minutes, and compares their tables
+soak: $(INSTALLED) ## Kills, stops and damages runs at random for some minutes, and checks their tables
 	@$(PY) scripts/soak.py $(ARGS)
 
-# The variable silences an announcement of MkDocs 2, which the versions allowed here keep out.
+# The variable silences an announcement of MkDocs 2. pyproject.toml allows only MkDocs 1.
 .PHONY: docs
-docs: $(INSTALLED) ## Builds the user guide into site/, offline; site/index.html opens from disk
+docs: $(INSTALLED) ## Builds the user guide into site/ offline; open site/index.html from disk
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	@echo "The guide is in site/index.html."
 
 .PHONY: lint
-lint: $(INSTALLED) ## Checks style, types and import rules
+lint: $(INSTALLED) ## Checks style, types and imports
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy pipeline
 	$(VENV)/bin/lint-imports
 
-# The mark comes last: an interrupted installation is done again.
+# The marker file is written last, so an interrupted installation is repeated.
 $(INSTALLED): $(PY) pyproject.toml constraints.txt
-	@echo "Installing into $(VENV): about 5 GB, most of it PyTorch, the first time; this can take several minutes."
+	@echo "Installing into $(VENV). The first time this takes several minutes and about 5 GB, most of it PyTorch."
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 	@echo "Installed."
 
-# What only the benchmarks need: transformers, to be compared with.
+# Only the benchmarks need transformers, which they compare with.
 $(BENCH_INSTALLED): $(INSTALLED)
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@
 
-# A link to a Python that has gone counts as missing, so make comes here again.
+# A link to a removed Python counts as missing, so make runs this rule again.
 $(PY):
 	@found=; without_venv=; \
 	for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14 python); do \

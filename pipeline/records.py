@@ -180,6 +180,21 @@ class Transcript:
 
 
 @dataclass(frozen=True, slots=True)
+class Labels:
+    """The labels of a CTC model.
+
+    Attributes:
+        names: Labels in the order of the logits.
+        blank: Index of the blank label.
+        delimiter: The label between two words; empty where there is none and every label is a word.
+    """
+
+    names: tuple[str, ...]
+    blank: int
+    delimiter: str
+
+
+@dataclass(frozen=True, slots=True)
 class BestPath:
     """The best label of every frame.
 
@@ -220,6 +235,21 @@ class Emission:
             features={layer: values[own] for layer, values in self.features.items()},
             path=None if self.path is None else BestPath(self.path.labels[own], self.path.logprobs[own]),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class UtteranceEmission:
+    """What the model says of one whole utterance, its chunks joined: what a decoder reads.
+
+    Attributes:
+        path: Best labels, `(frames,)`.
+        logits: `(frames, labels)` exactly as the model returned them; `None` where the decoder does not want them.
+        start_s: Where the utterance begins in its file, in seconds.
+    """
+
+    path: BestPath
+    logits: NDArray[np.float32] | None
+    start_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ from pipeline.storage import manifest as manifests
 from pipeline.storage import summary
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.run_directory import CONFIG, SCORES, RunDirectory
 from pipeline.storage.tables import CHANNEL, own_column_names, own_columns
 
 _SEVERITY = (0, 3, 2, 1)
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(cache, "4")
     escape_what_cannot_be_encoded()
-    with stopping.heeded():
+    with stopping.handling_signals():
         return _run(arguments)
 
 
@@ -119,7 +119,7 @@ def _figures(config: RunConfig) -> tuple[str, str, str, str]:
     """Utterances done and failed, word error rate and folder of a run, as the run directory says."""
     directory = RunDirectory(config.run_dir)
     totals = summary.total(directory.commits().values() if directory.has_commits() else ())
-    scored = read_overall(directory) if directory.scores_path.is_file() else None
+    scored = read_overall(directory) if directory.has(SCORES) else None
     rate = f"{scored[0] / scored[1]:.1%}" if scored and scored[1] else ""
     done, failed = totals.utterances - totals.num_failures, totals.num_failures
     return f"{done:,}", f"{failed:,}", rate, masking.mask(escape(encode_path(str(config.run_dir))))
@@ -188,8 +188,8 @@ class Session:
         """Do the stages in order."""
         settings = self.config.settings
         check_normaliser(settings.score.normaliser)
-        if self.directory.manifest_path.is_file():
-            manifest, made_with = manifests.read(self.directory.manifest_path)
+        if self.directory.manifest.is_there:
+            manifest, made_with = manifests.read(self.directory.manifest)
             self._check_groups([field.name for field in own_columns(manifest.table.schema)])
             finished = self._finished(manifest, made_with)
             if finished is not None and not self._to_write(finished):
@@ -217,7 +217,7 @@ class Session:
             records = self.directory.commits() if finished is None else finished
             to_write = settings.stages if finished is None else self._to_write(finished)
             if finished is not None:  # where `infer` ran it has written them
-                self.directory.write_bytes(self.directory.config_path, self.config.yaml.encode())
+                self.directory.write(CONFIG, self.config.yaml.encode())
             if "score" in to_write:
                 self._score(manifest, records)
             if "report" in to_write:
@@ -252,8 +252,7 @@ class Session:
         self.console.print(text, markup=False)
 
     def _open_log(self) -> None:
-        self.directory.log_path.parent.mkdir(parents=True, exist_ok=True)
-        handler = _Log(self.directory.log_path, encoding="utf-8")
+        handler = _Log(self.directory.local_log(), encoding="utf-8")
         handler.setFormatter(masking.MaskingFormatter("%(asctime)s %(levelname)s %(message)s"))
         LOG.addHandler(handler)
         LOG.setLevel(logging.INFO)
@@ -262,12 +261,12 @@ class Session:
 
     def _finished(self, manifest: Manifest, made_with: dict[str, Any]) -> dict[int, CommitRecord] | None:
         """The commit records of a run whose tables are complete; refuses other settings; imports no torch."""
-        recorded = self.directory.read_run_json()
+        recorded = self.directory.read_record()
         if recorded is None or "infer" not in self.config.settings.stages:
             return None
         if made_with != self.manifest_stage.made_with() or not self.directory.has_commits():
             return None  # the root may have moved, which the manifest stage decides; or there is nothing to mix
-        records = self.directory.committed(recorded["fingerprint"])
+        records = self.directory.committed(recorded.fingerprint)
         now = identity.describe_known(self.config, manifest.digest, recorded)
         refusals.refuse_differences(self.config, recorded, now)
         totals = summary.total(records.values())
@@ -293,7 +292,7 @@ class Session:
             def tell(utterances: int) -> None:
                 status.update(f"scoring: {utterances:,} utterances")
 
-            scores = score_run(self.directory, records.values(), manifest.table.schema, settings, tell)
+            scores = score_run(self.directory, records, manifest.table.schema, settings, tell)
         width = self.console.width if self.console.is_terminal else PLAIN_WIDTH
         for picture in pictures(scores, width):
             self.console.print(picture, soft_wrap=False, width=width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections import deque
@@ -10,13 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.progress import PAUSE_S, format_duration, format_hours
-from pipeline.storage import manifest as manifests
-from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.summary import Totals, total
+from pipeline.storage.run_directory import METRICS, RunDirectory
+from pipeline.storage.summary import Standing, read_standing
 
 RECENT_BATCHES = 200
 """Throughput is that of the last batches: what the run does now, not what it did before a restart."""
@@ -37,19 +35,12 @@ class Status:
     """Where a run stands.
 
     Attributes:
-        totals: Sums over the committed shards.
-        num_shards, num_utterances: Of the manifest.
-        pending_s: Seconds of audio in shards that are not committed.
-        real_time: Seconds of audio per second of wall clock lately; `None` before the first batches.
-        running: Whether a process holds the run directory.
+        standing: How far it is.
+        real_time: Seconds of audio per second of wall clock in the last batches; `None` before the first batches.
     """
 
-    totals: Totals
-    num_shards: int
-    num_utterances: int
-    pending_s: float
+    standing: Standing
     real_time: float | None
-    running: bool
 
 
 def read_status(run_dir: Path) -> Status:
@@ -59,24 +50,13 @@ def read_status(run_dir: Path) -> Status:
         UserError: There is no run in that folder.
     """
     directory = RunDirectory(run_dir)
-    if not directory.manifest_path.is_file():
-        raise UserError(f"{run_dir}: no run there (no manifest.parquet); give the run_dir of a run")
-    manifest, _ = manifests.read(directory.manifest_path)
-    records = directory.commits()
-    pending = ~np.isin(manifest.shard_of_row, list(records))
-    return Status(
-        totals=total(records.values()),
-        num_shards=manifest.num_shards,
-        num_utterances=len(manifest),
-        pending_s=float(np.nansum(manifest.duration_s[pending])),
-        real_time=_recent_real_time(directory.metrics_path),
-        running=directory.is_locked(),
-    )
+    directory.require_run()
+    return Status(read_standing(directory, directory.commits()), _recent_real_time(directory))
 
 
-def _recent_real_time(metrics: Path) -> float | None:
+def _recent_real_time(directory: RunDirectory) -> float | None:
     try:
-        with open(metrics, encoding="utf-8", errors="replace") as handle:
+        with directory.open(METRICS) as source, io.TextIOWrapper(source, "utf-8", "replace") as handle:
             recent = [row for row in map(_parsed, deque(handle, maxlen=RECENT_BATCHES)) if row is not None]
     except OSError:
         return None
@@ -97,23 +77,22 @@ def _parsed(line: str) -> dict[str, float] | None:
 
 def describe(status: Status, now: datetime) -> list[str]:
     """The status in words."""
-    totals = status.totals
-    done = totals.utterances - totals.num_failures
+    standing, totals = status.standing, status.standing.totals
     said = [
-        f"done     {done} of {status.num_utterances} utterances, {format_hours(totals.audio_s)}, "
-        f"{totals.shards} of {status.num_shards} shards",
+        f"done     {standing.done} of {standing.num_utterances} utterances, {format_hours(totals.audio_s)}, "
+        f"{totals.shards} of {standing.num_shards} shards",
         f"failed   {totals.num_failures}"
         + (f" ({', '.join(f'{n} {name}' for name, n in totals.failures.most_common())})" if totals.failures else ""),
-        f"pending  {status.num_utterances - totals.utterances} utterances, {format_hours(status.pending_s)}",
+        f"pending  {standing.pending} utterances, {format_hours(standing.pending_s)}",
     ]
     if status.real_time is not None:
         said.append(f"speed    {status.real_time:.1f} x real time over the last batches")
-    if totals.shards == status.num_shards:
+    if standing.complete:
         said.append("complete")
-    elif not status.running:
+    elif not standing.locked:
         said.append("stopped; the same command again continues")
     elif status.real_time:
-        left_s = status.pending_s / status.real_time
+        left_s = standing.pending_s / status.real_time
         end = (now + timedelta(seconds=left_s)).strftime("%Y-%m-%d %H:%M")
         said.append(f"running, {format_duration(left_s)} left, ends about {end}")
     else:

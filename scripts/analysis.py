@@ -1,10 +1,10 @@
-"""Three questions to a run, answered with pictures: `python scripts/analysis.py RUN_DIR [--out FOLDER]`.
+"""Answer three questions about a run with pictures: `python scripts/analysis.py RUN_DIR [--out FOLDER]`.
 
-1. Which condition hurts most?           scores per value of the dataset's own columns
-2. Which words are uncertain?            probabilities of words, and whether they mean what they say
-3. Do features separate speakers?        features pooled per utterance, layer by layer
+1. Which recording condition has the highest word error rate?   scores per value of the dataset's own columns
+2. Which words are uncertain?                                   word probabilities, and how well they are calibrated
+3. Do features separate speakers?                               features pooled per utterance, layer by layer
 
-An example to copy from: everything of the run is read through `pipeline.results`.
+This script is an example to copy from. It reads everything through `pipeline.results`.
 """
 
 from __future__ import annotations

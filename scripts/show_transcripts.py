@@ -1,7 +1,7 @@
 """Print the transcripts of a run beside their references: `python scripts/show_transcripts.py RUN_DIR`.
 
-Words that differ are coloured: red in the transcript (wrong or added), yellow in the reference (missed or
-replaced). The last line is the word error rate over all utterances, not only those shown.
+Words that differ are coloured: red in the transcript (wrong or added), yellow in the reference (missed or replaced).
+The last line is the word error rate over all utterances, including those that are not shown.
 """
 
 from __future__ import annotations

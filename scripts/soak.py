@@ -1,11 +1,11 @@
-"""Kills, stops, fails and damages runs at random until the time is up, and compares what they end with.
+"""Kill, stop, break and damage runs at random until the time is up, and check their tables.
 
     python scripts/soak.py --minutes 3 --seed 7          or: make soak ARGS="--minutes 60"
 
-A corpus of the shipped recordings is run once undisturbed. Then run directory after run directory is disturbed, a
-few times each, and resumed until it is complete: its tables must be those of the undisturbed run, byte for byte.
-Whatever is done is drawn from the seed; when it happens is up to the machine. A difference ends it with exit code 1,
-the seed, and the run directory left where it is.
+First the script runs a corpus of the shipped recordings without a disturbance. Then it disturbs one run directory
+after another, a few times each, and resumes each run until it is complete. Its tables must equal those of the
+undisturbed run, byte for byte. The seed determines every disturbance; the moment of a disturbance depends on the
+machine. If tables differ, the script keeps the run directory, prints the seed, and ends with exit code 1.
 """
 
 from __future__ import annotations
@@ -214,10 +214,10 @@ class Soak:
         for _ in range(disturbances):
             if (run_dir / "scores.parquet").exists():
                 break  # complete: there is nothing left to disturb
-            before = {path.stem: read_record(path) for path in self.shards(run_dir)}
+            before = {path.stem: read_record(path.read_bytes()) for path in self.shards(run_dir)}
             yield self.chance.choice(kinds)(run_dir)
             check_readable(run_dir, damaged)
-            now = {path.stem: read_record(path) for path in self.shards(run_dir)}
+            now = {path.stem: read_record(path.read_bytes()) for path in self.shards(run_dir)}
             kept = {shard for shard, record in before.items() if shard not in damaged and record is not None}
             check(all(now.get(shard) == before[shard] for shard in kept), "a committed shard was done again")
             if self.chance.random() < 0.3:
@@ -237,7 +237,8 @@ class Soak:
         different = sorted(path for path in tables if found[path] != self.expected[path])
         check(not different, f"other content: {different[:5]}")
         for path in self.shards(run_dir):
-            record, wanted = read_record(path), read_record(self.reference / "commits" / path.name)
+            paths = path, self.reference / "commits" / path.name
+            record, wanted = (read_record(each.read_bytes()) for each in paths)
             check(record is not None and wanted is not None and record.files == wanted.files, f"record {path.name}")
         manifest = Counter(pq.read_table(run_dir / "manifest.parquet", columns=["id"])["id"].to_pylist())
         failed = Counter(pq.read_table(run_dir / "failures", columns=["id"])["id"].to_pylist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import signal
 from collections.abc import Iterator
@@ -21,6 +22,12 @@ LONGEST = (
     "promises/test_soak", "test_plot", "docs/test_guide", "runtime/test_supervisor", "promises/test_disk",
 )  # fmt: skip
 """Modules that take longest, the longest first."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the package once: where PYTHONDONTWRITEBYTECODE is set, every process of a test would do it again."""
+    if not hasattr(config, "workerinput"):  # the one process that starts the others
+        compileall.compile_dir(Path(__file__).parents[1] / "pipeline", quiet=2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -65,7 +72,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def heeded() -> Iterator[None]:
+def default_signals() -> Iterator[None]:
     """Signals as at a terminal: a process that tests, or one in the background, may have been told to ignore them."""
     defaults = {
         signal.SIGINT: signal.default_int_handler,
@@ -81,10 +88,9 @@ def heeded() -> Iterator[None]:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are built without drawing the values which those of a file then replace; for 300 M that takes seconds."""
-    import torch
+    from random_models import build_undrawn
 
-    for name in ("kaiming_uniform_", "normal_", "uniform_", "xavier_uniform_"):
-        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor.data.fill_(torch.nan))
+    build_undrawn(monkeypatch)
 
 
 @pytest.fixture(scope="session")

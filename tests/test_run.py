@@ -26,6 +26,7 @@ from running import (
     mtimes,
     read,
     run,
+    run_prepared,
     wait_until,
 )
 
@@ -495,11 +496,8 @@ def test_a_run_outlives_its_terminal(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_under_the_output_does_not_end_the_run(tmp_path: Path) -> None:
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            command("dataset=digits", "outputs=[transcripts]"), cwd=tmp_path, env=environment(), stdout=full,
-            stderr=subprocess.PIPE, text=True, check=False,
-        )  # fmt: skip
+    full = "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)"
+    done = run_prepared(full, "dataset=digits", "outputs=[transcripts]", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert_accounting(tmp_path / "runs/digits/digits", ["transcripts"])
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from make_run import run_record
 
 from pipeline import status
 from pipeline.records import Failure
@@ -23,9 +24,11 @@ from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.summary import Totals
+from pipeline.storage.summary import Standing, Totals
 
 REPOSITORY = Path(__file__).parent.parent
+RECORD = run_record()
+MARK = RECORD.fingerprint
 NOW = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
 
 
@@ -38,13 +41,13 @@ def directory(tmp_path: Path) -> RunDirectory:
     ]
     manifest = Manifest(pa.Table.from_pylist(rows, schema=tables.manifest_schema({})), digest="d")
     run = RunDirectory(tmp_path / "run")
-    manifests.write(run.manifest_path, manifest, {"dataset": "folder"}, run.write_table)
-    run.write_bytes(run.run_json_path, b'{"fingerprint": "mark"}')
+    manifests.write(run, manifest, {"dataset": "folder"})
+    run.write("run.json", RECORD.encode())
     return run
 
 
 def commit(
-    run: RunDirectory, shard: int, utterances: int, audio_s: float, failed: Mapping[str, int], mark: str = "mark"
+    run: RunDirectory, shard: int, utterances: int, audio_s: float, failed: Mapping[str, int], mark: str = MARK
 ) -> None:
     ids = [f"s{shard}-{index}" for index in range(sum(failed.values()))]
     staged = run.new_staging(shard) / "failures.parquet"
@@ -59,8 +62,8 @@ def metrics_line(valid_s: float, idle_s: float = 0.0, forward_s: float = 1.0) ->
 
 
 def write_metrics(run: RunDirectory, text: str) -> None:
-    run.metrics_path.parent.mkdir(exist_ok=True)
-    run.metrics_path.write_text(text)
+    (run.root / "logs/metrics.jsonl").parent.mkdir(exist_ok=True)
+    (run.root / "logs/metrics.jsonl").write_text(text)
 
 
 def test_done_failed_and_pending_are_counted(directory: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,10 +91,10 @@ def test_a_complete_run_is_complete(directory: RunDirectory, capsys: pytest.Capt
 
 
 def test_a_run_that_has_only_a_manifest_has_everything_to_do(directory: RunDirectory) -> None:
-    directory.run_json_path.unlink()
+    (directory.root / "run.json").unlink()
     found = read_status(directory.root)
-    assert (found.totals.utterances, found.num_utterances, found.num_shards) == (0, 5, 3)
-    assert found.pending_s == 3720.0
+    assert (found.standing.totals.utterances, found.standing.num_utterances, found.standing.num_shards) == (0, 5, 3)
+    assert found.standing.pending_s == 3720.0
     assert found.real_time is None
 
 
@@ -99,14 +102,14 @@ def test_shards_of_other_settings_are_not_counted(directory: RunDirectory) -> No
     commit(directory, 0, 2, 3600.0, {})
     commit(directory, 1, 2, 120.0, {}, mark="another")
     found = read_status(directory.root)
-    assert found.totals.shards == 1
-    assert found.pending_s == 120.0
+    assert found.standing.totals.shards == 1
+    assert found.standing.pending_s == 120.0
 
 
 def test_a_run_that_holds_its_lock_is_running(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not read_status(directory.root).running
+    assert not read_status(directory.root).standing.locked
     monkeypatch.setattr(RunDirectory, "is_locked", lambda self: True)  # by another process: see test_store
-    assert read_status(directory.root).running
+    assert read_status(directory.root).standing.locked
     assert describe(read_status(directory.root), NOW)[-1] == "running"
 
 
@@ -134,7 +137,7 @@ def test_metrics_that_are_empty_or_being_written_do_no_harm(
 
 def test_a_running_run_says_when_it_will_end() -> None:
     totals = Totals(shards=1, utterances=100, audio_s=7200.0, failures=Counter({"truncated": 1, "empty": 2}))
-    lines = describe(Status(totals, 3, 300, pending_s=14400.0, real_time=2.0, running=True), NOW)
+    lines = describe(Status(Standing(totals, 300, 3, 14400.0, locked=True), 2.0), NOW)
     assert lines == [
         "done     97 of 300 utterances, 2.0 h, 1 of 3 shards",
         "failed   3 (2 empty, 1 truncated)",
@@ -161,12 +164,12 @@ def test_no_run_there_is_code_2_and_one_line(
 def test_a_manifest_that_cannot_be_read_is_code_2_and_one_line(
     directory: RunDirectory, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    directory.manifest_path.write_bytes(b"not a table")
+    (directory.root / "manifest.parquet").write_bytes(b"not a table")
     assert status.main([str(directory.root)]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.count("\n") == 1
-    assert str(directory.manifest_path) in said.err
+    assert str(directory.root / "manifest.parquet") in said.err
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Files to waveforms: headers, formats, decoding. Every reader checks what a damaged file claims."""
+"""Reads audio files: headers, formats and decoding. Every reader checks the header's claims against the file."""

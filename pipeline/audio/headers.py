@@ -1,4 +1,4 @@
-"""The headers of many files, read in processes of their own: the files are untrusted, and may lie far away."""
+"""Reads the headers of many files in separate processes, because files are untrusted and may be on a slow disk."""
 
 from __future__ import annotations
 
@@ -13,18 +13,27 @@ from pipeline.audio.reader import AudioError, read_header
 from pipeline.records import AudioHeader
 from pipeline.runtime.supervisor import Lost, Supervisor
 
-PROBES = 16
-"""Processes that read headers, which are waited for more than computed."""
+HEADER_PROCESSES = 16
+"""Processes that read headers. There are more than cores, because they mostly wait for the disk."""
+# While a process counts samples, the time limit holds for each of this many bytes of the file.
 _COUNTED_BYTES = 2**20
 _FFMPEG_ENDINGS = (".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".webm", ".mka", ".mkv", ".wma", ".aac", ".amr")
 
 
 class Headers:
-    """Headers read in parallel, once for all segments of a recording that follow one another."""
+    """Reads headers in parallel.
+
+    Consecutive calls of `of` share results, so a recording is read once for all its segments in a list.
+    """
 
     def __init__(self, timeout_s: float) -> None:
-        """A header that takes longer is as good as unreadable; where samples are counted, for every MiB of the file."""
-        self._probes = Supervisor(partial(_probe, timeout_s), processes=PROBES, timeout_s=timeout_s)
+        """Starts no process yet.
+
+        Args:
+            timeout_s: Seconds after which a header counts as unreadable. Where samples have to be counted, the
+                limit holds for each MiB of the file.
+        """
+        self._supervisor = Supervisor(partial(_probe, timeout_s), processes=HEADER_PROCESSES, timeout_s=timeout_s)
         self._known: dict[str, tuple[AudioHeader | None, int | None]] = {}
 
     def __enter__(self) -> Headers:
@@ -33,35 +42,40 @@ class Headers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._probes.close()
+        self._supervisor.close()
 
     def of(self, paths: Sequence[str]) -> Iterator[tuple[AudioHeader | None, int | None]]:
-        """Header and bytes of each path; `None` for a header that cannot be read, and a file that is not there."""
+        """Yields the header and the size in bytes of each path, in order.
+
+        The header is `None` if it cannot be read. The size is `None` if the file is missing.
+        """
         if any(path.lower().endswith(_FFMPEG_ENDINGS) for path in paths):
             with suppress(ImportError):  # the extra is not installed
-                import pipeline.audio.ffmpeg  # noqa: F401 - once here, and not in every process that is forked
+                # Imported before the processes are forked, so that not each of them has to import it.
+                import pipeline.audio.ffmpeg  # noqa: F401
         before, self._known = self._known, {}
-        probed = self._probes.map([path for path in dict.fromkeys(paths) if path not in before])
+        probed = self._supervisor.map([path for path in dict.fromkeys(paths) if path not in before])
         for path in paths:
             if path not in self._known:
                 found = before[path] if path in before else next(probed)
-                # A file that hangs those who open it is not asked for its size either.
+                # A lost process may have been hanging in the file system, so the size is not asked for either.
                 self._known[path] = (None, None) if isinstance(found, Lost) else found
             yield self._known[path]
 
 
 def _probe(timeout_s: float, path: str, alive: Callable[[], None]) -> tuple[AudioHeader | None, int | None]:
-    """Header and bytes of a file, in a process of its own.
+    """Reads the header and the size of one file; runs in a child process.
 
     Raises:
-        MemoryError: There is not enough to read it.
+        MemoryError: There is too little memory to read the header.
     """
     size = _file_size(path)
-    # Whoever counts samples gets on, but so does a decoder that never ends.
-    until = time.monotonic() + timeout_s * (size or 0) / _COUNTED_BYTES
+    # Counting samples may take long, but a decoder that never ends must be stopped too: after this deadline the
+    # process no longer says that it is alive.
+    deadline = time.monotonic() + timeout_s * (size or 0) / _COUNTED_BYTES
 
     def go_on() -> bool:
-        if time.monotonic() < until:
+        if time.monotonic() < deadline:
             alive()
         return True
 
@@ -70,7 +84,7 @@ def _probe(timeout_s: float, path: str, alive: Callable[[], None]) -> tuple[Audi
     except AudioError as error:
         if error.error == "out_of_memory":
             raise MemoryError from None
-        return None, size  # the loader meets the same error again and names it
+        return None, size  # the loader meets the same error and reports it
     return header, header.file_size
 
 

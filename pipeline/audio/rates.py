@@ -1,4 +1,4 @@
-"""How many samples a change of sample rate gives: planned by the manifest, met by the resampler."""
+"""Computes the number of samples after resampling. The manifest plans with it, and the resampler returns it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from numpy.typing import NDArray
 
 
 def resampled_length(num_samples: int, orig_rate: int, new_rate: int) -> int:
-    """Samples that `resampling.resample` returns for `num_samples` at `orig_rate` Hz."""
+    """Returns the number of samples at `new_rate` Hz that `num_samples` at `orig_rate` Hz become."""
     return int(resampled_lengths(np.asarray([num_samples]), orig_rate, new_rate)[0])
 
 
 def resampled_lengths(num_samples: NDArray[np.int64], orig_rate: int, new_rate: int) -> NDArray[np.int64]:
-    """`resampled_length` of many.
+    """Computes `resampled_length` of many recordings at once.
 
-    torchaudio rounds the quotient to float32 before its ceil, so beyond 2^24 samples the length is off by a
-    few; the convolution then bounds it (`torchaudio.functional._apply_sinc_resample_kernel`).
+    torchaudio rounds the quotient to float32 before it rounds up, so beyond 2^24 samples the length is off by a few
+    samples. The output of the convolution limits the length (`torchaudio.functional._apply_sinc_resample_kernel`).
+    This function does the same, to agree with torchaudio.
     """
     if orig_rate == new_rate:
         return num_samples

@@ -1,16 +1,16 @@
-"""One path to an open decoder and what its header says, or a named error.
+"""Opens a recording and returns a decoder with what the header says, or raises a named error.
 
-Files are opened here and handed to libsndfile as a descriptor: given a name, it decodes an HTML page called
-`x.au` as u-law noise, because it falls back to the extension. Nothing is allocated from a header's count.
+This module opens files itself and hands libsndfile a descriptor. If libsndfile gets a name, it falls back to the
+extension and decodes an HTML page called `x.au` as u-law noise. No memory is allocated from a count in a header.
 
-When is a recording shorter than it should be (`truncated`)? Where every sample has its bytes (PCM, float,
-u-law, A-law, FLAC) as soon as one sample is missing. The others (MP3, Vorbis, Opus, ADPCM, GSM) round to
-frames and trim encoder delay, so up to 0.1 s may be missing. An MP3 without a length of its own is decoded
-to its end, and must have been read up to its last 64 KiB (tags may follow the audio).
+A recording is `truncated` if it is shorter than its header says. In formats in which every sample has its own bytes
+(PCM, float, u-law, A-law, FLAC), no sample may be missing. The other formats (MP3, Vorbis, Opus, ADPCM, GSM) round to
+frames and trim encoder delay, so up to 0.1 s may be missing. An MP3 that states no length is decoded to its end, and
+the decoder must have read up to the last 64 KiB of the file (tags may follow the audio).
 
-What libsndfile has no decoder for is recognised by its content (`pipeline.audio.containers.mp4`) and decoded by FFmpeg
-(`pipeline.audio.ffmpeg`), from its beginning to its end. Ogg Opus stays with libsndfile: its samples are those of
-`opusdec`, and FFmpeg's own decoder resamples the speech layer otherwise (by 37 microseconds).
+Formats that libsndfile has no decoder for are recognised by their content (`pipeline.audio.containers.mp4`) and
+decoded by FFmpeg (`pipeline.audio.ffmpeg`) from beginning to end. libsndfile decodes Ogg Opus, because its samples
+equal those of `opusdec`; FFmpeg's own decoder resamples the speech layer differently (by 37 microseconds).
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from pipeline.audio.containers.caf import read_rarer
+from pipeline.audio import libsndfile
+from pipeline.audio.containers.caf import read_rare_container
 from pipeline.audio.containers.mp4 import read_multimedia
-from pipeline.audio.containers.riff import Container, Stream, read_container
-from pipeline.records import AudioHeader, ErrorName
+from pipeline.audio.containers.riff import Container, CorrectedFile, read_container
+from pipeline.audio.libsndfile import SndfileDecoder
+from pipeline.records import AudioHeader
 from pipeline.runtime.errors import AudioError
 from pipeline.runtime.paths import encode_path, resolve_path
 
@@ -51,22 +53,12 @@ MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 768_000
 MAX_CHANNELS = 1_024
 _BLOCK_BYTES = 4 * 2**20
 _UNREAD_BYTES = 64 * 2**10
-# No codec of libsndfile packs more: a FLAC frame of 65,535 silent samples takes 11 bytes.
+# No codec of libsndfile packs more samples into a byte: a FLAC frame of 65,535 silent samples takes 11 bytes.
 _MAX_SAMPLES_PER_BYTE = 8_192
-# libsndfile's count where the header has none (FLAC from a pipe) is the largest 64-bit integer.
+# If the header has no count of samples (FLAC from a pipe), libsndfile returns the largest 64-bit integer.
 _UNKNOWN_COUNT = 2**62
-# Codes of libsndfile (src/common.h) for contents it has no decoder for, and for ends before the end.
-_UNSUPPORTED_CODES = frozenset((1, 4, 18, 78, 92, 100, 106, 110, 123, 159))
-_OGG_UNSUPPORTED_CODE = 29  # "internal error", which is what it says of Speex
-_ENDED_CODES = frozenset((39, 158))
-_MEMORY_CODE = 17
-# What it says of these tells a person nothing ("Unspecified internal error.", "Internal psf_fseek() failed.").
-_PLAIN_WORDS = {
-    29: "libsndfile cannot decode what is there",
-    39: "it ends where its header says that more follows",
-    43: "it ends where its header says that more follows",
-}
-_FFMPEG_KINDS = {
+# Names of the formats that FFmpeg decodes, by FFmpeg's demuxer.
+_FFMPEG_FORMATS = {
     "mov": "M4A, MP4, MOV and 3GP",
     "matroska": "WebM and Matroska",
     "asf": "Windows Media (WMA)",
@@ -75,17 +67,17 @@ _FFMPEG_KINDS = {
     "ogg": "Ogg with this codec",
     "caf": "CAF with this codec",
 }
-# libsndfile gives zeros where a MIDI sample dump is cut, and cannot go to where a segment starts.
+# libsndfile returns zeros for the missing part of a cut MIDI sample dump, and cannot seek in one.
 _REFUSED_FORMATS = {"SDS": "a MIDI sample dump"}
 _EXACT_SUBTYPES = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 
 
 def read_header(path: str, go_on: Callable[[], bool] = lambda: True) -> AudioHeader:
-    """What the file says of itself; where it does not say how long it is, the samples are counted.
+    """Reads the header of a recording. If the header does not state a length, the samples are decoded and counted.
 
     Args:
-        path: As in the manifest.
-        go_on: Asked while counting, which may take long; where it is false the count is given up.
+        path: Path as in the manifest.
+        go_on: Called after each counted block, because counting may take long. Counting stops if it returns false.
 
     Raises:
         AudioError: not_found, unreadable, empty, unsupported_format, bad_sample_rate or truncated.
@@ -100,47 +92,34 @@ def read_header(path: str, go_on: Callable[[], bool] = lambda: True) -> AudioHea
         return AudioHeader(decoder.samplerate, decoder.channels, num_samples, recording.file_size)
 
 
-class _Decoder(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]  # soundfile is not typed
-    """Decodes in one go: `soundfile` seeks to where it already is after every read.
-
-    libsndfile then restarts lossy codecs, which costs time, precision and lines on stderr.
-    """
-
-    def seek(self, frames: int, whence: int = os.SEEK_SET) -> int:
-        if whence == os.SEEK_SET and frames == self.tell():
-            return frames
-        return int(super().seek(frames, whence))
-
-    def where(self) -> int:
-        """The sample that comes next; 0 where the codec cannot tell."""
-        return int(self.tell()) if self.seekable() else 0
-
-
 @dataclass(frozen=True, slots=True)
 class Recording:
     """An open recording.
 
     Attributes:
-        decoder: Stands at the sample that `blocks` gives next.
-        stream: What the decoder reads instead of the file, where the header does not tell the truth.
-        num_samples: Samples per channel; `None` where only decoding tells.
-        file_size: Bytes.
-        exact: Whether every sample has its bytes, so that none may be missing and a seek is exact and cheap.
+        decoder: The decoder, at the sample that `blocks` returns next.
+        corrected: What the decoder reads instead of the file if the header does not state the true length.
+        num_samples: Samples per channel; `None` if only decoding tells.
+        file_size: Size in bytes.
+        exact: Whether every sample has its own bytes. Then no sample may be missing, and a seek is exact and cheap.
     """
 
-    decoder: _Decoder | FFmpegDecoder
-    stream: Stream | None
+    decoder: SndfileDecoder | FFmpegDecoder
+    corrected: CorrectedFile | None
     num_samples: int | None
     file_size: int
     exact: bool
 
     @property
     def seekable(self) -> bool:
-        """Whether the decoder can go to any sample at once."""
+        """Whether the decoder can seek to any sample."""
         return self.num_samples is not None and self.decoder.seekable()
 
     def blocks(self, num_samples: int | None) -> Iterator[NDArray[np.float32]]:
-        """Decodes at most `num_samples` from here, `(samples, channels)` a block; `None` reads to the end.
+        """Decodes from the current position and yields blocks of shape `(samples, channels)`.
+
+        Args:
+            num_samples: Samples to decode at most; `None` decodes to the end.
 
         Raises:
             AudioError: truncated or unreadable.
@@ -150,20 +129,21 @@ class Recording:
 
 @contextmanager
 def open_recording(path: str, file_size: int | None = None) -> Iterator[Recording]:
-    """Opens a recording, inside `named_errors`.
+    """Opens a recording. Call it inside `named_errors`.
 
     Args:
-        path: As in the manifest; `%XX` stands for an undecodable byte.
-        file_size: Bytes the file had when the manifest was made.
+        path: Path as in the manifest; `%XX` stands for an undecodable byte.
+        file_size: Size in bytes when the manifest was made; a file of another size is refused.
     """
     found = resolve_path(path)
     _require_regular(os.stat(found))
-    # A FIFO that takes the file's place meanwhile must not block.
+    # Opening must not block if a FIFO has replaced the file since the check.
     with open(found, "rb", buffering=0, opener=_open_without_waiting) as file:
         status = os.fstat(file.fileno())
         _require_regular(status)
         if file_size is not None and status.st_size != file_size:
-            raise AudioError("changed", f"{status.st_size} bytes, {file_size} when the manifest was made")
+            message = f"the file has {status.st_size} bytes, but had {file_size} bytes when the manifest was made"
+            raise AudioError("changed", message)
         if status.st_size == 0:
             raise AudioError("empty", "the file has 0 bytes")
         yield from _decode(file, status.st_size)
@@ -171,13 +151,13 @@ def open_recording(path: str, file_size: int | None = None) -> Iterator[Recordin
 
 @contextmanager
 def named_errors() -> Iterator[None]:
-    """Turns everything that can go wrong with a recording into `AudioError`."""
+    """Turns every error that a recording can cause into an `AudioError`."""
     try:
         yield
     except soundfile.LibsndfileError as error:
-        raise AudioError(_name(error), _words(error)) from None
+        raise AudioError(libsndfile.error_name(error), libsndfile.error_message(error)) from None
     except MemoryError:
-        raise AudioError("out_of_memory", "not enough memory to decode it") from None
+        raise AudioError("out_of_memory", "there is not enough memory to decode the file") from None
     except (FileNotFoundError, NotADirectoryError):
         raise AudioError("not_found", "no such file") from None
     except OSError as error:
@@ -186,18 +166,8 @@ def named_errors() -> Iterator[None]:
         raise AudioError("unreadable", str(error) or type(error).__name__) from None
 
 
-def _name(error: soundfile.LibsndfileError) -> ErrorName:
-    if error.code == _MEMORY_CODE:
-        return "out_of_memory"
-    return "truncated" if error.code in _ENDED_CODES else "unreadable"
-
-
-def _words(error: soundfile.LibsndfileError) -> str:
-    words: str = _PLAIN_WORDS.get(error.code, error.error_string)
-    return words
-
-
 def _open_without_waiting(path: str, flags: int) -> int:
+    """Opens a path for `open`; does not wait if the path is a FIFO."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -210,27 +180,17 @@ def _require_regular(status: os.stat_result) -> None:
 
 
 def _decode(file: BinaryIO, file_size: int) -> Iterator[Recording]:
+    """Yields the recording once, with the decoder for its content, and closes the decoder afterwards."""
     container = read_multimedia(file, file_size)
     if container is not None:
         _require_possible(container)
         yield from _decode_with_ffmpeg(file, file_size, container)
         return
-    container = read_rarer(file, file_size) or read_container(file, file_size)
+    container = read_rare_container(file, file_size) or read_container(file, file_size)
     _require_possible(container)
-    special = container.unmeasured or container.misleading_at is not None
-    stream = Stream(file, file_size, container) if special else None
-    file.seek(0)
-    try:
-        decoder = _Decoder(file.fileno() if stream is None else stream, closefd=False)
-    except soundfile.LibsndfileError as error:
-        of_ogg = container.demuxer == "ogg" and error.code == _OGG_UNSUPPORTED_CODE
-        if error.code not in _UNSUPPORTED_CODES and not of_ogg:
-            raise
-        if container.demuxer is None:
-            file.seek(0)
-            message = f"{error.error_string} It begins with {file.read(16)!r}"
-            raise AudioError("unsupported_format", message) from None
-        decoder = None
+    needs_correction = container.unmeasured or container.misleading_at is not None
+    corrected = CorrectedFile(file, file_size, container) if needs_correction else None
+    decoder = _open_with_libsndfile(file, corrected, container)
     if decoder is None:
         yield from _decode_with_ffmpeg(file, file_size, container)
         return
@@ -244,19 +204,46 @@ def _decode(file: BinaryIO, file_size: int) -> Iterator[Recording]:
             raise AudioError("empty", "the header says 0 samples")
         counted = not container.unmeasured and num_samples < _UNKNOWN_COUNT
         if counted and num_samples > file_size * _MAX_SAMPLES_PER_BYTE:
-            raise AudioError("truncated", f"{file_size} bytes cannot hold the header's {num_samples} samples")
+            message = f"the header claims {num_samples} samples, more than {file_size} bytes can hold"
+            raise AudioError("truncated", message)
         exact = decoder.subtype.startswith(_EXACT_SUBTYPES)
-        yield Recording(decoder, stream, num_samples if counted else None, file_size, exact)
+        yield Recording(decoder, corrected, num_samples if counted else None, file_size, exact)
+
+
+def _open_with_libsndfile(
+    file: BinaryIO, corrected: CorrectedFile | None, container: Container
+) -> SndfileDecoder | None:
+    """Opens the file with libsndfile; returns `None` if libsndfile has no decoder for it and FFmpeg may have one.
+
+    Raises:
+        AudioError: unsupported_format.
+        soundfile.LibsndfileError: The file is damaged.
+    """
+    file.seek(0)
+    try:
+        return SndfileDecoder(file.fileno() if corrected is None else corrected, closefd=False)
+    except soundfile.LibsndfileError as error:
+        if not libsndfile.has_no_decoder(error, is_ogg=container.demuxer == "ogg"):
+            raise
+        if container.demuxer is not None:
+            return None
+        file.seek(0)
+        message = f"{error.error_string} The file begins with {file.read(16)!r}"
+        raise AudioError("unsupported_format", message) from None
 
 
 def _decode_with_ffmpeg(file: BinaryIO, file_size: int, container: Container) -> Iterator[Recording]:
-    """Samples are always counted: a container's duration is off by encoder delay, padding or rounding."""
+    """Yields the recording once, decoded by FFmpeg.
+
+    The number of samples is left unknown, because a container's duration is off by encoder delay, padding or rounding.
+    """
     assert container.demuxer is not None
     try:
         from pipeline.audio.ffmpeg import FFmpegDecoder
     except ImportError as error:
-        remedy = "pip install 'overnight-speech[formats]'"
-        message = f"{_FFMPEG_KINDS[container.demuxer]}: needs FFmpeg, which comes with PyAV ({error}); {remedy}"
+        kind = _FFMPEG_FORMATS[container.demuxer]
+        remedy = "run pip install 'overnight-speech[formats]'"
+        message = f"{kind} cannot be read without FFmpeg, which comes with PyAV ({error}); {remedy}"
         raise AudioError("unsupported_format", message) from None
     with FFmpegDecoder(file, container.demuxer, measured=not container.unmeasured) as decoder:
         _require_sample_rate(decoder.samplerate)
@@ -264,19 +251,19 @@ def _decode_with_ffmpeg(file: BinaryIO, file_size: int, container: Container) ->
 
 
 def _require_possible(container: Container) -> None:
+    """Refuses a header whose claims are impossible, or that no decoder reads right."""
     if container.sample_rate is not None:
         _require_sample_rate(container.sample_rate)
     if container.num_channels is not None and not 1 <= container.num_channels <= MAX_CHANNELS:
         raise AudioError("unreadable", f"{container.num_channels} channels; 1 to {MAX_CHANNELS} can be read")
     if container.unpadded is not None:
-        raise AudioError("unreadable", f"{container.unpadded} has an odd size, and no pad byte follows; write it again")
+        message = f"{container.unpadded} has an odd size, but no pad byte follows; write the file again"
+        raise AudioError("unreadable", message)
     if container.claimed is not None and container.claimed > container.present:
         raise AudioError("truncated", f"{container.claimed} bytes expected, {container.present} are there")
     if container.chained:
-        message = (
-            "several Ogg streams one after another, of which only the first would be read; join them into one file"
-        )
-        raise AudioError("unsupported_format", message)
+        message = "several Ogg streams one after another, of which a decoder reads only the first"
+        raise AudioError("unsupported_format", f"{message}; convert the file to one stream, for example to WAV")
     if container.unfinished is not None:
         raise AudioError("truncated", container.unfinished)
 
@@ -288,10 +275,9 @@ def _require_sample_rate(sample_rate: int) -> None:
 
 
 def _blocks(recording: Recording, num_samples: int | None) -> Iterator[NDArray[np.float32]]:
-    """Decodes at most `num_samples` from here, `(samples, channels)` a block; `None` reads to the end."""
     decoder = recording.decoder
     block_samples = max(1, _BLOCK_BYTES // (4 * decoder.channels))
-    done, begin = 0, decoder.where()
+    done, begin = 0, decoder.next_sample()
     while num_samples is None or done < num_samples:
         count = block_samples if num_samples is None else min(block_samples, num_samples - done)
         try:
@@ -301,13 +287,14 @@ def _blocks(recording: Recording, num_samples: int | None) -> Iterator[NDArray[n
             place = f"after {first / decoder.samplerate:.1f} s"
             if last:
                 place = f"between {first / decoder.samplerate:.1f} and {last / decoder.samplerate:.1f} s"
-            raise AudioError(_name(error), f"damaged {place}: {_words(error)}") from None
+            message = f"damaged {place}: {libsndfile.error_message(error)}"
+            raise AudioError(libsndfile.error_name(error), message) from None
         if len(block) == 0:
             break
         done += len(block)
         yield block
-    stream = recording.stream
+    corrected = recording.corrected
     at_end = num_samples is None or done < num_samples
-    if at_end and stream is not None and stream.furthest < recording.file_size - _UNREAD_BYTES:
-        message = f"the decoder gave up at byte {stream.furthest} of {recording.file_size}"
+    if at_end and corrected is not None and corrected.furthest < recording.file_size - _UNREAD_BYTES:
+        message = f"the decoder gave up at byte {corrected.furthest} of {recording.file_size}"
         raise AudioError("truncated", message)

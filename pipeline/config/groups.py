@@ -59,7 +59,7 @@ GROUPS = {
     "dataset": Group(CONNECTORS, ("connector",)),
     "model": Group(SOURCES, ("name", "source")),
     "decoder": Group(DECODERS),
-    "executor": Group(Modules("executor.name", "pipeline.executors", "Options")),
+    "executor": Group(Modules("executor.name", "pipeline.executors", "Executor")),
 }
 HIDDEN = tuple(f"{name}.{key}" for name, group in GROUPS.items() for key in group.hidden)
 

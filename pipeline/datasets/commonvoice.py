@@ -1,9 +1,10 @@
-"""Mozilla Common Voice: sentences read by volunteers (CC0), one language of a release.
+"""Mozilla Common Voice: sentences read by volunteers (CC0). A dataset is one language of a release.
 
     de/validated.tsv, train.tsv, dev.tsv, test.tsv, invalidated.tsv, other.tsv
     de/clips/common_voice_de_17298952.mp3
 
-https://commonvoice.mozilla.org/datasets. The columns differ from release to release: all of a file's are kept.
+Source: https://commonvoice.mozilla.org/datasets. The columns differ from release to release, so all columns of a file
+are kept.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ _REMEDY = "give the folder of a language, such as cv-corpus-21.0-2025-03-14/de"
 
 @dataclass
 class Options:
-    """`dataset.*` of `dataset=commonvoice`.
+    """The options `dataset.*` of `dataset=commonvoice`.
 
     Attributes:
-        root: The folder of a language, which holds `clips` and the lists.
-        split: The list, one of `SPLITS`. `validated` holds every clip whose sentence was confirmed, those of
-            train, dev and test among them.
+        root: The folder of a language, which contains `clips` and the lists.
+        split: The list to read, one of `SPLITS`. `validated` contains every clip whose sentence was confirmed,
+            including the clips of train, dev and test.
     """
 
     root: str = MISSING
@@ -44,7 +45,7 @@ class Options:
 
 
 class Dataset:
-    """The clips of one list, in its order; the id is the file's stem."""
+    """The clips of one list, in its order. The id is the file's stem."""
 
     def __init__(self, options: Options) -> None:
         self.root = require_folder(options.root, _REMEDY)
@@ -56,36 +57,38 @@ class Dataset:
         self._source = Source(path, path)
         if not os.path.isfile(path):
             there = ", ".join(split for split in SPLITS if os.path.isfile(os.path.join(self.root, f"{split}.tsv")))
-            remedy = f"choose dataset.split of {there}" if there else _REMEDY
+            remedy = f"choose dataset.split from {there}" if there else _REMEDY
             raise UserError(f"dataset.split={options.split}: {path} is missing; {remedy}")
 
     def columns(self) -> dict[str, str]:
-        """The columns of the list but the path and the sentence: votes are numbers, everything else text.
+        """Returns all columns of the list except path and sentence. Votes are numbers, everything else is text.
 
         Raises:
-            UserError: The list cannot be read, or has no path or no sentence.
+            UserError: The list cannot be read, or has no column for the path or the sentence.
         """
         header, _ = self._read()
         return {encode_path(name): "int32" if name in _COUNTS else "string" for name in header if name not in _OWN}
 
     def utterances(self) -> Iterator[Utterance]:
-        """Every clip of the list.
+        """Yields every clip of the list.
 
         Raises:
-            UserError: There is none, or a line is wrong.
+            UserError: The list is empty, or a line is wrong.
         """
         return refuse_empty(self._utterances(), f"{self._source.name}: lists no clips; choose another dataset.split")
 
     def _read(self) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-        """The names of the columns, and the rows below them with their numbers."""
-        # Quotes are part of the sentences, never around them, and often unbalanced.
+        """Returns the names of the columns, and an iterator over the line number and the cells of each row."""
+        # Quotes in these files belong to the sentences and are often unbalanced; they do not enclose values.
         rows = records(self._source, "\t", quotes=False)
         number, header = next(rows, (1, []))
         missing = [name for name in _OWN if name not in header]
         if missing:
             raise self._source.refusal(number, f"column {missing[0]} is missing; restore the list of the release")
         if len(set(header)) < len(header) or "" in header:
-            raise self._source.refusal(number, "two columns have one name, or one has none; restore the list")
+            raise self._source.refusal(
+                number, "two columns have the same name, or a column has no name; restore the list"
+            )
         return header, rows
 
     def _utterances(self) -> Iterator[Utterance]:
@@ -106,10 +109,10 @@ class Dataset:
 
 
 def _file_name(listed: str) -> str:
-    """The name of a clip; the first releases list it without extension.
+    """Returns the file name of a clip. The first releases list it without its extension.
 
     Raises:
-        ValueError: It is none: a path could lead out of the corpus.
+        ValueError: `listed` is not a plain file name. A path could lead out of the corpus.
     """
     if os.path.basename(listed) != listed or listed in ("", ".", "..") or "\0" in listed:
         raise ValueError(f"path={shown(listed)}: must be the name of a file in clips")

@@ -1,4 +1,4 @@
-"""The shipped corpus: spoken digits, real recordings joined to short sequences, with their transcripts."""
+"""The shipped corpus of spoken digits: real recordings, joined to short sequences, with their transcripts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _REQUIRED = ("file_name", "transcript", "speaker", "num_digits")
 
 @dataclass
 class Options:
-    """`dataset.*` of `dataset=digits`: there is nothing to choose."""
+    """The options `dataset.*` of `dataset=digits`. There are none."""
 
 
 class Dataset:
-    """The recordings that `transcripts.csv` lists; the id is the file name relative to the corpus."""
+    """The recordings that `transcripts.csv` lists. The id is the file name relative to the corpus."""
 
     def __init__(self, options: Options, root: Path = SHIPPED / "digits") -> None:
         self.root = os.path.abspath(root)
@@ -33,11 +33,11 @@ class Dataset:
             raise UserError(f"dataset=digits: {self._list} is missing; install the project again")
 
     def columns(self) -> dict[str, str]:
-        """Who speaks, and how many digits."""
+        """Returns the columns: the speaker and the number of digits."""
         return {"speaker": "string", "num_digits": "int16"}
 
     def utterances(self) -> Iterator[Utterance]:
-        """Every recording, sorted bytewise by its name.
+        """Yields every recording, sorted bytewise by its name.
 
         Raises:
             UserError: The list is empty or damaged.

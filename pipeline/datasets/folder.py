@@ -1,4 +1,4 @@
-"""Any folder of recordings, with a `.txt` beside a recording as its reference."""
+"""Finds the recordings in any folder. A `.txt` file beside a recording is its reference transcript."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from pipeline.records import Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
 
-# What libsndfile decodes, then what takes FFmpeg (`formats` extra; without it they end in failures that name it).
-# Left out: headerless ones (raw, gsm, vox), those that need their own name or a second file (sd2), and MATLAB's,
-# which seldom hold audio.
+# First the formats that libsndfile decodes, then those that FFmpeg decodes. FFmpeg comes with the extra `formats`;
+# without the extra, such a recording is a failure whose message names the extra. Not in the list are formats without a
+# header (raw, gsm, vox), formats that need a second file or a certain name (sd2), and MATLAB files, which rarely hold
+# audio.
 # fmt: off
 EXTENSIONS = (
     "wav", "wave", "bwf", "wavex", "rf64", "w64", "flac", "ogg", "oga", "opus", "mp3", "mp2", "aif", "aiff",
@@ -32,11 +33,11 @@ _MAX_REFERENCE_BYTES = 2**20
 
 @dataclass
 class Options:
-    """`dataset.*` of `dataset=folder`.
+    """The options `dataset.*` of `dataset=folder`.
 
     Attributes:
         root: The folder.
-        extensions: Of the files that are recordings, with or without dot, in any case.
+        extensions: Extensions of the recordings, with or without dot, in upper or lower case.
     """
 
     root: str = MISSING
@@ -44,9 +45,9 @@ class Options:
 
 
 class Dataset:
-    """Recordings below a folder, by the extension of their names.
+    """The recordings below a folder, recognised by their extensions.
 
-    The id is the path relative to the root, with `/` and the extension; undecodable bytes as `%XX`.
+    The id is the path relative to the root, with `/` and the extension; undecodable bytes appear as `%XX`.
     """
 
     def __init__(self, options: Options) -> None:
@@ -54,19 +55,19 @@ class Dataset:
         self.extensions = {extension.removeprefix(".").lower() for extension in options.extensions}
         if not self.extensions or "" in self.extensions:
             given = ",".join(options.extensions)
-            raise UserError(f"dataset.extensions=[{given}]: not extensions; give some, such as [wav,flac]")
+            raise UserError(f"dataset.extensions=[{given}]: must be a list of extensions, such as [wav,flac]")
         self.run_name = f"folder-{encode_path(os.path.basename(self.root)) or 'root'}"
         self.notice: str | None = None
 
     def columns(self) -> dict[str, str]:
-        """A folder says nothing of its recordings."""
+        """Returns no columns, because a folder says nothing about its recordings."""
         return {}
 
     def utterances(self) -> Iterator[Utterance]:
-        """Every recording, sorted bytewise by its path.
+        """Yields every recording, sorted bytewise by its path.
 
         Raises:
-            UserError: There is none, or a folder cannot be read.
+            UserError: There are no recordings, or a folder cannot be read.
         """
         endings = ", ".join(sorted(self.extensions))
         message = f"dataset.root={self.root}: no recordings found; looked for files that end in {endings}"
@@ -82,10 +83,10 @@ class Dataset:
 
 
 def read_reference(path: str) -> str | None:
-    """The text of a file without surrounding white space; `None` if it has none.
+    """Returns the text of a file without surrounding white space; `None` if the file has no text.
 
-    UTF-8, or UTF-16 with a byte order mark; what cannot be decoded becomes U+FFFD. Something that is not a
-    regular file, cannot be read or is larger than 1 MB is no reference.
+    The file is UTF-8, or UTF-16 with a byte order mark. Bytes that cannot be decoded become U+FFFD. A file that is not
+    regular, cannot be read or is larger than 1 MB counts as no reference.
     """
     try:
         status = os.stat(path)

@@ -1,11 +1,11 @@
-"""LibriSpeech: read English from audio books (CC BY 4.0), the original release from OpenSLR or a part of it.
+"""LibriSpeech: English read from audio books (CC BY 4.0), as released on OpenSLR, or a part of it.
 
     dev-clean/84/121123/84-121123-0000.flac     speaker, chapter, segment
     dev-clean/84/121123/84-121123.trans.txt     84-121123-0000 GO DO YOU HEAR
     SPEAKERS.TXT, CHAPTERS.TXT                  above the subsets: gender, subset, book
 
-https://www.openslr.org/12. A line of a `.trans.txt` whose recording is missing is a row too, which ends in the
-failures as not_found: an incomplete copy must not look complete.
+Source: https://www.openslr.org/12. If a line of a `.trans.txt` has no recording, the line is an utterance all the same,
+and fails as `not_found`. This way an incomplete copy does not look complete.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from pipeline.runtime.paths import encode_path
 
 NAME = re.compile(r"(?P<speaker>[0-9]{1,9})-(?P<chapter>[0-9]{1,9})-(?P<segment>[0-9]{1,9})")
 _SUBSET = re.compile(r"(?:dev|test|train)-(?:clean|other)(?:-[0-9]+)?")
-# As released, and as people convert it.
+# The release has FLAC; people often convert it to WAV.
 _EXTENSIONS = (".flac", ".wav")
 _LIST = ".trans.txt"
 
 _COLUMNS = ("subset", "speaker", "chapter", "segment", "gender", "book")
 
-_LAYOUT = "expected is the folder LibriSpeech, or a subset of it, with SPEAKER/CHAPTER/*.flac"
+_LAYOUT = "expected the folder LibriSpeech, or a subset of it, with SPEAKER/CHAPTER/*.flac"
 
 
 @dataclass
 class Options:
-    """`dataset.*` of `dataset=librispeech`.
+    """The options `dataset.*` of `dataset=librispeech`.
 
     Attributes:
         root: The folder `LibriSpeech`, or a subset such as `dev-clean`.
@@ -47,7 +47,7 @@ class Options:
 
 
 class Dataset:
-    """The recordings of a LibriSpeech tree; the id is the file's stem."""
+    """The recordings of a LibriSpeech tree. The id is the file's stem."""
 
     def __init__(self, options: Options) -> None:
         self.root = require_folder(options.root, "give the folder LibriSpeech, or a subset of it")
@@ -55,16 +55,17 @@ class Dataset:
         self.notice: str | None = None
 
     def columns(self) -> dict[str, str]:
-        """What names, folders, SPEAKERS.TXT and CHAPTERS.TXT say; null where they do not."""
+        """Returns the columns, which come from file names, folders, SPEAKERS.TXT and CHAPTERS.TXT; null if unknown."""
         return dict.fromkeys(_COLUMNS, "string")
 
     def utterances(self) -> Iterator[Utterance]:
-        """Every recording, sorted bytewise by its path; missing ones where their chapter's list stands.
+        """Yields every recording, sorted bytewise by its path.
 
-        A recording that is not named in the scheme is one too, without what its name would say.
+        Missing recordings come at the position of their chapter's list. A recording whose name does not follow the
+        scheme has null in the columns that come from the name.
 
         Raises:
-            UserError: There is none, a folder or a list cannot be read, or a line is wrong.
+            UserError: There are no recordings, a folder or a list cannot be read, or a line is wrong.
         """
         return refuse_empty(self._utterances(), f"dataset.root={self.root}: no recordings found; {_LAYOUT}")
 
@@ -94,7 +95,7 @@ class Dataset:
                 )
 
     def _above(self, name: str) -> Source:
-        """A table of the release: in the root, above it where that is a subset, below it where it holds the release."""
+        """Finds a table of the release: in the root, in the folder above it, or in `LibriSpeech` below it."""
         folders = (self.root, os.path.dirname(self.root), os.path.join(self.root, "LibriSpeech"))
         paths = [os.path.join(folder, name) for folder in folders]
         path = next((path for path in paths if os.path.isfile(path)), paths[0])
@@ -127,10 +128,10 @@ def _cell(cells: list[str], index: int) -> str | None:
 
 
 def _read_texts(path: str) -> dict[str, str | None]:
-    """The texts of a chapter by the stems of its recordings; nothing where the file is missing.
+    """Returns the texts of a chapter by the stems of its recordings; nothing if the file is missing.
 
     Raises:
-        UserError: It cannot be read, or a line does not begin with a stem: nothing else becomes a path.
+        UserError: The file cannot be read, or a line does not begin with a stem. Anything else must not become a path.
     """
     if not os.path.isfile(path):
         return {}
@@ -139,14 +140,14 @@ def _read_texts(path: str) -> dict[str, str | None]:
     for number, line in source.lines():
         stem, *text = fields(line, 2) or [""]
         if stem and not NAME.fullmatch(stem):
-            raise source.refusal(number, f"{shown(stem)} is no name of a recording; expected is 84-121123-0000 TEXT")
+            raise source.refusal(number, f"{shown(stem)} is not the name of a recording; expected 84-121123-0000 TEXT")
         if stem:
             texts[stem] = reference("text", "".join(text))
     return texts
 
 
 def _read_table(source: Source) -> dict[str, list[str]]:
-    """The lines of a table of the release by their numbers; nothing where the file is missing."""
+    """Returns the rows of a table of the release by their first cell, a number; nothing if the file is missing."""
     if not os.path.isfile(source.path):
         return {}
     rows = ([cell.strip() for cell in line.split("|", 7)] for _, line in source.lines() if not line.startswith(";"))

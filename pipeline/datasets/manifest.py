@@ -1,13 +1,18 @@
-"""Recordings listed by somebody else: JSON lines, CSV, TSV, Parquet, Kaldi, lhotse, RTTM.
+"""Reads recordings from a list that the user gives: JSON lines, CSV, TSV, Parquet, Kaldi, lhotse or RTTM.
 
-The readers of the formats are in `pipeline.datasets.formats`. Relative paths are relative to `dataset.audio_root`,
-without it to the folder of the list (of a Kaldi data folder, to that folder); what a list says beside path,
-times, channel, id and reference becomes columns.
+The readers of the formats are in `pipeline.datasets.formats`. Relative paths are relative to `dataset.audio_root`, by
+default to the folder of the list, or to the Kaldi data folder. All values of a list other than path, times, channel, id
+and reference become columns.
 
-Ids, the same wherever the list and its recordings lie: the list's own as it stands. Otherwise the path: as
-listed, if relative; an absolute one relative to the folder that relative ones are relative to, if it is
-below; else relative to the deepest folder that holds all absolute paths which are not. A segment of a file
-adds `#12340-15980` (milliseconds; nothing after the dash where the end is the file's), a channel `#c2`.
+An id does not depend on where the list and its recordings are stored. If the list has ids, they are used unchanged.
+Otherwise the id is made from the path:
+
+- a relative path is used as listed;
+- an absolute path below the folder that relative paths refer to is made relative to that folder;
+- any other absolute path is made relative to the deepest folder that contains all such paths.
+
+A segment adds `#12340-15980` (in milliseconds; nothing after the dash if the segment ends with the file), and a channel
+adds `#c2`.
 """
 
 from __future__ import annotations
@@ -30,23 +35,23 @@ from pipeline.records import Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path, resolve_path
 
-_GIVE = "give a list (JSON lines, CSV, TSV, Parquet, lhotse, RTTM) or a Kaldi data folder"
+_REMEDY = "give a list (JSON lines, CSV, TSV, Parquet, lhotse, RTTM) or a Kaldi data folder"
 _MAPPED = ("jsonl", "csv", "tsv", "parquet")
 
 
 @dataclass
 class Options:
-    """`dataset.*` of `dataset=manifest`.
+    """The options `dataset.*` of `dataset=manifest`.
 
     Attributes:
         path: The list, or a Kaldi data folder.
-        format: One of `FORMATS`; auto: from the name and the beginning of the list.
-        audio_root: The folder that relative paths are relative to, and that holds the recordings of an RTTM
-            file; `None`: the list's.
-        columns: What the columns of CSV, TSV and Parquet, and the keys of JSON lines, mean.
-        delimiter: Of CSV: auto, comma, semicolon, tab or pipe.
-        quotes: Whether quotes enclose values; `None`: in CSV they do, in TSV they are text.
-        extensions: Of the recordings of an RTTM file.
+        format: One of `FORMATS`, or `auto` to recognise the format from the name and the first lines of the list.
+        audio_root: The folder that relative paths are relative to, and that contains the recordings of an RTTM file;
+            `None` for the folder of the list.
+        columns: The meaning of the columns of CSV, TSV and Parquet, and of the keys of JSON lines.
+        delimiter: The delimiter of CSV: auto, comma, semicolon, tab or pipe.
+        quotes: Whether quotes enclose values; `None` means yes for CSV and no for TSV.
+        extensions: Extensions of the recordings of an RTTM file.
     """
 
     path: str = MISSING
@@ -60,11 +65,11 @@ class Options:
 
 @dataclass(frozen=True)
 class _Scan:
-    """What one pass over a list finds.
+    """The result of one pass over a list.
 
     Attributes:
-        common: The folder that holds all absolute paths outside the list's own.
-        types: Key to Arrow type.
+        common: The deepest folder that contains all absolute paths outside the folder that relative paths refer to.
+        types: The Arrow type of every column by name.
     """
 
     common: str
@@ -75,13 +80,13 @@ class Dataset:
     """The utterances of a list, in the list's order."""
 
     def __init__(self, options: Options) -> None:
-        """Looks whether there is a list; its lines are read when the manifest is made.
+        """Checks that the list exists. Its lines are read when the manifest is made.
 
         Raises:
-            UserError: There is no list, it is not one to be read twice, or an option does not fit.
+            UserError: The list does not exist or cannot be read twice, or an option is wrong.
         """
         if options.path in ("", MISSING):
-            raise UserError(f"dataset.path is required and has no default; {_GIVE}")
+            raise UserError(f"dataset.path is required and has no default; {_REMEDY}")
         self.path = os.path.abspath(os.path.expanduser(options.path))
         self._options = options
         self._source = Source(self.path, f"dataset.path={options.path}")
@@ -101,32 +106,33 @@ class Dataset:
             if value not in allowed:
                 raise UserError(f"dataset.{key}={value}: not allowed; there are {', '.join(allowed)}")
         if not options.extensions or not all(options.extensions):
-            raise UserError(f"dataset.extensions=[{','.join(options.extensions)}]: give some, such as [wav,flac]")
+            given = ",".join(options.extensions)
+            raise UserError(f"dataset.extensions=[{given}]: must be a list of extensions, such as [wav,flac]")
         if not os.path.exists(self.path):
-            raise UserError(f"{name}: no such file; {_GIVE}")
+            raise UserError(f"{name}: no such file; {_REMEDY}")
         if os.path.isdir(self.path):
             if options.format not in ("auto", "kaldi"):
-                raise UserError(f"{name}: not a file; give a list, or say dataset.format=kaldi")
+                raise UserError(f"{name}: not a file; give a list, or set dataset.format=kaldi")
             if not kaldi.is_data_folder(self.path):
-                raise UserError(f"{name}: not a file, and no Kaldi data folder, since it has no wav.scp; {_GIVE}")
+                raise UserError(f"{name}: not a file, but a folder without wav.scp; {_REMEDY}")
         elif not os.path.isfile(self.path):
-            raise UserError(f"{name}: not a file; {_GIVE}")
+            raise UserError(f"{name}: not a file; {_REMEDY}")
         elif options.format == "kaldi":
             raise UserError(f"{name}: not a folder; give the Kaldi data folder, which holds wav.scp")
 
     def columns(self) -> dict[str, str]:
-        """What the list says that has no meaning here.
+        """Returns the columns of the list that are not path, times, channel, id or reference.
 
         Raises:
-            UserError: The list cannot be read, or a line is wrong; with the number of the line.
+            UserError: The list cannot be read, or a line is wrong; the message has the line's number.
         """
         return self._scanned.types
 
     def utterances(self) -> Iterator[Utterance]:
-        """Every row as an utterance.
+        """Yields every row of the list as an utterance.
 
         Raises:
-            UserError: There is none, or a line is wrong.
+            UserError: The list is empty, or a line is wrong.
         """
         return refuse_empty(self._utterances(), f"{self._source.name}: lists no recordings")
 
@@ -170,16 +176,16 @@ class Dataset:
         return _Scan(common or self._folder, dict(types))
 
     def _check_base(self, listed: str) -> None:
-        """Refuse to guess: the first path is not where it would be looked for, but in the working directory.
+        """Refuses a list whose first path exists only relative to the working directory, and not to the list's folder.
 
         Raises:
-            UserError: So it is.
+            UserError: The path exists only there. The user must say which folder is meant.
         """
         path, other = os.path.join(self._folder, listed), os.path.abspath(listed)
         if not os.path.isabs(listed) and not os.path.lexists(path) and os.path.lexists(other):
             raise UserError(
                 f"{self._source.name}: {listed!r} is not below {self._folder}, but below the working directory; "
-                "say dataset.audio_root=. if that is meant"
+                "set dataset.audio_root=. if paths are relative to the working directory"
             )
 
     @cached_property
@@ -191,14 +197,14 @@ class Dataset:
             format_ = "jsonl"  # lhotse's keys need no mapping
         if named and format_ not in _MAPPED:
             value = getattr(options.columns, named[0])
-            raise UserError(f"dataset.columns.{named[0]}={value}: {format_} has its own names; leave it out")
+            raise UserError(f"dataset.columns.{named[0]}={value}: the format {format_} has fixed names; leave this out")
         match format_:
             case "csv" | "tsv":
                 delimiter = delimited.DELIMITERS.get(options.delimiter, "\t" if format_ == "tsv" else None)
                 quotes = format_ == "csv" if options.quotes is None else options.quotes
                 return delimited.listing(source, options.columns, delimiter, quotes)
             case "parquet":
-                from pipeline.datasets.formats import parquet  # loads Arrow, which no other list needs
+                from pipeline.datasets.formats import parquet  # loads Arrow, which no other format needs
 
                 return parquet.listing(source, options.columns)
             case "kaldi":
@@ -211,10 +217,10 @@ class Dataset:
                 return jsonl.listing(source, options.columns)
 
     def _find(self, names: Set[str]) -> Mapping[str, str]:
-        """Where the recordings of an RTTM file are, by their names without extension.
+        """Returns the paths of the recordings of an RTTM file by their names without extension.
 
         Raises:
-            UserError: A name fits two files, or the folder cannot be read.
+            UserError: A name matches two files, or the folder cannot be read.
         """
         endings = tuple(f".{extension.removeprefix('.').lower()}" for extension in self._options.extensions)
         found: dict[str, str] = {}
@@ -224,8 +230,8 @@ class Dataset:
                 if stem in found:
                     both = f"{encode_path(found[stem])!r} and {encode_path(relative)!r}"
                     raise UserError(
-                        f"{self._source.name}: {stem!r} may be {both} in {self._folder}; "
-                        "narrow dataset.audio_root, or dataset.extensions"
+                        f"{self._source.name}: {stem!r} matches both {both} in {self._folder}; "
+                        "narrow dataset.audio_root or dataset.extensions"
                     )
                 found[stem] = relative
         return {name: found.get(name, f"{name}{endings[0]}") for name in names}

@@ -1,12 +1,12 @@
 """VOiCES: Voices Obscured in Complex Environmental Settings (arXiv 1804.05053, iqtlabs.github.io/voices).
 
-The corpus says everything in its file names:
+The file names describe the recordings:
 
     Lab41-SRI-VOiCES-src-sp0307-ch127535-sg0042.wav
     Lab41-SRI-VOiCES-rm1-babb-sp0032-ch021625-sg0005-mc01-stu-clo-dg080.wav
 
-Room, distractor, speaker, chapter, segment, microphone with its type and place, and the angle in degrees to
-which the loudspeaker was turned. The documentation of older releases writes `scr` for `src`, `seg` for `sg`.
+The parts are room, distractor, speaker, chapter, segment, microphone with its type and location, and the angle of the
+loudspeaker in degrees. The documentation of older releases writes `scr` for `src` and `seg` for `sg`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NAME = re.compile(
     re.VERBOSE,
 )
 
-# The part of a name that says what was read aloud; LibriSpeech's own form is 307-127535-0042.
+# The part of a name that identifies the passage that was read. LibriSpeech's own form is 307-127535-0042.
 _PASSAGE = re.compile(r"(?:.*-)?sp([0-9]+)-ch([0-9]+)-se?g([0-9]+)(?:-.*)?|([0-9]+)-([0-9]+)-([0-9]+)")
 
 _COLUMNS = {
@@ -52,34 +52,34 @@ _COLUMNS = {
     "gender": "string",
 }
 
-# Not speech. The documentation spells the second with an underscore, the archives with a hyphen.
-_LEFT_OUT = frozenset(("distractors", "room-response", "room_response"))
+# Folders without speech. The documentation writes `room_response`, the archives contain `room-response`.
+_NOT_SPEECH = frozenset(("distractors", "room-response", "room_response"))
 
 _LAYOUT = (
-    "expected is the folder VOiCES_devkit with source-16k/{train,test}/sp*/*.wav "
+    "expected the folder VOiCES_devkit with source-16k/{train,test}/sp*/*.wav "
     "and distant-16k/speech/{train,test}/rm*/*/sp*/*.wav"
 )
 
 
 @dataclass
 class Options:
-    """`dataset.*` of `dataset=voices`.
+    """The options `dataset.*` of `dataset=voices`.
 
     Attributes:
-        root: The folder `VOiCES_devkit` (or `VOiCES_release`, or a part of one); `None` or empty for the
-            shipped recording.
+        root: The folder `VOiCES_devkit` (or `VOiCES_release`, or a part of either); `None` or empty for the shipped
+            recording.
     """
 
     root: str | None = None
 
 
 class Dataset:
-    """The recordings of a VOiCES tree, source and distant; the id is the file's stem."""
+    """The source and distant recordings of a VOiCES tree. The id is the file's stem."""
 
     def __init__(self, options: Options) -> None:
         self.notice: str | None = None
         if options.root:
-            self.root = require_folder(options.root, "give the folder VOiCES_devkit, there or in VOICES_ROOT")
+            self.root = require_folder(options.root, "give the folder VOiCES_devkit, as dataset.root or in VOICES_ROOT")
             self.run_name = "voices"
         else:
             self.root = str(SHIPPED / "voices")
@@ -90,16 +90,16 @@ class Dataset:
             )
 
     def columns(self) -> dict[str, str]:
-        """What the names, the folders and the gender table say."""
+        """Returns the columns, which come from the file names, the folders and the gender table."""
         return dict(_COLUMNS)
 
     def utterances(self) -> Iterator[Utterance]:
-        """Every recording, sorted bytewise by its path.
+        """Yields every recording, sorted bytewise by its path.
 
-        A WAV that is not named in the scheme is one too, without what its name would say.
+        A WAV whose name does not follow the scheme has null in the columns that come from the name.
 
         Raises:
-            UserError: There is none, or a folder or a reference file cannot be read.
+            UserError: There are no recordings, or a folder or a reference file cannot be read.
         """
         message = f"dataset.root={self.root}: no recordings found; {_LAYOUT}"
         return refuse_empty(self._utterances(), message)
@@ -107,7 +107,7 @@ class Dataset:
     def _utterances(self) -> Iterator[Utterance]:
         references = References(self.root)
         genders = _read_genders(os.path.join(self.root, "references"))
-        for relative in walk_files(self.root, skip=_LEFT_OUT):
+        for relative in walk_files(self.root, skip=_NOT_SPEECH):
             folder, name = os.path.split(relative)
             stem, extension = os.path.splitext(name)
             if extension.lower() != ".wav":
@@ -126,7 +126,7 @@ class Dataset:
 
 
 def parse_name(stem: str) -> dict[str, Scalar]:
-    """The columns that a file name gives; all `None` where it does not follow the scheme."""
+    """Returns the columns that a file name determines; all `None` if the name does not follow the scheme."""
     columns: dict[str, Scalar] = dict.fromkeys(_COLUMNS)
     match = NAME.fullmatch(stem)
     if match:
@@ -137,16 +137,16 @@ def parse_name(stem: str) -> dict[str, Scalar]:
 
 
 class References:
-    """What was read aloud, from `references/`; nothing where that folder is missing.
+    """The reference transcripts in `references/`; empty if the folder is missing.
 
-    Where its two files disagree, `filename_transcripts` is right.
+    If its two files disagree, `filename_transcripts` counts.
     """
 
     def __init__(self, root: str) -> None:
         """Reads both files below `root`.
 
         Raises:
-            UserError: A file is there and cannot be read.
+            UserError: A file exists but cannot be read.
         """
         folder = os.path.join(root, "references")
         newer = os.path.join(folder, "filename_transcripts")
@@ -157,16 +157,16 @@ class References:
             raise UserError(f"{newer}: not a CSV file ({error}); restore it, or remove it") from None
 
     def of(self, stem: str) -> str | None:
-        """The text of a recording by the stem of its name."""
+        """Returns the reference transcript of a recording by its stem; `None` if there is none."""
         return next((text for texts in self._texts if (text := texts.of(stem)) is not None), None)
 
 
 class _Texts:
-    """The texts of one file.
+    """The reference transcripts of one file.
 
-    `filename_transcripts` lists every recording, the older `.refs` perhaps only the sources. All recordings
-    of one passage (speaker, chapter, segment) say the same, so a text is kept once per passage, and per name
-    only where it differs: 4,000 texts instead of 999,168.
+    All recordings of one passage (speaker, chapter, segment) have the same text. So memory holds one text per passage,
+    and one per file name only if that text differs: 4,000 texts instead of 999,168. The older `.refs` file may list
+    only the source recordings; distant recordings then get their text through the passage.
     """
 
     def __init__(self, rows: Iterator[tuple[str, str]]) -> None:
@@ -193,7 +193,7 @@ def _passage(stem: str) -> tuple[int, int, int] | None:
 
 
 def _read_lines(path: str) -> Iterator[str]:
-    """The lines of a UTF-8 file; none where it is missing."""
+    """Yields the lines of a UTF-8 file; none if the file is missing."""
     try:
         with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
             yield from file
@@ -204,7 +204,7 @@ def _read_lines(path: str) -> Iterator[str]:
 
 
 def _csv_rows(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
-    """Name and text of `index,file_name,transcript` lines."""
+    """Yields the name and the text of `index,file_name,transcript` lines."""
     name_at, text_at = 1, 2
     for row in csv.reader(lines):
         if "file_name" in row and "transcript" in row:
@@ -214,7 +214,7 @@ def _csv_rows(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
 
 
 def _older_rows(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
-    """Name and text of `name TRANSCRIPT` lines."""
+    """Yields the name and the text of `name TRANSCRIPT` lines."""
     for line in lines:
         name, _, text = line.strip().replace("\t", " ").partition(" ")
         if name:
@@ -222,7 +222,10 @@ def _older_rows(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
 
 
 def _read_genders(folder: str) -> dict[int, str]:
-    """Speaker number to gender; with or without `sp` and leading zeros, the header perhaps with `;`."""
+    """Returns the gender by speaker number.
+
+    Speakers may be written with or without `sp` and leading zeros, and the header may begin with `;`.
+    """
     genders: dict[int, str] = {}
     speaker_at, gender_at = 0, 1
     for line in _read_lines(os.path.join(folder, "Lab41-SRI-VOiCES-speaker-gender-dataset.tbl")):

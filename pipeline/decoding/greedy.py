@@ -1,78 +1,72 @@
-"""Emissions to transcripts: greedy CTC, best path on the device, with word times and probabilities."""
+"""Greedy CTC decoding: the best label of every frame, repeats merged, blanks dropped.
+
+The label sequence is that of `GreedyCTCDecoder` in torchaudio's tutorial "Speech Recognition with Wav2Vec2".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.records import BestPath, Transcript, Word
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-WORD_BOUNDARY = "|"
+from pipeline.records import Labels, Transcript, UtteranceEmission, Word
 
 
 @dataclass
 class Options:
-    """`decoder.*` of the greedy decoder: there is nothing to set."""
+    """`decoder.*` of `decoder=greedy`: there is nothing to choose."""
 
 
-def best_path(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The best label of every frame and its log-probability, each `(..., frames)`, of `(..., frames, labels)`."""
-    import torch  # here, so that the configuration reads `Options` without waiting for torch
+class Decoder:
+    """Reads the best path alone."""
 
-    with torch.inference_mode():
-        logprobs, labels = torch.log_softmax(logits, dim=-1).max(dim=-1)
-    return labels, logprobs
+    wants_logits: ClassVar[bool] = False
 
+    def __init__(self, options: Options, labels: Labels, seconds_per_frame: float) -> None:
+        """Take the labels in the order of the logits, and the stride in seconds."""
+        self._names = np.asarray(labels.names, dtype=object)
+        self._blank = labels.blank
+        self._delimiter = labels.delimiter
+        self._seconds_per_frame = seconds_per_frame
 
-class GreedyDecoder:
-    """The best label of every frame, repeats merged, blanks dropped (torchaudio's `GreedyCTCDecoder`)."""
-
-    def __init__(self, labels: Sequence[str], blank: int, seconds_per_frame: float) -> None:
-        """Labels in the order of the logits, the index of the blank, and the stride in seconds."""
-        self.labels = np.asarray(labels, dtype=object)
-        self.blank = blank
-        self.seconds_per_frame = seconds_per_frame
-
-    def __call__(self, paths: Sequence[BestPath], start_s: float) -> Transcript:
-        """Decode one utterance.
-
-        Args:
-            paths: Its best path, in stretches that follow one another.
-            start_s: Where the utterance begins in its file, in seconds.
-        """
-        path = np.concatenate([stretch.labels for stretch in paths])
-        logprobs = np.concatenate([stretch.logprobs for stretch in paths])
-        starts = np.flatnonzero((np.diff(path, prepend=-1) != 0) & (path != self.blank))
-        characters = self.labels[path[starts]]
-        # A label lasts until the path leaves it; the last frame of a word is that of its last label.
+    def __call__(self, emission: UtteranceEmission) -> Transcript:
+        """Decode one utterance."""
+        path, logprobs = emission.path.labels, emission.path.logprobs
+        starts = np.flatnonzero((np.diff(path, prepend=-1) != 0) & (path != self._blank))
+        # A label lasts until the path leaves it. The last frame of a word is that of its last label.
         leaves = np.flatnonzero(np.diff(path, append=-1))
         ends = leaves[np.searchsorted(leaves, starts)] + 1
+        labels = self._names[path[starts]]
         total = np.concatenate([[0.0], np.cumsum(logprobs, dtype=np.float64)])
         words = []
-        bounds = [-1, *np.flatnonzero(characters == WORD_BOUNDARY), len(characters)]
-        for left, right in pairwise(bounds):
-            if right - left < 2:
-                continue
-            first, last = int(starts[left + 1]), int(ends[right - 1])
+        for left, right in self._spans_of_words(labels):
+            first, last = int(starts[left]), int(ends[right - 1])
             words.append(
                 Word(
-                    word="".join(characters[left + 1 : right]),
-                    start_s=start_s + first * self.seconds_per_frame,
-                    end_s=start_s + last * self.seconds_per_frame,
+                    word="".join(labels[left:right]),
+                    start_s=emission.start_s + first * self._seconds_per_frame,
+                    end_s=emission.start_s + last * self._seconds_per_frame,
                     probability=float(np.exp((total[last] - total[first]) / (last - first))),
                 )
             )
         return Transcript(
             text=" ".join(word.word for word in words),
-            ctc_text="".join(characters),
+            ctc_text="".join(labels),
             avg_logprob=float(total[-1] / max(1, len(logprobs))),
             num_frames=len(logprobs),
             words=tuple(words),
         )
+
+    def _spans_of_words(self, labels: NDArray[np.object_]) -> Iterator[tuple[int, int]]:
+        """The first and the last (exclusive) label of each word; without a delimiter every label is a word."""
+        if not self._delimiter:
+            yield from ((place, place + 1) for place in range(len(labels)))
+            return
+        bounds = [-1, *np.flatnonzero(labels == self._delimiter), len(labels)]
+        for left, right in pairwise(bounds):
+            if right - left > 1:
+                yield left + 1, right

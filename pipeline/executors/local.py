@@ -1,10 +1,51 @@
-"""The work is done in this process and its loaders, on this machine."""
+"""`executor=local`: this process executes every shard."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from pipeline.runtime.progress import RunProgress, format_duration
+from pipeline.storage.run_directory import METRICS
+
+if TYPE_CHECKING:
+    from pipeline.inference.job import Job
 
 
 @dataclass
 class Options:
-    """`executor.*` of the local executor: there is nothing to set."""
+    """`executor.*` of `executor=local`: there is nothing to choose."""
+
+
+class Executor:
+    """Executes the shards one after another in this process."""
+
+    def __init__(self, options: Options) -> None:
+        """Take the options."""
+
+    def run(self, job: Job, console: Console, say: Callable[[str], None]) -> str:
+        """Execute every pending shard; see `pipeline.executors.Executor.run`."""
+        import torch
+
+        from pipeline.inference.execute import execute
+
+        progress = RunProgress(
+            console,
+            job.directory.local_log(METRICS),
+            total_s=job.audio_s,
+            done_s=job.done_s,
+            total_shards=job.manifest.num_shards,
+            done_shards=len(job.done),
+            failures=job.failures_before,
+        )
+        with progress:
+            kept = execute(job, job.pending, torch.device(job.device), progress)
+        if kept:
+            say(
+                f"{len(kept)} shards were kept as they were: utterances that had a result would have failed now "
+                f"(shards {', '.join(map(str, kept[:10]))})"
+            )
+        return f", {progress.real_time:.1f} x real time, in {format_duration(progress.elapsed_s)}"

@@ -27,7 +27,7 @@ from pipeline.inference.recordings import Recordings
 from pipeline.records import PlannedBatch, Rejected
 from pipeline.runtime.errors import RunError
 from pipeline.runtime.memory import is_out_of_memory, reading_allowance
-from pipeline.runtime.sandbox import Pulse, Reason, confine
+from pipeline.runtime.sandbox import Heartbeat, Reason, confine
 
 __all__ = ["Batch", "Loader", "Recordings", "Waveform"]
 
@@ -152,7 +152,7 @@ class _Crew:
         self._timeout_s = loader.timeout_s
         self._poll_s = min(POLL_S, loader.timeout_s / 2)
         self._allowance = reading_allowance()
-        self._pulse = loader.recordings.pulse = Pulse(workers)
+        self._pulse = loader.recordings.pulse = Heartbeat(workers)
         self._beats, self._silent_s = 0, 0.0
         self._slots = Slots()
         others = set(multiprocessing.active_children())

@@ -5,142 +5,152 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.decoding.greedy import GreedyDecoder
-from pipeline.decoding.stitching import Stitcher
-from pipeline.inference.loader import Batch, Loader
-from pipeline.inference.planning import Chunking, plan_run
+from pipeline.inference.batches import Batch
+from pipeline.inference.job import Job
+from pipeline.inference.planning import plan_run
+from pipeline.inference.stitching import Stitcher
+from pipeline.inference.transcription import Transcription
 from pipeline.inference.writer import ShardWriter
 from pipeline.models.engine import Engine, Started
-from pipeline.records import Chunk, Failure, Rejected
+from pipeline.records import Chunk, Failure, PlannedBatch, Rejected
 from pipeline.runtime.errors import RunError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.progress import BatchMetrics, RunProgress
-from pipeline.runtime.signals import Stopped, waiting
+from pipeline.runtime.signals import Stopped, allowing_stop
 from pipeline.storage.manifest import Manifest
 
 LOG = logging.getLogger("pipeline")
 
 
-@dataclass(frozen=True)
-class Job:
-    """The shards to do and the limits to keep.
+def plan_batches(job: Job, shards: Sequence[int], max_batch_s: float) -> Iterator[PlannedBatch]:
+    """The batches of some shards of a job, shard after shard, planned as they are asked for.
 
-    Attributes:
-        manifest: What there is.
-        shards: Shards to do, ascending.
-        sample_rate: The model's, in Hz.
-        chunking: How long utterances are cut.
+    Args:
+        job: The job.
+        shards: The shards, ascending.
         max_batch_s: Budget of padded seconds in a batch.
-        max_failures: Stop beyond this many failures; `None` for never.
-        failures_before: Failures in shards that are committed already.
     """
-
-    manifest: Manifest
-    shards: Sequence[int]
-    sample_rate: int
-    chunking: Chunking
-    max_batch_s: float
-    max_failures: int | None
-    failures_before: int
-
-
-def load_batches(job: Job, loader: Loader) -> Generator[Batch, None, None]:
-    """The batches of a job, loaded ahead and across shard boundaries."""
-    plan = plan_run(
-        job.shards,
+    sample_rate = job.computation.facts.sample_rate
+    return plan_run(
+        shards,
         job.manifest.shard_of_row,
-        job.manifest.num_samples_at(job.sample_rate),
-        int(job.max_batch_s * job.sample_rate),
-        job.chunking,
+        job.manifest.num_samples_at(sample_rate),
+        int(max_batch_s * sample_rate),
+        job.computation.chunking,
     )
-    return loader.batches(plan)
 
 
-def run_batches(
-    job: Job,
-    batches: Iterator[Batch],
-    engine: Engine,
-    decoder: GreedyDecoder | None,
-    writer: ShardWriter,
-    progress: RunProgress,
-) -> None:
+def run_batches(job: Job, batches: Iterator[Batch], engine: Engine, writer: ShardWriter, progress: RunProgress) -> None:
     """Run every batch through the model and the decoder, and hand the results to the writer.
 
     Raises:
         RunError: More than `max_failures` utterances have failed.
         Stopped: A signal asked for it; the batches that were begun are done.
     """
-    failures_so_far = job.failures_before
-    start_s = np.nan_to_num(np.asarray(job.manifest.table["start_s"].to_numpy(), dtype=np.float64))
-    stitcher = Stitcher(decoder, lambda row: float(start_s[row]))
-    under_way: deque[tuple[Batch, Started, float]] = deque()
+    results = _Results(job, writer, progress)
+    begun: deque[_Begun] = deque()
     stopped: Stopped | None = None
     while True:
         asked = time.monotonic()
         try:
-            with waiting():
+            with allowing_stop():
                 batch = next(batches, None)
         except Stopped as stop:  # what the device has begun with is finished
             batch, stopped = None, stop
         if batch is not None:
             failpoint("forward", batch.plan.shard)
-            loaded = time.monotonic()
-            under_way.append((batch, engine.start(batch.chunks, batch.waveforms, batch.lengths), loaded - asked))
-        # A GPU works on the next batch while the host sees to the one before.
-        while under_way and (batch is None or len(under_way) > engine.overlaps):
-            done, started, load_s = under_way.popleft()
-            emissions, rejected = started.results()
-            failpoint("forwarded", done.plan.shard)
-            for row in started.cut:
-                LOG.warning(
-                    "%r: a chunk does not fit into the memory of the device and was run in halves; a smaller "
-                    "chunk.seconds= would have cut it everywhere alike",
-                    job.manifest.utterance(row).id,
-                )
-            emissions, transcripts, rejected = stitcher.take(emissions, [*done.rejected, *rejected])
-            failures = [_failure(job.manifest, item) for item in rejected]
-            idle_s = load_s if started.idle_s is None else started.idle_s
-            computed = time.monotonic()
-            writer.put(done.plan.shard, emissions, transcripts, failures)
-            progress.batch(
-                BatchMetrics(
-                    batch=done.plan.index,
-                    shard=done.plan.shard,
-                    size=len(done.chunks),
-                    failed=len(failures),
-                    padded_s=done.waveforms.numel() / job.sample_rate,
-                    valid_s=int(done.lengths.sum()) / job.sample_rate,
-                    load_s=min(load_s, idle_s),  # waiting while the device works costs nothing
-                    forward_s=started.busy_s,
-                    write_s=time.monotonic() - computed,
-                    idle_s=idle_s,
-                ),
-                covered_s=sum(_own_s(job, chunk) for chunk in done.plan.chunks),
-            )
-            failures_so_far += len(failures)
-            if failures and job.max_failures is not None and failures_so_far > job.max_failures:
-                last = failures[-1]
-                raise RunError(
-                    f"{failures_so_far} utterances have failed, more than max_failures={job.max_failures}; "
-                    f"the last one is {last.id!r}: {last.error}, {last.message}"
-                )
+            load_s = time.monotonic() - asked
+            begun.append(_Begun(batch, engine.start(batch.chunks, batch.waveforms, batch.lengths), load_s))
+        # A GPU works on the next batch while the host sees to the batch before.
+        while begun and (batch is None or len(begun) > engine.overlaps):
+            results.take(begun.popleft())
         if stopped is not None:
             raise stopped
         if batch is None:
             return
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A batch that the device has begun with, and the seconds that its loading was waited for."""
+
+    batch: Batch
+    started: Started
+    load_s: float
+
+
+class _Results:
+    """What becomes of a batch after the model: stitched, decoded, handed to the writer, counted."""
+
+    def __init__(self, job: Job, writer: ShardWriter, progress: RunProgress) -> None:
+        self._job = job
+        self._writer = writer
+        self._progress = progress
+        self._failures = job.failures_before
+        self._stitcher = Stitcher()
+        decoder = job.computation.decoder
+        start_s = np.nan_to_num(np.asarray(job.manifest.table["start_s"].to_numpy(), dtype=np.float64))
+        self._transcription = None if decoder is None else Transcription(decoder, lambda row: float(start_s[row]))
+
+    def take(self, begun: _Begun) -> None:
+        """Wait for the results of a batch and pass them on.
+
+        Raises:
+            RunError: More than `max_failures` utterances have failed.
+        """
+        batch, started = begun.batch, begun.started
+        emissions, rejected = started.results()
+        failpoint("forwarded", batch.plan.shard)
+        for row in started.cut:
+            LOG.warning(
+                "%r: a chunk does not fit into the memory of the device and was run in halves; a smaller "
+                "chunk.seconds= would have cut every chunk alike",
+                self._job.manifest.utterance(row).id,
+            )
+        pieces, lost = self._stitcher.take(emissions, [*batch.rejected, *rejected])
+        transcripts = {} if self._transcription is None else self._transcription.take(pieces, lost)
+        failures = [_failure(self._job.manifest, item) for item in lost]
+        idle_s = begun.load_s if started.idle_s is None else started.idle_s
+        computed = time.monotonic()
+        self._writer.put(batch.plan.shard, pieces, transcripts, failures)
+        sample_rate = self._job.computation.facts.sample_rate
+        self._progress.batch(
+            BatchMetrics(
+                batch=batch.plan.index,
+                shard=batch.plan.shard,
+                size=len(batch.chunks),
+                failed=len(failures),
+                padded_s=batch.waveforms.numel() / sample_rate,
+                valid_s=int(batch.lengths.sum()) / sample_rate,
+                load_s=min(begun.load_s, idle_s),  # waiting while the device works costs nothing
+                forward_s=started.busy_s,
+                write_s=time.monotonic() - computed,
+                idle_s=idle_s,
+            ),
+            covered_s=sum(_own_s(self._job, chunk) for chunk in batch.plan.chunks),
+        )
+        self._failures += len(failures)
+        limit = self._job.max_failures
+        if failures and limit is not None and self._failures > limit:
+            last = failures[-1]
+            raise RunError(
+                f"{self._failures} utterances have failed, more than max_failures={limit}; "
+                f"the last one is {last.id!r}: {last.error}, {last.message}"
+            )
+
+
 def _own_s(job: Job, chunk: Chunk) -> float:
     """Seconds of the recording that a chunk answers for: without what it shares with the next."""
     if chunk.whole:
         return float(np.nan_to_num(job.manifest.duration_s[chunk.row]))
-    shared = 0 if chunk.last else 2 * chunk.context * job.chunking.stride
-    return (chunk.num_samples - shared) / job.sample_rate
+    facts = job.computation.facts
+    shared = 0 if chunk.last else 2 * chunk.context * facts.stride
+    return (chunk.num_samples - shared) / facts.sample_rate
 
 
 def _failure(manifest: Manifest, item: Rejected) -> Failure:

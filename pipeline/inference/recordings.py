@@ -14,7 +14,7 @@ from pipeline.inference.resampling import resample, resample_window, source_wind
 from pipeline.records import AudioHeader, Chunk, PlannedBatch, Rejected, Stage, Utterance
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.memory import is_out_of_memory
-from pipeline.runtime.sandbox import Pulse
+from pipeline.runtime.sandbox import Heartbeat
 from pipeline.storage.manifest import Manifest
 
 
@@ -43,7 +43,7 @@ class Recordings(Dataset[Batch]):
         self.min_samples = min_samples
         self.channels = channels
         self.max_samples = max_samples
-        self.pulse: Pulse | None = None
+        self.pulse: Heartbeat | None = None
         self._reader = WaveformReader()  # each process that loads has its own
 
     def __getitem__(self, plan: PlannedBatch) -> Batch:

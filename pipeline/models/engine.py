@@ -13,8 +13,8 @@ from torchaudio.models import Wav2Vec2Model
 
 from pipeline.models.facts import ModelFacts
 from pipeline.models.forward import ExactForward
-from pipeline.models.split import Awaited, Halves, Refused, halve
-from pipeline.models.transfer import Flight, Moment, Streams, Wanted, seconds_between
+from pipeline.models.split import halve
+from pipeline.models.transfer import Moment, Streams, Transfer, Wanted, seconds_between
 from pipeline.records import Chunk, Emission, Rejected
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.memory import available_memory, is_out_of_memory
@@ -85,20 +85,24 @@ class Started:
 
     def __init__(self, began: Moment, before: Moment | None) -> None:
         """Where in the device's work it began, and where the batch before it ended."""
-        self.awaited: list[Awaited] = []
+        self.parts: list[Transfer | Rejected] = []
+        """What comes of the batch, in the order of its chunks: results on their way, and chunks that were not run."""
         self.cut: list[int] = []
         """Manifest rows of chunks that did not fit and were run in halves."""
         self.ended = self._began = began
         self._before = before
 
     def results(self) -> tuple[list[Emission], list[Rejected]]:
-        """Wait for one `Emission` or `Rejected` a chunk."""
+        """Wait for an `Emission` or a `Rejected` of each chunk; a chunk that was run in halves has one of each half."""
         emissions: list[Emission] = []
         rejected: list[Rejected] = []
-        for each in self.awaited:
-            done = each.results()
-            emissions += done[0]
-            rejected += done[1]
+        for part in self.parts:
+            if isinstance(part, Rejected):
+                rejected.append(part)
+            else:
+                done = part.results()
+                emissions += done[0]
+                rejected += done[1]
         return emissions, rejected
 
     @property
@@ -172,19 +176,19 @@ class Engine:
             piece = pieces.pop()
             size = piece.stop - piece.start
             given = chunks[piece], waveforms[piece, : int(lengths[piece].max())], lengths[piece]
-            flight = self._try(*given)
-            if flight is not None:
-                started.awaited.append(flight)
+            transfer = self._try(*given)
+            if transfer is not None:
+                started.parts.append(transfer)
             elif size == 1:
                 started.cut.append(chunks[piece.start].row)
-                started.awaited.append(self._halved(chunks[piece.start], given[1]))
+                started.parts += self._in_halves(chunks[piece.start], given[1])
             else:
                 middle = piece.start + size // 2
                 pieces += [slice(middle, piece.stop), slice(piece.start, middle)]
         started.ended = self._ended = self._streams.now()
         return started
 
-    def _try(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> Flight | None:
+    def _try(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> Transfer | None:
         """Run what is believed to fit; `None` where it does not."""
         size, padded = len(chunks), waveforms.numel()
         free, total = self._memory()
@@ -194,7 +198,7 @@ class Engine:
             return None
         try:
             output = self._forward(waveforms.to(self.device, non_blocking=True), lengths, self._layers)
-            return Flight(self._streams, self._wanted, chunks, output)
+            return Transfer(self._streams, self._wanted, chunks, output)
         except (RuntimeError, MemoryError) as error:
             if not (isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error)):
                 raise
@@ -203,19 +207,26 @@ class Engine:
         self._fits = min(self._fits, padded - 1)
         return None
 
-    def _halved(self, chunk: Chunk, waveform: Tensor) -> Awaited:
-        """Run a chunk that does not fit in halves, and those in halves; `waveform` is `(1, samples)`."""
+    def _in_halves(self, chunk: Chunk, waveform: Tensor) -> list[Transfer | Rejected]:
+        """Run a chunk that does not fit in halves, and a half that does not fit in halves again.
+
+        Args:
+            chunk: The chunk.
+            waveform: `(1, samples)`.
+        """
         num_samples = waveform.shape[1]
         num_frames = self._facts.num_frames(num_samples)
-        halves = halve(replace(chunk, num_samples=num_samples), num_frames, self._facts.stride, self._facts.min_samples)
+        halves = halve(chunk, num_samples, num_frames, self._facts.stride, self._facts.min_samples)
         if halves is None:
-            return Refused(self._too_long(chunk, num_samples))
-        parts = []
+            return [self._too_long(chunk, num_samples)]
+        parts: list[Transfer | Rejected] = []
         for half in halves:
-            own = waveform[:, half.start : half.start + half.num_samples]
-            length = torch.tensor([own.shape[1]])
-            parts.append(self._try([half], own, length) or self._halved(half, own))
-        return Halves(chunk, (parts[0], parts[1]))
+            first = half.start - chunk.start
+            own = waveform[:, first : first + half.num_samples]
+            done = self._try([half], own, torch.tensor([own.shape[1]]))
+            parts += [done] if done is not None else self._in_halves(half, own)
+        refused = [part for part in parts if isinstance(part, Rejected)]
+        return [replace(refused[0], chunk=chunk)] if refused else parts
 
     def _memory(self) -> tuple[float, float]:
         """Bytes free for a forward and all there are; CUDA says by itself when it runs out.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal, NamedTuple
 
+from pipeline.records import Labels
+
 CONVOLUTIONS = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
 """Kernel and stride of each convolution of wav2vec 2.0's front end, which most later models share.
 
@@ -90,6 +92,12 @@ class ModelFacts:
     def transcribes(self) -> bool:
         """Whether the labels can be written as words."""
         return bool(self.labels) and self.delimiter is not None
+
+    @property
+    def ctc_labels(self) -> Labels:
+        """The labels as a decoder takes them; for models that transcribe."""
+        assert self.delimiter is not None, f"the labels of {self.name} cannot be written as words"
+        return Labels(self.labels, self.blank, self.delimiter)
 
     @property
     def stride(self) -> int:

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.decoding.greedy import best_path
 from pipeline.models.forward import ModelOutput
 from pipeline.records import BestPath, Chunk, Emission, Rejected
 
@@ -87,8 +86,19 @@ class Wanted:
     non_finite: str
 
 
-class Flight:
-    """One forward's results on their way."""
+@torch.inference_mode()
+def best_path(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the best label of every frame and its log-probability, each `(..., frames)`.
+
+    Args:
+        logits: `(..., frames, labels)`.
+    """
+    logprobs, labels = torch.log_softmax(logits, dim=-1).max(dim=-1)
+    return labels, logprobs
+
+
+class Transfer:
+    """The results of one forward, on their way to the host."""
 
     def __init__(self, streams: Streams, wanted: Wanted, chunks: Sequence[Chunk], output: ModelOutput) -> None:
         """Ask the device for what the host will need of `output`."""

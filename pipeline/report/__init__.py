@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config.schema import ReportSettings
-from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.run_directory import REPORT, RunDirectory
 
 
 def write_report(directory: RunDirectory, settings: ReportSettings) -> Path:
@@ -25,9 +25,8 @@ def write_report(directory: RunDirectory, settings: ReportSettings) -> Path:
     from pipeline.report.page import build_page  # plots and templates take a while to import
 
     page = build_page(directory, settings)
-    path: Path = directory.report_path
-    directory.write_bytes(path, page.encode())
-    return path
+    directory.write(REPORT, page.encode())
+    return directory.locate(REPORT)
 
 
 __all__ = ["write_report"]

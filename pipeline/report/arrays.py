@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.results.arrays import EMISSIONS, FEATURES, Table, read_parts, stretch
+from pipeline.storage.files import StoredTable
 
 Frames = NDArray[np.float32]
 
@@ -24,20 +24,20 @@ class Cut:
     last: int
 
 
-def read_emissions(path: Path, cuts: Sequence[Cut]) -> dict[str, Frames]:
+def read_emissions(stored: StoredTable, cuts: Sequence[Cut]) -> dict[str, Frames]:
     """Each cut that is there, `(frames, labels)`, by id."""
-    return _read(path, EMISSIONS, cuts)
+    return _read(stored, EMISSIONS, cuts)
 
 
-def read_features(path: Path, cuts: Sequence[Cut], layers: Sequence[int]) -> dict[int, dict[str, Frames]]:
+def read_features(stored: StoredTable, cuts: Sequence[Cut], layers: Sequence[int]) -> dict[int, dict[str, Frames]]:
     """Each cut of each layer that is there, `(frames, dim)`, by layer and id."""
-    return {layer: _read(path, FEATURES, cuts, layer) for layer in layers}
+    return {layer: _read(stored, FEATURES, cuts, layer) for layer in layers}
 
 
-def _read(path: Path, table: Table, cuts: Sequence[Cut], layer: int | None = None) -> dict[str, Frames]:
+def _read(stored: StoredTable, table: Table, cuts: Sequence[Cut], layer: int | None = None) -> dict[str, Frames]:
     wanted = {cut.id: cut for cut in cuts}
     found: dict[str, Frames] = {}
-    for id_, parts in groupby(read_parts(path, table, sorted(wanted), layer), key=lambda part: part.id):
+    for id_, parts in groupby(read_parts(stored, table, sorted(wanted), layer), key=lambda part: part.id):
         values = stretch(parts, wanted[id_].first, wanted[id_].last)
         if values is not None and len(values):
             found[id_] = values.astype(np.float32)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pipeline import __version__
 from pipeline.config.schema import ReportSettings
 from pipeline.storage.commits import encode_record
-from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.run_directory import REPORT, SCORES, RunDirectory
 
 _MARK = re.compile(rb'<meta name="made-of" content="([0-9a-f]{64})">')
 _HEAD_BYTES = 4096
@@ -20,15 +20,15 @@ def mark_of(directory: RunDirectory, settings: ReportSettings) -> str:
     digest = hashlib.sha256(f"{__version__} {sorted(asdict(settings).items())}".encode())
     for _, record in sorted(directory.commits().items()):
         digest.update(encode_record(record))
-    if directory.scores_path.is_file():
-        digest.update(directory.scores_path.read_bytes())
+    if directory.scores.is_there:
+        digest.update(directory.read(SCORES))
     return digest.hexdigest()
 
 
 def is_current(directory: RunDirectory, settings: ReportSettings) -> bool:
     """Whether the page that lies there was made of what there is, as these settings say."""
     try:
-        with open(directory.report_path, "rb") as page:
+        with directory.open(REPORT) as page:
             found = _MARK.search(page.read(_HEAD_BYTES))
     except OSError:
         return False

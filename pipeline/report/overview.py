@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby, islice
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from pipeline.report.texts import masked, shown
@@ -21,49 +17,16 @@ from pipeline.runtime.redaction import mask_secrets
 from pipeline.scoring.terminal import how_compared
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
-from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.summary import Totals, total
+from pipeline.storage.files import StoredTable
+from pipeline.storage.run_directory import CONFIG, RunDirectory
+from pipeline.storage.run_record import RunRecord
+from pipeline.storage.summary import total
 
 MAX_GROUPS, MAX_VALUES = 16, 12
 """Groups that are shown, and values of each: those with the highest rates."""
 MAX_CONFUSIONS = 10
 MAX_FAILURES = 5
 """Of each kind."""
-_LOG_TAIL = 4 << 20
-_DEVICE = re.compile(r" on (\S+) in (fp32|bf16|fp16), \d+ of \d+ shards to do")
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How far a run is.
-
-    Attributes:
-        totals: Sums over what is committed.
-        num_utterances, num_shards: Of the manifest.
-        pending_s: Seconds of audio that is not committed.
-        locked: Whether a process is at it.
-    """
-
-    totals: Totals
-    num_utterances: int
-    num_shards: int
-    pending_s: float
-    locked: bool
-
-    @property
-    def done(self) -> int:
-        """Utterances with a result."""
-        return self.totals.utterances - self.totals.num_failures
-
-    @property
-    def pending(self) -> int:
-        """Utterances that are not committed."""
-        return self.num_utterances - self.totals.utterances
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.totals.shards >= self.num_shards
 
 
 @dataclass(frozen=True)
@@ -106,35 +69,21 @@ class FailureGroup:
     rows: Sequence[Mapping[str, str]]
 
 
-def read_standing(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> Standing:
-    """Read how far a run is."""
-    table = pq.read_table(directory.manifest_path, columns=["shard", "duration_s"])
-    shards = table["shard"].to_numpy()
-    pending = ~np.isin(shards, list(records))
-    return Standing(
-        totals=total(records.values()),
-        num_utterances=len(shards),
-        num_shards=len(np.unique(shards)),
-        pending_s=float(np.nansum(table["duration_s"].to_numpy().astype(np.float64)[pending])),
-        locked=directory.is_locked(),
-    )
-
-
 def read_facts(
-    directory: RunDirectory, records: Mapping[int, CommitRecord], recorded: Mapping[str, Any], timing: Timing | None
+    directory: RunDirectory, records: Mapping[int, CommitRecord], recorded: RunRecord | None, timing: Timing | None
 ) -> dict[str, str]:
     """Name and value of what a reader wants to know first."""
-    identity = recorded.get("identity", {})
-    metadata = tables.file_metadata(directory.manifest_path)
+    identity = None if recorded is None else recorded.identity
+    metadata = tables.metadata_of(directory.manifest.schema())
     made_with = metadata.get("made_with") or {}
     place = made_with.get("root") or made_with.get("path")
     first, last = _when(records, timing)
     facts = {
         "dataset": str(made_with.get("dataset", "")) + (f", {place}" if place else ""),
-        "model": str(identity.get("model", "")),
-        "device": ", ".join(each for each in (_device(directory.log_path), identity.get("precision")) if each),
-        "outputs": ", ".join(identity.get("outputs", ())),
-        "channels": str(identity.get("channels", "")),
+        "model": identity.model if identity else "",
+        "device": ", ".join(filter(None, (recorded.device, recorded.identity.precision))) if recorded else "",
+        "outputs": ", ".join(identity.outputs) if identity else "",
+        "channels": identity.channels if identity else "",
         "started": first,
         "last batch": last,
         "sessions": str(len(timing.sessions)) if timing and len(timing.sessions) > 1 else "",
@@ -156,22 +105,11 @@ def _moment(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def _device(log: Path) -> str | None:
-    """Where the model ran last, as the log has it: it is no part of the run's identity."""
-    try:
-        with open(log, "rb") as handle:
-            handle.seek(max(0, log.stat().st_size - _LOG_TAIL))
-            found = _DEVICE.findall(handle.read().decode("utf-8", "replace"))
-    except OSError:
-        return None
-    return found[-1][0] if found else None
-
-
 def read_scores(directory: RunDirectory) -> Scores | None:
     """Read the scores; `None` where there are none."""
-    if not directory.scores_path.is_file():
+    if not directory.scores.is_there:
         return None
-    table = pq.read_table(directory.scores_path)
+    table = directory.scores.read()
     rows = table.to_pylist()
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     overall = next((_rate(row) for row in rows if row["group"] == "overall"), None)
@@ -206,10 +144,10 @@ def _rate(row: Mapping[str, Any]) -> Rate:
 
 def read_confusions(directory: RunDirectory) -> dict[str, list[tuple[str, str, int]]]:
     """Kind of error to the most frequent: the reference's word, the transcript's, how often."""
-    if not directory.confusions_path.is_file():
+    if not directory.confusions.is_there:
         return {}
     kinds: dict[str, list[tuple[str, str, int]]] = {"substitution": [], "deletion": [], "insertion": []}
-    for row in pq.read_table(directory.confusions_path).to_pylist():
+    for row in directory.confusions.read().to_pylist():
         of_kind = kinds.get(row["kind"], [])
         if len(of_kind) < MAX_CONFUSIONS:
             of_kind.append((shown(row["reference"] or "", 60), shown(row["hypothesis"] or "", 60), row["count"]))
@@ -220,16 +158,16 @@ def read_failures(directory: RunDirectory, records: Mapping[int, CommitRecord]) 
     """Failures by name, the most frequent first, each with the first of its rows."""
     counts = total(records.values()).failures
     found: dict[str, list[dict[str, str]]] = {name: [] for name in counts}
-    for record in records.values():
+    for shard, record in records.items():
         wanted = [name for name in record.failures if len(found[name]) < MAX_FAILURES]
         if wanted:
-            for row in _failures(directory.root / record.files["failures"].path, wanted):
+            for row in _failures(directory.table("failures", shard), wanted):
                 found[row["error"]].append({key: masked(row[key], 300) for key in ("id", "path", "message")})
     return [FailureGroup(shown(name), count, found[name][:MAX_FAILURES]) for name, count in counts.most_common()]
 
 
-def _failures(path: Path, names: Sequence[str]) -> Iterator[dict[str, str]]:
-    table = pq.read_table(path, columns=["id", "path", "error", "message"])
+def _failures(stored: StoredTable, names: Sequence[str]) -> Iterator[dict[str, str]]:
+    table = stored.read(["id", "path", "error", "message"])
     for name in names:
         rows = table.filter(pa.compute.equal(table["error"], name)).slice(0, MAX_FAILURES)
         yield from islice(rows.to_pylist(), MAX_FAILURES)
@@ -238,7 +176,7 @@ def _failures(path: Path, names: Sequence[str]) -> Iterator[dict[str, str]]:
 def read_configuration(directory: RunDirectory) -> str:
     """`config.yaml`, masked once more: it may have been edited, or be of a release that masked less."""
     try:
-        text = directory.config_path.read_text(encoding="utf-8", errors="replace")
+        text = directory.read(CONFIG).decode("utf-8", "replace")
     except OSError:
         return ""
     try:
@@ -250,11 +188,13 @@ def read_configuration(directory: RunDirectory) -> str:
     return masked(text, 20_000)
 
 
-def fingerprint_lines(recorded: Mapping[str, Any]) -> dict[str, str]:
+def fingerprint_lines(recorded: RunRecord | None) -> dict[str, str]:
     """What identifies the work, from `run.json`."""
-    values = {"fingerprint": recorded.get("fingerprint"), **recorded.get("identity", {})}
-    values |= {f"version of {name}": version for name, version in recorded.get("versions", {}).items()}
-    values["written"] = recorded.get("written")
+    if recorded is None:
+        return {}
+    values = {"fingerprint": recorded.fingerprint, **recorded.identity.as_json()}
+    values |= {f"version of {name}": version for name, version in recorded.versions.items()}
+    values["written"] = recorded.written
     masked_values = mask_secrets({name: value for name, value in values.items() if value is not None})
     return {masked(name, 80): masked(_plain(value), 300) for name, value in masked_values.items()}
 

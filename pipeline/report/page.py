@@ -19,14 +19,12 @@ from pipeline.report import charts
 from pipeline.report.freshness import mark_of
 from pipeline.report.overview import (
     Scores,
-    Standing,
     fingerprint_lines,
     read_configuration,
     read_confusions,
     read_facts,
     read_failures,
     read_scores,
-    read_standing,
 )
 from pipeline.report.pictures import LOWEST_PROBABILITY, scale_colours
 from pipeline.report.population import Population, read_population
@@ -37,6 +35,8 @@ from pipeline.report.utterances import read_utterances
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.progress import format_duration, format_hours
 from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.run_record import Identity
+from pipeline.storage.summary import Standing, read_standing
 
 _KINDS = {"worst": "Worst", "typical": "Typical", "best": "Best", "sample": ""}
 
@@ -47,8 +47,7 @@ def build_page(directory: RunDirectory, settings: ReportSettings) -> str:
     Raises:
         UserError: There is no run, a table of it cannot be read, or a layer is asked for that is not stored.
     """
-    if not directory.manifest_path.is_file():
-        raise UserError(f"{directory.root}: no run there (no manifest.parquet); give the run_dir of a run")
+    directory.require_run()
     try:
         return _render(_context(directory, settings))
     except (pa.ArrowException, OSError) as error:
@@ -61,15 +60,17 @@ def build_page(directory: RunDirectory, settings: ReportSettings) -> str:
 
 def _context(directory: RunDirectory, settings: ReportSettings) -> dict[str, Any]:
     made_of = mark_of(directory, settings)  # before anything is read: what changes meanwhile makes it old
-    recorded = directory.read_run_json() or {}
-    identity = recorded.get("identity", {})
+    recorded = directory.read_record()
+    identity = None if recorded is None else recorded.identity
     layers = _layers(settings.layers, identity)
     records = directory.commits()
     standing = read_standing(directory, records)
-    timing = read_timing(directory.metrics_path)
+    timing = read_timing(directory)
     population = read_population(directory, records)
     choice = choose(population.wer, population.avg_logprob, settings.utterances)
-    utterances = read_utterances(directory, records, population, choice, identity.get("channels", "mix"), layers)
+    utterances = read_utterances(
+        directory, records, population, choice, identity.channels if identity else "mix", layers
+    )
     facts = read_facts(directory, records, recorded, timing)
     scores = read_scores(directory)
     return {
@@ -90,7 +91,7 @@ def _context(directory: RunDirectory, settings: ReportSettings) -> dict[str, Any
         ],
         "ranking": _ranking(choice, population),
         "population": len(population),
-        "missing": [name for name in ("emissions", "features") if name not in identity.get("outputs", [])],
+        "missing": [name for name in ("emissions", "features") if not identity or name not in identity.outputs],
         "failures": read_failures(directory, records),
         "configuration": read_configuration(directory),
         "fingerprint": fingerprint_lines(recorded),
@@ -102,9 +103,9 @@ def _context(directory: RunDirectory, settings: ReportSettings) -> dict[str, Any
     }
 
 
-def _layers(wanted: Sequence[int] | None, identity: dict[str, Any]) -> list[int]:
+def _layers(wanted: Sequence[int] | None, identity: Identity | None) -> list[int]:
     """The layers to show, of those that are stored: those asked for, or the first, the middle and the last."""
-    stored: list[int] = identity.get("features.layers") or [] if "features" in identity.get("outputs", []) else []
+    stored = list(identity.layers) if identity else []
     if wanted is None:
         return sorted({stored[0], stored[len(stored) // 2], stored[-1]}) if stored else []
     missing = [layer for layer in wanted if layer not in stored]

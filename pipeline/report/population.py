@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.storage.commits import CommitRecord
+from pipeline.storage.files import StoredTable
 from pipeline.storage.run_directory import RunDirectory
 
 _NUMBERS = ("duration_s", "avg_logprob", "wer")
@@ -32,7 +31,7 @@ class Population:
 
     file: NDArray[np.int32]
     row: NDArray[np.int32]
-    files: tuple[Path, ...]
+    files: tuple[StoredTable, ...]
     duration_s: NDArray[np.float64]
     avg_logprob: NDArray[np.float64]
     wer: NDArray[np.float64]
@@ -45,7 +44,7 @@ class Population:
         """Ids of some utterances."""
         found: dict[int, str] = {}
         for file in np.unique(self.file[positions]):
-            column = pq.read_table(self.files[file], columns=["id"])["id"]
+            column = self.files[file].read(["id"])["id"]
             for position in positions[self.file[positions] == file]:
                 found[int(position)] = column[int(self.row[position])].as_py()
         return [found[int(position)] for position in positions]
@@ -53,18 +52,16 @@ class Population:
 
 def read_population(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> Population:
     """Read it, a file at a time."""
-    paths = [
-        directory.root / each.files["transcripts"].path for each in records.values() if "transcripts" in each.files
-    ]
-    if not paths:
+    files = [directory.table("transcripts", shard) for shard, each in records.items() if "transcripts" in each.files]
+    if not files:
         return _of_manifest(directory, records)
-    tables = [pq.read_table(path, columns=list(_NUMBERS)) for path in paths]
+    tables = [stored.read(_NUMBERS) for stored in files]
     counts = [table.num_rows for table in tables]
     duration_s, avg_logprob, wer = (_numbers([table[name] for table in tables]) for name in _NUMBERS)
     return Population(
-        file=np.repeat(np.arange(len(paths), dtype=np.int32), counts),
+        file=np.repeat(np.arange(len(files), dtype=np.int32), counts),
         row=np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
-        files=tuple(paths),
+        files=tuple(files),
         duration_s=duration_s,
         avg_logprob=avg_logprob,
         wer=wer,
@@ -73,10 +70,10 @@ def read_population(directory: RunDirectory, records: Mapping[int, CommitRecord]
 
 def _of_manifest(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> Population:
     """The rows of committed shards that did not fail."""
-    table = pq.read_table(directory.manifest_path, columns=["id", "shard", "duration_s"])
+    table = directory.manifest.read(["id", "shard", "duration_s"])
     failed = [
-        pq.read_table(directory.root / record.files["failures"].path, columns=["id"])["id"]
-        for record in records.values()
+        directory.table("failures", shard).read(["id"])["id"]
+        for shard, record in records.items()
         if record.num_failures
     ]
     done = np.isin(table["shard"].to_numpy(), list(records))
@@ -88,7 +85,7 @@ def _of_manifest(directory: RunDirectory, records: Mapping[int, CommitRecord]) -
     return Population(
         file=np.zeros(len(rows), np.int32),
         row=rows,
-        files=(directory.manifest_path,),
+        files=(directory.manifest,),
         duration_s=_numbers([table["duration_s"]])[rows],
         avg_logprob=unknown,
         wer=unknown,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.runtime.progress import PAUSE_S
+from pipeline.storage.run_directory import METRICS, RunDirectory
 
 BINS = 240
 """At most so many; when the run outgrows them, neighbours are added up."""
@@ -60,8 +61,8 @@ class _Batch:
     numbers: tuple[float, ...]
 
 
-def read_timing(path: Path) -> Timing | None:
-    """Read a metrics file of any length in bounded memory; `None` where it is missing or holds no batch.
+def read_timing(directory: RunDirectory) -> Timing | None:
+    """Read the metrics of a run, of any length, in bounded memory; `None` where it is missing or holds no batch.
 
     A line that a crash cut short is passed over. A session begins where the number of the batch does not grow.
     """
@@ -69,7 +70,7 @@ def read_timing(path: Path) -> Timing | None:
     position, sessions = 0.0, [0.0]
     first = last = None
     try:
-        with open(path, encoding="utf-8", errors="replace") as handle:
+        with directory.open(METRICS) as source, io.TextIOWrapper(source, "utf-8", "replace") as handle:
             for batch in filter(None, map(_parsed, handle)):
                 if last is not None and batch.index <= last.index:
                     sessions.append(position)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.audio.waveforms import Extent
 from pipeline.records import Word
@@ -25,6 +23,7 @@ from pipeline.report.stretches import CLIP_S, choose_stretch
 from pipeline.report.texts import masked, shown
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
+from pipeline.storage.files import StoredTable
 from pipeline.storage.run_directory import RunDirectory
 
 _COLUMNS = ("id", "num_frames", "text", "avg_logprob", "words", "word_errors", "reference_words", "wer")
@@ -147,7 +146,7 @@ def read_utterances(
     emissions: dict[str, Emission] = {}
     features: dict[str, list[Feature]] = {}
     for shard in {row.manifest["shard"] for row in rows}:
-        files = {name: directory.root / file.path for name, file in records[shard].files.items()}
+        files = {table: directory.table(table, shard) for table in records[shard].files}
         here = [(row, end_s) for row, end_s in zip(rows, ends, strict=True) if row.manifest["shard"] == shard]
         emissions |= _emissions(files.get("emissions"), here)
         features |= _features(files.get("features"), here, layers)
@@ -160,12 +159,12 @@ def read_utterances(
 def _rows(directory: RunDirectory, population: Population, choice: Choice) -> Iterator[_Row]:
     chosen = [(kind, rank, int(at)) for kind, found in choice.positions.items() for rank, at in enumerate(found, 1)]
     ids = population.ids(np.array([at for _, _, at in chosen], dtype=np.int64))
-    manifest = pq.read_table(directory.manifest_path, filters=pc.field("id").isin(ids)) if ids else None
+    manifest = directory.manifest.read(filters=pc.field("id").isin(ids)) if ids else None
     of_id = {row["id"]: row for row in manifest.to_pylist()} if manifest is not None else {}
     for (kind, rank, at), id_ in zip(chosen, ids, strict=True):
-        path, transcript = population.files[population.file[at]], dict[str, Any]()
-        if path != directory.manifest_path:
-            (transcript,) = pq.read_table(path, columns=list(_COLUMNS)).slice(int(population.row[at]), 1).to_pylist()
+        stored, transcript = population.files[population.file[at]], dict[str, Any]()
+        if stored != directory.manifest:
+            (transcript,) = stored.read(_COLUMNS).slice(int(population.row[at]), 1).to_pylist()
         words = [Word(**word) for word in transcript.get("words") or ()]
         row = of_id[id_]
         begin_s, duration_s = row["start_s"] or 0.0, row["duration_s"]
@@ -235,13 +234,13 @@ def _pairs(reference: str | None, text: str | None) -> list[Pair] | None:
     return [Pair(pair.operation, shown(pair.reference, 80), shown(pair.text, 80)) for pair in pairs]
 
 
-def _emissions(path: Path | None, rows: Sequence[tuple[_Row, float]]) -> dict[str, Emission]:
+def _emissions(stored: StoredTable | None, rows: Sequence[tuple[_Row, float]]) -> dict[str, Emission]:
     """Pictures of those utterances of a shard that have one, by id; each row with the end of what is shown."""
-    if path is None:
+    if stored is None:
         return {}
-    metadata = tables.file_metadata(path)
+    metadata = tables.metadata_of(stored.schema())
     stride, names, blank = metadata["seconds_per_frame"], list(metadata["labels"]), metadata.get("blank")
-    found = read_emissions(path, [_cut(row, end_s, stride) for row, end_s in rows])
+    found = read_emissions(stored, [_cut(row, end_s, stride) for row, end_s in rows])
     drawn = {}
     for row, end_s in rows:
         values = found.get(row.manifest["id"])
@@ -252,12 +251,14 @@ def _emissions(path: Path | None, rows: Sequence[tuple[_Row, float]]) -> dict[st
     return drawn
 
 
-def _features(path: Path | None, rows: Sequence[tuple[_Row, float]], layers: Sequence[int]) -> dict[str, list[Feature]]:
+def _features(
+    stored: StoredTable | None, rows: Sequence[tuple[_Row, float]], layers: Sequence[int]
+) -> dict[str, list[Feature]]:
     """The same of their layers."""
-    if path is None:
+    if stored is None:
         return {}
-    stride = tables.file_metadata(path)["seconds_per_frame"]
-    found = read_features(path, [_cut(row, end_s, stride) for row, end_s in rows], layers)
+    stride = tables.metadata_of(stored.schema())["seconds_per_frame"]
+    found = read_features(stored, [_cut(row, end_s, stride) for row, end_s in rows], layers)
     return {
         row.manifest["id"]: [
             Feature(draw_features(values, layer), _place(row, end_s, stride, values))

@@ -14,6 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.results.run import Run
+from pipeline.runtime.errors import UserError
 from pipeline.storage.run_directory import RunDirectory
 
 __all__ = ["Run", "open_run"]
@@ -26,6 +27,8 @@ def open_run(run_dir: str | Path) -> Run:
         FileNotFoundError: There is no run in that folder.
     """
     directory = RunDirectory(Path(run_dir))
-    if not directory.manifest_path.is_file():
-        raise FileNotFoundError(f"{run_dir}: no run there (no manifest.parquet); give the run_dir of a run")
+    try:
+        directory.require_run()
+    except UserError as error:
+        raise FileNotFoundError(str(error)) from None
     return Run(directory)

@@ -6,13 +6,14 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from pipeline.storage.files import StoredTable
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,18 @@ class Part:
     values: NDArray[np.floating]
 
 
-def read_parts(path: Path, table: Table, ids: Sequence[str] | None, layer: int | None = None) -> Iterator[Part]:
+def read_parts(
+    stored: StoredTable, table: Table, ids: Sequence[str] | None, layer: int | None = None
+) -> Iterator[Part]:
     """Stream the rows of one file, sorted by id, the parts of an utterance in order; a row group in memory at a time.
 
     Args:
-        path: File of `table`.
+        stored: File of `table`.
         table: Which table it is.
         ids: The utterances to read, sorted; `None` for all.
         layer: The layer of features to read.
     """
-    with pq.ParquetFile(path) as file:
+    with stored.open() as file:
         for group in range(file.num_row_groups):
             if layer is not None and not _may_hold(file, group, "layer", [layer]):
                 continue
@@ -72,10 +75,10 @@ def _parts(
 
 
 def read_arrays(
-    path: Path, table: Table, ids: Sequence[str] | None, layer: int | None = None
+    stored: StoredTable, table: Table, ids: Sequence[str] | None, layer: int | None = None
 ) -> Iterator[tuple[str, NDArray[np.floating]]]:
     """Stream `(id, array)` of one file; the parts of an utterance are joined."""
-    for id_, parts in groupby(read_parts(path, table, ids, layer), key=lambda part: part.id):
+    for id_, parts in groupby(read_parts(stored, table, ids, layer), key=lambda part: part.id):
         yield id_, np.concatenate([part.values for part in parts])
 
 
@@ -90,20 +93,20 @@ def stretch(parts: Iterator[Part], start_frame: int, end_frame: int | None) -> N
     return np.concatenate(found) if found else None
 
 
-def layers_of(paths: Iterable[Path]) -> tuple[int, ...]:
+def layers_of(files: Iterable[StoredTable]) -> tuple[int, ...]:
     """Layers of the first file of features that has rows; every file of a run has the same."""
-    for path in paths:
-        with pq.ParquetFile(path) as file:
+    for stored in files:
+        with stored.open() as file:
             found = {layer for group in range(file.num_row_groups) for layer in _layers(file, group)}
         if found:
             return tuple(sorted(found))
     return ()
 
 
-def dim_of(paths: Iterable[Path]) -> int:
+def dim_of(files: Iterable[StoredTable]) -> int:
     """Width of the features of the first file that has rows; 0 where none has."""
-    for path in paths:
-        with pq.ParquetFile(path) as file:
+    for stored in files:
+        with stored.open() as file:
             for group in range(file.num_row_groups):
                 return int(file.read_row_group(group, ["dim"])["dim"][0].as_py())
     return 0

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
+from pipeline.storage.files import StoredTable
+from pipeline.storage.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -17,23 +18,23 @@ class Committed:
     """What is done of some utterances.
 
     Attributes:
-        root: The run directory.
+        directory: The run.
         records: The committed shards that hold any of them.
         ids: The ids that are meant of each shard, sorted.
     """
 
-    root: Path
+    directory: RunDirectory
     records: Mapping[int, CommitRecord]
     ids: Mapping[int, list[str]]
 
-    def files(self, table: str) -> list[tuple[Path, list[str] | None]]:
+    def files(self, table: str) -> list[tuple[StoredTable, list[str] | None]]:
         """The files of a table, and the ids to read of each, sorted; `None` for all."""
         return [self.file(shard, table) for shard, record in self.records.items() if table in record.files]
 
-    def file(self, shard: int, table: str) -> tuple[Path, list[str] | None]:
+    def file(self, shard: int, table: str) -> tuple[StoredTable, list[str] | None]:
         """The file of a committed shard, and the ids to read of it, as in `files`."""
         record, ids = self.records[shard], self.ids[shard]
-        return self.root / record.files[table].path, None if len(ids) == record.utterances else ids
+        return self.directory.table(table, shard), None if len(ids) == record.utterances else ids
 
     def metadata(self, *names: str) -> dict[str, Any]:
         """File metadata of the first of these tables that is there, the same in every file.
@@ -41,6 +42,7 @@ class Committed:
         Raises:
             LookupError: None is committed.
         """
-        for path, _ in chain.from_iterable(map(self.files, names)):
-            return tables.file_metadata(path)
-        raise LookupError(f"{self.root}: no {' or '.join(names)} are committed; run with outputs=[{names[0]}]")
+        for stored, _ in chain.from_iterable(map(self.files, names)):
+            return tables.metadata_of(stored.schema())
+        missing = " or ".join(names)
+        raise LookupError(f"{self.directory.root}: no {missing} are committed; run with outputs=[{names[0]}]")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.storage import tables
+from pipeline.storage.files import StoredTable
 
 WORDS = pa.schema([("id", pa.string()), *tables.WORD])
 """One row a word."""
@@ -31,17 +30,17 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def read_rows(path: Path, ids: Iterable[str] | None, columns: list[str] | None = None) -> pa.Table:
+def read_rows(stored: StoredTable, ids: Iterable[str] | None, columns: list[str] | None = None) -> pa.Table:
     """The rows of these ids, in the order of the file; every row where `ids` is `None`."""
-    table = pq.read_table(path, columns=columns)
+    table = stored.read(columns)
     if ids is None:
         return table
     return table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
 
 
-def read_words(path: Path, ids: Iterable[str] | None) -> pa.Table:
+def read_words(stored: StoredTable, ids: Iterable[str] | None) -> pa.Table:
     """The words of a file of `transcripts/`, schema `WORDS`."""
-    table = read_rows(path, ids, ["id", "words"])
+    table = read_rows(stored, ids, ["id", "words"])
     words = table["words"].combine_chunks()
     counts = words.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     repeated = table["id"].take(pa.array(np.repeat(np.arange(len(table)), counts)))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.results import arrays, selection
@@ -22,6 +20,7 @@ from pipeline.results.scores import read_scores, score_again
 from pipeline.results.spans import Spans, utterance_spans, word_spans
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
+from pipeline.storage.files import StoredTable
 from pipeline.storage.run_directory import RunDirectory
 
 
@@ -75,7 +74,7 @@ class Run:
     @cached_property
     def manifest(self) -> pd.DataFrame:
         """One row an utterance, before any model ran."""
-        return to_frame(pq.read_table(self._directory.manifest_path))
+        return to_frame(self._directory.manifest.read())
 
     @cached_property
     def transcripts(self) -> pd.DataFrame:
@@ -90,7 +89,7 @@ class Run:
     @cached_property
     def words(self) -> pd.DataFrame:
         """One row a word: id, word, start_s, end_s (seconds in the original file), probability."""
-        found = [read_words(path, ids) for path, ids in self._committed.files("transcripts")]
+        found = [read_words(stored, ids) for stored, ids in self._committed.files("transcripts")]
         return to_frame(pa.concat_tables(found) if found else WORDS.empty_table())
 
     @property
@@ -142,12 +141,12 @@ class Run:
     @cached_property
     def layers(self) -> tuple[int, ...]:
         """The layers whose features are stored; 1 is the first transformer layer. Empty where none are."""
-        return arrays.layers_of(path for path, _ in self._whole._committed.files(FEATURES.name))
+        return arrays.layers_of(stored for stored, _ in self._whole._committed.files(FEATURES.name))
 
     def emissions(self) -> Iterator[tuple[str, NDArray[np.floating]]]:
         """Every `(id, emission)`, the emission `(frames, labels)`, a row group in memory at a time."""
-        for path, ids in self._committed.files(EMISSIONS.name):
-            yield from arrays.read_arrays(path, EMISSIONS, ids)
+        for stored, ids in self._committed.files(EMISSIONS.name):
+            yield from arrays.read_arrays(stored, EMISSIONS, ids)
 
     def emission(self, id: str, start_frame: int = 0, end_frame: int | None = None) -> NDArray[np.floating]:
         """The emission `(frames, labels)` of one utterance, or its frames from `start_frame` to before `end_frame`.
@@ -165,7 +164,7 @@ class Run:
         """
         self._check_layer(layer)
         files = self._committed.files(FEATURES.name)
-        return (found for path, ids in files for found in arrays.read_arrays(path, FEATURES, ids, layer))
+        return (found for stored, ids in files for found in arrays.read_arrays(stored, FEATURES, ids, layer))
 
     def feature(self, id: str, layer: int, start_frame: int = 0, end_frame: int | None = None) -> NDArray[np.floating]:
         """The feature `(frames, dim)` of one utterance and layer, or its frames from `start_frame` to `end_frame`.
@@ -219,18 +218,20 @@ class Run:
         self, layer: int, by: str, pooling: str, max_rows: int
     ) -> Iterator[tuple[pd.DataFrame, NDArray[np.float32]]]:
         for shard in self.commits:
-            path, ids = self._committed.file(shard, FEATURES.name)
+            stored, ids = self._committed.file(shard, FEATURES.name)
             words = self._committed.file(shard, "transcripts") if by == "word" else None
             rows, spans = self._spans(self.manifest[self.manifest["shard"] == shard], words)
-            yield from pools.chunks(arrays.read_parts(path, FEATURES, ids, layer), rows, spans, pooling, max_rows)
+            yield from pools.chunks(arrays.read_parts(stored, FEATURES, ids, layer), rows, spans, pooling, max_rows)
 
     def _nothing_pooled(self, by: str) -> tuple[pd.DataFrame, NDArray[np.float32]]:
-        paths = [path for path, _ in self._whole._committed.files("transcripts")[:1] if by == "word"]
-        rows, _ = self._spans(self.manifest[:0], (paths[0], []) if paths else None)
-        dim = arrays.dim_of(path for path, _ in self._whole._committed.files(FEATURES.name))
+        files = [stored for stored, _ in self._whole._committed.files("transcripts")[:1] if by == "word"]
+        rows, _ = self._spans(self.manifest[:0], (files[0], []) if files else None)
+        dim = arrays.dim_of(stored for stored, _ in self._whole._committed.files(FEATURES.name))
         return rows, np.empty((0, dim), np.float32)
 
-    def _spans(self, manifest: pd.DataFrame, words: tuple[Path, list[str] | None] | None) -> tuple[pd.DataFrame, Spans]:
+    def _spans(
+        self, manifest: pd.DataFrame, words: tuple[StoredTable, list[str] | None] | None
+    ) -> tuple[pd.DataFrame, Spans]:
         """What to pool of a shard: utterances, or the words of a file of `transcripts/`."""
         own_columns = [field.name for field in self._own_fields]
         if words is None:
@@ -247,32 +248,32 @@ class Run:
     @cached_property
     def _committed(self) -> Committed:
         ids = {int(shard): sorted(ids) for shard, ids in self.manifest.groupby("shard")["id"]}
-        return Committed(self.path, self.commits, ids)
+        return Committed(self._directory, self.commits, ids)
 
     @cached_property
     def _own_fields(self) -> list[pa.Field]:
-        return tables.own_columns(pq.read_schema(self._directory.manifest_path))
+        return tables.own_columns(self._directory.manifest.schema())
 
     def _check_layer(self, layer: int, whose: str = "") -> None:
         if self.layers and layer not in self.layers:
             raise KeyError(f"{whose}no feature of layer {layer}; this run has layers {list(self.layers)}")
 
     def _concatenated(self, table: str, columns: list[str] | None = None) -> pa.Table:
-        parts = [read_rows(path, ids, columns) for path, ids in self._committed.files(table)]
+        parts = [read_rows(stored, ids, columns) for stored, ids in self._committed.files(table)]
         if parts:
             return pa.concat_tables(parts)
         if table == "failures":
             return tables.FAILURES.empty_table()
-        return tables.transcripts_schema(pq.read_schema(self._directory.manifest_path)).empty_table()
+        return tables.transcripts_schema(self._directory.manifest.schema()).empty_table()
 
     def _one(
         self, table: Table, id: str, layer: int | None, start_frame: int, end_frame: int | None
     ) -> NDArray[np.floating]:
-        path = self._path_of(table.name, id)
+        stored = self._file_of(table.name, id)
         if layer is not None:
             self._check_layer(layer, f"{id}: ")
         found: NDArray[np.floating] | None = arrays.stretch(
-            arrays.read_parts(path, table, [id], layer), start_frame, end_frame
+            arrays.read_parts(stored, table, [id], layer), start_frame, end_frame
         )
         if found is None:
             row = self.failures.set_index("id").loc[id]
@@ -280,7 +281,7 @@ class Run:
             raise KeyError(f"{id}: {reason}, so it has no {table.values}")
         return found
 
-    def _path_of(self, table: str, id: str) -> Path:
+    def _file_of(self, table: str, id: str) -> StoredTable:
         shard = self._shards.get(id)
         if shard is None:
             where = f"the manifest of {self.path}" if self._whole is self else "this selection"
@@ -290,7 +291,7 @@ class Run:
             raise KeyError(f"{id}: its shard {shard} is not committed yet; the run's command again goes on with it")
         if table not in record.files:
             raise KeyError(f"{id}: this run has no {table}; run with outputs=[{table}]")
-        return self.path / record.files[table].path
+        return self._directory.table(table, int(shard))
 
     @cached_property
     def _shards(self) -> pd.Series:

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.results.frames import read_rows
 from pipeline.scoring.schemas import CONFUSIONS, SCORES
+from pipeline.storage.files import StoredTable
 from pipeline.storage.run_directory import RunDirectory
 
 
 def read_scores(directory: RunDirectory) -> tuple[pa.Table, pa.Table]:
     """Scores and confusions as they lie there; no rows where nothing has been scored."""
-    return _read(directory.scores_path, SCORES), _read(directory.confusions_path, CONFUSIONS)
+    return _read(directory.scores, SCORES), _read(directory.confusions, CONFUSIONS)
 
 
-def _read(path: Path, schema: pa.Schema) -> pa.Table:
+def _read(stored: StoredTable, schema: pa.Schema) -> pa.Table:
     try:
-        return pq.read_table(path)
+        return stored.read()
     except FileNotFoundError:  # a run that goes on removes them, at any moment
         return schema.empty_table()
 
 
 def score_again(
-    scored: pa.Table, files: Sequence[tuple[Path, Sequence[str] | None]], own: Sequence[pa.Field]
+    scored: pa.Table, files: Sequence[tuple[StoredTable, Sequence[str] | None]], own: Sequence[pa.Field]
 ) -> tuple[pa.Table, pa.Table]:
     """Scores and confusions of some utterances of a run.
 
@@ -47,6 +46,6 @@ def score_again(
     normaliser = (scored.schema.metadata or {}).get(b"normaliser", b"standard").decode()
     names = [field.name for field in own]
     columns = columns_to_read(groups, names)
-    shards = (read_rows(path, ids, columns) for path, ids in files)
+    shards = (read_rows(stored, ids, columns) for stored, ids in files)
     scores = score(shards, groups, normaliser, names)
     return scores.table, scores.confusions

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pipeline.results.frames import read_rows, read_words, to_frame
+from pipeline.storage.files import StoredTable
 from pipeline.storage.tables import own_column_names
 
 TO_THE_END = np.iinfo(np.int64).max
@@ -36,23 +36,23 @@ def utterance_spans(manifest: pd.DataFrame, own_columns: Sequence[str]) -> tuple
 
 
 def word_spans(
-    path: Path, ids: Sequence[str] | None, manifest: pd.DataFrame, own_columns: Sequence[str], stride_s: float
+    stored: StoredTable, ids: Sequence[str] | None, manifest: pd.DataFrame, own_columns: Sequence[str], stride_s: float
 ) -> tuple[pd.DataFrame, Spans]:
     """Rows and spans of words: at least a frame each, and none beyond the last.
 
     Args:
-        path: A shard's file of `transcripts/`; words' times are seconds in the original file.
+        stored: A shard's file of `transcripts/`; words' times are seconds in the original file.
         ids: The utterances to read of it; `None` for all.
         manifest: The shard's rows of the manifest.
         own_columns: The dataset's.
         stride_s: Seconds from a frame to the next.
     """
-    words = to_frame(read_words(path, ids)).assign(num_frames=0)
+    words = to_frame(read_words(stored, ids)).assign(num_frames=0)
     rows = _with_own_columns(words, manifest, own_columns)
     begins_s = (
         manifest.set_index("id")["start_s"].reindex(rows["id"]).fillna(0.0).to_numpy()
     )  # a segment's, in its file
-    frames = read_rows(path, ids, ["id", "num_frames"]).to_pandas().set_index("id")["num_frames"]
+    frames = read_rows(stored, ids, ["id", "num_frames"]).to_pandas().set_index("id")["num_frames"]
     length = frames.reindex(rows["id"]).to_numpy(np.int64)
     first = np.rint((rows["start_s"].to_numpy() - begins_s) / stride_s).astype(np.int64).clip(0, length - 1)
     last = np.rint((rows["end_s"].to_numpy() - begins_s) / stride_s).astype(np.int64).clip(first + 1, length)

@@ -1,1 +1,1 @@
-"""What any long-running program needs: errors, signals, processes, terminals, logs. It knows nothing of speech."""
+"""Errors, signals, processes, terminals and logs: what any long-running program needs, whatever it computes."""

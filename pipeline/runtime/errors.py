@@ -1,4 +1,4 @@
-"""The errors a person meets. Each message is one line: what, its value, the reason, the remedy."""
+"""Errors that users see. Each message is one line: the file or key, its value, the reason, the remedy."""
 
 from __future__ import annotations
 
@@ -17,23 +17,28 @@ if TYPE_CHECKING:
 
 
 class OneLineError(Exception):
-    """An error whose message stays one line, and holds no secret, whatever values it quotes."""
+    """An error whose message is one line without secrets, whatever values it quotes."""
 
     def __init__(self, message: str) -> None:
-        """Line breaks and other control characters of quoted values are shown as escapes."""
+        """Masks secrets in the message, and escapes line breaks and other control characters."""
         super().__init__(re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda match: repr(match[0])[1:-1], mask(message)))
 
 
 class UserError(OneLineError):
-    """The configuration, the input or a refused resume: exit code 2, no traceback."""
+    """The configuration or the input is wrong, or a resume is refused. The exit code is 2, without a traceback."""
 
 
 class RunError(OneLineError):
-    """Something outside the code stopped a run that had begun: exit code 1, no traceback."""
+    """Something outside the code stopped a run that had begun. The exit code is 1, without a traceback."""
 
 
 class AudioError(Exception):
-    """Why a recording has no waveform: one of the names users group by, and a line without the path."""
+    """Says why a recording has no waveform.
+
+    Attributes:
+        error: One of the twelve names that users group failures by.
+        message: The reason in one line, without the path.
+    """
 
     def __init__(self, error: ErrorName, message: str) -> None:
         super().__init__(error, message)
@@ -46,7 +51,7 @@ class AudioError(Exception):
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an `OSError` in this stretch name `path`, where the system does not say which file it was."""
+    """Adds `path` to an `OSError` raised in the block, if the error does not name a file."""
     try:
         yield
     except OSError as error:
@@ -56,7 +61,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str:
-    """One line out of Hydra's and OmegaConf's several: the innermost reason, in words that say what is allowed."""
+    """Turns an error of Hydra or OmegaConf into one line that says what is allowed. Uses the innermost cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -66,7 +71,7 @@ def explain(error: BaseException) -> str:
         ("valid bool", "must be true or false"),
         ("to string", "must be one value, not a list or a mapping"),
         ("ListConfig", "must be a list, such as [a,b]"),
-        ("NoneType", "null cannot stand in the list"),
+        ("NoneType", "the list must not contain null"),
         ("not Optional", "cannot be null; give a value"),
         ("Incompatible value 'None'", "cannot be null; give a value"),
     ):
@@ -76,7 +81,7 @@ def explain(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, candidates: Sequence[str]) -> str:
-    """` (did you mean x?)`, or nothing where no candidate is close."""
+    """Returns ` (did you mean x?)` for the closest candidate; an empty string if none is close."""
     close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""
 

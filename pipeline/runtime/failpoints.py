@@ -1,11 +1,11 @@
-"""Named places where the crash tests make a run die, stand still or fail. Nothing happens in a normal run.
+"""Named points in the code at which crash tests kill, stop or fail a run. In a normal run they do nothing.
 
-`PIPELINE_FAILPOINT=name[:shard][@count][=action]`, several with commas between them: at the count-th time (1 where
-none is given) that the place is reached (with that shard, where one is given) the process is killed, or does what
-the action says: `stop` (SIGSTOP), `hang` (that thread sleeps for ever), or the name of an errno, `ENOSPC` or `EIO`,
-which is raised as the `OSError` the system would have raised there.
+The environment variable `PIPELINE_FAILPOINT` holds one or more rules, separated by commas. A rule has the form
+`name[:shard][@count][=action]`. It takes effect the count-th time (default 1) that the run reaches the point, counting
+only the given shard if there is one. Actions are `kill` (SIGKILL, the default), `stop` (SIGSTOP), `hang` (the thread
+sleeps for ever), and the name of an errno such as `ENOSPC` or `EIO`, which is raised as an `OSError`.
 
-`decode` and `decoded` are reached in the loader's processes where it has any, and count in each of them anew.
+The points `decode` and `decoded` are in the loader's processes, if it has any. Each process counts for itself.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from dataclasses import dataclass
 from pipeline.runtime.errors import UserError
 
 VARIABLE = "PIPELINE_FAILPOINT"
-"""The environment variable, read by `python -m pipeline.run` alone."""
+"""The environment variable. Only `python -m pipeline.run` reads it."""
 
 POINTS = {
     "manifest": "before the manifest is written",
-    "manifest-written": "the manifest is there, run.json is not",
+    "manifest-written": "the manifest is written, run.json is not",
     "run-json": "before run.json is written",
-    "run-json-written": "run.json is there, nothing is computed",
+    "run-json-written": "run.json is written, nothing is computed",
     "decode": "before a recording is read",
     "decoded": "a recording has been read",
-    "forward": "before a batch is given to the model",
-    "forwarded": "the results of a batch are there",
+    "forward": "before the model gets a batch",
+    "forwarded": "the model has returned the results of a batch",
     "take": "before the writer takes a batch's results",
     "spool": "before values are appended to a file in staging",
-    "table": "a table's file in staging is written but not ended",
+    "table": "a table's file in staging is written but not closed",
     "sync": "before a table's file is synced",
-    "staged": "the tables are whole in staging",
-    "retract": "before the record of a shard that is done again is removed",
-    "retracted": "that record is gone, the tables are the old ones",
-    "renaming": "a table is in place, another is not",
-    "moved": "the tables are in place, their folders not synced",
-    "renamed": "the tables are in place for good, the record is not there",
-    "file": "before a small file (manifest, run.json, config.yaml, a record, scores) is written to staging",
-    "file-staged": "a small file is written, not synced",
-    "file-synced": "a small file is synced, not in place",
-    "file-moved": "a small file is in place, its folder not synced",
-    "committed": "the record is in place",
+    "staged": "the tables are complete in staging",
+    "retract": "before the commit record of a shard that is computed again is removed",
+    "retracted": "the commit record is removed, the tables are still the old ones",
+    "renaming": "one table is in place, another is not",
+    "moved": "the tables are in place, their folders are not synced",
+    "renamed": "the tables are in place and synced, the commit record is not written",
+    "file": "before a small file (manifest, run.json, config.yaml, a commit record, scores) is written to staging",
+    "file-staged": "a small file is written but not synced",
+    "file-synced": "a small file is synced but not in place",
+    "file-moved": "a small file is in place, its folder is not synced",
+    "committed": "the commit record is in place",
     "scores": "everything is committed, the scores are not written",
     "scored": "the scores are in place",
     "report": "before the report is made",
 }
-"""Every place there is: a name that is not here is refused, so that a test which misspells one does not pass."""
+"""All points by name. Other names are refused, so that a test with a misspelt name does not pass."""
 
 _RULE = re.compile(r"(?P<name>[a-z-]+)(:(?P<shard>\d+))?(@(?P<count>[1-9]\d*))?(=(?P<action>\w+))?")
 _ACTIONS = ("kill", "stop", "hang")
@@ -70,16 +70,16 @@ _lock = threading.Lock()
 
 
 def arm(text: str) -> None:
-    """Take what the environment variable says; replaces what was armed.
+    """Sets the rules from the text of the environment variable, in place of earlier rules.
 
     Raises:
-        UserError: No such place or action.
+        UserError: A rule names an unknown point or action.
     """
     _armed[:] = [_parse(part) for part in text.split(",")] if text else []
 
 
 def failpoint(name: str, shard: int | None = None) -> None:
-    """Die, stand still or fail here, if the crash tests say so."""
+    """Marks a point at which a rule may kill, stop or fail the process."""
     if _armed:
         _reach(name, shard)
 
@@ -111,7 +111,7 @@ def _reach(name: str, shard: int | None) -> None:
 
 def _act(action: str) -> None:
     if action in ("kill", "stop"):
-        # To this thread, which is then the one that goes no further; the others end, or stand still, a moment later.
+        # The signal goes to this thread, so that this thread does not continue. The others end or stop shortly after.
         signal.pthread_kill(threading.get_ident(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
     elif action == "hang":
         while True:

@@ -1,4 +1,4 @@
-"""What memory there is, and how much of it a process that reads recordings may take."""
+"""Finds how much memory is available, and limits the memory of processes that read recordings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import resource
 from pathlib import Path
 
 LEAST_ALLOWANCE = 2**30
-"""Bytes: a minute at 768 kHz and its resampling take less than half of it."""
+"""Bytes. A minute of audio at 768 kHz and its resampling take less than half of this."""
 
 
 def available_memory(group: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
-    """Bytes of memory that are free for this process now, and all there are.
+    """Returns the bytes of memory that are available to this process now, and the total.
 
-    Of the machine, or of the control group (version 2) where that has less. Cached files count as free: the
-    system gives them up when memory is asked for.
+    The numbers are those of the machine, or those of the control group (version 2) if they are smaller. Memory that
+    holds cached files counts as available, because the system frees it on demand.
     """
     meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     available, total = (int(meminfo[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
@@ -24,22 +24,22 @@ def available_memory(group: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
         used = int((group / "memory.current").read_text())
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         cached = int(stat["active_file"]) + int(stat["inactive_file"])
-    except (OSError, ValueError, KeyError):  # no group, or no limit ("max")
+    except (OSError, ValueError, KeyError):  # there is no control group, or it has no limit ("max")
         return available, total
     return min(available, limit - used + cached), min(total, limit)
 
 
 def reading_allowance() -> int:
-    """Bytes that a process may take to read recordings: a quarter of all memory, but 1 GiB at least."""
+    """Returns the bytes that a process may take to read recordings: a quarter of all memory, at least 1 GiB."""
     return max(LEAST_ALLOWANCE, available_memory()[1] // 4)
 
 
 def limit_growth(allowance: int) -> None:
-    """Let this process take `allowance` bytes more than it has; beyond that it meets `MemoryError`.
+    """Limits this process to `allowance` bytes more than it has now; larger allocations raise `MemoryError`.
 
-    What counts is private memory that can be written to (Linux's RLIMIT_DATA), so not what a forked process shares
-    with its parent, what is reserved and not used, or the address space that CUDA takes. Kernels that keep only
-    the limit on the address space, gVisor's among them, are given that.
+    The limit is on private writable memory (Linux's RLIMIT_DATA). It does not count memory that a forked process shares
+    with its parent, memory that is reserved but unused, or the address space of CUDA. Some kernels, such as gVisor,
+    ignore this limit; there the limit is on the address space.
     """
     pages = [int(number) for number in Path("/proc/self/statm").read_text().split()]
     page = os.sysconf("SC_PAGE_SIZE")
@@ -47,7 +47,7 @@ def limit_growth(allowance: int) -> None:
     try:
         mmap.mmap(-1, allowance + page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
     except OSError:
-        return  # as it should be
+        return  # the kernel enforces the limit
     _lower(resource.RLIMIT_AS, pages[0] * page + allowance)
 
 
@@ -58,5 +58,5 @@ def _lower(which: int, wanted: int) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out; torch says so in the text of a `RuntimeError`."""
+    """Whether an error means that memory has run out. torch raises a `RuntimeError` that says so in its text."""
     return isinstance(error, MemoryError) or "allocate memory" in str(error)

@@ -1,7 +1,7 @@
-"""File names that are not UTF-8, written as text and turned back into the file to open.
+"""Converts file names that are not UTF-8 to text and back.
 
-Tables hold UTF-8 only, a POSIX file name holds any bytes. Python carries a byte that is not UTF-8 as a
-surrogate escape (PEP 383); in ids and in the `path` column it appears as `%XX`.
+Tables contain only UTF-8, while a POSIX file name may contain any bytes. Python represents a byte that is not UTF-8 by
+a surrogate escape (PEP 383). In ids and in the `path` column such a byte appears as `%XX`.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ _WRITTEN_BYTES = re.compile("%([89A-F][0-9A-F])")
 
 
 def encode_path(path: str) -> str:
-    """Text that is valid UTF-8: undecodable bytes as `%80` to `%FF`, everything else as it is.
+    """Converts a path to valid UTF-8 text. Undecodable bytes become `%80` to `%FF`; all else is unchanged.
 
-    A surrogate that stands for no byte (only JSON can bring one) becomes U+FFFD.
+    A surrogate that does not represent a byte becomes U+FFFD. Only JSON can contain one.
     """
     text = _ESCAPED_BYTE.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", path)
     return _OTHER_SURROGATE.sub("\ufffd", text)
 
 
 def resolve_path(text: str) -> str:
-    """The file that `encode_path` wrote: the literal path if it exists, else `%XX` turned back into bytes.
+    """Reverses `encode_path`.
 
     Args:
-        text: A path as it stands in the manifest, or one that never was encoded.
+        text: A path as in the manifest, or one that was never encoded.
 
     Returns:
-        A path for `open`, with surrogate escapes; `text` itself where nothing was escaped.
+        A path for `open`: `text` itself if such a file exists or nothing is escaped, otherwise `text` with each `%XX`
+        turned back into a byte (as a surrogate escape).
     """
     if "%" not in text or os.path.lexists(text):
         return text

@@ -1,11 +1,4 @@
-"""What a person sees while a run goes on, and `logs/metrics.jsonl`, one line a batch.
-
-Fields of a metrics line: `time` (UTC, ISO 8601), `batch` (index in this run), `shard`, `size` (chunks in the batch:
-utterances, where they are not cut), `failed` (utterances that failed), `padded_s` (seconds of audio the model ran
-over, padding included), `valid_s` (seconds of audio without padding), `load_s` (seconds the model waited for the
-loader), `forward_s` (seconds of the device's work on it), `write_s` (seconds waited for the writer), `idle_s` (seconds
-the device had nothing to do before it, whatever it waited for).
-"""
+"""Shows the progress of a run, and writes `logs/metrics.jsonl` with one line per batch."""
 
 from __future__ import annotations
 
@@ -21,17 +14,30 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 WIDE = 120
-"""Columns of a terminal from which the whole line has room beside a bar."""
+"""A terminal with at least this many columns has room for the full line beside a progress bar."""
 
 PLAIN_EVERY_S = 30.0
-"""Between two lines of a run that has no terminal."""
+"""Seconds between two lines of a run without a terminal."""
 PAUSE_S = 300.0
-"""A gap between batches beyond this is a stop, not work: for those who read the metrics."""
+"""Readers of the metrics take a longer gap between batches, in seconds, as a stop between two runs."""
 
 
 @dataclass(frozen=True)
 class BatchMetrics:
-    """One line of `logs/metrics.jsonl`; the fields are described at the top of this module."""
+    """One line of `logs/metrics.jsonl`, which also has the field `time` (UTC, ISO 8601).
+
+    Attributes:
+        batch: Index of the batch in this run.
+        shard: The shard.
+        size: Chunks in the batch. An utterance that is not cut is one chunk.
+        failed: Utterances that failed.
+        padded_s: Seconds of audio that the model processed, including padding.
+        valid_s: Seconds of audio without padding.
+        load_s: Seconds that the model waited for the loader.
+        forward_s: Seconds that the device worked on the batch.
+        write_s: Seconds that the run waited for the writer.
+        idle_s: Seconds that the device was idle before the batch, for whatever reason.
+    """
 
     batch: int
     shard: int
@@ -46,7 +52,7 @@ class BatchMetrics:
 
 
 class RunProgress:
-    """The live view on a terminal, plain lines elsewhere; both from the same numbers."""
+    """Shows a live view on a terminal and plain lines elsewhere, both from the same numbers."""
 
     def __init__(
         self,
@@ -59,7 +65,17 @@ class RunProgress:
         done_shards: int,
         failures: int = 0,
     ) -> None:
-        """Begin at `done_s` of `total_s` seconds of audio, `done_shards` of `total_shards` shards, `failures`."""
+        """Sets up the view; entering the context starts it.
+
+        Args:
+            console: Where to show the progress.
+            metrics: The metrics file.
+            total_s: Seconds of audio in the manifest.
+            done_s: Seconds of audio that earlier runs have done.
+            total_shards: Shards in the manifest.
+            done_shards: Shards that earlier runs have committed.
+            failures: Failures in those shards.
+        """
         self._console = console
         self._metrics_path = metrics
         self._metrics: TextIO | None = None
@@ -80,7 +96,7 @@ class RunProgress:
             self._live.update(self._task, completed=done_s)
 
     def __enter__(self) -> RunProgress:
-        """Open the metrics file and start the view."""
+        """Opens the metrics file and starts the view."""
         self._metrics_path.parent.mkdir(parents=True, exist_ok=True)
         self._metrics = open(self._metrics_path, "a", encoding="utf-8")
         self._started = time.monotonic()
@@ -91,7 +107,7 @@ class RunProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Say where it ended."""
+        """Shows the final state and closes the metrics file."""
         if self._live is not None:
             self._show()
             self._live.stop()
@@ -100,9 +116,13 @@ class RunProgress:
         if self._metrics is not None:
             self._metrics.close()
 
+    def begin(self) -> None:
+        """Start the clock: the model is loaded, and the first batch is about to be asked for."""
+        self._started = time.monotonic()
+
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the first batch was asked for."""
+        """Seconds since the context was entered."""
         return time.monotonic() - self._started
 
     @property
@@ -112,11 +132,16 @@ class RunProgress:
 
     @property
     def waiting(self) -> float:
-        """Share of the wall clock in which the model waited for the loader."""
+        """Share of the wall-clock time in which the model waited for the loader."""
         return self.waited_s / max(self.elapsed_s, 1e-9)
 
     def batch(self, metrics: BatchMetrics, covered_s: float) -> None:
-        """Count one batch, which accounts for `covered_s` seconds of the manifest, failed ones included."""
+        """Counts one batch and writes its metrics.
+
+        Args:
+            metrics: The metrics of the batch.
+            covered_s: Seconds of audio in the manifest that the batch covers, including failed utterances.
+        """
         self.done_s += covered_s
         self.failures += metrics.failed
         self.waited_s += metrics.load_s
@@ -128,12 +153,12 @@ class RunProgress:
         self._show()
 
     def shard_committed(self) -> None:
-        """Count one committed shard."""
+        """Counts one committed shard."""
         self._shards = (self._shards[0] + 1, self._shards[1])
         self._show()
 
     def line(self) -> str:
-        """Hours, speed, estimated end, shards, failures and waiting, in one line."""
+        """Returns one line with the hours done, speed, remaining time, shards, failures and waiting time."""
         done = self._before_s + self.done_s
         left = max(0.0, self._total_s - done)
         eta = format_duration(left / self.real_time) if self.real_time > 0 else "?"
@@ -158,14 +183,14 @@ class RunProgress:
 
 
 def format_hours(seconds: float) -> str:
-    """Seconds of audio as hours, or as minutes or seconds where hours would be 0.0."""
+    """Formats seconds of audio as hours; as minutes or seconds if less than an hour or a minute."""
     if seconds >= 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as a person says them: `2 h 05 min`, `3 min 20 s`, `4.5 s`."""
+    """Formats seconds as `2 h 05 min`, `3 min 20 s` or `4.5 s`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

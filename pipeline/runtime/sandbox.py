@@ -1,4 +1,4 @@
-"""What a forked process that decodes may do, and how its parent sees whether it gets on."""
+"""Limits a forked process that decodes recordings, and shows its parent whether the process makes progress."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from typing import Literal
 from pipeline.runtime.memory import limit_growth
 
 Reason = Literal["timeout", "worker_died", "out_of_memory"]
-"""How such a process is lost; some of the names of `records.ErrorName`."""
+"""Reasons why such a process is lost. They are names of `records.ErrorName`."""
 
 _IDLE = -1
 _PR_SET_PDEATHSIG = 1
 
 
-class Pulse:
-    """What forked children are at, in memory that they share with their parent and that needs no file system."""
+class Heartbeat:
+    """Shared memory in which forked children say which item they are working on and that they are alive.
+
+    The memory is anonymous, so it needs no file system.
+    """
 
     def __init__(self, children: int) -> None:
-        """Made before they are forked; each writes to a slot of its own, from 0."""
+        """Allocates the memory before the children are forked. Each child writes to its own slot, from 0."""
         self._numbers = memoryview(mmap.mmap(-1, 16 * children)).cast("q")
         self._seen = [0] * children
         self._silent_s = [0.0] * children
@@ -29,32 +32,32 @@ class Pulse:
             self._numbers[2 * slot + 1] = _IDLE
 
     def begin(self, slot: int, position: int) -> None:
-        """The child begins with an item, the one at `position` of those it was given."""
+        """Called by a child when it begins with the item at `position` of its task."""
         self._numbers[2 * slot + 1] = position
         self._numbers[2 * slot] += 1
 
     def alive(self, slot: int) -> None:
-        """The child is still at it, and gets on."""
+        """Called by a child to say that it is still working on its item and makes progress."""
         self._numbers[2 * slot] += 1
 
     def idle(self, slot: int) -> None:
-        """The child has nothing to do, or is new."""
+        """Called for a child that has no task, or is about to be forked."""
         self.begin(slot, _IDLE)
 
     def position(self, slot: int) -> int:
-        """Where the child is in what it was given; negative where it is idle."""
+        """Returns the position of the child's item in its task; negative if the child is idle."""
         return self._numbers[2 * slot + 1]
 
     def beats(self) -> int:
-        """A number that grows with everything the children do."""
+        """Returns a number that grows with every sign of life of any child."""
         return sum(self._numbers[::2])
 
     def silent_s(self, slot: int, looked_s: float) -> float:
-        """For how long a child has been at one item without a sign.
+        """Returns the seconds for which a child has worked on one item without a sign of life.
 
         Args:
-            slot: The child's.
-            looked_s: Seconds since the last look that count: a parent that was stopped has not been looking.
+            slot: The slot of the child.
+            looked_s: Seconds to count since the last call. Time in which the parent itself was stopped must not count.
         """
         beat = self._numbers[2 * slot]
         same = beat == self._seen[slot] and self.position(slot) != _IDLE
@@ -64,19 +67,19 @@ class Pulse:
 
 
 def confine(parent: int, allowance: int) -> None:
-    """Make this process, just forked, one that may read what nobody has looked at.
+    """Prepares this process, which was just forked, to read untrusted files.
 
-    A stop is its parent's to handle; it ends with its parent (with the thread of it that forked), also where a
-    decoder hangs, and may take `allowance` bytes of memory.
+    The process ignores SIGINT and SIGHUP, because the parent handles a stop. It is killed when its parent (or the
+    parent's thread that forked it) ends, even if a decoder hangs. Its memory is limited.
 
     Args:
-        parent: Process id.
-        allowance: Bytes.
+        parent: Process id of the parent.
+        allowance: Bytes of memory that the process may take.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended meanwhile
+    if os.getppid() != parent:  # the parent ended before this process asked to be killed with it
         os._exit(1)
     limit_growth(allowance)

@@ -1,8 +1,10 @@
-"""What SIGINT (Ctrl-C), SIGTERM and SIGHUP do: the first ends a run cleanly, a second ends it at once.
+"""Handles SIGINT (Ctrl-C), SIGTERM and SIGHUP: the first signal stops a run cleanly, a second one ends it at once.
 
-The first raises `Stopped` in the main thread where that is waiting or busy with what need not be finished, and at the
-end of an `unbroken` stretch where it is not. The second leaves what is staged behind, as a kill would, which the next
-run clears away; the processes that load recordings end with the one that started them (`pipeline.runtime.sandbox`).
+The first signal raises `Stopped` in the main thread. Code that must finish runs inside `deferring_stop`, which raises
+`Stopped` at its end instead. Inside such code, `allowing_stop` marks parts that may be interrupted, such as waiting.
+
+The second signal ends the process as a kill would. Unfinished files stay in staging, and the next run removes them. The
+processes that load recordings end with the process that started them (`pipeline.runtime.sandbox`).
 """
 
 from __future__ import annotations
@@ -18,45 +20,54 @@ from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_S = 0.3
-"""Seconds in which another signal is the same stop: `timeout` and a closing terminal send theirs twice."""
+"""Seconds in which a further signal counts as the first: `timeout` and a closing terminal send a signal twice."""
 
 
 class Stopped(BaseException):
-    """A signal asked for a clean stop."""
+    """Raised in the main thread when a signal asks for a clean stop."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.signum = signum
 
 
-class _Stop:
-    """The stop that this process has been asked for."""
+class _StopRequest:
+    """Whether a signal has asked this process to stop, and whether `Stopped` may be raised now.
+
+    Attributes:
+        owner: Id of the process that handles the signals.
+        signum: The first signal; `None` before it arrives.
+        asked: Time of the first signal (`time.monotonic`).
+        raised: Whether `Stopped` has been raised.
+        deferrals: Number of `deferring_stop` blocks that the main thread is in.
+        allowed: Whether the main thread is in an `allowing_stop` block.
+    """
 
     def __init__(self) -> None:
         self.owner = os.getpid()
         self.signum: int | None = None
         self.asked = 0.0
         self.raised = False
-        self.unbroken = 0
-        self.waiting = False
+        self.deferrals = 0
+        self.allowed = False
 
 
-_stop = _Stop()
+_stop = _StopRequest()
 
 
 @contextmanager
-def heeded() -> Iterator[None]:
-    """Heed the signals in this stretch of the main thread; what was ignored from the start stays ignored.
+def handling_signals() -> Iterator[None]:
+    """Handles the signals while the main thread is in the block.
 
-    That is nohup, or a job in the background of a script.
+    A signal that was ignored from the start stays ignored, as under nohup or in a background job of a script.
 
     Raises:
-        Stopped: One has come.
+        Stopped: A signal has arrived.
     """
     global _stop
-    _stop = _Stop()
-    heed = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
-    before = {signum: signal.signal(signum, _on_signal) for signum in heed}
+    _stop = _StopRequest()
+    handled = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+    before = {signum: signal.signal(signum, _on_signal) for signum in handled}
     try:
         yield
     finally:
@@ -65,39 +76,40 @@ def heeded() -> Iterator[None]:
 
 
 @contextmanager
-def unbroken() -> Iterator[None]:
-    """Finish this stretch of the main thread before a stop; nothing in it may wait for long.
+def deferring_stop() -> Iterator[None]:
+    """Lets the main thread finish the block before a stop. Nothing in the block may wait for long.
 
     Raises:
-        Stopped: At the end, if a signal has come meanwhile and nothing else has been raised.
+        Stopped: At the end of the block, if a signal has arrived in it and no other exception was raised.
     """
-    _stop.unbroken += 1
+    _stop.deferrals += 1
     try:
         yield
     finally:
-        _stop.unbroken -= 1
-    if _stop.signum is not None and not _stop.unbroken and not _stop.raised:
+        _stop.deferrals -= 1
+    if _stop.signum is not None and not _stop.deferrals and not _stop.raised:
         _raise(_stop.signum)
 
 
 @contextmanager
-def waiting() -> Iterator[None]:
-    """Let a stop end this part of an `unbroken` stretch: it waits, and what it waits for need not be finished.
+def allowing_stop() -> Iterator[None]:
+    """Lets a stop interrupt this part of a `deferring_stop` block, because it only waits.
 
     Raises:
-        Stopped: A signal comes, or has come in the unbroken stretch.
+        Stopped: A signal arrives in the block, or has arrived before.
     """
-    _stop.waiting = True
+    _stop.allowed = True
     try:
-        if _stop.signum is not None:  # also where it was raised and got lost, as in a finalizer
+        # Raised again if it was raised before: an exception in a finalizer is lost.
+        if _stop.signum is not None:
             _raise(_stop.signum)
         yield
     finally:
-        _stop.waiting = False
+        _stop.allowed = False
 
 
 def _on_signal(signum: int, frame: FrameType | None) -> None:
-    if os.getpid() != _stop.owner:  # a process that loads, just forked: its parent decides
+    if os.getpid() != _stop.owner:  # a loading process that was just forked; its parent handles a stop
         if signum == signal.SIGTERM:
             os._exit(128 + signum)
         return
@@ -105,9 +117,9 @@ def _on_signal(signum: int, frame: FrameType | None) -> None:
         _leave_lost_terminal()
     if _stop.signum is None:
         _stop.signum, _stop.asked = signum, time.monotonic()
-        if _stop.unbroken:
-            _say("stopping after the batch in flight and the commits under way; once more ends it at once")
-        if _stop.waiting or not _stop.unbroken:
+        if _stop.deferrals:
+            _say("stopping after the current batch and the commits that have begun; once more ends it at once")
+        if _stop.allowed or not _stop.deferrals:
             _raise(signum)
     elif time.monotonic() - _stop.asked > SAME_S:
         _say("ended at once; what was committed stays, the same command continues")
@@ -120,14 +132,17 @@ def _raise(signum: int) -> NoReturn:
 
 
 def _say(text: str) -> None:
-    """Not through `print`, in the middle of which a signal may come; the live view hides the cursor."""
+    """Writes a line to stderr and shows the cursor, which the live view hides.
+
+    `print` is not used, because the signal may have arrived in the middle of another `print`.
+    """
     shown = "\x1b[?25h\n" if os.isatty(2) else ""
     with suppress(OSError):
         os.write(2, f"{shown}{text}\n".encode())
 
 
 def _leave_lost_terminal() -> None:
-    """Write to nothing where the terminal is gone, which is what SIGHUP says: the last words must not fail."""
+    """Redirects a standard stream to /dev/null if its terminal has closed, so that later writes do not fail."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             descriptor = stream.fileno()

@@ -1,4 +1,4 @@
-"""Standard output whose end is not the run's: nobody may be watching in the morning."""
+"""Writes to standard output as long as that works. A run continues if its output is closed overnight."""
 
 from __future__ import annotations
 
@@ -13,47 +13,50 @@ LOG = logging.getLogger("pipeline")
 
 
 def standard_output() -> TextIO:
-    """`sys.stdout` that goes quiet where it cannot be written."""
-    return cast(TextIO, Outlet(sys.stdout))
+    """Returns `sys.stdout`, wrapped so that a failed write does not raise."""
+    return cast(TextIO, FaultTolerantStream(sys.stdout))
 
 
-class Outlet(io.TextIOBase):
-    """Writes to a stream until that fails (a closed pipe, a full disk under `> night.log`), then to nothing."""
+class FaultTolerantStream(io.TextIOBase):
+    """Writes to a stream until a write fails, and discards everything after that.
+
+    A write fails if a pipe is closed, or if the disk is full under `> night.log`.
+    """
 
     def __init__(self, stream: TextIO) -> None:
-        """Wrap `stream`."""
+        """Wraps `stream`."""
         self._stream = stream
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """That of the stream."""
+        """The encoding of the stream."""
         return self._stream.encoding
 
     def isatty(self) -> bool:
-        """Whether a person may be watching."""
+        """Whether the stream is a terminal."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
-        """The stream's descriptor."""
+        """Returns the descriptor of the stream."""
         return self._stream.fileno()
 
     def write(self, text: str) -> int:
-        """Write, or go quiet."""
+        """Writes the text, or discards it if the stream fails."""
         try:
             self._stream.write(text)
         except OSError as error:
-            self._go_quiet(error)
+            self._discard_from_now(error)
         return len(text)
 
     def flush(self) -> None:
-        """Flush, or go quiet."""
+        """Flushes the stream, or discards everything from now on if that fails."""
         try:
             self._stream.flush()
         except OSError as error:
-            self._go_quiet(error)
+            self._discard_from_now(error)
 
-    def _go_quiet(self, error: OSError) -> None:
-        LOG.warning("standard output cannot be written (%s); the run goes on", error)
-        # What the stream still holds has to go somewhere when Python exits.
+    def _discard_from_now(self, error: OSError) -> None:
+        LOG.warning("standard output cannot be written (%s); the run goes on without it", error)
+        # The stream flushes its buffer when Python exits; /dev/null takes the rest.
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())

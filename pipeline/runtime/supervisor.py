@@ -1,8 +1,8 @@
-"""A function applied to untrusted items in child processes: one that hangs, crashes or eats memory costs its item.
+"""Applies a function to untrusted items in child processes. If an item hangs or crashes a child, only it is lost.
 
-Decoders are written in C and meet whatever lies in a folder. Here they run where they can do no harm: in processes
-that are forked, limited in time and memory, and end with their parent. What a child works on stands in memory that
-its parent sees, so the culprit is known when a child is lost, and the rest goes to another one.
+Decoders are written in C and read whatever is in a folder. They run here in forked processes that are limited in time
+and memory and end with their parent. Each child notes in shared memory which item it works on. If a child is lost, the
+parent knows which item was the cause, and gives the child's other items to another child.
 """
 
 from __future__ import annotations
@@ -22,31 +22,40 @@ from types import TracebackType
 from typing import Any, Generic, NoReturn, TypeVar
 
 from pipeline.runtime.memory import reading_allowance
-from pipeline.runtime.sandbox import Pulse, Reason, confine
-from pipeline.runtime.signals import SIGNALS, unbroken
+from pipeline.runtime.sandbox import Heartbeat, Reason, confine
+from pipeline.runtime.signals import SIGNALS, deferring_stop
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LOOK_S = 0.5
-"""How often a silent child is looked at."""
+"""Seconds between two looks at a silent child."""
+GROW_S = 0.02
+"""Seconds that tasks wait for the present children before as many children again are forked. Forking a child costs
+more than reading some headers."""
 TASK_ITEMS = 64
-"""Items handed to a child at a time: a message for each would take longer than a header does."""
-_TELL_S = 0.05
-_GONE_S = 1.0
-# Exit code of a child that ran out of memory: another one starts with none of what this one may have leaked.
+"""Items in the task of a child. A message per item would take longer than reading a header."""
+# A child sends its results at least this often, in seconds.
+_SEND_S = 0.05
+# Seconds to wait for a killed child to end.
+_END_S = 1.0
+# Exit code of a child that ran out of memory. A new child starts without memory that this one may have leaked.
 _OUT_OF_MEMORY = 77
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Why an item has no result."""
+    """Takes the place of an item's result if the item was lost.
+
+    Attributes:
+        reason: Why the item was lost.
+    """
 
     reason: Reason
 
 
 class _Raised:
-    """What the function raised: a mistake of ours, for the parent to raise."""
+    """An exception that the function raised, with its traceback. It is a bug, so the parent raises it again."""
 
     def __init__(self, error: Exception) -> None:
         error.add_note("".join(traceback.format_exception(error)))
@@ -54,20 +63,33 @@ class _Raised:
 
 
 class _Child:
-    """A forked process, and what it was given."""
+    """A forked process and its task.
+
+    Attributes:
+        slot: Its slot in the heartbeat.
+        pid: Process id.
+        connection: The connection to the process.
+        task: Indices of the items that the process was given; empty if it is idle.
+        received: Number of results of this task that the parent has received.
+    """
 
     def __init__(self, slot: int, pid: int, connection: Connection) -> None:
         self.slot = slot
         self.pid = pid
         self.connection = connection
         self.task: list[int] = []
-        self.told = 0
+        self.received = 0
 
-    def ended(self) -> int | None:
-        """The exit code, negative for a signal; `None` where not even SIGKILL ends it: it waits in the kernel."""
+    def wait_for_exit(self) -> int | None:
+        """Closes the connection and waits for the process to end.
+
+        Returns:
+            The exit code, negative for a signal; `None` if the process hangs in the kernel, where not even SIGKILL
+            ends it.
+        """
         self.connection.close()
-        until = time.monotonic() + _GONE_S
-        while time.monotonic() < until:
+        deadline = time.monotonic() + _END_S
+        while time.monotonic() < deadline:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 return os.waitstatus_to_exitcode(status)
@@ -76,28 +98,29 @@ class _Child:
 
 
 class Supervisor(Generic[Item, Result]):
-    """Child processes that apply a function to items.
+    """Applies a function to items in child processes.
 
-    The children are forked when they are needed, so what the function needs should have been imported.
+    Children are forked when they are needed. Modules that the function needs should be imported before that.
     """
 
     def __init__(
         self, function: Callable[[Item, Callable[[], None]], Result], *, processes: int, timeout_s: float
     ) -> None:
-        """Say what to do, and within what limits.
+        """Starts no process yet.
 
         Args:
-            function: Takes an item, and something to call while it takes long but gets on.
-            processes: Children at most.
-            timeout_s: An item at which a child is silent for longer is `Lost`.
+            function: Takes an item and a callback. A slow function calls the callback to show that it makes progress.
+            processes: Maximal number of children. A few items that take moments need fewer.
+            timeout_s: Seconds without progress after which an item is `Lost`.
         """
         self._function = function
         self._timeout_s = timeout_s
         self._allowance = reading_allowance()
         self._processes = processes
-        self._pulse = Pulse(processes)
-        self._free = list(range(processes))
+        self._heartbeat = Heartbeat(processes)
+        self._free_slots = list(range(processes))
         self._children: list[_Child] = []
+        self._grew = -GROW_S
 
     def __enter__(self) -> Supervisor[Item, Result]:
         return self
@@ -108,24 +131,27 @@ class Supervisor(Generic[Item, Result]):
         self.close()
 
     def map(self, items: Sequence[Item]) -> Iterator[Result | Lost]:
-        """Results in the order of the items.
+        """Yields the results in the order of the items.
 
-        One whose process died or took too much memory is tried again once, alone: it may have been another's
-        doing. One that hung is not, because that takes long.
+        An item whose child died or ran out of memory is tried once more, alone, because an earlier item may have been
+        the cause. An item that hung is not tried again, because that takes long.
 
         Raises:
-            Exception: What the function raised.
+            Exception: The exception that the function raised.
             OSError: Not even one child could be started.
         """
         size = min(TASK_ITEMS, 1 + len(items) // (4 * self._processes))
         tasks = deque(list(range(len(items)))[first : first + size] for first in range(0, len(items), size))
         done: dict[int, Any] = {}
         suspects: set[int] = set()
-        given = 0
-        while given < len(items):
-            self._hand_out(tasks, items)
-            for child, hung in self._heard_of(done):
-                culprit, reason = self._lose(child, hung, tasks)
+        num_yielded = 0
+        while num_yielded < len(items):
+            self._assign_tasks(tasks, items)
+            look_s = min(LOOK_S, self._timeout_s / 4)
+            if tasks and self._free_slots:
+                look_s = min(look_s, GROW_S)
+            for child, hung in self._receive_results(done, look_s):
+                culprit, reason = self._remove_lost(child, hung, tasks)
                 if culprit is None:
                     continue
                 if reason == "timeout" or culprit in suspects:
@@ -133,26 +159,30 @@ class Supervisor(Generic[Item, Result]):
                 else:
                     suspects.add(culprit)
                     tasks.appendleft([culprit])
-            while given in done:
-                result = done.pop(given)
+            while num_yielded in done:
+                result = done.pop(num_yielded)
                 if isinstance(result, _Raised):
                     raise result.error
                 yield result
-                given += 1
+                num_yielded += 1
 
     def close(self) -> None:
-        """End the children, whatever they are at."""
+        """Kills the children."""
         for child in self._children:
             os.kill(child.pid, signal.SIGKILL)
         while self._children:
-            self._children.pop().ended()
+            self._children.pop().wait_for_exit()
 
-    def _hand_out(self, tasks: deque[list[int]], items: Sequence[Item]) -> None:
+    def _assign_tasks(self, tasks: deque[list[int]], items: Sequence[Item]) -> None:
+        """Gives tasks to idle children, and forks more children where tasks have waited for the present ones."""
         idle = [child for child in self._children if not child.task]
+        waited = not self._children or time.monotonic() - self._grew >= GROW_S
+        room = min(len(self._free_slots), max(1, len(self._children))) if waited else 0
         while tasks:
             if not idle:
-                if not self._free:
+                if not room:
                     return
+                room -= 1
                 try:
                     idle.append(self._fork())
                 except OSError:  # too many processes or open files
@@ -160,51 +190,59 @@ class Supervisor(Generic[Item, Result]):
                         raise
                     return
             child = idle.pop()
-            child.task, child.told = tasks.popleft(), 0
-            self._pulse.silent_s(child.slot, 0.0)
-            with suppress(OSError):  # it has died meanwhile, which is seen to
+            child.task, child.received = tasks.popleft(), 0
+            self._heartbeat.silent_s(child.slot, 0.0)
+            with suppress(OSError):  # the child has died; `_receive_results` notices
                 child.connection.send([items[index] for index in child.task])
 
     def _fork(self) -> _Child:
+        """Forks a child and returns it in the parent."""
         parent = os.getpid()
-        mine, its = Pipe()
-        slot = self._free[-1]
-        self._pulse.idle(slot)
-        # A stop that comes just now must find a child that heeds it no longer, and a parent that knows of it. It may
-        # reach another thread, which has not blocked it, and would be lost in what Python runs after a fork.
-        with unbroken():
+        parent_end, child_end = Pipe()
+        slot = self._free_slots[-1]
+        self._heartbeat.idle(slot)
+        # Signals are blocked during the fork: the child must not run the parent's handler, and the parent must know
+        # the child before it stops. Blocking is not enough, because a signal may reach another thread, and an exception
+        # raised in Python's own code after a fork is lost. So the stop is deferred too.
+        with deferring_stop():
             before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             try:
-                with warnings.catch_warnings():  # of threads, beside which DataLoader's processes are forked as well
+                with warnings.catch_warnings():  # Python warns of a fork beside threads
                     warnings.simplefilter("ignore", DeprecationWarning)
                     pid = os.fork()
                 if pid == 0:
-                    self._be_child(parent, slot, its, before)
-                self._free.pop()
-                self._children.append(_Child(slot, pid, mine))
+                    self._run_child(parent, slot, child_end, before)
+                self._free_slots.pop()
+                self._children.append(_Child(slot, pid, parent_end))
+                self._grew = time.monotonic()
             finally:
-                its.close()
+                child_end.close()
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self._children[-1]
 
-    def _be_child(self, parent: int, slot: int, connection: Connection, mask: set[Any]) -> NoReturn:
-        """Never return to what the parent was at, nor run what it left for its own end."""
+    def _run_child(self, parent: int, slot: int, connection: Connection, mask: set[Any]) -> NoReturn:
+        """Runs the child and exits. Never returns into the parent's code, and skips the parent's exit handlers."""
         code = 1
+        stderr = os.dup(2)
         try:
+            _silence_stderr()
             confine(parent, self._allowance)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            self._serve(slot, connection)
+            self._work(slot, connection)
             code = 0
         except MemoryError:
             code = _OUT_OF_MEMORY
-        except BaseException:  # noqa: BLE001 - a child has nobody to raise it to; its parent sees that it ended
-            os.write(2, traceback.format_exc().encode())  # `sys.stderr` may be locked by a thread that is not here
+        except BaseException:  # noqa: BLE001 - nobody in this process can handle it; the parent sees the exit
+            # `sys.stderr` is not used, because a thread of the parent may have held its lock during the fork.
+            os.write(stderr, traceback.format_exc().encode())
         finally:
             os._exit(code)
 
-    def _serve(self, slot: int, connection: Connection) -> None:
+    def _work(self, slot: int, connection: Connection) -> None:
+        """Runs in a child: applies the function to the items of each task until the parent closes the connection."""
+
         def alive() -> None:
-            self._pulse.alive(slot)
+            self._heartbeat.alive(slot)
 
         while True:
             try:
@@ -212,58 +250,75 @@ class Supervisor(Generic[Item, Result]):
             except EOFError:
                 return
             results: list[Any] = []
-            told = time.monotonic()
+            sent = time.monotonic()
             for position, item in enumerate(task):
-                self._pulse.begin(slot, position)
+                self._heartbeat.begin(slot, position)
                 try:
                     results.append(self._function(item, alive))
                 except MemoryError:
                     raise
                 except Exception as error:  # noqa: BLE001 - the parent raises it
                     results.append(_Raised(error))
-                if time.monotonic() - told > _TELL_S:  # what took long need not be done again if the child is lost
+                # Results are sent now and then, so that they are not computed again if the child is lost.
+                if time.monotonic() - sent > _SEND_S:
                     connection.send(results)
-                    results, told = [], time.monotonic()
-            self._pulse.idle(slot)
+                    results, sent = [], time.monotonic()
+            self._heartbeat.idle(slot)
             connection.send(results)
 
-    def _heard_of(self, done: dict[int, Any]) -> list[tuple[_Child, bool]]:
-        """Wait for results and take them; return the children that are lost, and whether they hung."""
+    def _receive_results(self, done: dict[int, Any], look_s: float) -> list[tuple[_Child, bool]]:
+        """Puts the results that come within `look_s` seconds into `done`. Returns lost children, and if they hung."""
         before = time.monotonic()
-        ready = wait([child.connection for child in self._children], min(LOOK_S, self._timeout_s / 4))
+        ready = wait([child.connection for child in self._children], look_s)
         looked_s = min(time.monotonic() - before, LOOK_S)
         lost: list[tuple[_Child, bool]] = []
         for child in self._children:
             if child.connection in ready:
-                if not self._take(child, done):
+                if not self._receive_from(child, done):
                     lost.append((child, False))
-            elif self._pulse.silent_s(child.slot, looked_s) >= self._timeout_s:
+            elif self._heartbeat.silent_s(child.slot, looked_s) >= self._timeout_s:
                 os.kill(child.pid, signal.SIGKILL)
                 lost.append((child, True))
         return lost
 
-    def _take(self, child: _Child, done: dict[int, Any]) -> bool:
-        """Take what a child has said; whether it is still there."""
+    @staticmethod
+    def _receive_from(child: _Child, done: dict[int, Any]) -> bool:
+        """Puts the results that a child has sent into `done`. Returns false if the child has died."""
         try:
             results = child.connection.recv()
         except (EOFError, OSError):
             return False
-        done.update(zip(child.task[child.told :], results, strict=False))
-        child.told += len(results)
-        if child.told == len(child.task):
+        done.update(zip(child.task[child.received :], results, strict=False))
+        child.received += len(results)
+        if child.received == len(child.task):
             child.task = []
         return True
 
-    def _lose(self, child: _Child, hung: bool, tasks: deque[list[int]]) -> tuple[int | None, Reason]:
-        """Give what a lost child was to do to others; return what it was at, if anything, and how it was lost."""
+    def _remove_lost(self, child: _Child, hung: bool, tasks: deque[list[int]]) -> tuple[int | None, Reason]:
+        """Removes a lost child, and puts the rest of its task back into `tasks`.
+
+        Returns:
+            The index of the item that the child was working on, `None` if it was idle; and why the child was lost.
+        """
         self._children.remove(child)
-        self._free.append(child.slot)
-        code = child.ended()
+        self._free_slots.append(child.slot)
+        code = child.wait_for_exit()
         reason: Reason = "timeout" if hung else "out_of_memory" if code == _OUT_OF_MEMORY else "worker_died"
         if not child.task:
             return None, reason
-        culprit = child.task[max(child.told, self._pulse.position(child.slot))]
-        rest = [index for index in child.task[child.told :] if index != culprit]
+        culprit = child.task[max(child.received, self._heartbeat.position(child.slot))]
+        rest = [index for index in child.task[child.received :] if index != culprit]
         if rest:
             tasks.appendleft(rest)
         return culprit, reason
+
+
+def _silence_stderr() -> None:
+    """Redirects this process's stderr to /dev/null.
+
+    Decoders print warnings that name no file, and would disturb the live view of the terminal. Their errors reach the
+    parent as results.
+    """
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)

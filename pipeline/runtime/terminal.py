@@ -1,4 +1,4 @@
-"""Names, ids and texts of whatever origin, as a terminal may show them."""
+"""Makes untrusted names, ids and texts safe to show on a terminal."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pipeline.runtime.redaction import mask
 
 
 def escape_what_cannot_be_encoded() -> None:
-    """A name or a transcript that the terminal's encoding lacks is shown escaped, not a reason to stop."""
+    """Makes stdout and stderr escape characters that the terminal's encoding lacks, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def printable(text: str, limit: int | None = None) -> str:
-    """One line that a terminal takes for text, cut after `limit` characters; secrets are masked."""
+    """Returns the text as one line without control characters and secrets, shortened to `limit` characters."""
     plain = "".join(char if char.isprintable() else repr(char)[1:-1] for char in mask(encode_path(text)))
     return plain if limit is None or len(plain) <= limit else f"{plain[: limit - 1]}\N{HORIZONTAL ELLIPSIS}"

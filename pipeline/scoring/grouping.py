@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.scoring.bootstrap import RESAMPLES, rate_intervals
-from pipeline.scoring.counting import align, char_errors
+from pipeline.scoring.counting import COUNTS, align, char_errors
 from pipeline.scoring.groups import MAX_GROUP_VALUES, Group, in_order, name_of
 from pipeline.scoring.normalisers import normaliser
 from pipeline.scoring.schemas import CONFUSIONS, SCORES
@@ -25,7 +25,7 @@ SPEAKER_COLUMNS = ("speaker", "speaker_id", "spk_id", "client_id")
 WORST = 5
 MIN_SPEAKERS = 5
 """Of fewer speakers, resampling says too little: of 3 equal ones every third interval would miss the truth."""
-_READ = ("id", "text", "reference", "duration_s", "char_errors", "reference_chars")
+_READ = ("id", "text", "reference", "duration_s", *COUNTS)
 
 # One scored utterance, as numbers.
 _FIELDS = ("hits", "substitutions", "deletions", "insertions", "char_errors", "reference_chars")
@@ -144,19 +144,25 @@ class _Found:
         Args:
             scored: What `columns_to_read` names.
             normalise: What is done to both texts.
-            counted: Whether the errors of characters that stand there were counted after that.
+            counted: Whether the counts that stand in `scored` were made after that. Then only the texts with errors
+                are aligned, to tell which words are wrong: nothing is counted twice.
         """
-        references = [normalise(text) for text in scored["reference"].to_pylist()]
-        hypotheses = [normalise(text) for text in scored["text"].to_pylist()]
         counts = np.zeros((scored.num_rows, len(_FIELDS)), dtype=np.int32)
+        aligned = np.arange(scored.num_rows)
         if counted:
-            counts[:, 4:] = np.stack([scored[name].to_numpy() for name in ("char_errors", "reference_chars")], axis=1)
-        ids = scored["id"]
+            numbers = {name: scored[name].to_numpy() for name in COUNTS}
+            counts[:, 0] = numbers["reference_words"]
+            counts[:, 4:] = np.stack([numbers["char_errors"], numbers["reference_chars"]], axis=1)
+            aligned = np.flatnonzero(numbers["word_errors"])
+        some = scored.take(aligned)
+        references = [normalise(text) for text in some["reference"].to_pylist()]
+        hypotheses = [normalise(text) for text in some["text"].to_pylist()]
+        ids = some["id"]
         for index, each in enumerate(align(hypotheses, references)):
-            hypothesis, reference = hypotheses[index], references[index]
-            counts[index, :4] = each.hits, each.substitutions, each.deletions, each.insertions
+            row, hypothesis, reference = aligned[index], hypotheses[index], references[index]
+            counts[row, :4] = each.hits, each.substitutions, each.deletions, each.insertions
             if not counted:
-                counts[index, 4:] = char_errors(hypothesis, reference), len(reference)
+                counts[row, 4:] = char_errors(hypothesis, reference), len(reference)
             self.confusions.update(each.errors)
             words = each.hits + each.substitutions + each.deletions
             if each.errors and words:

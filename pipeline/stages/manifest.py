@@ -20,7 +20,7 @@ from pipeline.stages import resume as refusals
 from pipeline.stages.build_manifest import build
 from pipeline.storage import manifest as manifests
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.run_directory import MANIFEST, RunDirectory
 
 SHOWN_EVERY_S = 0.1
 """Between two updates of a count on a terminal."""
@@ -55,9 +55,9 @@ class ManifestStage:
         Raises:
             UserError: There is none and none is to be made, it has been edited, or results are of another corpus.
         """
-        path, made_with = self._directory.manifest_path, self.made_with()
-        if path.is_file():
-            manifest, before = manifests.read(path)
+        stored, made_with = self._directory.manifest, self.made_with()
+        if stored.is_there:
+            manifest, before = manifests.read(stored)
             if self._directory.has_commits():
                 self._refuse_edited(manifest)
             if before == made_with:
@@ -65,14 +65,14 @@ class ManifestStage:
             if self._directory.has_commits():
                 return self._moved(manifest, before, made_with)
         if "manifest" not in self._config.settings.stages:
-            raise UserError(f"{path}: there is no manifest; add manifest to stages=")
+            raise UserError(f"{stored}: there is no manifest; add manifest to stages=")
         manifest = self._build_manifest()
-        recorded = self._directory.read_run_json()
+        recorded = self._directory.read_record()
         if recorded is not None and self._directory.has_commits():  # the manifest was taken away: is this the same?
             now = identity.describe_known(self._config, manifest.digest, recorded)
             refusals.refuse_differences(self._config, recorded, now)
         failpoint("manifest")
-        manifests.write(path, manifest, made_with, self._directory.write_table)
+        manifests.write(self._directory, manifest, made_with)
         failpoint("manifest-written")
         identity.note_manifest(self._directory)
         unreadable = int(np.isnan(manifest.duration_s).sum())
@@ -105,23 +105,24 @@ class ManifestStage:
         if before["shard.hours"] == made_with["shard.hours"]:
             again = self._build_manifest()
             if again.digest == manifest.digest:
-                manifests.write(self._directory.manifest_path, again, made_with, self._directory.write_table)
+                manifests.write(self._directory, again, made_with)
                 identity.note_manifest(self._directory)
                 return again
             differences.append(refusals.corpus_differences(manifest.table, again.table))
-        recorded = self._directory.read_run_json()
-        now = {} if recorded is None else identity.describe_known(self._config, manifest.digest, recorded)
-        refusals.refuse_differences(self._config, recorded, now, differences)
-        raise AssertionError("two manifests of one making differ")
+        recorded = self._directory.read_record()
+        if recorded is not None:
+            now = identity.describe_known(self._config, manifest.digest, recorded)
+            refusals.refuse_differences(self._config, recorded, now, differences)
+        raise refusals.refusal(self._directory.root, differences)
 
     def _refuse_edited(self, manifest: Manifest) -> None:
         """Refuse a manifest whose rows are not those that it was made with; results are of those."""
-        path, recorded = self._directory.manifest_path, self._directory.read_run_json() or {}
-        if recorded.get(manifests.FILE_KEY) == manifests.file_record(path):
+        recorded = self._directory.read_record()
+        if recorded is not None and recorded.manifest_file == self._directory.file_record(MANIFEST):
             return
         rows = manifests.digest_of(manifest.table)  # slower, and told from a kill between this file and run.json
-        made = recorded.get("identity", {}).get("manifest", manifest.digest)
+        made = manifest.digest if recorded is None else recorded.identity.manifest
         if not rows == made == manifest.digest:
-            refusals.refuse(
-                self._directory.root, [f"manifest: {made} there, {rows} now, since {path.name} has been edited"]
+            raise refusals.refusal(
+                self._directory.root, [f"manifest: {made} there, {rows} now, since {MANIFEST} has been edited"]
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pipeline.config.run_config import RunConfig
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_marked
+from pipeline.storage.run_record import Identity, RunRecord
 
 _MAX_DIFFERENCES = 12
 _MAX_CHARACTERS = 160
@@ -20,42 +21,36 @@ _MAX_CHARACTERS = 160
 _EXAMPLES, _EXAMPLE_COLUMNS = 3, 2
 
 
-def refuse_differences(
-    config: RunConfig, recorded: Mapping[str, Any] | None, now: Mapping[str, Any], besides: Sequence[str] = ()
-) -> None:
+def refuse_differences(config: RunConfig, recorded: RunRecord, identity: Identity, besides: Sequence[str] = ()) -> None:
     """Refuse to mix results of different work in one run directory.
 
     Args:
         config: The configuration now.
-        recorded: `run.json` as it stands, if it does.
-        now: What `identity.describe` says now.
+        recorded: `run.json` as it stands.
+        identity: What `identity.describe` says now.
         besides: Differences that were found elsewhere.
 
     Raises:
         UserError: With every difference.
     """
-    recorded = recorded or {"identity": now}
-    before = recorded["identity"]
+    before, now = recorded.identity.as_json(), identity.as_json()
     keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     found = {key: _difference(key, before.get(key), now.get(key)) for key in keys}
     if "weights_sha256" in found:
-        files = recorded.get("weights", {}).get("path"), mask_marked(str(config.source.weights_path))
+        path = None if recorded.weights is None else recorded.weights.path
+        files = path, mask_marked(str(config.source.weights_path))
         there, here = (f"{of.get('weights_sha256')} ({file})" for of, file in zip((before, now), files, strict=True))
         found["weights_sha256"] = f"weights_sha256: {there} there, {here} now"
     if found or besides:
-        refuse(config.run_dir, [*besides, *found.values()])
+        raise refusal(config.run_dir, [*besides, *found.values()])
 
 
-def refuse(run_dir: Path, differences: Sequence[str]) -> NoReturn:
-    """Refuse to go on with a run directory.
-
-    Raises:
-        UserError: With the differences, as many as a person reads, and the two ways out.
-    """
+def refusal(run_dir: Path, differences: Sequence[str]) -> UserError:
+    """The error that refuses to go on with a run directory: the differences, at most twelve, and the two ways out."""
     shown, more = [*differences[:_MAX_DIFFERENCES]], len(differences) - _MAX_DIFFERENCES
     if more > 0:
         shown.append(f"and {more} more")
-    raise UserError(
+    return UserError(
         f"run_dir={run_dir}: was made with other settings ({'; '.join(shown)}); "
         f"set them back to go on with it, or start another run with run_dir=..."
     )

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.config.schema import ScoreSettings
 from pipeline.runtime.failpoints import failpoint
 from pipeline.scoring.grouping import Scores, columns_to_read, score
 from pipeline.scoring.groups import choose_groups
 from pipeline.storage.commits import CommitRecord
-from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.run_directory import CONFUSIONS, SCORES, RunDirectory
 from pipeline.storage.tables import own_columns
 
 
 def score_run(
     directory: RunDirectory,
-    records: Iterable[CommitRecord],
+    records: Mapping[int, CommitRecord],
     manifest: pa.Schema,
     settings: ScoreSettings,
     tell: Callable[[int], None] = lambda utterances: None,
@@ -40,8 +39,8 @@ def score_run(
     names = [field.name for field in own]
     groups = choose_groups(settings.by, own)
     columns = columns_to_read(groups, names)
-    files = [directory.root / record.files["transcripts"].path for record in records if "transcripts" in record.files]
-    shards = (pq.read_table(path, columns=columns) for path in files)
+    files = [directory.table("transcripts", shard) for shard, each in records.items() if "transcripts" in each.files]
+    shards = (stored.read(columns) for stored in files)
     scores = score(shards, groups, settings.normaliser, names, tell)
     failpoint("scores")
     directory.remove_scores()  # there are two files, which must not be of different scores
@@ -49,8 +48,8 @@ def score_run(
         return scores
     # How it was made, for a run that is asked for other scores.
     metadata = {**scores.table.schema.metadata, "by": made_by(settings)}
-    directory.write_table(directory.confusions_path, scores.confusions)
-    directory.write_table(directory.scores_path, scores.table.replace_schema_metadata(metadata))
+    directory.write_table(CONFUSIONS, scores.confusions)
+    directory.write_table(SCORES, scores.table.replace_schema_metadata(metadata))
     failpoint("scored")
     return scores
 
@@ -58,7 +57,7 @@ def score_run(
 def read_overall(directory: RunDirectory) -> tuple[int, int, str] | None:
     """Wrong words, words of the references and the normaliser of the scores that lie there."""
     try:
-        table = pq.read_table(directory.scores_path, columns=["word_errors", "reference_words"]).slice(0, 1)
+        table = directory.scores.read(["word_errors", "reference_words"]).slice(0, 1)
     except (OSError, pa.ArrowException):
         return None
     normaliser = (table.schema.metadata or {}).get(b"normaliser", b"standard").decode()
@@ -69,11 +68,11 @@ def read_overall(directory: RunDirectory) -> tuple[int, int, str] | None:
 def is_scored(directory: RunDirectory, settings: ScoreSettings) -> bool:
     """Whether the scores that lie there were made as these settings say."""
     try:
-        metadata = pq.read_schema(directory.scores_path).metadata or {}
+        metadata = directory.scores.schema().metadata or {}
     except (OSError, pa.ArrowInvalid):
         return False
     wanted = {b"normaliser": settings.normaliser.encode(), b"by": made_by(settings).encode()}
-    return directory.confusions_path.is_file() and wanted.items() <= metadata.items()
+    return directory.confusions.is_there and wanted.items() <= metadata.items()
 
 
 def made_by(settings: ScoreSettings) -> str:

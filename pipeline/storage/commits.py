@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.runtime.digests import decode_checked, encode_checked
+
 IN_PARTS = ("emissions", "features")
 """Tables in which an utterance may go on in further rows."""
-CHECKSUM = "checksum"
-"""Key of the digest that a JSON file of ours holds of the rest of itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,38 +67,6 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 """What JSON must have given for the fields of a record."""
 
 
-def fingerprint(identity: Mapping[str, Any]) -> str:
-    """SHA-256 of everything that identifies the work of a run."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def encode_checked(content: Mapping[str, Any]) -> bytes:
-    """JSON as it stands on disk, with a digest of itself, so that an edit shows."""
-    rest = {key: value for key, value in content.items() if key != CHECKSUM}
-    return json.dumps({**rest, CHECKSUM: fingerprint(rest)}, indent=1).encode()
-
-
-def decode_checked(data: bytes) -> dict[str, Any]:
-    """What `encode_checked` wrote, without the digest.
-
-    Raises:
-        ValueError: It is not such a file, or has been edited.
-    """
-    content = json.loads(data)
-    if not isinstance(content, dict):
-        raise ValueError("not a JSON object")
-    checksum = content.pop(CHECKSUM, None)  # files of the first releases have none
-    if checksum not in (None, fingerprint(content)):
-        raise ValueError("its checksum is not that of its content")
-    return content
-
-
 def encode_record(record: CommitRecord) -> bytes:
     """A commit record as it stands on disk."""
     return encode_checked(asdict(record))
@@ -125,12 +90,12 @@ def _ids(path: Path, in_parts: bool) -> list[str]:
     return ids
 
 
-def read_record(path: Path) -> CommitRecord | None:
-    """A commit record, or `None` where it is not there or damaged."""
+def read_record(data: bytes) -> CommitRecord | None:
+    """A commit record, or `None` where the bytes are damaged: then the shard is done again."""
     try:
-        return decode_record(path.read_bytes())
-    except (OSError, ValueError):
-        return None  # a record that cannot be read is no record: the shard is done again
+        return decode_record(data)
+    except ValueError:
+        return None
 
 
 def decode_record(data: bytes) -> CommitRecord:

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.audio.rates import resampled_lengths
 from pipeline.records import Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.storage import tables
-from pipeline.storage.commits import sha256_file
+from pipeline.storage.files import StoredTable
+from pipeline.storage.run_directory import MANIFEST, RunDirectory
 
 BLOCK_ROWS = 4096
-FILE_KEY = "manifest_file"
-"""Key of `run.json`: the bytes of `manifest.parquet`, of which the digest leaves out where the files lie."""
 
 
 @dataclass(frozen=True)
@@ -99,32 +96,35 @@ class Manifest:
         return size
 
 
-def write(path: Path, manifest: Manifest, record: dict[str, Any], publish: Callable[[Path, pa.Table], None]) -> None:
-    """Write the manifest with its digest and `record` (how it was made) in the file's metadata."""
-    metadata = {"digest": manifest.digest, "made_with": record, "schema_version": tables.SCHEMA_VERSION}
-    publish(
-        path,
-        manifest.table.replace_schema_metadata({key: json.dumps(value) for key, value in metadata.items()}),
+def write(directory: RunDirectory, manifest: Manifest, made_with: dict[str, Any]) -> None:
+    """Write the manifest, with its digest and how it was made in the file's metadata."""
+    metadata = {"digest": manifest.digest, "made_with": made_with, "schema_version": tables.SCHEMA_VERSION}
+    directory.write_table(
+        MANIFEST, manifest.table.replace_schema_metadata({key: json.dumps(value) for key, value in metadata.items()})
     )
 
 
-def file_record(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of the manifest's file, for `FILE_KEY`."""
-    return {"size": path.stat().st_size, "sha256": sha256_file(path)}
-
-
-def read(path: Path) -> tuple[Manifest, dict[str, Any]]:
-    """Read a manifest back, with the record of how it was made.
+def read(stored: StoredTable) -> tuple[Manifest, dict[str, Any]]:
+    """Read a manifest back, and how it was made.
 
     Raises:
         UserError: The file is not a manifest.
     """
     try:
-        metadata = tables.file_metadata(path)
-        table = pq.read_table(path, memory_map=False).combine_chunks()
+        metadata = tables.metadata_of(stored.schema())
+        table = stored.read().combine_chunks()
         return Manifest(table=table.replace_schema_metadata(None), digest=metadata["digest"]), metadata["made_with"]
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise UserError(f"{path}: not a readable manifest ({error}); remove it, or choose another run_dir=") from None
+    except UNREADABLE as error:
+        raise unreadable(stored, error) from None
+
+
+UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError)
+"""What a file that is no manifest makes its readers raise."""
+
+
+def unreadable(stored: StoredTable, error: BaseException) -> UserError:
+    """The refusal of a file that is no manifest."""
+    return UserError(f"{stored}: not a readable manifest ({error}); remove it, or choose another run_dir=")
 
 
 def digest_of(table: pa.Table) -> str:

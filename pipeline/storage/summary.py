@@ -1,14 +1,18 @@
-"""What a run says of itself: sums over commit records, for the end of a run, a finished run and `status`."""
+"""How far a run is: sums over its commit records, for the end of a run, `status` and the report."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.runtime.progress import format_hours
 from pipeline.storage.commits import CommitRecord
+from pipeline.storage.manifest import UNREADABLE, unreadable
+from pipeline.storage.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,64 @@ class Totals:
     def num_failures(self) -> int:
         """Utterances without a result."""
         return sum(self.failures.values())
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run is.
+
+    Attributes:
+        totals: Sums over the committed shards.
+        num_utterances, num_shards: Of the manifest.
+        pending_s: Seconds of audio in shards that are not committed.
+        locked: Whether a process holds the run directory.
+    """
+
+    totals: Totals
+    num_utterances: int
+    num_shards: int
+    pending_s: float
+    locked: bool
+
+    @property
+    def done(self) -> int:
+        """Utterances with a result."""
+        return self.totals.utterances - self.totals.num_failures
+
+    @property
+    def pending(self) -> int:
+        """Utterances in shards that are not committed."""
+        return self.num_utterances - self.totals.utterances
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard is committed."""
+        return self.totals.shards >= self.num_shards
+
+
+def read_standing(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> Standing:
+    """Read how far a run is.
+
+    Args:
+        directory: The run.
+        records: Of its committed shards.
+
+    Raises:
+        UserError: The manifest cannot be read.
+    """
+    try:
+        table = directory.manifest.read(["shard", "duration_s"])
+    except UNREADABLE as error:
+        raise unreadable(directory.manifest, error) from None
+    shards = table["shard"].to_numpy()
+    pending = ~np.isin(shards, list(records))
+    return Standing(
+        totals=total(records.values()),
+        num_utterances=len(shards),
+        num_shards=len(np.unique(shards)),
+        pending_s=float(np.nansum(table["duration_s"].to_numpy().astype(np.float64)[pending])),
+        locked=directory.is_locked(),
+    )
 
 
 def total(records: Iterable[CommitRecord]) -> Totals:

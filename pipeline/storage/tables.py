@@ -223,9 +223,9 @@ def open_writer(
     )
 
 
-def file_metadata(path: Path) -> dict[str, Any]:
-    """The JSON values that `open_writer` put into a file's metadata."""
-    raw = pq.read_schema(path).metadata or {}
+def metadata_of(schema: pa.Schema) -> dict[str, Any]:
+    """The JSON values that `open_writer` put into the metadata of a file with this schema."""
+    raw = schema.metadata or {}
     return {key.decode(): json.loads(value) for key, value in raw.items() if not key.startswith((b"ARROW", b"pandas"))}
 
 

@@ -128,11 +128,11 @@ class _Verification:
             return
         with self._directory.lock():
             for shard in found.taken_as_done:
-                record = self._directory.commit_file(shard)
+                record = self._directory.commit_name(shard)
                 # Looked at once more, now that no run can have done it again meanwhile.
-                if record.is_file() and audit_shard(self._directory, found.work, shard).state == "damaged":
+                if self._directory.has(record) and audit_shard(self._directory, found.work, shard).state == "damaged":
                     self._directory.retract(shard)
-                    self._say(f"took back {record}")
+                    self._say(f"took back {self._directory.locate(record)}")
 
     def _is_exact(self, found: Audit) -> bool:
         """Run utterances again; whether they are what is stored of them."""
@@ -144,7 +144,7 @@ class _Verification:
         records = [each.record for each in found.shards if each.state == "sound" and each.record is not None]
         count, device = self._given.exactness, self._given.device or "auto"
         with self._console.status("running utterances again") if self._console.is_terminal else nullcontext():
-            exactness = rerun_alone(self._directory.root, work.manifest, work.recorded, records, count, device)
+            exactness = rerun_alone(self._directory, work.manifest, work.recorded, records, count, device)
         for line in messages.exactness_lines(exactness):
             self._say(line)
         return exactness.same

@@ -9,16 +9,26 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from pipeline.runtime.digests import CHECKSUM
 from pipeline.runtime.errors import UserError
 from pipeline.storage import manifest as manifests
-from pipeline.storage.commits import CHECKSUM, decode_checked, decode_record, fingerprint
+from pipeline.storage.commits import decode_record
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.run_directory import TABLES, RunDirectory
+from pipeline.storage.run_directory import (
+    COMMITS,
+    CONFIG,
+    CONFUSIONS,
+    MANIFEST,
+    RUN_JSON,
+    SCORES,
+    STAGING,
+    TABLES,
+    RunDirectory,
+)
+from pipeline.storage.run_record import RunRecord
 from pipeline.verify.scores import audit_scores
 from pipeline.verify.shard import UNREADABLE, Problem, ShardAudit, State, Work, audit_shard, reason
 
@@ -26,8 +36,7 @@ THREADS = 4
 """Files are hashed faster than one core does it, where the disk gives more."""
 _NAME = re.compile(r"shard-(\d{5,})\.(json|parquet)")
 _KNOWN = {
-    *TABLES, "commits", "manifest.parquet", "run.json", "config.yaml", "scores.parquet", "confusions.parquet", "report",
-    "logs",
+    *TABLES, COMMITS, MANIFEST, RUN_JSON, CONFIG, SCORES, CONFUSIONS, STAGING, "report", "logs",
 }  # fmt: skip
 _UNCHECKED = {"fingerprint", "identity", "weights", "versions", "written"}
 """Keys of `run.json` as it was before it had a checksum."""
@@ -82,16 +91,14 @@ def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda
     Raises:
         UserError: There is no run in that folder.
     """
-    if not any(
-        path.exists() for path in (directory.manifest_path, directory.run_json_path, directory.root / "commits")
-    ):
-        raise UserError(f"{directory.root}: no run there (no manifest.parquet); give the run_dir of a run")
+    if not (directory.has(RUN_JSON) or directory.names(COMMITS)):
+        directory.require_run()
     locked = directory.is_locked()
     problems: list[Problem] = []
-    listed = {folder: _entries(directory.root / folder) for folder in (*TABLES, "commits")}
-    recorded = _run_json(directory, bool(listed["commits"]), problems)
+    listed = {folder: directory.names(folder) for folder in (*TABLES, COMMITS)}
+    recorded = _record(directory, bool(listed[COMMITS]), problems)
     manifest = _manifest(directory, recorded, problems)
-    work = Work(_mark(directory, recorded, listed["commits"]), manifest, recorded)
+    work = Work(_fingerprint(directory, recorded, listed[COMMITS]), manifest, recorded)
     numbers = {int(match[1]) for names in listed.values() for name in names if (match := _NAME.fullmatch(name))}
     shards = sorted(numbers) if manifest is None else list(range(manifest.num_shards))
     done = directory.committed(work.fingerprint)
@@ -119,92 +126,84 @@ def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda
     return Audit(work, audits, taken_as_done, problems, notes, locked or directory.is_locked())
 
 
-def _run_json(directory: RunDirectory, committed: bool, problems: list[Problem]) -> dict[str, Any] | None:
+def _record(directory: RunDirectory, committed: bool, problems: list[Problem]) -> RunRecord | None:
     """`run.json`, where it can be believed."""
-    path = directory.run_json_path
-    remedy = f"remove {path}; the same command again writes it anew"
+    remedy = f"remove {directory.locate(RUN_JSON)}; the same command again writes it anew"
     try:
-        data = path.read_bytes()
-        content = decode_checked(data)
-        if fingerprint(content["identity"]) != content["fingerprint"]:
-            what = (
-                f"has the fingerprint {content['fingerprint']}, its identity that of {fingerprint(content['identity'])}"
-            )
-        elif not isinstance(content["identity"].get("outputs"), list):
-            what = "does not say which tables were asked for"
-        elif CHECKSUM not in json.loads(data) and {*content} - _UNCHECKED:
+        data = directory.read(RUN_JSON)
+        record = RunRecord.decode(data)
+        content = json.loads(data)
+        if CHECKSUM not in content and {*content} - _UNCHECKED:
             what = "has lost its checksum"
-        elif json.dumps(json.loads(data), indent=1).encode() != data:
+        elif json.dumps(content, indent=1).encode() != data:
             what = "is not as the run wrote it"
         else:
-            return content
+            return record
     except FileNotFoundError:
         if not committed:
             return None  # a run that was stopped before its model was there
         what, remedy = "missing, though shards are committed", "the same command again writes it anew"
-    except (*UNREADABLE, AttributeError, RecursionError) as error:
+    except UNREADABLE as error:
         what = f"cannot be read ({reason(error)})"
-    problems.append(Problem(path.name, what, remedy))
+    problems.append(Problem(RUN_JSON, what, remedy))
     return None
 
 
-def _manifest(directory: RunDirectory, recorded: dict[str, Any] | None, problems: list[Problem]) -> Manifest | None:
+def _manifest(directory: RunDirectory, recorded: RunRecord | None, problems: list[Problem]) -> Manifest | None:
     """The manifest, where it can be believed."""
-    path = directory.manifest_path
     remedy = "the same command again makes it anew, and goes on with this run if the recordings are the same"
-    if not path.is_file():
-        problems.append(Problem(path.name, "missing", remedy))
+    if not directory.manifest.is_there:
+        problems.append(Problem(MANIFEST, "missing", remedy))
         return None
-    remedy = f"remove {path}; {remedy}"
+    remedy = f"remove {directory.manifest}; {remedy}"
     try:
-        manifest, _ = manifests.read(path)
+        manifest, _ = manifests.read(directory.manifest)
         digest = manifests.digest_of(manifest.table)
-        expected = manifest.digest if recorded is None else recorded["identity"]["manifest"]
-        file = {} if recorded is None else recorded.get(manifests.FILE_KEY, {})
+        expected = manifest.digest if recorded is None else recorded.identity.manifest
+        file = None if recorded is None else recorded.manifest_file
         if digest != expected:
             what = f"its rows have the digest {digest}, {'it' if recorded is None else 'run.json'} says {expected}"
         elif digest != manifest.digest:
             what = f"its rows have the digest {digest}, it says {manifest.digest} itself"
         else:
-            found = manifests.file_record(path)
-            if file and file != found:
-                what = f"has {found['size']} bytes of sha256 {found['sha256']}, run.json says {file}"
-                problems.append(Problem(path.name, what, remedy))
+            found = directory.file_record(MANIFEST)
+            if file is not None and file != found:
+                what = (
+                    f"has {found.size} bytes of sha256 {found.sha256}, "
+                    f"run.json says {file.size} bytes of sha256 {file.sha256}"
+                )
+                problems.append(Problem(MANIFEST, what, remedy))
             return manifest  # its ids are right, if not where the files lie
     except (UserError, *UNREADABLE) as error:
         what = f"cannot be read ({reason(error.__context__ or error)})"
-    problems.append(Problem(path.name, what, remedy))
+    problems.append(Problem(MANIFEST, what, remedy))
     return None
 
 
-def _mark(directory: RunDirectory, recorded: dict[str, Any] | None, commits: Sequence[str]) -> str:
-    """The fingerprint of the run, that of most records where `run.json` cannot be believed."""
+def _fingerprint(directory: RunDirectory, recorded: RunRecord | None, commits: Sequence[str]) -> str:
+    """The fingerprint of the run; where `run.json` cannot be believed, the fingerprint of most records."""
     if recorded is not None:
-        return str(recorded["fingerprint"])
-    marks: Counter[str] = Counter()
+        return recorded.fingerprint
+    found: Counter[str] = Counter()
     for name in commits:
         try:
-            marks[decode_record((directory.root / "commits" / name).read_bytes()).fingerprint] += 1
+            found[decode_record(directory.read(f"{COMMITS}/{name}")).fingerprint] += 1
         except (OSError, ValueError):
             continue
-    return marks.most_common(1)[0][0] if marks else ""
+    return found.most_common(1)[0][0] if found else ""
 
 
 def _unknown(
     directory: RunDirectory, work: Work, listed: dict[str, list[str]], shards: set[int]
 ) -> Iterator[tuple[str, bool]]:
     """Files that no run wrote here, and whether readers of a table's folder take them for a part of it."""
-    for name in _entries(directory.root):
-        if name not in _KNOWN and name != directory.staging.name:
+    for name in directory.names():
+        if name not in _KNOWN:
             yield name, False
     for folder, names in listed.items():
-        expected = "json" if folder == "commits" else "parquet"
-        asked_for = folder == "commits" or work.tables is None or folder in work.tables
+        expected = "json" if folder == COMMITS else "parquet"
+        asked_for = folder == COMMITS or work.tables is None or folder in work.tables
         for name in names:
             match = _NAME.fullmatch(name)
             if match is None or match[2] != expected or not asked_for or int(match[1]) not in shards:
                 yield f"{folder}/{name}", name.endswith(f".{expected}")
-
-
-def _entries(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []

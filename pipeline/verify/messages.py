@@ -13,7 +13,8 @@ from pipeline.verify.audit import Audit
 from pipeline.verify.shard import Problem
 
 if TYPE_CHECKING:
-    from pipeline.verify.exactness import Comparison, Exactness
+    from pipeline.verify.comparison import Comparison
+    from pipeline.verify.exactness import Exactness
 
 
 def findings(found: Audit, directory: RunDirectory, retracts: bool) -> Iterator[str]:
@@ -38,7 +39,7 @@ def _remedy(problem: Problem, found: Audit, directory: RunDirectory, retracts: b
     again = f"the same command again does shard {problem.shard} again"
     if problem.shard not in found.taken_as_done or (retracts and _retractable(found)):
         return again
-    record = shlex.quote(str(directory.commit_file(problem.shard)))
+    record = shlex.quote(str(directory.locate(directory.commit_name(problem.shard))))
     return f"a rerun takes shard {problem.shard} as done as long as its record is there: rm {record}, then {again}"
 
 

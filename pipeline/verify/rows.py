@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.scoring.counting import COUNTS
 from pipeline.storage.commits import CommitRecord
+from pipeline.storage.files import StoredTable
 
 _NAMED = 3
 """Ids that a message names of those it means."""
@@ -60,7 +59,7 @@ class Rows:
 
 
 def check_rows(
-    files: Mapping[str, Path], record: CommitRecord, ids: pa.Array | None, layers: Sequence[int] | None
+    files: Mapping[str, StoredTable], record: CommitRecord, ids: pa.Array | None, layers: Sequence[int] | None
 ) -> Iterator[Finding]:
     """What contradicts the accounting identity, or the sums in the record.
 
@@ -74,7 +73,7 @@ def check_rows(
     Raises:
         OSError, pyarrow.ArrowException, ValueError, KeyError: A file cannot be read.
     """
-    found = {table: _read(path, _COLUMNS[table]) for table, path in files.items()}
+    found = {table: stored.read(_COLUMNS[table]) for table, stored in files.items()}
     if ids is None:
         ids = pa.chunked_array([chunk for each in found.values() for chunk in each["id"].chunks], pa.string()).unique()
     rows = {table: _located(each, ids) for table, each in found.items()}
@@ -98,11 +97,6 @@ def check_rows(
         else:
             yield from _check_table(table, each, ids, failed, lengths)
     yield from _check_sums(rows, record, len(ids))
-
-
-def _read(path: Path, columns: Sequence[str]) -> pa.Table:
-    with pq.ParquetFile(path) as file:
-        return file.read(columns=list(columns))
 
 
 def _located(table: pa.Table, ids: pa.Array) -> Rows:

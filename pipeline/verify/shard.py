@@ -6,18 +6,18 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.storage import tables
-from pipeline.storage.commits import CommitRecord, CommittedFile, decode_record, sha256_file
+from pipeline.storage.commits import CommitRecord, CommittedFile, decode_record
+from pipeline.storage.files import StoredTable
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import TABLES, RunDirectory
+from pipeline.storage.run_record import Identity, RunRecord
 from pipeline.verify.rows import check_rows
 
 ATTEMPTS = 3
@@ -51,22 +51,22 @@ class Work:
 
     fingerprint: str
     manifest: Manifest | None
-    recorded: dict[str, Any] | None
+    recorded: RunRecord | None
 
     @property
-    def identity(self) -> dict[str, Any] | None:
+    def identity(self) -> Identity | None:
         """Every setting that changes results."""
-        return None if self.recorded is None else self.recorded["identity"]
+        return None if self.recorded is None else self.recorded.identity
 
     @property
     def tables(self) -> set[str] | None:
         """The tables that every committed shard has."""
-        return None if self.identity is None else {*self.identity["outputs"], "failures"}
+        return None if self.identity is None else {*self.identity.outputs, "failures"}
 
     @property
     def layers(self) -> list[int] | None:
         """The layers in `features/`."""
-        return None if self.identity is None else list(self.identity.get("features.layers", []))
+        return None if self.identity is None else list(self.identity.layers)
 
     def schema(self, table: str) -> pa.Schema | None:
         """The columns of a table, which are the same in every shard."""
@@ -77,7 +77,7 @@ class Work:
         if self.identity is None:
             return None
         make = tables.emissions_schema if table == "emissions" else tables.features_schema
-        return make(str(self.identity.get(f"{table}.dtype")))
+        return make(str(self.identity.dtype(table)))
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ class ShardAudit:
 def audit_shard(directory: RunDirectory, work: Work, shard: int) -> ShardAudit:
     """Check one shard; once more where a run has committed it meanwhile."""
     for _ in range(ATTEMPTS):
-        before = _raw(directory.commit_file(shard))
+        before = _raw(directory, directory.commit_name(shard))
         found = _look(directory, work, shard, before)
-        if not found.problems or _raw(directory.commit_file(shard)) == before:
+        if not found.problems or _raw(directory, directory.commit_name(shard)) == before:
             return found
     return _being_written(shard)
 
@@ -109,7 +109,7 @@ def _look(directory: RunDirectory, work: Work, shard: int, data: bytes | None) -
     """Check one shard with the commit record `data`."""
     if data is None:
         return _without_record(directory, work, shard)
-    name = _record_name(directory, shard)
+    name = directory.commit_name(shard)
     record = None
     try:
         record = decode_record(data)
@@ -124,10 +124,6 @@ def _look(directory: RunDirectory, work: Work, shard: int, data: bytes | None) -
     return ShardAudit(shard, "damaged" if problems else "sound", record, tuple(problems))
 
 
-def _record_name(directory: RunDirectory, shard: int) -> str:
-    return directory.commit_file(shard).relative_to(directory.root).as_posix()
-
-
 def _record_wrong(directory: RunDirectory, work: Work, shard: int, record: CommitRecord) -> str:
     """What a record says that this shard's cannot say; empty where there is nothing."""
     if record.shard != shard:
@@ -138,7 +134,7 @@ def _record_wrong(directory: RunDirectory, work: Work, shard: int, record: Commi
     if {*record.files} != expected:
         return f"lists {', '.join(sorted(record.files))}; the tables are {', '.join(sorted(expected))}"
     for table, file in record.files.items():
-        path = directory.table_file(table, shard).relative_to(directory.root).as_posix()
+        path = directory.table(table, shard).name
         if table not in TABLES or file.path != path:
             return f"lists {file.path!r} for {path}"
     return ""
@@ -146,27 +142,31 @@ def _record_wrong(directory: RunDirectory, work: Work, shard: int, record: Commi
 
 def _without_record(directory: RunDirectory, work: Work, shard: int) -> ShardAudit:
     """A shard that is pending, unless its tables lie there and nothing says why."""
-    files = [directory.table_file(table, shard) for table in TABLES if work.tables is None or table in work.tables]
-    there = ", ".join(f"{file.parent.name}/{file.name}" for file in files if file.exists())
+    files = [directory.table(table, shard) for table in TABLES if work.tables is None or table in work.tables]
+    there = ", ".join(stored.name for stored in files if stored.is_there)
     if not there:
         return ShardAudit(shard, "pending")
     if directory.is_locked():
         return _being_written(shard)
-    if any(directory.staging.glob(f"shard-{shard:05d}-*")):
+    if directory.has_staging(shard):
         said = f"{there}: left by a commit that did not end; the same command again replaces them"
         return ShardAudit(shard, "pending", notes=(said,))
     what = f"missing beside {there}: it was deleted, or the commit did not end"
-    return ShardAudit(shard, "damaged", problems=(Problem(_record_name(directory, shard), what, shard=shard),))
+    return ShardAudit(shard, "damaged", problems=(Problem(directory.commit_name(shard), what, shard=shard),))
 
 
 def _files(directory: RunDirectory, work: Work, record: CommitRecord, name: str) -> Iterator[tuple[str, str]]:
     """What is wrong with the files of a committed shard and, where nothing is, with the rows in them."""
-    paths = {table: directory.root / file.path for table, file in record.files.items()}
-    wrong = [(file.path, what) for table, file in record.files.items() if (what := _bytes_wrong(paths[table], file))]
+    stored = {table: directory.table(table, record.shard) for table in record.files}
+    wrong = [
+        (file.path, what)
+        for table, file in record.files.items()
+        if (what := _bytes_wrong(directory, stored[table].name, file))
+    ]
     wrong = wrong or [
         (file.path, what)
         for table, file in record.files.items()
-        if (what := _shape_wrong(paths[table], file, work.schema(table)))
+        if (what := _shape_wrong(stored[table], file, work.schema(table)))
     ]
     if wrong:
         yield from wrong
@@ -177,11 +177,10 @@ def _files(directory: RunDirectory, work: Work, record: CommitRecord, name: str)
             rows = work.manifest.rows_of_shard(record.shard)
             ids = work.manifest.table["id"].slice(rows.start, len(rows)).combine_chunks()
             durations_s = work.manifest.duration_s[rows.start : rows.stop]
-        for table, what in check_rows(paths, record, ids, work.layers):
+        for table, what in check_rows(stored, record, ids, work.layers):
             yield (name if table == "commits" else record.files[table].path), what
         if durations_s is not None:
-            with pq.ParquetFile(paths["failures"]) as file:
-                failed = file.read(columns=["id"])["id"].combine_chunks()
+            failed = stored["failures"].read(["id"])["id"].combine_chunks()
             done = ~pc.is_in(ids, value_set=failed).to_numpy(zero_copy_only=False)
             audio_s = float(np.nansum(durations_s[done]))
             if not math.isclose(record.audio_s, audio_s, rel_tol=1e-9, abs_tol=1e-9):
@@ -190,12 +189,12 @@ def _files(directory: RunDirectory, work: Work, record: CommitRecord, name: str)
         yield name, f"the tables it lists cannot be read ({reason(error)})"
 
 
-def _bytes_wrong(path: Path, file: CommittedFile) -> str | None:
+def _bytes_wrong(directory: RunDirectory, name: str, file: CommittedFile) -> str | None:
     try:
-        size = path.stat().st_size
-        if size != file.size:
+        size = directory.size(name)
+        if size is not None and size != file.size:
             return f"has {size} bytes, {file.size} were committed"
-        sha256 = sha256_file(path)
+        sha256 = directory.file_record(name).sha256
     except FileNotFoundError:
         return "missing, though it was committed"
     except OSError as error:
@@ -203,9 +202,9 @@ def _bytes_wrong(path: Path, file: CommittedFile) -> str | None:
     return None if sha256 == file.sha256 else f"has the sha256 {sha256}, {file.sha256} was committed"
 
 
-def _shape_wrong(path: Path, file: CommittedFile, schema: pa.Schema | None) -> str | None:
+def _shape_wrong(stored: StoredTable, file: CommittedFile, schema: pa.Schema | None) -> str | None:
     try:
-        with pq.ParquetFile(path) as opened:
+        with stored.open() as opened:
             rows, found = opened.metadata.num_rows, opened.schema_arrow
     except UNREADABLE as error:
         return f"is not a readable table ({reason(error)})"
@@ -217,10 +216,10 @@ def _shape_wrong(path: Path, file: CommittedFile, schema: pa.Schema | None) -> s
     return None
 
 
-def _raw(path: Path) -> bytes | None:
+def _raw(directory: RunDirectory, name: str) -> bytes | None:
     """A small file; empty where it is there and cannot be read."""
     try:
-        return path.read_bytes()
+        return directory.read(name)
     except FileNotFoundError:
         return None
     except OSError:

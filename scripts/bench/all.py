@@ -1,9 +1,9 @@
-"""Every benchmark, one after another; on CUDA the tests that need it come first. `make bench`, `make bench-gpu`.
+"""Run every benchmark, one after another; on CUDA the tests that need CUDA run first (`make bench`, `make bench-gpu`).
 
 Example:
     python scripts/bench/all.py --device cuda
 
-One that fails does not keep the others from running; the exit code tells. Other arguments go to all of them.
+If a benchmark fails, the others still run, and the exit code is 1. All other arguments are passed to every benchmark.
 """
 
 from __future__ import annotations

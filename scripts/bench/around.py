@@ -1,4 +1,4 @@
-"""Around the model: the main job with a forward that does nothing, so that what surrounds it is the limit.
+"""Speed of everything around the model: the main job with a forward that computes nothing.
 
 Example:
     python scripts/bench/around.py --device cpu --recordings 2000

@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, the machine, its matrix-product limit, weights, tables that are stored."""
+"""What the benchmarks share: options, the machine, its matrix product rate, weights, and tables that are stored."""
 
 from __future__ import annotations
 

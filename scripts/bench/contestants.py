@@ -1,8 +1,8 @@
-"""A run of this project as its users start it, and rivals as processes that keep their model: both timed alike.
+"""Runs of this project as users start them, and rivals as processes that keep their model, timed in the same way.
 
-The clock of a run goes from the first batch that is asked for to the last commit record; that of a rival from the
-first recording that is opened to the last table that is written. Neither has the start in it: interpreter, imports,
-weights, for this project also the manifest. The whole command is timed beside it.
+The time of a run goes from the first batch that is requested to the last commit record. The time of a rival goes from
+the first recording that is opened to the last table that is written. Neither time includes the start: interpreter,
+imports, weights and, for this project, the manifest. The whole command is timed separately.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Corpora of real speech in realistic mixes of lengths, made from the recordings that come with the project."""
+"""Corpora of real speech in realistic mixes of durations, made from the recordings that the project ships."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
-"""PyAV against torchcodec, side by side: installation, speed, samples, seeking, damage, memory.
+"""PyAV beside torchcodec: installation, speed, samples, seeking, damage, memory.
 
 Example:
     python scripts/bench/decoders.py --out scripts/results/decoders
 
-Needs both (`pip install av torchcodec==0.11.*`), and for torchcodec the shared libraries of an FFmpeg 4 to 8, which
-its wheels do not have; with the program `ffmpeg` the samples are compared with its own. What is missing is left out.
-Writes a table as Markdown and all numbers as JSON.
+The script needs both packages (`pip install av torchcodec==0.11.*`). torchcodec also needs the shared libraries of an
+FFmpeg 4 to 8, which its wheels do not contain. If the program `ffmpeg` is installed, the samples are compared with its
+samples. Comparisons whose parts are missing are left out. The script writes a table as Markdown and all numbers as
+JSON.
 
-Every decoder runs in a process of its own, on one core. Times are CPU seconds of that process, the best of three.
+Every decoder runs in a separate process on one core. Times are CPU seconds of that process, the best of three.
 """
 
 from __future__ import annotations

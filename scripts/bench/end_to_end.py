@@ -1,11 +1,12 @@
-"""End to end: from files to committed tables, beside the tutorial's loop, stock batches and transformers.
+"""From audio files to committed tables, beside the tutorial's loop, stock batches and transformers.
 
 Example:
     python scripts/bench/end_to_end.py --device cpu
 
-Three mixes of real speech: as in LibriSpeech (2 to 16 s), short commands (a second), one long recording. In every
-round each contestant has one turn, in the same order; those that only serve to find the best (batch sizes) or are far
-behind have it in the first round alone. Medians; ratios are of medians, without the start of either side.
+There are three mixes of real speech: recordings of 2 to 16 s as in LibriSpeech, commands of one second, and one long
+recording. In every round each contestant runs once, in the same order. Contestants that only search for the best batch
+size, or that are much slower, run only in the first round. The tables show medians. Ratios are ratios of medians,
+without the start of either side.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far batched answers are from the same recordings alone: stock torchaudio beside this project, in one run.
+"""Compare batched results with results of each recording alone, for stock torchaudio and this project.
 
 Example:
     python scripts/bench/exactness.py tests/data/librivox/*.wav

@@ -1,11 +1,12 @@
-"""Forward only: waveforms in memory to logits, beside stock torchaudio and the machine's matrix products.
+"""Forward only: waveforms in memory to logits, beside stock torchaudio and the machine's matrix product rate.
 
 Example:
     python scripts/bench/forward.py --device cpu --models wav2vec2_asr_base_960h
 
-Every contestant has the same recordings of 2 to 16 s, on the device before the clock starts, and leaves its logits
-there. This project takes them in the batches that it plans. Rounds are interleaved; medians. The limit is the rate
-of a square matrix product measured in every round, over the operations that these recordings take without padding.
+All contestants have the same recordings of 2 to 16 s. The recordings are on the device before the clock starts, and
+the logits stay there. This project uses the batches that its planner makes. Contestants take turns in every round, and
+the tables show medians. The limit is the time that these recordings, without padding, would take at the rate of a
+square matrix product. That rate is measured in every round.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pipeline.models.catalog import MODELS
 from pipeline.models.engine import default_batch_seconds
 from pipeline.models.facts import ModelFacts
 from pipeline.models.forward import ExactForward
-from pipeline.models.sources import named
+from pipeline.models.sources import load_model, named
 
 BASE, LARGE = "wav2vec2_asr_base_960h", "wav2vec2_asr_large_960h"
 WANTED = {BASE: 0.88}
@@ -104,7 +105,7 @@ def compete(options: argparse.Namespace, name: str, waveforms: list[Tensor]) -> 
     contestants: dict[str, Callable[[], None]] = {}
     for precision in ("fp32", "bf16") if device == "cuda" else ("fp32",):
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        model = named(facts.name).load()[0].to(device, dtype)
+        model = load_model(named(facts.name))[0].to(device, dtype)
         label = "stock torchaudio" + (f" in {precision}" if device == "cuda" else "")
         contestants[f"{label}, one at a time"] = stock(model, [padded([w], device) for w in waveforms], dtype)
         contestants[f"{label}, batches of {size}"] = stock(model, [padded(g, device) for g in groups], dtype)
@@ -112,7 +113,7 @@ def compete(options: argparse.Namespace, name: str, waveforms: list[Tensor]) -> 
             model, [padded(g, device) for g in even], dtype
         )
     precision = "bf16" if device == "cuda" else "fp32"
-    forward = ExactForward(named(facts.name).load()[0], precision).to(device)
+    forward = ExactForward(load_model(named(facts.name))[0], precision).to(device)
     batches = planned(waveforms, facts, device)
 
     def ours() -> None:

@@ -1,10 +1,10 @@
-"""Growth: time and memory over 100, 1,000 and 10,000 files, the cost of a shard boundary, one hour in one file.
+"""Time and memory for 100, 1,000 and 10,000 files, the cost of a shard boundary, and one hour in one file.
 
 Example:
     python scripts/bench/growth.py --device cpu --counts 100 1000 10000
 
-With the shipped digits model, so that what surrounds the model shows. The small files are the digits' own: 8 kHz WAV
-of 0.4 s, many of them the same file under another name. Each run is a process of its own.
+This benchmark uses the small shipped model, so that the costs around the model are visible. The small files are the
+shipped digits: 8 kHz WAV of 0.4 s, many of them the same file under another name. Each run is a separate process.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The main job with a forward that does nothing: `python scripts/bench/hollow.py OVERRIDES...`, for `around.py`.
+"""The main job with a forward that computes nothing, for `around.py`: `python scripts/bench/hollow.py OVERRIDES...`.
 
-Frames, logits and features have their right shapes and random values, made once; everything else is the project's own.
+Frames, logits and features have the right shapes and random values, which are made once. Everything else is the
+project's own code.
 """
 
 from __future__ import annotations

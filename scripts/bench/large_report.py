@@ -1,9 +1,9 @@
-"""Make the run directory of a large corpus with made-up results, and measure its report: time, size, memory.
+"""Make the run directory of a large corpus with invented results, and measure its report: time, size, memory.
 
 Example:
     python scripts/bench/large_report.py /tmp/large --utterances 100000
 
-Tables are written by the project's own code; all utterances are one recording of the shipped digits under many ids.
+The project's own code writes the tables. All utterances are the same shipped recording under different ids.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pipeline.report import write_report
 from pipeline.stages.score import score_run
 from pipeline.storage import manifest as manifests
 from pipeline.storage import tables
-from pipeline.storage.commits import encode_checked, fingerprint
-from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.run_directory import METRICS, RUN_JSON, RunDirectory
+from pipeline.storage.run_record import Identity, RunRecord
 
 RECORDING = SHIPPED / "digits" / "theo-6digits-34.flac"
 DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
@@ -61,17 +61,18 @@ def make_run(folder: Path, utterances: int, shard_rows: int = 1_000) -> RunDirec
         }
     ).cast(tables.manifest_schema({"speaker": "string", "room": "string"}))
     manifest = manifests.Manifest(table, manifests.digest_of(table))
-    manifests.write(directory.manifest_path, manifest, {"dataset": "made_up"}, directory.write_table)
+    manifests.write(directory, manifest, {"dataset": "made_up"})
     layers = (1, 2, 3)
-    identity = {
-        "manifest": manifest.digest, "model": "made_up", "outputs": ["transcripts", "emissions", "features"],
-        "channels": "mix", "features.layers": list(layers),
-    }  # fmt: skip
-    mark = fingerprint(identity)
-    directory.write_bytes(directory.run_json_path, encode_checked({"fingerprint": mark, "identity": identity}))
+    outputs = ("emissions", "features", "transcripts")
+    identity = Identity(
+        tables.SCHEMA_VERSION, manifest.digest, "made_up", "none", "fp32", outputs, "mix", 60.0, 4.0, "none", "none",
+        layers, "float16", "float32", "greedy",
+    )  # fmt: skip
+    record = RunRecord(identity, None, None, {}, "cpu", datetime.now(UTC).isoformat(timespec="seconds"))
+    directory.write(RUN_JSON, record.encode())
     metadata = {"labels": list(ENGLISH_LABELS), "blank": 0, "seconds_per_frame": STRIDE_S, "values": "logits"}
     settings = TableSettings(
-        ("transcripts", "emissions", "features"), layers, "float16", "float32", len(ENGLISH_LABELS), DIM, metadata, mark
+        outputs, layers, "float16", "float32", len(ENGLISH_LABELS), DIM, metadata, record.fingerprint
     )
     logits = rng.standard_normal((FRAMES, len(ENGLISH_LABELS))).astype(np.float32)
     features = {layer: rng.standard_normal((FRAMES, DIM)).astype(np.float16) for layer in layers}
@@ -86,7 +87,7 @@ def make_run(folder: Path, utterances: int, shard_rows: int = 1_000) -> RunDirec
             assembler.add(Emission(Chunk(row, info.frames), FRAMES, logits, features, None))
         assembler.commit()
     _metrics(directory, utterances, info.duration)
-    score_run(directory, directory.commits().values(), table.schema, ScoreSettings())
+    score_run(directory, directory.commits(), table.schema, ScoreSettings())
     return directory
 
 
@@ -99,10 +100,9 @@ def _transcript(said: str, rng: np.random.Generator) -> Transcript:
 
 def _metrics(directory: RunDirectory, utterances: int, duration_s: float) -> None:
     """A line for every ten utterances, in three sessions."""
-    directory.metrics_path.parent.mkdir(parents=True)
     begun = datetime(2026, 1, 1, tzinfo=UTC)
     batches = utterances // 10
-    with open(directory.metrics_path, "w", encoding="utf-8") as handle:
+    with open(directory.local_log(METRICS), "w", encoding="utf-8") as handle:
         for batch in range(batches):
             line = {
                 "time": (begun + timedelta(seconds=0.4 * batch)).isoformat(timespec="milliseconds"),
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--utterances", type=int, default=100_000)
     options = parser.parse_args()
     directory = RunDirectory(options.folder)
-    if not directory.scores_path.is_file():
+    if not directory.scores.is_there:
         started = time.monotonic()
         make_run(options.folder, options.utterances)
         print(f"made in {time.monotonic() - started:.1f} s; run again to measure the report in a process of its own")

@@ -1,12 +1,13 @@
-"""One recording of twelve hours through the whole pipeline: memory, speed, and every word at every join.
+"""Run one recording of twelve hours through the whole pipeline: memory, speed, and every word where chunks join.
 
 Example:
     python scripts/bench/long_recording.py --hours 12 --kind mono     # 16 kHz mono FLAC
     python scripts/bench/long_recording.py --hours 12 --kind stereo   # 48 kHz stereo FLAC
 
-Spoken digits of known order with short pauses, in takes the shipped model has not heard, a minute a speaker.
-A word is right if exactly one word was read where it was spoken, and it is that one. At joins of chunks as many may be
-wrong as elsewhere, and not more; the processes together may hold 2 GiB. Exit code 1 if either does not hold.
+The recording holds spoken digits in a known order with short pauses. The digits are recordings that the shipped model
+was not trained on, and the speaker changes every minute. A word is right if exactly one word was decoded at its place,
+and if it is the right one. The share of wrong words where chunks join may not exceed the share elsewhere, and all
+processes together may take 2 GiB. The exit code is 1 if one of these conditions does not hold.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Precision: labels that bf16 on CUDA changes against float32, this project in batches beside stock torchaudio alone.
+"""Labels that bf16 on CUDA changes, for this project in batches beside stock torchaudio on each recording alone.
 
 Example:
     python scripts/bench/precision.py --device cuda
 
-Both against unmodified torchaudio in float32 (TF32 off) on each recording alone. Random weights put many frames near
-a tie of two labels, so their share is the worst case; the shipped digits model is a trained one.
+Both are compared with unmodified torchaudio in float32 (TF32 off) on each recording alone. With random weights many
+frames are near a tie of two labels, so their share of changed labels is a worst case. The shipped digits model is
+trained.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from weights import prepare_weights
 
 from pipeline.models.forward import ExactForward
-from pipeline.models.sources import named
+from pipeline.models.sources import load_model, named
 
 BASE = "wav2vec2_asr_base_960h"
 BATCH = 32
@@ -88,14 +89,14 @@ def measure(models: Sequence[str], count: int, device: str) -> tuple[Table, dict
         say(name)
         prepare_weights(name)
         waveforms = recordings(name, count)
-        reference = alone(named(name).load()[0], waveforms, device, torch.float32)
+        reference = alone(load_model(named(name))[0], waveforms, device, torch.float32)
         contestants = {
-            "stock torchaudio in bf16, alone": alone(named(name).load()[0], waveforms, device, torch.bfloat16),
+            "stock torchaudio in bf16, alone": alone(load_model(named(name))[0], waveforms, device, torch.bfloat16),
             "this project in bf16, batched": batched(
-                ExactForward(named(name).load()[0], "bf16").to(device), waveforms, device
+                ExactForward(load_model(named(name))[0], "bf16").to(device), waveforms, device
             ),
             "this project in fp32, batched": batched(
-                ExactForward(named(name).load()[0], "fp32").to(device), waveforms, device
+                ExactForward(load_model(named(name))[0], "fp32").to(device), waveforms, device
             ),
         }
         for contestant, found in contestants.items():

@@ -1,11 +1,11 @@
-"""Where our forward spends its time: every operator, by module, with its operations and its share of the limit.
+"""Time of every operator of our forward, by module, with its operations and its share of the limit.
 
 Example:
     python scripts/bench/profile_forward.py --device cpu --seconds 10 --model wav2vec2_asr_base_960h
 
-Each operator is timed where it is called (on CUDA the device is waited for after each, which adds some ten
-microseconds to every call), so the sum is a little above the undisturbed forward, which is timed beside it.
-Decoding (the best path, copied to the host) counts as a part.
+Each operator is timed where it is called. On CUDA the script waits for the device after each operator, which adds
+about ten microseconds per call. The sum is therefore a little larger than the time of an undisturbed forward, which is
+timed too. Decoding (the best path, copied to the host) counts as one part.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from weights import prepare_weights
 
-from pipeline.decoding.greedy import best_path
 from pipeline.models.architectures import architecture_of
 from pipeline.models.catalog import MODELS
 from pipeline.models.forward import ExactForward
-from pipeline.models.sources import named
+from pipeline.models.sources import load_model, named
+from pipeline.models.transfer import best_path
 
 
 @dataclass
@@ -128,7 +128,7 @@ def main() -> None:
     with prepared(options):
         prepare_weights(options.model)
         facts = MODELS[options.model]
-        forward = ExactForward(named(facts.name).load()[0], precision).to(options.device)
+        forward = ExactForward(load_model(named(facts.name))[0], precision).to(options.device)
         samples = round(options.seconds * corpora.RATE)
         speech = corpora.speech()
         cuts = [torch.from_numpy(corpora.cut(speech, samples, 7919 * index)) for index in range(options.batch)]

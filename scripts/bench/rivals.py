@@ -1,12 +1,12 @@
-"""What this project is compared with, each written plainly, as its users write it. Started by `contestants.Rival`.
+"""The rivals of this project, each written as its users write it; `contestants.Rival` starts this script.
 
-loop          torchaudio's tutorial: one recording at a time, `model()` for the emission and, where features are
-              asked for, `extract_features()` as well; its greedy decoder; tables every 100 recordings.
-batches       The same with recordings in the order of their names, padded to batches, lengths given to the model.
-transformers  Its ASR pipeline in batches. It decodes the recordings in processes beside where that is faster,
-              and writes nothing.
+loop          torchaudio's tutorial: one recording at a time, `model()` for the emission, and where features are asked
+              for `extract_features()` as well; the tutorial's greedy decoder; tables every 100 recordings.
+batches       The same with padded batches in the order of the file names; the model gets the lengths.
+transformers  Its ASR pipeline in batches. Where this is faster, separate processes decode the recordings. It writes
+              no tables.
 
-Tables are written by pyarrow as it comes: one list of floats a row, emissions float32, features float16.
+pyarrow writes the tables: one list of floats per row, without dictionaries, emissions in float32, features in float16.
 """
 
 from __future__ import annotations

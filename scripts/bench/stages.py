@@ -1,10 +1,11 @@
-"""Stages, one by one: decoding and resampling, planning, writing, committing, starting, resuming.
+"""Each stage alone: decoding and resampling, planning, writing, committing, starting, resuming.
 
 Example:
     python scripts/bench/stages.py --device cpu
 
-Decoding and resampling are CPU seconds of one core, the best of the rounds; the rest is wall clock, medians. What is
-written are real values: emissions and features of real speech, the shipped model's and the base architecture's.
+Decoding and resampling are CPU seconds of one core, the best of the rounds. All other times are wall clock times, and
+the tables show medians. The written values are emissions and features of real speech, from the shipped model and from
+the base architecture.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from pipeline.inference.staged_arrays import ROW_GROUP_BYTES
 from pipeline.inference.writer import ShardWriter
 from pipeline.models.catalog import MODELS
 from pipeline.models.forward import ExactForward
-from pipeline.models.sources import named
+from pipeline.models.sources import load_model, named
 from pipeline.records import Chunk, Emission, Transcript
 from pipeline.stages.build_manifest import build as build_manifest
 from pipeline.storage import tables as layout
@@ -158,7 +159,7 @@ def real_values(model: str, minutes: float) -> tuple[Arrays, Arrays]:
     """Emissions, and features of the last layer, of two minutes of real speech, repeated as often as it takes."""
     prepare_weights(model)
     facts = MODELS[model]
-    forward = ExactForward(named(facts.name).load()[0])
+    forward = ExactForward(load_model(named(facts.name))[0])
     count = max(1, round(min(2.0, minutes) * 60 / 9))
     emissions, features = [], []
     for waveform in corpora.utterances(count):

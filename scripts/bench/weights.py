@@ -1,4 +1,4 @@
-"""Weights for the benchmarks, which cannot download any: random values in the published shape."""
+"""Random weights in the published shapes, for the benchmarks, which download nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from published_weights import random_state_dict
 
 from pipeline.models.architectures import architecture_of
 from pipeline.models.catalog import BUNDLES, MODELS
-from pipeline.models.sources import named
+from pipeline.models.sources import load_model, named
 
 
 def prepare_weights(name: str) -> None:
@@ -27,7 +27,7 @@ def prepare_weights(name: str) -> None:
     if not facts.labels:
         return
     with torch.inference_mode():
-        logits = named(name).load()[0](torch.from_numpy(corpora.speech()[None, : 10 * corpora.RATE]))[0][0]
+        logits = load_model(named(name))[0](torch.from_numpy(corpora.speech()[None, : 10 * corpora.RATE]))[0][0]
     mean, deviation = logits.mean(0), logits.std(0)
     logits = (logits - mean) / deviation
     # The blank wins half of the frames; its lead is added to its bias.

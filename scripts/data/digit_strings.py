@@ -1,7 +1,7 @@
-"""Strings of spoken digits composed from the Free Spoken Digit Dataset.
+"""Strings of spoken digits, composed from the Free Spoken Digit Dataset.
 
-Everything works at the data set's own 8 kHz and draws all chance from a NumPy
-generator, so a seed fixes the result.
+All functions work at 8 kHz, the sample rate of the data set. All randomness comes from a NumPy generator, so a seed
+determines the result.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Compose the shipped corpus `digits` out of test recordings of the Free Spoken Digit Dataset.
+"""Compose the shipped corpus `digits` from test recordings of the Free Spoken Digit Dataset.
 
 Example:
     python scripts/data/make_digits_corpus.py --fsdd DIR --out pipeline/shipped/digits
 
-The recordings used (indices 0 to 4) are never trained on. The same seed gives the same samples.
+The corpus uses the recordings with indices 0 to 4, which no model is trained on. The same seed gives the same samples.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Encode recordings of tests/data in every format that takes FFmpeg, with what ffmpeg decodes from each.
+"""Encode recordings of tests/data in every format that needs FFmpeg, and store the samples that ffmpeg decodes.
 
 Example:
     python scripts/data/make_format_recordings.py --ffmpeg ffmpeg --out tests/data/formats
 
-`ffmpeg` is version 9 or newer (7 and older write a wrong codec delay into WebM) with libopus, libvorbis, libvpx,
-libx264, libspeex and libopencore_amrnb; AMR-WB is encoded by the library vo-amrwbenc (Debian: libvo-amrwbenc0).
+`ffmpeg` is version 9 or newer, because version 7 and older write a wrong codec delay into WebM. It needs libopus,
+libvorbis, libvpx, libx264, libspeex and libopencore_amrnb. The library vo-amrwbenc encodes AMR-WB (Debian:
+libvo-amrwbenc0).
 
-`reference.npz` has, for every recording, samples 0, 11, 22 and so on of `ffmpeg -i FILE -f f32le -`, as 16-bit
-integers: floating-point decoders differ in the last bits from one processor to the next.
+For every recording, `reference.npz` has samples 0, 11, 22 and so on of `ffmpeg -i FILE -f f32le -` as 16-bit integers.
+The integers hide differences in the last bits, which floating-point decoders have between processors.
 """
 
 from __future__ import annotations

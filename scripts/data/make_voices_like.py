@@ -1,7 +1,7 @@
-"""Make a small tree that is laid out and named like VOiCES out of the shipped recordings of spoken digits.
+"""Make a small corpus with the layout and the names of VOiCES from the shipped recordings of spoken digits.
 
-Rooms are made by reverberation, distractors by noise: `none`, `babb` (several voices) and `musi` (tones). It stands in
-for the corpus where a run with rooms, distractors, speakers and imperfect transcripts is wanted offline.
+Reverberation simulates the rooms. Noise simulates the distractors: `none`, `babb` (several voices) and `musi` (tones).
+The corpus shows rooms, distractors, speakers and imperfect transcripts offline, where VOiCES itself is not at hand.
 
 Example:
     python scripts/data/make_voices_like.py /tmp/VOiCES_devkit

@@ -3,8 +3,8 @@
 Example:
     PYTHONPATH=. python scripts/data/train_digits.py --fsdd DIR --out digits.safetensors
 
-Recordings 0 to 4 of each speaker and digit are the test set, 5 to 7 the
-validation set that chooses the checkpoint, and the rest is trained on.
+Recordings 0 to 4 of each speaker and digit are the test set. Recordings 5 to 7 are the validation set, which chooses
+the checkpoint. The other recordings are the training set.
 """
 
 from __future__ import annotations

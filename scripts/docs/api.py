@@ -1,4 +1,4 @@
-"""The reference of `pipeline.results`: signatures and docstrings of what it exports."""
+"""Write the reference of `pipeline.results`: signatures and docstrings of its public names."""
 
 from __future__ import annotations
 

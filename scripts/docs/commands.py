@@ -1,4 +1,4 @@
-"""The reference of the commands: the page that each of them prints for `--help`."""
+"""Write the reference of the commands: the text that each command prints for `--help`."""
 
 from __future__ import annotations
 

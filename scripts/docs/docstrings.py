@@ -1,4 +1,4 @@
-"""Docstrings in Google's style, taken apart."""
+"""Parse docstrings in Google's style."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What mkdocs calls while it builds the guide: reference pages are written from the code, links lead into the site.
+"""Hooks for mkdocs: they write the reference pages from the code, and turn links to files into links of the site.
 
-A page that holds `<!-- generated: NAME -->` gets that reference in its place, so it cannot go stale; without the site
-it stands there with its introduction. Links are written as they work on a forge, relative to the file they stand in.
+A page with `<!-- generated: NAME -->` gets the reference NAME in that place, so the reference cannot be out of date.
+Without the site, such a page holds only its introduction. In the sources, links are relative to the file that holds
+them, so they also work in the repository.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = {"configuration": configuration.reference, "commands": commands.reference, "api": api.reference}
 OUTSIDE = {
+    "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
     "scripts/bench/README.md": "bench.md",

@@ -1,7 +1,7 @@
-"""Draw the README's picture out of a run: waveform, emission, and the words where they were heard.
+"""Draw the picture of the README from a run: the waveform, the emission, and the words at their times.
 
 Example:
-    python -m pipeline.run dataset=digits && pip install matplotlib
+    python -m pipeline.run dataset=digits
     python scripts/pictures/draw_picture.py runs/digits/digits theo-6digits-34.flac docs/picture.png
 """
 

@@ -1,4 +1,4 @@
-"""Draw the README's picture of the report: a run over a small tree like VOiCES, its page in a browser, a part of it.
+"""Draw the picture of the report for the README: part of the report of a run over a small corpus like VOiCES.
 
 Example:
     pip install playwright && apt-get install chromium

@@ -1,8 +1,8 @@
 """Draw the terminal of a run as an SVG: `python -m scripts.pictures.draw_terminal docs/terminal.svg`.
 
-The run is real, in a terminal of its own, over the corpus that `make_voices_like.py` makes of the shipped recordings.
-What it leaves on the screen is drawn by rich, without the font that rich would fetch: the text is set in the reader's
-own, at the widths of the drawing.
+The script starts a real run in a pseudo-terminal, over the corpus that `scripts/data/make_voices_like.py` makes. Then
+rich draws the final screen. The SVG does not download a font, as rich's own SVGs do: it uses the reader's monospace
+font, with the widths of the drawing.
 """
 
 from __future__ import annotations

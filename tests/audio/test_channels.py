@@ -1,11 +1,10 @@
-"""A call's two sides: mixed, the first alone, or an utterance each."""
+"""Recordings with several channels: mixed, only the first, or one utterance per channel."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import soundfile
 from running import DATA, assert_accounting, run
@@ -15,6 +14,7 @@ from pipeline.records import Utterance
 from pipeline.results import open_run
 from pipeline.stages.build_manifest import build as build_manifest
 from pipeline.storage import manifest as manifests
+from pipeline.storage.run_directory import RunDirectory
 
 LEFT, RIGHT = "7_george_0", "2_jackson_1"
 
@@ -98,7 +98,7 @@ def test_other_channels_are_another_run(calls: Path) -> None:
 
 
 class Listed:
-    """A dataset that names a channel for some utterances, and has a column of that name."""
+    """A dataset that names a channel for some utterances and also has a column `channel`."""
 
     run_name, notice = "listed", None
 
@@ -125,6 +125,7 @@ def test_a_channel_that_the_dataset_names_is_kept(calls: Path) -> None:
 def test_without_channels_there_is_no_column_for_them(calls: Path, tmp_path: Path) -> None:
     built = build_manifest(folder.Dataset(folder.Options(root=str(calls))), 1.0)
     assert "channel" not in built.table.column_names
-    manifests.write(tmp_path / "m.parquet", built, {}, lambda path, table: pq.write_table(table, path))
-    again, _ = manifests.read(tmp_path / "m.parquet")
+    directory = RunDirectory(tmp_path / "run")
+    manifests.write(directory, built, {})
+    again, _ = manifests.read(directory.manifest)
     assert again.utterance(0).channel is None

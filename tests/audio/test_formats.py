@@ -1,4 +1,4 @@
-"""Every format that is promised, decoded as the reference decoder does, and every way in which a file is damaged."""
+"""Every promised format is decoded as by its reference decoder, and damaged files give named errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DEMUXERS = {
     "wma": "asf", "aac": "aac", "amr": "amr", "awb": "amr", "ogg": "ogg", "caf": "caf",
 }  # fmt: skip
 
-# What libsndfile reads where every sample has its bytes: the bits that are kept of 32.
+# Subtypes of libsndfile in which every sample has its own bytes, and how many of 32 bits they keep.
 INTEGERS = {
     "PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32,
     "ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32,
@@ -75,7 +75,7 @@ def pairs(table: dict[str, list[str]]) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def integers() -> NDArray[np.int32]:
-    """`(16000, 2)`: speech whose low bits are used as well."""
+    """`(16000, 2)`, speech in which the low bits are random, so that all 32 bits are used."""
     speech, _ = soundfile.read(SPEECH, dtype="int32", frames=16_000)
     low_bits = np.random.default_rng(0).integers(0, 2**16, (16_000, 2))
     return (np.stack([speech, speech // 2], axis=1) | low_bits).astype(np.int32)
@@ -88,13 +88,13 @@ def save(folder: Path, data: bytes) -> str:
 
 
 def decoded(path: Path | str) -> tuple[NDArray[np.float32], int]:
-    """`(samples, channels)`, before channels are mixed, and the rate."""
+    """`(samples, channels)`, before channels are mixed, and the sample rate."""
     with named_errors(), open_recording(str(path)) as recording:
         return np.concatenate(list(recording.blocks(None))), int(recording.decoder.samplerate)
 
 
 def error_of(path: str) -> tuple[str, str]:
-    """Name and message of the error, the same for the manifest and for the loader."""
+    """Name and message of the error. The name is the same for reading the header and reading the waveform."""
     with pytest.raises(AudioError) as in_header:
         read_header(path)
     with pytest.raises(AudioError) as in_waveform:
@@ -127,7 +127,7 @@ def test_the_rest_is_read_as_libsndfile_reads_it_in_one_go(
     samples, rate = decoded(path)
     assert rate == 16_000
     assert read_header(str(path)).num_samples == len(samples)
-    # `soundfile.read` first seeks to the beginning, which moves the last bit of what mpg123 decodes.
+    # `soundfile.read` first seeks to the beginning, which changes the last bit of what mpg123 decodes.
     np.testing.assert_allclose(samples, expected, rtol=0, atol=1e-7 if format_ == "MP3" else 0)
     if subtype in ("FLOAT", "DOUBLE"):
         np.testing.assert_array_equal(samples, (integers / 2.0**31).astype(np.float32))
@@ -147,7 +147,7 @@ def test_mp3_of_every_bitrate_mode(tmp_path: Path, integers: NDArray[np.int32], 
     assert read_header(str(path)).num_samples == len(samples)
     if with_length:
         np.testing.assert_allclose(samples, expected, rtol=0, atol=1e-7)
-    else:  # the tag also says what the encoder put before and after
+    else:  # without the tag, the encoder's delay and padding are not cut off
         assert 0 <= len(samples) - len(expected) < 5_000
 
 
@@ -188,7 +188,7 @@ def test_lossless_is_the_original(name: str) -> None:
 
 
 def test_ogg_opus_is_libopus_own_output_not_ffmpegs(tmp_path: Path) -> None:
-    """FFmpeg's own decoder resamples the speech layer otherwise; `opusdec` gives what libsndfile gives."""
+    """FFmpeg's own decoder resamples the speech layer differently; `opusdec` and libsndfile agree."""
     speech, rate = soundfile.read(SPEECH, dtype="float32", frames=16_000)
     path = tmp_path / "x.opus"
     soundfile.write(path, np.repeat(speech, 3), 3 * rate, format="OGG", subtype="OPUS")
@@ -236,7 +236,7 @@ def test_a_tag_before_aac_is_skipped(tmp_path: Path) -> None:
 
 
 def encoded(tracks: list[tuple[int, str, float]], container: str = "mp4") -> bytes:
-    """Tones as AAC: `(rate, layout, Hz)` each."""
+    """A file with one AAC track per tone; a tone is `(sample rate, channel layout, Hz)`."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as output:
         streams = []
@@ -297,7 +297,7 @@ def test_a_recording_without_its_index_is_truncated(tmp_path: Path) -> None:
     name, message = error_of(save(tmp_path, whole[: whole.index(b"moov") - 4]))
     assert name == "truncated"
     assert "moov" in message
-    # Killed while recording: the size of the audio was to be filled in at the end.
+    # The recorder was killed, so it could not write the size of the audio at the end.
     unknown = whole[: whole.index(b"mdat") - 4] + b"\0\0\0\0mdat" + bytes(1000)
     assert error_of(save(tmp_path, unknown))[0] == "truncated"
 
@@ -344,7 +344,7 @@ def test_a_header_alone_or_with_rubbish_is_named(tmp_path: Path, data: bytes, ex
 
 
 def boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start and end of the boxes that lead to a sample table, and of what is in it."""
+    """Name, start and end of the boxes on the way to the sample table, and of the boxes in it."""
     position = 0
     while position + 8 <= len(data):
         size, name = struct.unpack(">I4s", data[position : position + 8])
@@ -355,7 +355,7 @@ def boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 def test_a_sample_table_that_says_it_is_endless_takes_no_memory(tmp_path: Path) -> None:
     whole = bytearray((FORMATS / "aac.m4a").read_bytes())
     start = next(start for name, start, _ in boxes(bytes(whole)) if name == b"stsz")
-    # Every sample has one byte, and there are 2^31: 51 GB as FFmpeg's index.
+    # The table claims 2^31 samples of one byte each. FFmpeg's index of them would take 51 GB.
     whole[start + 12 : start + 20] = struct.pack(">II", 1, 2**31)
     assert error_of(save(tmp_path, bytes(whole)))[0] == "truncated"
 
@@ -370,14 +370,14 @@ def test_a_size_that_ffmpeg_refuses_is_damage_where_there_is_memory(
     name, message = error_of(path)
     assert name == "unreadable"
     assert "more memory than a recording takes" in message
-    monkeypatch.setattr("pipeline.audio.ffmpeg._memory_is_there", lambda: False)
+    monkeypatch.setattr("pipeline.audio.ffmpeg_packets._memory_is_there", lambda: False)
     assert error_of(path)[0] == "out_of_memory"
 
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_recording(tmp_path: Path) -> None:
     aac = (FORMATS / "adts.aac").read_bytes()
-    frames = aac[: aac.rindex(aac[:3])]  # the last one is not whole
+    frames = aac[: aac.rindex(aac[:3])]  # without the last frame, which is incomplete
     path = save(tmp_path, frames * 1200)
     code = f"""if True:
         import resource
@@ -501,7 +501,7 @@ def test_a_text_is_no_movie_and_a_movie_of_old_is_one(tmp_path: Path) -> None:
     assert error_of(save(tmp_path, b"The wide world, and all that is in it. " * 99))[0] == "unsupported_format"
     movie = (FORMATS / "pcm.mov").read_bytes()
     assert movie[20:28] == b"\0\0\0\x08wide"
-    # QuickTime before ftyp; samples are found by their offset in the file.
+    # QuickTime files from before `ftyp` begin with `wide`. The `free` box keeps the samples at their offsets.
     path = save(tmp_path, movie[20:28] + b"\0\0\0\x14free" + bytes(12) + movie[28:])
     assert read_header(path).num_samples == REFERENCES["pcm.mov"]["num_samples"]
 

@@ -1,4 +1,4 @@
-"""Real recordings, and every way in which a file is not one."""
+"""Real recordings are read right, and damaged, absurd or missing files give named errors."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_every_common_encoding_is_read(
     samples, rate = read_waveform(path)
     assert rate == 16_000
     assert read_header(path).num_samples == len(samples)
-    # Block codecs fill their last block up.
+    # Block codecs pad their last block.
     assert 0 <= len(samples) - len(speech) < 1024
     assert np.abs(samples[: len(speech)] - speech).max() <= tolerance
 
@@ -286,7 +286,7 @@ def test_damaged_flac_is_an_error(tmp_path: Path, speech: NDArray[np.float32]) -
 
 
 def without_length(mp3: bytes) -> bytes:
-    """The stream without its first frame, which holds nothing but the Xing header."""
+    """The stream without its first frame, which holds only the Xing header."""
     assert b"Xing" in mp3[:200]
     return mp3[mp3.index(mp3[:2], 4) :]
 
@@ -386,7 +386,7 @@ def test_impossible_segments_are_named(segment: dict[str, float], expected: str)
 
 def test_a_replaced_file_is_changed(tmp_path: Path, speech: NDArray[np.float32]) -> None:
     path = save(tmp_path, "x.wav", wav(pcm(speech)))
-    with pytest.raises(AudioError, match=r"^changed: .* bytes, 17 when"):
+    with pytest.raises(AudioError, match=r"^changed: .* bytes, but had 17 bytes when"):
         read_waveform(path, file_size=17)
 
 
@@ -514,7 +514,7 @@ def test_reading_audio_does_not_load_torch() -> None:
 
 
 def joined(folder: Path, ending: str) -> tuple[Path, int]:
-    """Two encoded recordings one after another, as `cat` joins them, and their samples."""
+    """Two encoded recordings joined as by `cat`, and the number of their samples."""
     speech, rate = soundfile.read(SPEECH)
     for name, part in (("a", speech), ("b", np.tile(speech, 2))):
         soundfile.write(folder / f"{name}.{ending}", part, rate)
@@ -524,7 +524,7 @@ def joined(folder: Path, ending: str) -> tuple[Path, int]:
 
 def test_mp3s_one_after_another_are_read_to_the_end(tmp_path: Path) -> None:
     path, num_samples = joined(tmp_path, "mp3")
-    # Each has the delay and the padding of its encoder: some thousand samples.
+    # Each recording has a few thousand samples of encoder delay and padding.
     assert 0 <= read_header(str(path)).num_samples - num_samples < 8_000
     assert len(read_waveform(str(path))[0]) == read_header(str(path)).num_samples
 

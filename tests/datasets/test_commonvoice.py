@@ -1,4 +1,4 @@
-"""A language of Common Voice, as its releases write it."""
+"""A language of Common Voice, laid out as in its releases."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_split_is_chosen_and_one_that_is_missing_is_refused(tmp_path: Path) ->
     language(tmp_path, HEADER, FIRST, split="other")
     assert len(list(opened(folder, split="dev").utterances())) == 1
     assert "dataset.split=validated: " in refused(folder)
-    assert "is missing; choose dataset.split of dev, other" in refused(folder)
+    assert "is missing; choose dataset.split from dev, other" in refused(folder)
     assert "dataset.split=all: not allowed; there are validated, train" in refused(folder, split="all")
     assert "give the folder of a language" in refused(tmp_path)
 
@@ -104,7 +104,7 @@ def test_a_wrong_line_is_refused_with_its_file_and_number(tmp_path: Path, line: 
     [
         ("client_id\tsentence", "line 1: column path is missing"),
         ("path", "line 1: column sentence is missing"),
-        ("path\tsentence\tx\tx", "two columns have one name"),
+        ("path\tsentence\tx\tx", "two columns have the same name"),
         ("path\tsentence", "lists no clips"),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_wrong_header_is_refused(tmp_path: Path, header: str, reason: str) -> 
 
 def test_clips_become_a_manifest(tmp_path: Path) -> None:
     folder = language(tmp_path, HEADER, FIRST, SECOND)
-    # What a clip holds decides how it is read, not its name.
+    # The content of a clip decides how it is read, and not its name.
     (folder / "clips" / "common_voice_de_2.mp3").write_bytes((DATA / "fsdd" / "7_theo_1.wav").read_bytes())
     table = build(opened(folder), shard_hours=1).table
     assert table["id"].to_pylist() == ["common_voice_de_1", "common_voice_de_2"]

@@ -1,4 +1,4 @@
-"""Folders as people have them, the shipped digits, and choosing a connector by name."""
+"""Folders of recordings, the shipped digits, and the choice of a connector by name."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_folder_named_like_a_recording_is_walked_and_a_pipe_is_kept(tmp_path: 
     os.mkfifo(tmp_path / "pipe.wav")
     (tmp_path / "dangling.wav").symlink_to("gone.wav")
     (tmp_path / "itself.wav").symlink_to("itself.wav")
-    # What cannot be read ends in the failures, not nowhere.
+    # A file that cannot be read is listed too, so that it becomes a failure and is not lost.
     assert ids(tmp_path) == ["dangling.wav", "itself.wav", "pipe.wav", "x.wav/inner.wav"]
 
 
@@ -226,7 +226,7 @@ def test_missing_digits_are_refused(tmp_path: Path) -> None:
 def test_every_connector_has_options_that_its_yaml_gives(name: str) -> None:
     module = datasets.CONNECTORS.load(name)
     given: Any = OmegaConf.load(ROOT / "conf" / "dataset" / f"{name}.yaml")
-    given = given.get("dataset", given)  # where the file also overrides another group
+    given = given.get("dataset", given)  # some files also override another group
     assert given.pop("connector") == name
     options = OmegaConf.structured(module.Options)
     assert set(given) == set(options)

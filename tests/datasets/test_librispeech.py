@@ -109,8 +109,8 @@ def test_converted_recordings_and_other_names_are_rows_too(root: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"84-121123-0000 A\n../../x B\n", "line 2: '../../x' is no name of a recording"),
-        (b"/etc/passwd\n", "line 1: '/etc/passwd' is no name of a recording"),
+        (b"84-121123-0000 A\n../../x B\n", "line 2: '../../x' is not the name of a recording"),
+        (b"/etc/passwd\n", "line 1: '/etc/passwd' is not the name of a recording"),
         (b"\n84-121123-0000 \xff\n", "line 2: not UTF-8"),
     ],
 )
@@ -123,7 +123,7 @@ def test_a_wrong_line_is_refused_with_its_file_and_number(root: Path, data: byte
 
 
 def test_a_tree_without_recordings_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no recordings found; expected is the folder LibriSpeech"):
+    with pytest.raises(UserError, match="no recordings found; expected the folder LibriSpeech"):
         found(tmp_path)
     with pytest.raises(UserError, match=r"dataset\.root is required"):
         librispeech.Dataset(librispeech.Options())

@@ -1,4 +1,4 @@
-"""Lists of recordings as others write them, right and wrong."""
+"""Right and wrong lists of recordings in JSON lines, and the ids of their utterances."""
 
 from __future__ import annotations
 

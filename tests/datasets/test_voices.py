@@ -229,7 +229,7 @@ def test_a_given_root_is_the_corpus(root: Path) -> None:
 
 def test_a_root_without_recordings_says_what_is_expected(tmp_path: Path) -> None:
     place(tmp_path, "distant-16k/distractors/Lab41-SRI-VOiCES-rm1-babb-mc01-stu-clo.wav")
-    with pytest.raises(UserError, match=r"no recordings found; expected is the folder VOiCES_devkit with source-16k"):
+    with pytest.raises(UserError, match=r"no recordings found; expected the folder VOiCES_devkit with source-16k"):
         found(tmp_path)
 
 

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.decoding.greedy import GreedyDecoder, best_path
+from pipeline.decoding import greedy
+from pipeline.inference.transcription import joined
 from pipeline.models.labels import ENGLISH_LABELS
-from pipeline.records import BestPath, Transcript, Word
+from pipeline.models.transfer import best_path
+from pipeline.records import BestPath, Chunk, Emission, Labels, Transcript, Word
 
 LABELS = ("-", "|", "A", "B", "'")
 STRIDE_S = 0.02
@@ -29,12 +31,15 @@ def decode(
     joins: tuple[int, ...] = (),
 ) -> list[Transcript]:
     """Decode a padded batch, every path handed over in stretches that meet at `joins`."""
-    decoder = GreedyDecoder(labels, blank, STRIDE_S)
+    decoder = greedy.Decoder(greedy.Options(), Labels(labels, blank, "|"), STRIDE_S)
     transcripts = []
     for best, logprobs, frames, offset in zip(*best_path(logits), num_frames, start_s, strict=True):
         bounds = [0, *(join for join in joins if join < frames), frames]
-        paths = [BestPath(best[i:j].numpy(), logprobs[i:j].numpy()) for i, j in itertools.pairwise(bounds)]
-        transcripts.append(decoder(paths, offset))
+        pieces = [
+            Emission(Chunk(0, 0), j - i, None, {}, BestPath(best[i:j].numpy(), logprobs[i:j].numpy()))
+            for i, j in itertools.pairwise(bounds)
+        ]
+        transcripts.append(decoder(joined(pieces, offset)))
     return transcripts
 
 

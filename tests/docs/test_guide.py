@@ -41,7 +41,7 @@ from pipeline.storage import tables
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-READ = [*PAGES, *(ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md"))]
+READ = [*PAGES, *(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
 GENERATED = {"configuration.md", "commands.md", "api.md"}
 
 
@@ -344,6 +344,8 @@ def test_a_command_that_is_shown_is_one_that_there_is(page: Path, words: list[st
             (data / "calls").mkdir(parents=True)
             command = commandline.parse(arguments)
             config.load(stub([*command.overrides], data), command.own)
+        case ["python", "-m", "pytest", path, *_]:
+            assert (ROOT / path).exists()
         case ["python", "-m", module, *arguments]:
             assert importlib.util.find_spec(module)
             help_page = guide("commands").page(module.removeprefix("pipeline."))

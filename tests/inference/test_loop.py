@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from running import TABLES, main
 
+from pipeline.inference import execute as inference
 from pipeline.models.transfer import Streams
-from pipeline.stages import infer as inference
 from pipeline.storage.run_directory import RunDirectory
 
 CORPUS = ("dataset=digits", "shard.hours=0.002", "batch.max_seconds=4", "loader.workers=0")
@@ -64,7 +64,7 @@ def test_a_commit_that_fails_ends_the_run_and_the_next_one_completes_it(
 
     def failing(directory: RunDirectory, record, *rest):  # type: ignore[no-untyped-def]
         if record.shard == 1:
-            raise OSError(28, "No space left on device", str(directory.table_file("features", 1)))
+            raise OSError(28, "No space left on device", str(directory.locate(directory.table("features", 1).name)))
         return commit(directory, record, *rest)
 
     with monkeypatch.context() as broken:

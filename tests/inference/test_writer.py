@@ -41,7 +41,7 @@ def _disarmed_again() -> Iterator[None]:
 @pytest.fixture
 def directory(tmp_path: Path) -> RunDirectory:
     run = RunDirectory(tmp_path / "run")
-    run.staging.mkdir(parents=True)
+    (run.root / ".staging").mkdir(parents=True)
     return run
 
 
@@ -62,7 +62,7 @@ def failures(shard: int, *which: int) -> list[Failure]:
 
 
 def staged(directory: RunDirectory) -> list[str]:
-    return [path.name for path in directory.staging.iterdir()]
+    return [path.name for path in (directory.root / ".staging").iterdir()]
 
 
 @pytest.mark.parametrize("committers", [1, 3])

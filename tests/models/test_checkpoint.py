@@ -22,10 +22,10 @@ from safetensors.torch import load_file, save_file
 from pipeline.config.run_config import load
 from pipeline.models.catalog import MODELS
 from pipeline.models.labels import LABEL_SETS
-from pipeline.models.sources import ModelSource, named
+from pipeline.models.sources import ModelSource, load_model, named
 from pipeline.results import open_run
+from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError
-from pipeline.storage.commits import sha256_file
 
 DIGITS = MODELS["digits"]
 
@@ -50,7 +50,7 @@ def checkpoint(path: Path, architecture: str, labels: tuple[str, ...] | None) ->
 
 
 def loaded(source: ModelSource) -> dict[str, torch.Tensor]:
-    model, sha256 = source.load()
+    model, sha256 = load_model(source)
     assert sha256 == sha256_file(source.weights_path)
     assert not model.training
     return dict(model.state_dict())
@@ -58,7 +58,7 @@ def loaded(source: ModelSource) -> dict[str, torch.Tensor]:
 
 def refusal(source: ModelSource) -> str:
     with pytest.raises(UserError) as caught:
-        source.load()
+        load_model(source)
     message = str(caught.value)
     assert message.startswith(f"model.checkpoint={source.weights_path}: ")
     assert "\n" not in message
@@ -119,7 +119,7 @@ def test_a_head_with_labels_of_ones_own_on_an_architecture_without(tmp_path: Pat
     kind, params = architecture(MODELS["wavlm_base"])
     torch.save(build(kind, params | {"aux_num_out": 4}, seed=2).state_dict(), tmp_path / "x.pt")
     source = checkpoint(tmp_path / "x.pt", "wavlm_base", ("_", "|", "a", "sch"))
-    model, _ = source.load()
+    model, _ = load_model(source)
     assert model.aux.out_features == 4
     assert source.facts.num_params == sum(parameter.numel() for parameter in model.parameters())
     assert "model.labels names none" in refusal(checkpoint(tmp_path / "x.pt", "wavlm_base", None))
@@ -325,7 +325,7 @@ def test_umlauts_go_right_through_to_text_words_and_rates(trained: dict[str, tor
     trained["aux.bias"][[index for index, letter in enumerate(german) if letter not in english_of]] = -1e4
     save_file(trained, elsewhere / "german.safetensors")
 
-    english, _ = named("digits").load()
+    english, _ = load_model(named("digits"))
     audio = elsewhere / "audio"
     audio.mkdir()
     expected = {}

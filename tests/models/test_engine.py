@@ -11,14 +11,16 @@ import torch
 from running import DATA
 
 from pipeline.audio.waveforms import read_waveform
-from pipeline.decoding.greedy import GreedyDecoder
+from pipeline.decoding import greedy
 from pipeline.inference.resampling import resample
+from pipeline.inference.stitching import Stitcher
+from pipeline.inference.transcription import joined
 from pipeline.models import digits
 from pipeline.models import engine as engines
 from pipeline.models.catalog import MODELS
 from pipeline.models.engine import Engine, EngineSettings
 from pipeline.models.forward import ModelOutput
-from pipeline.models.sources import named
+from pipeline.models.sources import load_model, named
 from pipeline.records import Chunk
 from pipeline.runtime.errors import UserError
 
@@ -142,7 +144,7 @@ def long_batch(seconds: float) -> tuple[list[Chunk], torch.Tensor, torch.Tensor]
 
 @pytest.fixture
 def trained() -> Engine:
-    return Engine(MODELS["digits"], named("digits").load()[0], torch.device("cpu"), "fp32", SETTINGS)
+    return Engine(MODELS["digits"], load_model(named("digits"))[0], torch.device("cpu"), "fp32", SETTINGS)
 
 
 @pytest.mark.parametrize("fits_s", [15.0, 9.0])
@@ -153,17 +155,21 @@ def test_an_utterance_that_does_not_fit_alone_is_run_in_halves_that_read_the_sam
     (whole,), _ = trained.run(*batch)
     tried = with_memory_for(trained, monkeypatch, int(fits_s * MODELS["digits"].sample_rate))
     started = trained.start(*batch)
-    (joined,), rejected = started.results()
+    halves, rejected = started.results()
     assert rejected == []
     assert started.cut == [7]
     assert len(tried) == (3 if fits_s > 10 else 7)
-    assert joined.num_frames == whole.num_frames
-    assert joined.chunk == whole.chunk
-    assert joined.logits.shape == whole.logits.shape
-    assert all(joined.features[layer].shape == whole.features[layer].shape for layer in SETTINGS.layers)
-    decoder = GreedyDecoder(MODELS["digits"].labels, MODELS["digits"].blank, MODELS["digits"].seconds_per_frame)
-    assert len(whole.path.labels) == len(joined.path.labels)
-    expected, got = decoder([whole.path], 0.0), decoder([joined.path], 0.0)
+    pieces, failures = Stitcher().take(halves, [])
+    assert failures == []
+    assert [half.chunk.last for half in halves] == [False] * (len(halves) - 1) + [True]
+    assert sum(piece.num_frames for piece in pieces) == whole.num_frames
+    assert sum(len(piece.logits) for piece in pieces) == len(whole.logits)
+    for layer in SETTINGS.layers:
+        assert sum(len(piece.features[layer]) for piece in pieces) == len(whole.features[layer])
+    facts = MODELS["digits"]
+    decoder = greedy.Decoder(greedy.Options(), facts.ctc_labels, facts.seconds_per_frame)
+    expected, got = decoder(joined([whole], 0.0)), decoder(joined(pieces, 0.0))
+    assert got.num_frames == expected.num_frames
     assert len(expected.text.split()) > 20
     assert got.text == expected.text
 

@@ -13,7 +13,7 @@ from running import ROOT
 
 from pipeline.models.catalog import BUNDLES, MODELS
 from pipeline.models.facts import Body, ModelFacts
-from pipeline.models.sources import from_record, named
+from pipeline.models.sources import from_record, load_model, named
 from pipeline.runtime.errors import UserError
 
 SHA256 = "0" * 64
@@ -32,8 +32,16 @@ def test_a_source_has_the_facts_of_the_catalogue_and_adds_nothing_to_the_identit
 def test_a_run_of_release_01_names_its_model_and_weights(name: str) -> None:
     source = from_record(name, {"model": name, "weights_sha256": SHA256}, "/elsewhere/weights")
     assert source.facts is MODELS[name]
-    assert source.sha256 == SHA256
     assert source.weights_path == named(name).weights_path
+
+
+def test_weights_that_are_not_those_of_a_run_are_refused_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = named("digits")
+    found = source.fetch()
+    assert load_model(source, found)[1] == found
+    monkeypatch.setattr(type(source), "build", lambda self: pytest.fail("built"))
+    with pytest.raises(UserError, match=f"has the sha256 {found}, the run was made with {SHA256}; put those"):
+        load_model(source, SHA256)
 
 
 @pytest.mark.parametrize("labels", [["-", "|", "a", "7"], []])

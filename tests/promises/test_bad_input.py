@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import ctypes
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bad_inputs import FILES, FSDD, LISTS, NO_ROWS, ROWS, SEVEN, BadFile, BadList, BadRow
-from running import assert_accounting, command, environment
+from running import assert_accounting, run_prepared
 
 from pipeline.records import ErrorName
 from pipeline.results import Run, open_run
@@ -29,8 +29,16 @@ pytestmark = pytest.mark.slow
 # By their names, which come before, between and after those of the bad files.
 GOOD = ("0_george_0", "2_jackson_1", "3_lucas_2", "7_theo_1", "8_nicolas_0", "9_yweweler_3")
 NAMES = frozenset(ErrorName.__args__)
-_CAPABILITIES_OF_ROOT = (1, 2)  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH: to read whatever the mode says
-_PR_CAPBSET_DROP = 24
+AS_NOBODY_SPECIAL = """
+import ctypes
+libc = ctypes.CDLL(None)
+header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # capset(2), version 3
+assert libc.capget(header, sets) == 0
+for place in (0, 1):  # effective and permitted
+    sets[place] &= ~(1 << 1 | 1 << 2)  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH: to read whatever the mode says
+assert libc.capset(header, sets) == 0
+"""
+"""Root reads what nobody may; the pipeline must not, so that there is something unreadable."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +51,13 @@ class Ran:
     log: str
 
 
-def as_nobody_special() -> None:
-    """Root reads what nobody may; the pipeline must not, so that there is something unreadable."""
-    if os.geteuid() == 0:
-        for capability in _CAPABILITIES_OF_ROOT:
-            ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-
-
 def modes_hold() -> bool:
     """Whether a run is kept from what its mode forbids: not where root may not give up its privileges."""
     with tempfile.NamedTemporaryFile() as file:
         os.fchmod(file.fileno(), 0)
-        done = subprocess.run(["cat", file.name], preexec_fn=as_nobody_special, capture_output=True, check=False)
-        return done.returncode != 0
+        reads = [sys.executable, "-S", "-c", f"{AS_NOBODY_SPECIAL}\nopen({file.name!r})"]
+        done = subprocess.run(reads, capture_output=True, text=True, check=False)
+        return "PermissionError" in done.stderr
 
 
 BAD_FILES = [bad for bad in FILES if bad.message != "Permission denied" or modes_hold()]
@@ -64,15 +66,7 @@ BAD_FILES = [bad for bad in FILES if bad.message != "Permission denied" or modes
 def infer(cwd: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     """A run as a process; that it ends in time is part of what is tested."""
     given = ("model=digits", "features.dtype=float32", "shard.hours=0.005", "loader.workers=2", "run_dir=out")
-    return subprocess.run(
-        command(*given, *overrides),
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        preexec_fn=as_nobody_special,
-    )
+    return run_prepared(AS_NOBODY_SPECIAL, *given, *overrides, cwd=cwd, timeout=200)
 
 
 def ran(cwd: Path, *done: subprocess.CompletedProcess[str]) -> Ran:

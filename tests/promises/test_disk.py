@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from running import DATA, assert_accounting, command, environment, run
+from running import DATA, assert_accounting, command, environment, run, run_prepared
 
 # Twelve recordings, hardly more than one in a shard.
 GIVEN = ("dataset=folder", "dataset.root=corpus", "model=digits", "shard.hours=0.0001", "features.layers=[2,4]")
@@ -84,10 +83,8 @@ def test_a_file_that_may_not_grow_ends_the_run_and_without_the_limit_the_next_co
     out = tmp_path / "out"
     given = (*GIVEN[:3], "features.layers=[2,4]", "loader.workers=0", f"run_dir={out}")  # one shard
     for limit, file in ((2000, out / "manifest.parquet"), (30_000, out / ".staging" / "shard-00000-")):
-        ended = subprocess.run(
-            command(*given), cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240,
-            preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        )  # fmt: skip
+        limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+        ended = run_prepared(limited, *given, cwd=tmp_path)
         assert ended.returncode == 1, ended.stderr
         assert_one_line(ended.stderr, file, "File too large")
         assert records(out) == []

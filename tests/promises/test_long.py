@@ -23,12 +23,13 @@ from pipeline.audio.reader import AudioError, read_header
 from pipeline.audio.waveforms import Extent, WaveformReader, read_waveform
 from pipeline.datasets import folder
 from pipeline.datasets import manifest as listed
-from pipeline.decoding.greedy import GreedyDecoder
-from pipeline.decoding.stitching import Stitcher
+from pipeline.decoding import greedy
 from pipeline.inference import staged_arrays
 from pipeline.inference.loader import Recordings
 from pipeline.inference.planning import Chunking
 from pipeline.inference.resampling import resample, resample_window, source_window
+from pipeline.inference.stitching import Stitcher
+from pipeline.inference.transcription import joined
 from pipeline.models import digits
 from pipeline.models.catalog import MODELS
 from pipeline.models.engine import Engine, EngineSettings
@@ -179,16 +180,17 @@ class Reader:
 
     def __call__(self, waveform: torch.Tensor, chunking: Chunking) -> tuple[str, int, list[int]]:
         chunks = chunking.chunks(0, len(waveform))
-        stitcher = Stitcher(GreedyDecoder(FACTS.labels, 0, FACTS.seconds_per_frame), lambda row: 0.0)
+        decoder = greedy.Decoder(greedy.Options(), FACTS.ctc_labels, FACTS.seconds_per_frame)
         longest = max(chunk.num_samples for chunk in chunks)
         waveforms = torch.zeros(len(chunks), longest)
         for index, chunk in enumerate(chunks):
             waveforms[index, : chunk.num_samples] = waveform[chunk.start : chunk.start + chunk.num_samples]
         lengths = torch.tensor([chunk.num_samples for chunk in chunks])
-        _, transcripts, rejected = stitcher.take(*self.engine.run(chunks, waveforms, lengths))
+        pieces, rejected = Stitcher().take(*self.engine.run(chunks, waveforms, lengths))
         assert rejected == []
+        transcript = decoder(joined(pieces, 0.0))
         joins = [chunk.join for chunk in chunks[1:]]
-        return transcripts[0].text, transcripts[0].num_frames, joins
+        return transcript.text, transcript.num_frames, joins
 
 
 @pytest.mark.slow
@@ -332,7 +334,7 @@ def test_a_segment_has_the_samples_of_the_whole(ending: str, tmp_path: Path) -> 
 
 def test_a_channel_that_is_not_there_is_said(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros((100, 2)), 8000)
-    with pytest.raises(AudioError, match="channel 3 is asked for, and it has 2"):
+    with pytest.raises(AudioError, match="channel 3 was asked for, but the recording has 2 channels"):
         read_waveform(str(tmp_path / "a.wav"), channel=3)
 
 

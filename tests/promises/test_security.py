@@ -24,8 +24,8 @@ from running import DATA, ROOT, assert_accounting, environment, execute, ids, li
 
 from pipeline.inference.staged_arrays import ArraySpool
 from pipeline.models.catalog import MODELS
-from pipeline.models.sources import named
-from pipeline.storage.commits import sha256_file
+from pipeline.models.sources import load_model, named
+from pipeline.runtime.digests import sha256_file
 from pipeline.storage.run_directory import RunDirectory
 
 WAV = DATA / "fsdd" / "7_theo_1.wav"
@@ -259,7 +259,7 @@ OVERRIDES = [
     "--config-path=pkg://antigravity",
     "--config-dir=pkg://antigravity",
     "-cp=/tmp",
-    "--multirun",
+    "--multirun=hydra/launcher=basic",
     "device=${hydra:runtime.cwd}",
     "device=${hydra:job.name}",
     "device=${eval:1}",
@@ -524,7 +524,7 @@ def test_cached_weights_need_no_network_and_missing_ones_are_named_with_the_way_
     assert list(hub.iterdir()) == []
     called.clear()
     torch.save(random_state_dict(facts, seed=3), path)
-    named(facts.name).load()
+    load_model(named(facts.name))
     assert called == []
 
 
@@ -544,10 +544,10 @@ def test_names_in_staging_cannot_be_foreseen_and_are_never_followed(
     victim = tmp_path / "victim"
     victim.write_text("mine")
     (tmp_path / "folder").mkdir()
-    (directory.staging / f"file-{known.hex}").symlink_to(victim)
-    (directory.staging / f"shard-00003-{known.hex}").symlink_to(tmp_path / "folder")
+    ((directory.root / ".staging") / f"file-{known.hex}").symlink_to(victim)
+    ((directory.root / ".staging") / f"shard-00003-{known.hex}").symlink_to(tmp_path / "folder")
     with pytest.raises(FileExistsError):
-        directory.write_bytes(directory.config_path, b"theirs")
+        directory.write("config.yaml", b"theirs")
     with pytest.raises(FileExistsError):
         directory.new_staging(3)
     (tmp_path / "folder" / "x.spool").symlink_to(victim)
@@ -561,8 +561,8 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path, capsys:
     victim = tmp_path / "victim"
     victim.write_text("mine")
     directory = RunDirectory(tmp_path / "out")
-    directory.staging.mkdir(parents=True)
-    (directory.staging / "lock").symlink_to(victim)
+    (directory.root / ".staging").mkdir(parents=True)
+    ((directory.root / ".staging") / "lock").symlink_to(victim)
     assert "cannot be written" in refused(["dataset=digits", f"run_dir={directory.root}"], capsys)
     assert victim.read_text() == "mine"
 

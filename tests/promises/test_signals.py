@@ -25,7 +25,7 @@ from pipeline.runtime.signals import Stopped
 
 # Each recording is a shard of its own.
 GIVEN = ("dataset=folder", "dataset.root=corpus", "model=digits", "shard.hours=0.0001", "outputs=[transcripts]")
-pytestmark = pytest.mark.usefixtures("heeded")
+pytestmark = pytest.mark.usefixtures("default_signals")
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 CONTINUES = "what was committed stays, the same command continues"
@@ -216,7 +216,7 @@ def test_a_stop_that_is_sent_twice_within_a_moment_is_one_stop(
     monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def stop_again_and_again() -> None:
-        with stopping.heeded(), stopping.unbroken():
+        with stopping.handling_signals(), stopping.deferring_stop():
             send(signal.SIGTERM)
             send(signal.SIGTERM)  # `timeout` does that, and a shell that says goodbye
             assert ended == []
@@ -232,21 +232,21 @@ def test_a_stop_comes_at_once_where_it_waits_and_at_the_end_where_it_must_not_be
     seen: list[str] = []
 
     def stop_while_waiting() -> None:
-        with stopping.heeded(), stopping.unbroken():
-            with stopping.waiting():
+        with stopping.handling_signals(), stopping.deferring_stop():
+            with stopping.allowing_stop():
                 send(signal.SIGINT)
                 seen.append("waited on")
             seen.append("went on")
 
     def stop_while_busy() -> None:
-        with stopping.heeded(), stopping.unbroken():
+        with stopping.handling_signals(), stopping.deferring_stop():
             send(signal.SIGINT)
             seen.append("finished")
-            with stopping.waiting():
+            with stopping.allowing_stop():
                 seen.append("waited")
 
     def stop_elsewhere() -> None:
-        with stopping.heeded():
+        with stopping.handling_signals():
             send(signal.SIGINT)
             seen.append("went on")
 
@@ -261,10 +261,10 @@ def test_a_stop_that_got_lost_comes_again_at_the_next_wait() -> None:
     waited: list[bool] = []
 
     def lose_and_wait() -> None:
-        with stopping.heeded(), stopping.unbroken():
-            with suppress(Stopped), stopping.waiting():  # as an exception in a finalizer is
+        with stopping.handling_signals(), stopping.deferring_stop():
+            with suppress(Stopped), stopping.allowing_stop():  # as an exception in a finalizer is
                 send(signal.SIGINT)
-            with stopping.waiting():
+            with stopping.allowing_stop():
                 waited.append(True)
 
     with pytest.raises(Stopped):
@@ -275,7 +275,7 @@ def test_a_stop_that_got_lost_comes_again_at_the_next_wait() -> None:
 def test_what_was_ignored_from_the_start_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stopping.heeded():
+        with stopping.handling_signals():
             send(signal.SIGHUP)
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:

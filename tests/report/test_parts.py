@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from pipeline.report.differences import MAX_WORDS, Pair, side_by_side
 from pipeline.report.pictures import MAX_LABELS, draw_emission, draw_features
 from pipeline.report.selection import choose
 from pipeline.report.stretches import CLIP_S, choose_stretch
-from pipeline.report.timing import BINS, read_timing
+from pipeline.report.timing import BINS, Timing, read_timing
+from pipeline.storage.run_directory import METRICS, RunDirectory
 
 NAN = float("nan")
 
@@ -88,9 +89,16 @@ def test_words_are_set_side_by_side_as_they_are_scored() -> None:
     assert side_by_side("a " * (MAX_WORDS + 1), "a") is None
 
 
-def lines_of(path: Path, batches: Iterator[dict[str, object]]) -> Path:
+def lines_of(run_dir: Path, batches: Iterable[dict[str, object]]) -> Path:
+    """The metrics of a run with these batches."""
+    path = RunDirectory(run_dir).local_log(METRICS)
     path.write_text("".join(json.dumps(batch) + "\n" for batch in batches))
     return path
+
+
+def timing_of(run_dir: Path, batches: Iterable[dict[str, object]]) -> Timing | None:
+    lines_of(run_dir, batches)
+    return read_timing(RunDirectory(run_dir))
 
 
 def batch(index: int, at_s: float, **numbers: float) -> dict[str, object]:
@@ -104,10 +112,10 @@ def test_metrics_of_any_length_keep_their_sums_and_their_sessions(tmp_path: Path
         for index in range(20_000):
             yield batch(index % 15_000, index, valid_s=10, forward_s=0.7, idle_s=0.3, load_s=0.1, write_s=0.1)
 
-    path = lines_of(tmp_path / "metrics.jsonl", batches())
+    path = lines_of(tmp_path, batches())
     with open(path, "a") as handle:
         handle.write('{"time": "2026-01-01T00:00:00+00:00", "batch": 1, "valid_s"')  # a crash
-    timing = read_timing(path)
+    timing = read_timing(RunDirectory(tmp_path))
     assert timing is not None
     assert BINS / 2 <= len(timing.audio_s) <= BINS
     assert timing.audio_s.sum() == pytest.approx(200_000)
@@ -122,16 +130,16 @@ def test_metrics_of_any_length_keep_their_sums_and_their_sessions(tmp_path: Path
 
 def test_a_pause_is_not_work_and_odd_lines_are_passed_over(tmp_path: Path) -> None:
     odd = [batch(1, 5, valid_s=float("inf")), {"time": 3, "batch": 1}, batch(2, 9, idle_s=90_000, valid_s=1)]
-    timing = read_timing(lines_of(tmp_path / "metrics.jsonl", iter([batch(0, 0, forward_s=1, valid_s=5), *odd])))
+    timing = timing_of(tmp_path, [batch(0, 0, forward_s=1, valid_s=5), *odd])
     assert timing is not None
     assert timing.wall_s == pytest.approx(301)
     assert timing.audio_s.sum() == pytest.approx(6)
-    assert read_timing(tmp_path / "none.jsonl") is None
-    assert read_timing(lines_of(tmp_path / "empty.jsonl", iter([]))) is None
+    assert read_timing(RunDirectory(tmp_path / "none")) is None
+    assert timing_of(tmp_path, []) is None
 
 
 def test_charts_take_their_colours_from_the_page(tmp_path: Path) -> None:
-    timing = read_timing(lines_of(tmp_path / "m.jsonl", iter([batch(0, 0, forward_s=1, valid_s=5)])))
+    timing = timing_of(tmp_path, [batch(0, 0, forward_s=1, valid_s=5)])
     assert timing is not None
     drawn = [speed_chart(timing), histogram("x", "of x", np.array([1.0, 1.0]), "s"),
              histogram("y", "of y", np.geomspace(0.1, 1e4, 50), "s")]  # fmt: skip

@@ -18,6 +18,7 @@ from running import DATA, SHIPPED, environment
 from pipeline.results import Run, open_run, scores
 from pipeline.run import main
 from pipeline.scoring.schemas import CONFUSIONS, SCORES
+from pipeline.storage.files import StoredTable
 from pipeline.storage.run_directory import RunDirectory
 
 
@@ -111,14 +112,14 @@ def test_confusions_lie_beside_the_scores(run: Run, tmp_path: Path) -> None:
 
 def test_scores_that_go_while_they_are_read_are_none(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    directory.scores_path.symlink_to(run.path / "scores.parquet")
-    read_table = scores.pq.read_table
+    (directory.root / "scores.parquet").symlink_to(run.path / "scores.parquet")
+    read = StoredTable.read
 
-    def removed_just_before(path: Path, **given: Any) -> pa.Table:
-        path.unlink(missing_ok=True)
-        return read_table(path, **given)
+    def removed_just_before(stored: StoredTable, *given: Any) -> pa.Table:
+        (directory.root / stored.name).unlink(missing_ok=True)
+        return read(stored, *given)
 
-    monkeypatch.setattr(scores.pq, "read_table", removed_just_before)
+    monkeypatch.setattr(StoredTable, "read", removed_just_before)
     for table, schema in zip(scores.read_scores(directory), (SCORES, CONFUSIONS), strict=True):
         assert (table.num_rows, table.schema) == (0, schema)
 

@@ -190,7 +190,7 @@ def test_a_selection_is_scored_as_the_run_was(tmp_path: Path) -> None:
     """Crossed groups, and texts that are compared as they stand: small letters are wrong."""
     directory = RunDirectory(make_run(tmp_path / "run", SHARDS, COLUMNS))
     settings = ScoreSettings(by=["room+distractor"], normaliser="none")
-    score_run(directory, directory.commits().values(), pq.read_schema(directory.manifest_path), settings)
+    score_run(directory, directory.commits(), pq.read_schema(directory.root / "manifest.parquet"), settings)
     some = open_run(directory.root).select(room="rm1").scores
     assert some[["group", "value", "wer"]].fillna("").to_numpy().tolist() == [
         ["overall", "", 1.0],

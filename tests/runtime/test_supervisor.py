@@ -1,6 +1,6 @@
-"""A child that hangs, crashes or eats memory costs the item it was at; the rest gets its results, nobody is left.
+"""An item that hangs or crashes its child, or eats its memory, is lost; all others have results, and no child remains.
 
-The same for recordings that do so, in both stages that read them.
+Recordings that do so are tested too, in both stages that read recordings.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from pipeline.inference import loader
 from pipeline.records import AudioHeader
 from pipeline.runtime import supervisor as supervision
 from pipeline.runtime.memory import limit_growth
-from pipeline.runtime.sandbox import Pulse
+from pipeline.runtime.sandbox import Heartbeat
 from pipeline.runtime.supervisor import Lost, Supervisor
 from pipeline.stages.build_manifest import build as build_manifest
 
 Alive = Callable[[], None]
-pytestmark = pytest.mark.usefixtures("heeded")
+pytestmark = pytest.mark.usefixtures("default_signals")
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def squares(count: int, **lost: str) -> list[int | Lost]:
 
 
 def crash() -> None:
-    faulthandler.disable()  # pytest's, which would fill the page
+    faulthandler.disable()  # pytest enables it; its output would fill the page
     ctypes.string_at(0)
 
 
@@ -162,6 +162,15 @@ def test_what_the_function_raises_is_raised_here_and_says_where() -> None:
     assert "in function" in caught.value.__notes__[0]
 
 
+def test_what_a_library_prints_on_stderr_does_not_reach_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    def function(item: int, alive: Alive) -> int:
+        os.write(2, b"[mp3 @ 0x1] Header missing\n")
+        return item**2
+
+    assert outcomes(function) == squares(40)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_child_too_many_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
     left = iter([1])
     pipe = supervision.Pipe
@@ -185,8 +194,7 @@ def test_children_end_when_their_parent_gives_up_on_them() -> None:
 
 
 def _sleep(item: int, alive: Alive) -> int:
-    if item:
-        time.sleep(3600)
+    time.sleep(3600 if item else 0.5)  # by then the other children are there
     return item
 
 
@@ -223,15 +231,15 @@ def alive(pid: int) -> bool:
 
 
 def test_a_child_is_silent_only_while_it_is_at_one_item() -> None:
-    pulse = Pulse(2)
-    pulse.begin(1, 5)
-    assert [pulse.silent_s(1, 3.0), pulse.silent_s(1, 3.0), pulse.silent_s(1, 3.0)] == [0.0, 3.0, 6.0]
-    assert pulse.position(1) == 5
-    pulse.alive(1)
-    assert pulse.silent_s(1, 3.0) == 0.0
-    pulse.idle(1)
-    assert [pulse.silent_s(1, 3.0), pulse.silent_s(1, 3.0)] == [0.0, 0.0]
-    assert [pulse.silent_s(0, 3.0), pulse.silent_s(0, 3.0)] == [0.0, 0.0]
+    heartbeat = Heartbeat(2)
+    heartbeat.begin(1, 5)
+    assert [heartbeat.silent_s(1, 3.0), heartbeat.silent_s(1, 3.0), heartbeat.silent_s(1, 3.0)] == [0.0, 3.0, 6.0]
+    assert heartbeat.position(1) == 5
+    heartbeat.alive(1)
+    assert heartbeat.silent_s(1, 3.0) == 0.0
+    heartbeat.idle(1)
+    assert [heartbeat.silent_s(1, 3.0), heartbeat.silent_s(1, 3.0)] == [0.0, 0.0]
+    assert [heartbeat.silent_s(0, 3.0), heartbeat.silent_s(0, 3.0)] == [0.0, 0.0]
 
 
 def test_a_limit_that_somebody_has_set_is_not_lifted() -> None:
@@ -249,7 +257,7 @@ NAMES = ("a", "b", "c", "d", "e", "f")
 
 @pytest.fixture
 def calls(tmp_path: Path) -> Path:
-    """Recordings that are all sound; tests break the reading of some."""
+    """A folder of valid recordings. Tests make the reading of some of them fail."""
     (tmp_path / "calls").mkdir()
     for name, source in zip(NAMES, sorted((DATA / "fsdd").glob("*_0.wav")), strict=False):
         shutil.copy(source, tmp_path / "calls" / f"{name}.wav")
@@ -257,7 +265,7 @@ def calls(tmp_path: Path) -> Path:
 
 
 def endless() -> None:
-    """What a decoder is that never comes to an end, once its samples are counted."""
+    """Stands for a decoder that never ends while its samples are counted."""
 
 
 MISCHIEF = {
@@ -293,7 +301,7 @@ def test_a_header_that_cannot_be_read_costs_its_row(
 def test_counting_a_long_recording_may_take_longer_than_the_time_limit(
     calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As long as it gets on, for every MiB of the file."""
+    """The time limit holds for each MiB of the file, as long as the count makes progress."""
 
     def counting(path: str, go_on: Callable[[], bool]) -> AudioHeader:
         for _ in range(20 if path.endswith("c.wav") else 0):
@@ -311,7 +319,7 @@ def test_counting_a_long_recording_may_take_longer_than_the_time_limit(
 def test_recordings_that_break_their_reader_are_failures_of_a_run_that_goes_on(
     calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a list, with a FIFO: read by the manifest stage first, then by the loader."""
+    """The recordings are in a list, with a FIFO. The manifest stage reads them first, and the loader afterwards."""
     broken = {"b.wav": crash, "c.wav": eat, "d.wav": MISCHIEF["hangs"]}
     decode = audio._decode
 
@@ -340,14 +348,15 @@ def test_recordings_that_break_their_reader_are_failures_of_a_run_that_goes_on(
 
 STUCK = """
 import sys, time
-from pipeline import audio, run
+from pipeline import run
+from pipeline.audio import reader
 
 def stuck(file, file_size):
     while True:
         time.sleep(1)
     yield
 
-audio._decode = stuck
+reader._decode = stuck
 sys.exit(run.main(sys.argv[1:]))
 """
 
@@ -360,7 +369,7 @@ def test_a_run_whose_headers_hang_is_stopped_cleanly(calls: Path, tmp_path: Path
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert wait_until(lambda: len(children_of(process.pid)) == len(NAMES))
-    os.killpg(process.pid, signum)  # as a terminal sends it: to the children too
+    os.killpg(process.pid, signum)  # to the children too, as a terminal does
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signum
     assert said.splitlines()[-1].startswith("stopped by")

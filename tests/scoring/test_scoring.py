@@ -24,7 +24,7 @@ from pipeline.run import main
 from pipeline.runtime.errors import UserError
 from pipeline.scoring import grouping, normalisers
 from pipeline.scoring.bootstrap import MAX_UNITS, rate_intervals
-from pipeline.scoring.counting import Errors, align, char_errors, count_errors
+from pipeline.scoring.counting import COUNTS, Errors, align, char_errors, count_errors
 from pipeline.scoring.grouping import Scores, score
 from pipeline.scoring.groups import MAX_GROUP_VALUES, Group, choose_groups
 from pipeline.scoring.normalisers import DESCRIPTIONS, normaliser, standard
@@ -155,8 +155,7 @@ def shard(rows: Sequence[tuple[str, str | None]], **own: Sequence[object] | pa.A
         "text": [text for text, _ in rows],
         "reference": pa.array([reference for _, reference in rows], pa.string()),
         "duration_s": [36.0] * len(rows),
-        "char_errors": pa.array([each and each.char_errors for each in counted], pa.int32()),
-        "reference_chars": pa.array([each and each.reference_chars for each in counted], pa.int32()),
+        **{name: pa.array([each and getattr(each, name) for each in counted], pa.int32()) for name in COUNTS},
     }
     return pa.table(
         {name: values if isinstance(values, pa.Array) else pa.array(values) for name, values in own.items()} | columns

@@ -6,7 +6,9 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,9 +16,10 @@ import pytest
 from running import DATA, SHIPPED, main, mtimes
 from safetensors.torch import load_file, save_file
 
+from pipeline.runtime.digests import sha256_file
 from pipeline.stages import identity
 from pipeline.stages.resume import corpus_differences
-from pipeline.storage.commits import sha256_file
+from pipeline.storage.run_record import RunRecord
 
 WEIGHTS = SHIPPED / "model" / "digits.safetensors"
 WAYS_OUT = ("set them back to go on with it", "or start another run with run_dir=...")
@@ -171,13 +174,27 @@ def test_another_release_that_may_change_results_is_refused(
     assert main(given()) == 0  # a patch release does not
 
 
+def changed_identity(made: Path, **changes: Any) -> None:
+    """As if the run had been made with these settings."""
+    record = RunRecord.decode((made / "run.json").read_bytes())
+    (made / "run.json").write_bytes(replace(record, identity=replace(record.identity, **changes)).encode())
+
+
+def test_a_run_json_that_was_edited_is_refused_with_the_way_out(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (made / "run.json").read_text()
+    (made / "run.json").write_text(text.replace('"fp32"', '"bf16"'))
+    capsys.readouterr()
+    assert main(given()) == 2
+    assert "run.json: cannot be read (its checksum is not that of its content); remove it" in capsys.readouterr().err
+    (made / "run.json").unlink()
+    assert main(given()) == 0
+
+
 def test_a_precision_found_when_the_model_is_loaded_is_refused_likewise(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recorded = json.loads((made / "run.json").read_text())
     damage(made)  # so that there is work, and the model is loaded
-    recorded["identity"]["precision"] = "bf16"
-    (made / "run.json").write_text(json.dumps(recorded))
+    changed_identity(made, precision="bf16")
     assert "(precision: bf16 there, fp32 now)" in refusal(made, capsys)
 
 
@@ -240,12 +257,10 @@ def test_either_way_out_leads_out(made: Path) -> None:
 
 
 def test_very_many_differences_stay_readable(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recorded = json.loads((made / "run.json").read_text())
-    recorded["identity"] |= {f"setting.{number}": list(range(1000)) for number in range(100)}
-    (made / "run.json").write_text(json.dumps(recorded))
+    changed_identity(made, options={f"model.setting{number:02d}": list(range(1000)) for number in range(100)})
     said = refusal(made, capsys)
-    assert "and 88 more" in said
-    assert "setting.0: [0,1,2,3" in said
+    assert "and 90 more" in said
+    assert "model.setting00: [0,1,2,3" in said
     assert len(said) < 4000
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,16 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from make_run import run_record
 
 from pipeline.records import Failure
+from pipeline.runtime.digests import digest_of_json, sha256_file
 from pipeline.runtime.errors import UserError
+from pipeline.storage import files, tables
 from pipeline.storage import run_directory as store
-from pipeline.storage import tables
-from pipeline.storage.commits import CommitRecord, fingerprint, sha256_file
+from pipeline.storage.commits import CommitRecord, encode_record
 from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.run_record import Identity, RunRecord
 
 REPOSITORY = Path(__file__).parents[2]
 POINTS = (
@@ -94,7 +98,11 @@ def commit(directory: RunDirectory, shard: int, text: str = "", mark: str = "mar
 
 
 def leftovers(directory: RunDirectory) -> list[str]:
-    return sorted(path.name for path in directory.staging.iterdir() if path.name != "lock")
+    return sorted(path.name for path in (directory.root / ".staging").iterdir() if path.name != "lock")
+
+
+def file_of(directory: RunDirectory, table: str, shard: int) -> Path:
+    return directory.locate(directory.table(table, shard).name)
 
 
 def public_files(directory: RunDirectory) -> dict[str, bytes]:
@@ -109,7 +117,7 @@ def public_files(directory: RunDirectory) -> dict[str, bytes]:
 def assert_whole(directory: RunDirectory, record: CommitRecord) -> None:
     for table, file in record.files.items():
         path = directory.root / file.path
-        assert path == directory.table_file(table, record.shard)
+        assert path == file_of(directory, table, record.shard)
         assert path.stat().st_size == file.size
         assert sha256_file(path) == file.sha256
         assert pq.read_table(path).num_rows == file.rows
@@ -141,7 +149,7 @@ def fail_at_call(number: int, real: Callable[..., object]) -> Callable[..., obje
 def test_a_file_is_written_and_replaced_without_a_trace(directory: RunDirectory) -> None:
     target = directory.root / "logs" / "x.json"
     for data in (b"old", b"", b"new" * 100_000):
-        directory.write_bytes(target, data)
+        directory.write("logs/x.json", data)
         assert target.read_bytes() == data
     assert leftovers(directory) == []
     assert list(target.parent.iterdir()) == [target]
@@ -152,12 +160,11 @@ def test_a_file_is_written_and_replaced_without_a_trace(directory: RunDirectory)
 def test_a_write_that_fails_leaves_the_old_file_and_no_leftovers(
     name: str, call: int, before: bytes | None, directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = directory.root / "run.json"
     if before is not None:
-        directory.write_bytes(target, before)
+        directory.write("run.json", before)
     monkeypatch.setattr(os, name, fail_at_call(call, getattr(os, name)))
     with pytest.raises(Broken):
-        directory.write_bytes(target, b"new")
+        directory.write("run.json", b"new")
     monkeypatch.undo()
     assert public_files(directory) == ({} if before is None else {"run.json": before})
     assert leftovers(directory) == []
@@ -166,10 +173,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_leftovers(
 def test_a_folder_that_cannot_be_synced_still_holds_a_whole_file(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory.write_bytes(directory.run_json_path, b"old")
+    directory.write("run.json", b"old")
     monkeypatch.setattr(os, "fsync", fail_at_call(2, os.fsync))
     with pytest.raises(Broken):
-        directory.write_bytes(directory.run_json_path, b"new")
+        directory.write("run.json", b"new")
     assert public_files(directory) == {"run.json": b"new"}
     assert leftovers(directory) == []
 
@@ -182,10 +189,10 @@ def test_a_full_disk_leaves_the_old_file_and_no_leftovers(
             handle.write(data[: len(data) // 2])
         raise OSError(28, "No space left on device")
 
-    directory.write_bytes(directory.run_json_path, b"old")
+    directory.write("run.json", b"old")
     monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(OSError, match="No space left"):
-        directory.write_bytes(directory.run_json_path, b"new")
+        directory.write("run.json", b"new")
     assert public_files(directory) == {"run.json": b"old"}
     assert leftovers(directory) == []
 
@@ -223,8 +230,8 @@ def test_a_file_is_synced_before_it_is_renamed_and_its_folder_after(
 
 def test_a_table_is_written_whole(directory: RunDirectory) -> None:
     table = pa.table({"id": ["a", None], "n": [1, 2]})
-    directory.write_table(directory.scores_path, table)
-    assert pq.read_table(directory.scores_path).equals(table)
+    directory.write_table("scores.parquet", table)
+    assert pq.read_table(directory.root / "scores.parquet").equals(table)
     assert leftovers(directory) == []
 
 
@@ -266,11 +273,13 @@ def test_a_second_process_is_refused_and_told_who_holds_the_run(directory: RunDi
 
 
 def test_what_a_dead_process_left_in_the_lock_file_holds_nothing_and_is_not_believed(directory: RunDirectory) -> None:
-    directory.staging.mkdir(parents=True)
-    (directory.staging / "lock").write_text("process 1 on elsewhere since 1970-01-01T00:00:00+00:00, and more")
+    (directory.root / ".staging").mkdir(parents=True)
+    (directory.root / ".staging" / "lock").write_text(
+        "process 1 on elsewhere since 1970-01-01T00:00:00+00:00, and more"
+    )
     assert not directory.is_locked()
     with directory.lock():
-        text = (directory.staging / "lock").read_text()
+        text = (directory.root / ".staging" / "lock").read_text()
         assert text.startswith(f"process {os.getpid()} on ")
         assert text.endswith("+00:00")
     arguments = [sys.executable, "-c", HOLDER, str(directory.root)]
@@ -278,7 +287,7 @@ def test_what_a_dead_process_left_in_the_lock_file_holds_nothing_and_is_not_beli
         assert holder.stdout is not None
         try:
             assert holder.stdout.readline() == b"held\n"
-            (directory.staging / "lock").write_text("process 1 on elsewhere")
+            (directory.root / ".staging" / "lock").write_text("process 1 on elsewhere")
             with pytest.raises(UserError, match=f"locked by process {holder.pid};"), directory.lock():
                 pass
         finally:
@@ -294,13 +303,13 @@ def test_a_lock_file_that_its_last_holder_took_away_is_not_the_lock(
         nonlocal opened
         opened += 1
         if opened == 1:
-            (directory.staging / "lock").unlink()
+            (directory.root / ".staging" / "lock").unlink()
         real(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "lockf", meanwhile)
     with directory.lock():
         assert opened == 2
-        assert (directory.staging / "lock").read_text().startswith(f"process {os.getpid()} ")
+        assert (directory.root / ".staging" / "lock").read_text().startswith(f"process {os.getpid()} ")
 
 
 def test_a_file_system_without_locks_is_refused_as_that(
@@ -366,23 +375,23 @@ def test_only_what_dead_attempts_left_is_removed(directory: RunDirectory) -> Non
     commit(directory, 0)
     stage(directory, 1, ["a"], [])
     stage(directory, 1, ["a"], [])
-    (directory.staging / "file-0123").write_text("half")
+    ((directory.root / ".staging") / "file-0123").write_text("half")
     kept = ["notes.txt", "shard-list", "other/file-1"]
-    (directory.staging / "other").mkdir()
+    ((directory.root / ".staging") / "other").mkdir()
     for name in kept:
-        (directory.staging / name).write_text("mine")
+        ((directory.root / ".staging") / name).write_text("mine")
     before = public_files(directory)
     with directory.lock():
         directory.remove_leftovers()
     assert leftovers(directory) == ["notes.txt", "other", "shard-list"]
-    assert (directory.staging / "other" / "file-1").read_text() == "mine"
+    assert ((directory.root / ".staging") / "other" / "file-1").read_text() == "mine"
     assert public_files(directory) == before
 
 
 def test_every_attempt_has_a_staging_folder_of_its_own(directory: RunDirectory) -> None:
     folders = {directory.new_staging(3) for _ in range(5)}
     assert len(folders) == 5
-    assert all(folder.parent == directory.staging and list(folder.iterdir()) == [] for folder in folders)
+    assert all(folder.parent == (directory.root / ".staging") and list(folder.iterdir()) == [] for folder in folders)
 
 
 # --- what counts as done
@@ -397,7 +406,7 @@ def test_a_committed_shard_is_done_with_everything_its_record_says(directory: Ru
     assert written.counts == {"word_errors": 2}
     assert written.committed_at.endswith("+00:00")
     assert_whole(directory, written)
-    content = json.loads(directory.commit_file(3).read_text())
+    content = json.loads(directory.locate(directory.commit_name(3)).read_text())
     assert content["files"]["transcripts"] == {
         "path": "transcripts/shard-00003.parquet",
         "size": written.files["transcripts"].size,
@@ -425,11 +434,21 @@ def test_a_record_of_another_fingerprint_is_not_done(directory: RunDirectory) ->
 
 
 def test_the_commits_of_a_run_are_those_that_its_run_json_describes(directory: RunDirectory) -> None:
-    commit(directory, 0, mark="mine")
-    commit(directory, 1, mark="other")
+    mine, other = run_record(), run_record(precision="bf16")
+    commit(directory, 0, mark=mine.fingerprint)
+    commit(directory, 1, mark=other.fingerprint)
     assert directory.commits() == {}
-    directory.write_bytes(directory.run_json_path, b'{"fingerprint": "other"}')
+    directory.write("run.json", other.encode())
     assert list(directory.commits()) == [1]
+
+
+def test_a_record_that_names_a_file_of_elsewhere_is_not_done(directory: RunDirectory) -> None:
+    written = commit(directory, 0)
+    target = directory.root.parent / "elsewhere.parquet"
+    file_of(directory, "transcripts", 0).rename(target)
+    files = {**written.files, "transcripts": replace(written.files["transcripts"], path="../elsewhere.parquet")}
+    directory.write(directory.commit_name(0), encode_record(replace(written, files=files)))
+    assert directory.committed("mark") == {}
 
 
 @pytest.mark.parametrize("table", ["failures", "transcripts"])
@@ -437,7 +456,7 @@ def test_the_commits_of_a_run_are_those_that_its_run_json_describes(directory: R
 def test_a_shard_with_a_missing_or_resized_file_is_not_done(damage: str, table: str, directory: RunDirectory) -> None:
     commit(directory, 0)
     commit(directory, 1)
-    path = directory.table_file(table, 0)
+    path = file_of(directory, table, 0)
     data = path.read_bytes()
     path.unlink()
     if damage == "folder":
@@ -466,7 +485,7 @@ def test_a_shard_with_a_missing_or_resized_file_is_not_done(damage: str, table: 
 def test_a_record_that_cannot_be_read_is_no_record(garbage: bytes, directory: RunDirectory) -> None:
     commit(directory, 0)
     commit(directory, 1)
-    directory.commit_file(0).write_bytes(garbage)
+    directory.locate(directory.commit_name(0)).write_bytes(garbage)
     assert list(directory.committed("mark")) == [1]
 
 
@@ -474,7 +493,7 @@ def test_a_record_that_cannot_be_read_is_no_record(garbage: bytes, directory: Ru
 def test_a_damaged_record_is_no_record(change: str, directory: RunDirectory) -> None:
     commit(directory, 0)
     commit(directory, 1)
-    path = directory.commit_file(0)
+    path = directory.locate(directory.commit_name(0))
     text = path.read_text()
     content = json.loads(text)
     path.unlink()
@@ -578,7 +597,7 @@ def test_an_attempt_in_which_a_sync_or_rename_fails_is_discarded_wherever_that_i
         assert done.keys() - {0} == {1}
         if 0 in done:
             assert before
-            assert pq.read_table(directory.table_file("transcripts", 0))["text"][0].as_py() == "old"
+            assert pq.read_table(file_of(directory, "transcripts", 0))["text"][0].as_py() == "old"
         for record in done.values():
             assert_whole(directory, record)
         commit(directory, 0, text="new")
@@ -594,7 +613,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pipeline.runtime import failpoints
-from pipeline.storage.commits import CommitRecord
+from pipeline.storage.commits import CommitRecord, encode_record
 from pipeline.storage.run_directory import RunDirectory
 failpoints.arm(os.environ[failpoints.VARIABLE])
 directory = RunDirectory(Path(sys.argv[1]))
@@ -661,7 +680,7 @@ def test_a_kill_while_a_done_shard_is_done_again_leaves_the_old_the_new_or_none(
     assert list(done) == ([] if left is None else [0])
     if left is not None:
         assert_whole(directory, done[0])
-        text = pq.read_table(directory.table_file("transcripts", 0))["text"][0].as_py()
+        text = pq.read_table(file_of(directory, "transcripts", 0))["text"][0].as_py()
         assert text == {"old": "old", "new": "from the attempt that died"}[left]
 
 
@@ -694,7 +713,7 @@ class Store(RuleBasedStateMachine):
     def commit(self, shard: int, text: str) -> None:
         commit(self.directory, shard, text)
         self.done[shard] = text
-        self.damaged -= {self.directory.table_file(table, shard) for table in ("failures", "transcripts")}
+        self.damaged -= {file_of(self.directory, table, shard) for table in ("failures", "transcripts")}
 
     @rule(shard=shards, text=texts, point=st.sampled_from(POINTS))
     def crash(self, shard: int, text: str, point: str) -> None:
@@ -703,7 +722,8 @@ class Store(RuleBasedStateMachine):
                 raise Killed
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(store, "failpoint", failpoint)
+            for module in (store, files):
+                patch.setattr(module, "failpoint", failpoint)
             with pytest.raises(Killed):
                 commit(self.directory, shard, text)
         if point in AFTER_RECORD:
@@ -711,9 +731,9 @@ class Store(RuleBasedStateMachine):
         elif point not in BEFORE_RENAMES:
             self.done.pop(shard, None)
         if point not in BEFORE_RENAMES:
-            self.damaged.discard(self.directory.table_file("failures", shard))
+            self.damaged.discard(file_of(self.directory, "failures", shard))
         if point not in (*BEFORE_RENAMES, "renaming"):
-            self.damaged.discard(self.directory.table_file("transcripts", shard))
+            self.damaged.discard(file_of(self.directory, "transcripts", shard))
 
     @rule()
     def restart(self) -> None:
@@ -725,7 +745,7 @@ class Store(RuleBasedStateMachine):
         shard=shards, table=st.sampled_from(["failures", "transcripts"]), how=st.sampled_from(["cut", "grow", "remove"])
     )
     def damage(self, shard: int, table: str, how: str) -> None:
-        path = self.directory.table_file(table, shard)
+        path = file_of(self.directory, table, shard)
         if path.is_file() and path not in self.damaged:
             if how == "remove":
                 path.unlink()
@@ -737,7 +757,7 @@ class Store(RuleBasedStateMachine):
 
     @rule(shard=shards, how=st.sampled_from(["remove", "cut", "garble"]))
     def lose_record(self, shard: int, how: str) -> None:
-        path = self.directory.commit_file(shard)
+        path = self.directory.locate(self.directory.commit_name(shard))
         if path.is_file():
             if how == "remove":
                 path.unlink()
@@ -751,7 +771,7 @@ class Store(RuleBasedStateMachine):
         assert set(done) == set(self.done)
         for shard, record in done.items():
             assert_whole(self.directory, record)
-            texts = pq.read_table(self.directory.table_file("transcripts", shard))["text"].to_pylist()
+            texts = pq.read_table(file_of(self.directory, "transcripts", shard))["text"].to_pylist()
             assert texts == [self.done[shard]] * 2
 
     @invariant()
@@ -776,23 +796,78 @@ TestStore.settings = settings(
 
 
 def test_run_json_is_read_back_or_absent_or_refused(directory: RunDirectory) -> None:
-    assert directory.read_run_json() is None
-    directory.write_bytes(directory.run_json_path, b'{"fingerprint": "x"}')
-    assert directory.read_run_json() == {"fingerprint": "x"}
-    for garbage in (b"", b"{", b"\xff"):
-        directory.run_json_path.write_bytes(garbage)
+    assert directory.read_record() is None
+    record = run_record()
+    directory.write("run.json", record.encode())
+    assert directory.read_record() == record
+    edited = record.encode().replace(b'"fp32"', b'"bf16"')
+    for garbage in (b"", b"{", b"\xff", b"[]", b"{}", b'{"fingerprint": "x"}', edited):
+        (directory.root / "run.json").write_bytes(garbage)
         with pytest.raises(UserError, match=r"run\.json: cannot be read") as caught:
-            directory.read_run_json()
+            directory.read_record()
         assert "\n" not in str(caught.value)
 
 
 def test_a_fingerprint_is_of_the_content_and_not_of_its_order() -> None:
-    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
-    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
-    assert fingerprint({"a": [1, 2]}) != fingerprint({"a": [2, 1]})
-    assert len(fingerprint({})) == 64
+    assert digest_of_json({"a": 1, "b": [1, 2]}) == digest_of_json({"b": [1, 2], "a": 1})
+    assert digest_of_json({"a": 1}) != digest_of_json({"a": 2})
+    assert digest_of_json({"a": [1, 2]}) != digest_of_json({"a": [2, 1]})
+    assert len(digest_of_json({})) == 64
 
 
 def test_the_files_of_a_shard_are_named_by_its_number(directory: RunDirectory) -> None:
-    assert directory.table_file("emissions", 17) == directory.root / "emissions" / "shard-00017.parquet"
-    assert directory.commit_file(123456) == directory.root / "commits" / "shard-123456.json"
+    assert file_of(directory, "emissions", 17) == directory.root / "emissions" / "shard-00017.parquet"
+    assert directory.locate(directory.commit_name(123456)) == directory.root / "commits" / "shard-123456.json"
+
+
+OLD_RUN_JSON = b"""{
+ "fingerprint": "cafd78933107b5906c6753e80a9e4ea5008e87e35ee61a39aabe39acbfd75be7",
+ "identity": {
+  "schema_version": 1,
+  "manifest": "6133a544b6fd43f33980d062ea7a36b6bfd676f6bd70b5e64c7ea64efea8fc25",
+  "model": "digits",
+  "weights_sha256": "24daa36713517c3f513854b6c66f7269d47b88af03accf05643dd3a4566dbf79",
+  "precision": "fp32",
+  "outputs": ["emissions", "features", "transcripts"],
+  "channels": "mix",
+  "chunk.seconds": 60.0,
+  "chunk.context_seconds": 4.0,
+  "features.layers": [1, 2, 3, 4],
+  "features.dtype": "float16",
+  "emissions.dtype": "float32",
+  "decoder": "greedy",
+  "torch": "2.11",
+  "torchaudio": "2.11"
+ },
+ "versions": {"pipeline": "0.1.0"},
+ "written": "2026-11-23T10:00:00+00:00"
+}"""
+"""As release 0.1 wrote it."""
+
+
+def test_the_record_of_the_first_release_has_the_fingerprint_that_it_had() -> None:
+    record = RunRecord.decode(OLD_RUN_JSON)
+    assert record.fingerprint == json.loads(OLD_RUN_JSON)["fingerprint"]
+    assert record.identity.as_json() == json.loads(OLD_RUN_JSON)["identity"]
+    assert (record.identity.layers, record.identity.chunk_seconds, record.device) == ((1, 2, 3, 4), 60.0, None)
+    assert RunRecord.decode(record.encode()) == record
+
+
+def test_options_of_models_and_decoders_are_part_of_the_identity_and_other_keys_are_refused() -> None:
+    identity = run_record().identity
+    told = replace(identity, options={"decoder.beam_size": 50, "model.labels": ["-", "|"]})
+    assert told.fingerprint != identity.fingerprint
+    assert Identity.from_json(told.as_json()) == told
+    with pytest.raises(ValueError, match="has vad, which this release does not know"):
+        Identity.from_json({**identity.as_json(), "vad": "silero"})
+    with pytest.raises(ValueError, match="lacks precision"):
+        Identity.from_json({key: value for key, value in identity.as_json().items() if key != "precision"})
+
+
+def test_only_regular_files_are_opened(directory: RunDirectory) -> None:
+    directory.root.mkdir()
+    os.mkfifo(directory.root / "run.json")
+    with pytest.raises(UserError, match=r"run\.json: cannot be read \(not a regular file\)"):
+        directory.read_record()
+    (directory.root / "manifest.parquet").mkdir()
+    assert not directory.manifest.is_there

@@ -151,7 +151,7 @@ def test_metadata_comes_back_as_it_was(tmp_path: Path) -> None:
     for values, schema in ((None, tables.FAILURES), ("emission", tables.emissions_schema("float16"))):
         with tables.open_writer(path, schema, metadata, values):
             pass
-        assert tables.file_metadata(path) == {"schema_version": tables.SCHEMA_VERSION, **metadata}
+        assert tables.metadata_of(pq.read_schema(path)) == {"schema_version": tables.SCHEMA_VERSION, **metadata}
     assert json.loads(pq.read_schema(path).metadata[b"labels"]) == metadata["labels"]
 
 

@@ -214,7 +214,7 @@ FILES = (
         "odd chunk without pad",
         wav(PCM, rate=RATE, before=chunk(b"LIST", b"INFO" + bytes(41), padded=False)),
         "unreadable",
-        "chunk b'LIST' at byte 36 has an odd size, and no pad byte follows",
+        "chunk b'LIST' at byte 36 has an odd size, but no pad byte follows",
     ),
     _right("odd chunk without pad at the end", wav(PCM, rate=RATE, after=chunk(b"junk", b"odd", padded=False))),
     _right("trailing chunks", wav(PCM, rate=RATE, after=_LIST + chunk(b"id3 ", bytes(100)))),
@@ -249,7 +249,7 @@ FILES = (
     _bad("HTML named flac", _HTML, "unsupported_format", "begins with b'<!DOCTYPE html", name="page.flac"),
     _bad("text named wav", b"Not the samples.\n" * 9, "unsupported_format", "begins with b'Not the"),
     _bad(
-        "video without audio", (DATA / "formats" / "silent.mp4").read_bytes(), "empty", "no audio in it, but video",
+        "video without audio", (DATA / "formats" / "silent.mp4").read_bytes(), "empty", "no audio, only video",
         name="silent.mp4",
     ),
     # Encodings.
@@ -319,14 +319,14 @@ FILES = (
     # Between manifest and load.
     _bad("deleted", WHOLE, "not_found", "no such file", changed=Path.unlink),
     _bad(
-        "replaced", WHOLE, "changed", r"\d+ bytes, \d+ when the manifest was made",
+        "replaced", WHOLE, "changed", r"has \d+ bytes, but had \d+ bytes when the manifest was made",
         changed=lambda path: shutil.copy(TWO, path),
     ),
     _bad(
-        "replaced by one of its size", wav(PCM, rate=RATE), "changed", "^16000 Hz, 8000 when the manifest was made",
+        "replaced by one of its size", wav(PCM, rate=RATE), "changed", "sample rate is 16000 Hz, but was 8000 Hz when",
         changed=lambda path: path.write_bytes(wav(PCM, rate=16_000)),
     ),
-    _bad("emptied", WHOLE, "changed", r"^0 bytes, \d+ when", changed=lambda path: path.write_bytes(b"")),
+    _bad("emptied", WHOLE, "changed", r"has 0 bytes, but had \d+ bytes", changed=lambda path: path.write_bytes(b"")),
     _bad("replaced by a pipe", WHOLE, "unreadable", "a named pipe, not a recording", changed=_replaced(os.mkfifo)),
     _bad("replaced by a folder", WHOLE, "unreadable", "a folder, not a recording", changed=_replaced(Path.mkdir)),
     _bad("locked", WHOLE, "unreadable", "Permission denied", changed=lambda path: path.chmod(0)),
@@ -356,16 +356,18 @@ ROWS = (
     BadRow("end before start", {"start": 0.3, "end": 0.1}, "empty", r"ends at 0\.1 s, not after its start at 0\.3 s"),
     BadRow("end at the start", {"start": 0.1, "end": 0.1}, "empty", r"ends at 0\.1 s, not after its start at 0\.1 s"),
     BadRow(
-        "end beyond the file", {"start": 0.1, "end": 9}, "truncated", r"ends at 9\.0 s, the recording ends at 0\.36"
+        "end beyond the file", {"start": 0.1, "end": 9}, "truncated", r"ends at 9\.0 s, but the recording ends at 0\.36"
     ),
-    BadRow("start beyond the file", {"start": 5}, "truncated", r"starts at 5\.0 s, the recording ends at 0\.361 s"),
-    BadRow("both beyond the file", {"start": 5, "end": 6}, "truncated", r"starts at 5\.0 s, the recording ends at"),
+    BadRow("start beyond the file", {"start": 5}, "truncated", r"starts at 5\.0 s, but the recording ends at 0\.361"),
+    BadRow("both beyond the file", {"start": 5, "end": 6}, "truncated", r"starts at 5\.0 s, but the recording ends at"),
     BadRow("start in the next century", {"start": 9e7, "end": 9.1e7}, "truncated", "starts at 90000000.0 s"),
-    BadRow("between two samples", {"start": 0.1, "end": 0.10001}, "empty", "holds no sample at 8000 Hz"),
+    BadRow("between two samples", {"start": 0.1, "end": 0.10001}, "empty", "contains no sample at 8000 Hz"),
     BadRow(
         "shorter than a frame", {"start": 0.1, "end": 0.12}, "too_short", "320 samples at 16000 Hz; the model needs"
     ),
-    BadRow("a channel it has not", {"channel": 2}, "unreadable", "channel 2 is asked for, and it has 1"),
+    BadRow(
+        "a channel it has not", {"channel": 2}, "unreadable", "channel 2 was asked for, but the recording has 1 channel"
+    ),
     BadRow("no such file", {"path": "gone.wav"}, "not_found", "no such file"),
     BadRow("no file's name", {"path": "x" * 300}, "unreadable", "File name too long"),
     BadRow("a folder", {"path": "."}, "unreadable", "a folder, not a recording"),
@@ -389,7 +391,7 @@ LISTS = (
     BadList("no column of paths", "l.csv", "text,start\nx,1\n", "l.csv: no column is known to hold the path"),
     BadList("a row with a column too few", "l.csv", "path,text\na.wav\n", "l.csv: line 2: 1 values instead of 2"),
     BadList("a row with a column too many", "l.tsv", "path\na.wav\tx\n", "l.tsv: line 2: 2 values instead of 1"),
-    BadList("a column twice", "l.csv", "path,path\na.wav,b.wav\n", "l.csv: column 'path' stands twice"),
+    BadList("a column twice", "l.csv", "path,path\na.wav,b.wav\n", "l.csv: column 'path' appears twice"),
     BadList("a start that is a word", "l.csv", "path,start\na.wav,soon\n", "line 2: start='soon': must be a number"),
     BadList("a start before the file", "l.csv", "path,start\na.wav,-1\n", "line 2: start=-1: must not be negative"),
     BadList("a channel that is a letter", "l.csv", "path,channel\na.wav,B\n", "channel='B': must be a channel"),
@@ -402,7 +404,7 @@ LISTS = (
         "an offset that is a text", "l.jsonl", '{"audio_filepath": "a", "offset": "1"}\n',
         "line 1: offset='1': must be a number of seconds",
     ),
-    BadList("a line that is no object", "l.jsonl", "[1]\n", "line 1: not an object; expected is"),
+    BadList("a line that is no object", "l.jsonl", "[1]\n", "line 1: not an object; expected"),
     BadList("a line that is cut", "l.jsonl", '{"audio_filepath": "a.w', "line 1: not JSON"),
     BadList("nothing", "l.jsonl", "", "lists no recordings"),
 )  # fmt: skip

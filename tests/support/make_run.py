@@ -20,6 +20,7 @@ from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.run_record import Identity, RunRecord
 
 STRIDE_S = 0.02
 LABELS = ("-", "|", "A", "B", "C")
@@ -73,13 +74,15 @@ def make_run(
     directory = RunDirectory(root)
     rows = [_manifest_row(spoken, shard) for shard, spokens in enumerate(shards) for spoken in spokens]
     manifest = Manifest(pa.Table.from_pylist(rows, schema=tables.manifest_schema(columns)), digest="d")
-    manifests.write(directory.manifest_path, manifest, {"dataset": "folder"}, directory.write_table)
-    directory.write_bytes(directory.run_json_path, b'{"fingerprint": "mark"}')
+    manifests.write(directory, manifest, {"dataset": "folder"})
+    layers = sorted({layer for spokens in shards for spoken in spokens for layer in spoken.features})
+    record = run_record(outputs, layers)
+    directory.write("run.json", record.encode())
     for shard, spokens in enumerate(shards):
         if shard not in uncommitted:
-            _commit(directory, shard, spokens, manifest, outputs, rows_per_group, frames_per_part)
+            _commit(directory, record.fingerprint, shard, spokens, manifest, outputs, rows_per_group, frames_per_part)
     if "transcripts" in outputs:
-        score_run(directory, directory.commits().values(), manifest.table.schema, ScoreSettings())
+        score_run(directory, directory.commits(), manifest.table.schema, ScoreSettings())
     return root
 
 
@@ -96,8 +99,22 @@ def _manifest_row(spoken: Spoken, shard: int) -> dict[str, Any]:
     }
 
 
+def run_record(outputs: Sequence[str] = ("transcripts",), layers: Sequence[int] = (), **identity: Any) -> RunRecord:
+    """What `run.json` says of a run that nobody computed."""
+    values: dict[str, Any] = {
+        "schema_version": 1, "manifest": "d", "model": "constructed", "weights_sha256": "w", "precision": "fp32",
+        "outputs": tuple(sorted(outputs)), "channels": "mix", "chunk_seconds": 60.0, "chunk_context_seconds": 4.0,
+        "torch": "2.11", "torchaudio": "2.11", "layers": tuple(layers) if "features" in outputs else (),
+        "feature_dtype": "float16" if "features" in outputs else None,
+        "emission_dtype": "float32" if "emissions" in outputs else None,
+        "decoder": "greedy" if "transcripts" in outputs else None,
+    }  # fmt: skip
+    return RunRecord(Identity(**values | identity), None, None, {}, "cpu", "2026-11-27T00:00:00+00:00")
+
+
 def _commit(
     directory: RunDirectory,
+    fingerprint: str,
     shard: int,
     spokens: Sequence[Spoken],
     manifest: Manifest,
@@ -158,7 +175,7 @@ def _commit(
                     found,
                     lambda ids, each, layer=layer, dim=dim: tables.feature_rows(ids, layer, each, "float16", dim),
                 )
-    record = CommitRecord(shard, "mark", {}, len(spokens), 0.0, {"truncated": len(failures)} if failures else {})
+    record = CommitRecord(shard, fingerprint, {}, len(spokens), 0.0, {"truncated": len(failures)} if failures else {})
     rows_per_id = {table: len(layers) if table == "features" else 1 for table in staged if table != "failures"}
     directory.commit(record, staged, [spoken.id for spoken in spokens], rows_per_id)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torchaudio.models import Wav2Vec2Model, wav2vec2_model, wavlm_model
@@ -10,6 +10,9 @@ from torchaudio.pipelines._wav2vec2.utils import _extend_model
 
 from pipeline.models.architectures import architecture_of
 from pipeline.models.facts import ModelFacts
+
+if TYPE_CHECKING:  # benchmarks use this module too, where pytest may not be installed
+    import pytest
 
 _BLOCK = 1_000_003
 """Random values drawn; a tensor repeats them from a place of its own. A prime, so that no two rows line up."""
@@ -46,6 +49,12 @@ def build(kind: str, params: dict[str, Any], seed: int) -> Wav2Vec2Model:
         values[name] = rows[spreads[name]][offset : offset + parameter.numel()].view(parameter.shape)
     model.load_state_dict(values, assign=True)
     return model
+
+
+def build_undrawn(patch: pytest.MonkeyPatch) -> None:
+    """Let torchaudio build models without drawing values: a single NaN each, which those of a file then replace."""
+    for name in ("kaiming_uniform_", "normal_", "uniform_", "xavier_uniform_"):
+        patch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor.data[(0,) * tensor.dim()].fill_(torch.nan))
 
 
 def wrapped(model: Wav2Vec2Model, facts: ModelFacts) -> torch.nn.Module:

@@ -56,7 +56,7 @@ def replaced(run_dir: Path, table: str, change: Callable[[pa.Table], pa.Table]) 
         path = directory.root / record.files[table].path
         pq.write_table(change(pq.read_table(path)), path, row_group_size=1_000)
         files = {**record.files, table: replace(record.files[table], size=path.stat().st_size)}
-        directory.write_bytes(directory.commit_file(record.shard), encode_record(replace(record, files=files)))
+        directory.write(directory.commit_name(record.shard), encode_record(replace(record, files=files)))
 
 
 def hostile_run(run_dir: Path, folder: Path) -> Path:
@@ -76,21 +76,24 @@ def hostile_run(run_dir: Path, folder: Path) -> Path:
         ids = pa.array([names[id_] for id_ in before["id"].to_pylist()], pa.string())
         return before.set_column(0, before.schema.field("id"), ids)
 
-    manifest = pq.read_table(directory.manifest_path)
+    manifest = pq.read_table(directory.root / "manifest.parquet")
     rows = [hostile(row) for row in manifest.to_pylist()]
     rows[0] |= {"path": f"/{HOSTILE}.wav"}
-    pq.write_table(pa.Table.from_pylist(rows, schema=manifest.schema), directory.manifest_path)
+    pq.write_table(pa.Table.from_pylist(rows, schema=manifest.schema), directory.root / "manifest.parquet")
     for table in ("transcripts", "failures"):
         rewritten(changed, table, hostile)
     replaced(changed, "emissions", renamed)
-    for path, columns in ((directory.scores_path, ["value"]), (directory.confusions_path, ["reference", "hypothesis"])):
+    for path, columns in (
+        ((directory.root / "scores.parquet"), ["value"]),
+        ((directory.root / "confusions.parquet"), ["reference", "hypothesis"]),
+    ):
         scores = pq.read_table(path)
         for name in columns:
             index = scores.schema.get_field_index(name)
             values = pa.array([HOSTILE if value else value for value in scores[name].to_pylist()], pa.string())
             scores = scores.set_column(index, scores.schema.field(name), values)
         pq.write_table(scores, path)
-    directory.config_path.write_text(f"dataset:\n  root: {HOSTILE!r}\n")
+    (directory.root / "config.yaml").write_text(f"dataset:\n  root: {HOSTILE!r}\n")
     return changed
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -62,6 +63,18 @@ def run(*overrides: str, cwd: Path, timeout: float = 240, **variables: str) -> s
     """A run as a process of its own, to its end."""
     env = environment(**variables)
     return server().run("pipeline.run", overridden(overrides), cwd=cwd, env=env, timeout=timeout)
+
+
+def run_prepared(
+    before: str, *overrides: str, cwd: Path, timeout: float = 240, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """A run in a process that first executes `before`: limits, privileges, mounts, other files for what it prints."""
+    program = f"{before}\nimport runpy\nrunpy.run_module('pipeline.run', run_name='__main__', alter_sys=True)\n"
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, "prepared.py")
+        script.write_text(program)
+        env = environment(**variables)
+        return server().run(str(script), overridden(overrides), cwd=cwd, env=env, timeout=timeout)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from running import ROOT, environment, group_members, server, wait_until
 
-pytestmark = pytest.mark.usefixtures("heeded")
+pytestmark = pytest.mark.usefixtures("default_signals")
 
 PROGRAM = """
 import json, os, signal, sys
@@ -90,6 +90,26 @@ def test_an_exception_is_shown_and_is_code_1(tmp_path: Path) -> None:
     done = server().run(str(tmp_path / "fails.py"), [], cwd=tmp_path, env=environment(), timeout=60)
     assert done.returncode == 1
     assert done.stderr.strip().endswith("ZeroDivisionError: division by zero")
+
+
+ENDS = """
+import atexit, sys, threading, time
+atexit.register(print, "registered")
+threading.Thread(target=lambda: (time.sleep(0.1), print("thread"))).start()
+print("main", end=" ")
+sys.exit({"0": 0, "None": None, "300": 300, "-1": -1, "text": "text"}[sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("code", ["0", "None", "300", "-1", "text"])
+def test_a_program_ends_as_in_an_interpreter_of_its_own(code: str, tmp_path: Path) -> None:
+    """Threads are waited for, what is registered for the end runs, what is printed arrives, the exit code is told."""
+    script = tmp_path / "ends.py"
+    script.write_text(ENDS)
+    own = subprocess.run([sys.executable, str(script), code], capture_output=True, text=True)
+    warm = server().run(str(script), [code], cwd=tmp_path, env=environment(), timeout=60)
+    assert own.stdout == "main thread\nregistered\n"
+    assert (warm.returncode, warm.stdout, warm.stderr) == (own.returncode, own.stdout, own.stderr)
 
 
 def test_what_is_read_when_an_interpreter_starts_cannot_be_asked_for() -> None:

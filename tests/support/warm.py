@@ -8,6 +8,7 @@ memory, are for tests that start an interpreter.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -18,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -40,16 +42,27 @@ def read_at_start(env: Mapping[str, str]) -> dict[str, str]:
 class Server:
     """Where processes begin; it ends with the process that made it."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
-        """Start it; it imports while others go on."""
+    def __init__(self, env: Mapping[str, str], forked: bool = False) -> None:
+        """Start it; it imports while others go on.
+
+        Args:
+            env: Environment of the server.
+            forked: Fork it from this process, which is warm itself and has imported nothing of the pipeline.
+        """
         self.env = read_at_start(env)
         self._connection, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._connection, its):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LONGEST)
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, str(its.fileno())], env=env, pass_fds=[its.fileno()],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+        if not forked:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(its.fileno())], env=env, pass_fds=[its.fileno()],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        elif not os.fork():
+            self._connection.close()
+            os.setsid()
+            _serve(its)
+            os._exit(_run() & 0xFF)
         its.close()
 
     def start(
@@ -143,6 +156,7 @@ def _serve(connection: socket.socket) -> None:
     """Fork for each that is asked for, tell its process and how it ended; returns in a process that was asked for."""
     for name in IMPORTED:
         importlib.import_module(name)
+    _compose_once()
     gc.collect()
     gc.freeze()  # what is there stays where it is shared
     woken, wake = os.pipe()
@@ -177,6 +191,14 @@ def _serve(connection: socket.socket) -> None:
         os.close(err)
 
 
+def _compose_once() -> None:
+    """Let Hydra find its plugins and learn its grammar, which takes a process longer than composing itself."""
+    import hydra
+
+    with hydra.initialize(version_base=None, config_path=None):
+        hydra.compose(overrides=["+a=1", "+b.c='x y'", "+d=[e, 2.5, null]", "+f={g: true}", "+h=/i/j-k.l", "~a"])
+
+
 def _reap(running: dict[int, int]) -> None:
     while running:
         pid, status = os.waitpid(-1, os.WNOHANG)
@@ -208,9 +230,29 @@ def _become(
     sys.argv[:] = [program, *arguments]
 
 
+def _run() -> int:
+    """Run the program, and what it has registered for its end; returns the exit code.
+
+    An exception other than `SystemExit` with a number is the interpreter's to report.
+    """
+    code = 0
+    try:
+        if sys.argv[0].endswith(".py"):
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        else:
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code is not None and not isinstance(end.code, int):
+            raise
+        code = end.code or 0
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
 if __name__ == "__main__":
     _serve(socket.socket(fileno=int(sys.argv[1])))
-    if sys.argv[0].endswith(".py"):
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    else:
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    # An interpreter that ends takes apart all that was imported, which here would have to be copied first: 0.4 s.
+    os._exit(_run() & 0xFF)

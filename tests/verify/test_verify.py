@@ -21,13 +21,15 @@ from hypothesis import strategies as st
 from running import DATA, assert_same_tables, environment, kill_group, main, mtimes, run, start, wait_until
 
 from pipeline.records import Chunk, Emission
+from pipeline.runtime.digests import digest_of_json, encode_checked, sha256_file
 from pipeline.scoring.schemas import CONFUSIONS
 from pipeline.storage import manifest as manifests
-from pipeline.storage.commits import decode_record, encode_checked, encode_record, fingerprint, sha256_file
+from pipeline.storage.commits import decode_record, encode_record
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.verify import __main__ as verify
 from pipeline.verify.audit import audit
-from pipeline.verify.exactness import NEAR_TIE, TOLERANCE, Comparison, choose
+from pipeline.verify.comparison import NEAR_TIE, TOLERANCE, Comparison
+from pipeline.verify.exactness import choose
 
 Damage = Callable[[Path], object]
 BAD = "broken.wav"
@@ -68,11 +70,11 @@ def out(undisturbed: Path, tmp_path: Path) -> Path:
 
 
 def table_file(out: Path, table: str, shard: int = SHARD) -> Path:
-    return RunDirectory(out).table_file(table, shard)
+    return RunDirectory(out).locate(RunDirectory(out).table(table, shard).name)
 
 
 def record_file(out: Path, shard: int = SHARD) -> Path:
-    return RunDirectory(out).commit_file(shard)
+    return RunDirectory(out).locate(RunDirectory(out).commit_name(shard))
 
 
 def verified(out: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, list[str], str]:
@@ -146,11 +148,11 @@ def first_id(out: Path) -> str:
 
 def edit_manifest(out: Path) -> None:
     """Another reference, written as the pipeline writes it, digest and all."""
-    path = out / "manifest.parquet"
-    manifest, made_with = manifests.read(path)
+    directory = RunDirectory(out)
+    manifest, made_with = manifests.read(directory.manifest)
     table = change_first("reference", "something else")(manifest.table)
     changed = manifests.Manifest(table, manifests.digest_of(table))
-    manifests.write(path, changed, made_with, RunDirectory(out).write_table)
+    manifests.write(directory, changed, made_with)
 
 
 def edit_manifest_rows(out: Path) -> None:
@@ -731,7 +733,7 @@ def test_what_the_run_was_made_with_and_is_not_here_is_refused(
 ) -> None:
     content = json.loads((out / "run.json").read_bytes())
     content["identity"][key] = value
-    content["fingerprint"] = fingerprint(content["identity"])
+    content["fingerprint"] = digest_of_json(content["identity"])
     (out / "run.json").write_bytes(encode_checked(content))
     for shard in range(len(list((out / "commits").iterdir()))):
         record = decode_record(record_file(out, shard).read_bytes())

@@ -1,1 +1,1 @@
-"""Container formats whose headers are walked before a decoder sees the file, to find cuts and false lengths."""
+"""Reads the headers of container formats before a decoder does, to find files that were cut or state a false length."""

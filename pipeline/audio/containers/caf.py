@@ -1,7 +1,8 @@
-"""How many bytes of audio the headers of CAF, NIST SPHERE, VOC and AVR files claim, read before libsndfile sees them.
+"""Reads how many bytes of audio the headers of CAF, NIST SPHERE, VOC and AVR files claim.
 
-Of each of these libsndfile takes what is there: a cut one would be short without a word. IRCAM, PAF and PVF say
-nothing of their size, and XI holds an instrument; whether one of those was cut is not noticed.
+libsndfile reads a cut file of these formats as a shorter recording, without an error; comparing the claim with the
+file's size finds the cut. IRCAM, PAF and PVF headers do not state a size, and XI files hold an instrument, so a cut
+in a file of those formats goes unnoticed.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ _NIST_FIELD = re.compile(rb"^(channel_count|sample_count|sample_n_bytes) -i ([0-
 _NIST_PACKED = re.compile(rb"^sample_coding -s[0-9]+ \S*(embedded|mpeg)", re.MULTILINE)
 
 
-def read_rarer(file: BinaryIO, file_size: int) -> Container | None:
-    """Looks at the header of an open regular file; `None` if it is none of these.
+def read_rare_container(file: BinaryIO, file_size: int) -> Container | None:
+    """Reads the header of an open regular file in CAF, NIST SPHERE, VOC or AVR format.
 
     Args:
-        file: Seekable; its position is moved.
-        file_size: Bytes.
+        file: A seekable file. Its position changes.
+        file_size: Size in bytes.
+
+    Returns:
+        What the header claims; `None` if the file is in another format.
 
     Raises:
         OSError: The file cannot be read.
@@ -40,7 +44,7 @@ def read_rarer(file: BinaryIO, file_size: int) -> Container | None:
 
 
 def _caf(file: BinaryIO, file_size: int) -> Container:
-    """Core Audio Format: chunks of four letters, a 64-bit size, a body; -1 is a size that is not known yet."""
+    """Reads Core Audio Format: chunks of a four-letter name, a 64-bit size (-1 if unknown) and a body."""
     position = 8
     for _ in range(_MAX_ELEMENTS):
         head = read_at(file, position, 12)
@@ -54,7 +58,7 @@ def _caf(file: BinaryIO, file_size: int) -> Container:
 
 
 def _nist(file: BinaryIO, head: bytes, file_size: int) -> Container:
-    """NIST SPHERE: lines of a name, a type, a value; what was packed is not of the size they say."""
+    """Reads NIST SPHERE: header lines of a name, a type and a value. Packed audio has another size than they state."""
     length = head[8:16].strip()
     if not length.isdigit():
         return Container()
@@ -67,7 +71,7 @@ def _nist(file: BinaryIO, head: bytes, file_size: int) -> Container:
 
 
 def _voc(file: BinaryIO, head: bytes, file_size: int) -> Container:
-    """Creative Voice: blocks of a type, a 24-bit size, a body; the last is a zero alone."""
+    """Reads Creative Voice: blocks of a type, a 24-bit size and a body. A single zero byte ends the file."""
     position = int.from_bytes(head[20:22], "little")
     for _ in range(_MAX_ELEMENTS):
         block = read_at(file, position, 4)
@@ -78,7 +82,7 @@ def _voc(file: BinaryIO, head: bytes, file_size: int) -> Container:
 
 
 def _avr(head: bytes, file_size: int) -> Container:
-    """Audio Visual Research: channels, bits and samples at fixed places, then 128 bytes of header are over."""
+    """Reads Audio Visual Research: a header of 128 bytes with channels, bits and samples at fixed offsets."""
     stereo, bits = struct.unpack(">hh", head[12:16])
     (num_samples,) = struct.unpack(">I", head[26:30])
     bytes_per_sample = (2 if stereo else 1) * (2 if bits > 8 else 1)

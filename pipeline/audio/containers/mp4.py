@@ -1,7 +1,7 @@
-"""What the bytes of MP4, Matroska, Windows Media, AMR and AAC files claim, read before FFmpeg sees them.
+"""Recognises MP4, Matroska, Windows Media, AMR and AAC files by their content and reads what their headers claim.
 
-They are recognised by their content. FFmpeg takes what it finds: of a cut Matroska file it decodes what is
-there without a word, and it allocates a sample table as long as an MP4 says it is.
+FFmpeg does not check these claims. It decodes a cut Matroska file as a shorter recording, without an error, and it
+allocates a sample table of whatever length an MP4 file states.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from typing import BinaryIO
 
 from pipeline.audio.containers.riff import Container, read_at, skip_id3
 
-# More elements than this are not looked at: an hour in fragments of a second has 7,200 boxes.
+# The walk stops after this many elements. For comparison, an hour in fragments of one second has 7,200 boxes.
 _MAX_ELEMENTS = 100_000
 # QuickTime counts PCM frames of compressed audio as samples: IMA ADPCM packs 64 into 34 bytes.
 _MAX_PACKETS_PER_BYTE = 8
 
 _FIRST_BOXES = frozenset((b"ftyp", b"styp", b"moov", b"mdat"))
-_WIDE = b"\0\0\0\x08wide"  # in front of QuickTime's mdat, which it lets grow; as a word alone it may begin a text
+# QuickTime puts an empty `wide` box before `mdat`, as room for a longer size field. The size is part of the pattern,
+# because the word alone may begin a text.
+_WIDE = b"\0\0\0\x08wide"
 _PARENT_BOXES = frozenset((b"moov", b"trak", b"mdia", b"minf", b"stbl"))
-# Anything else at the top is rubbish after the recording, not a box that was cut.
+# Boxes of the top level. Any other name there is rubbish after the recording, not a box that was cut.
 _TOP_BOXES = _FIRST_BOXES | frozenset(
     b"wide|pnot|moof|mfra|free|skip|udta|meta|uuid|sidx|ssix|pdin|emsg|prft".split(b"|")
 )
@@ -37,11 +39,14 @@ _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 def read_multimedia(file: BinaryIO, file_size: int) -> Container | None:
-    """Looks at the structure of an open regular file; `None` if it is none of these.
+    """Reads the structure of an open regular file that takes FFmpeg to decode.
 
     Args:
-        file: Seekable; its position is moved.
-        file_size: Bytes.
+        file: A seekable file. Its position changes.
+        file_size: Size in bytes.
+
+    Returns:
+        What the headers claim; `None` if the file is in none of these formats.
 
     Raises:
         OSError: The file cannot be read.
@@ -62,7 +67,10 @@ def read_multimedia(file: BinaryIO, file_size: int) -> Container | None:
 
 
 def _boxes(file: BinaryIO, file_size: int) -> Container:
-    """MP4, M4A, 3GP, MOV (ISO/IEC 14496-12, 4.2): boxes of a size, four letters, a body; some hold boxes."""
+    """Reads MP4, M4A, 3GP and MOV (ISO/IEC 14496-12, 4.2).
+
+    The file is a sequence of boxes, each with a size, a four-letter name and a body. Some bodies hold boxes.
+    """
     position = claimed = num_packets = top_end = 0
     has_index = False
     for _ in range(_MAX_ELEMENTS):
@@ -86,12 +94,12 @@ def _boxes(file: BinaryIO, file_size: int) -> Container:
             break
     if num_packets > _MAX_PACKETS_PER_BYTE * file_size:
         claimed = num_packets
-    unfinished = None if has_index else "its index (the moov box), which recorders write last, is not there"
+    unfinished = None if has_index else "the index (the moov box), which recorders write last, is missing"
     return Container(claimed=claimed, present=file_size, demuxer="mov", unfinished=unfinished)
 
 
 def _matroska(file: BinaryIO, file_size: int) -> Container:
-    """Matroska and WebM (RFC 8794, RFC 9559): elements of an id, a size, which may be unknown, and a body."""
+    """Reads Matroska and WebM (RFC 8794, RFC 9559): elements of an id, a size (which may be unknown) and a body."""
     position = claimed = info_end = 0
     measured = whole_known = False
     for _ in range(_MAX_ELEMENTS):
@@ -103,7 +111,7 @@ def _matroska(file: BinaryIO, file_size: int) -> Container:
         if not id_ or not length or len(head) < len(id_) + length:
             break
         if not in_info and id_ not in (_EBML, _SEGMENT, _INFO, _CLUSTER) and id_ not in _OTHER_ELEMENTS:
-            break  # rubbish after the recording, or the blocks of a cluster whose size is unknown
+            break  # rubbish after the recording, or the blocks of a cluster of unknown size
         mask = (1 << 7 * length) - 1
         size = int.from_bytes(head[len(id_) : len(id_) + length], "big") & mask
         body = position + len(id_) + length
@@ -120,12 +128,15 @@ def _matroska(file: BinaryIO, file_size: int) -> Container:
 
 
 def _vint_length(data: bytes) -> int:
-    """Bytes of a variable-length number: one more than its leading zero bits; 0 where there is none."""
+    """Returns the bytes of a variable-length number: one more than its leading zero bits, or 0 if `data` has none."""
     return 9 - data[0].bit_length() if data and data[0] else 0
 
 
 def _asf(file: BinaryIO, head: bytes, file_size: int) -> Container:
-    """Windows Media (Advanced Systems Format, 3 and 5): objects of a GUID, a size that includes both, a body."""
+    """Reads Windows Media (Advanced Systems Format, sections 3 and 5).
+
+    The file is a sequence of objects, each with a GUID, the size of the whole object and a body.
+    """
     header_size = int.from_bytes(head[16:24], "little")
     data = read_at(file, header_size, 24) if 30 <= header_size < file_size else b""
     claimed = None
@@ -136,13 +147,16 @@ def _asf(file: BinaryIO, head: bytes, file_size: int) -> Container:
     while position < min(header_size, file_size) and properties[:16] != _ASF_FILE_PROPERTIES:
         properties = read_at(file, position, 48)
         position += max(24, int.from_bytes(properties[16:24], "little"))
-    # A stream that was captured as it came does not know its size, or says that of something else.
+    # A stream that was captured live states no file size, or the size of another file.
     measured = properties[:16] == _ASF_FILE_PROPERTIES and properties[40:48] == struct.pack("<Q", file_size)
     return Container(claimed=claimed, present=file_size, unmeasured=not measured, demuxer="asf")
 
 
 def _is_adts(data: bytes) -> bool:
-    """AAC as a stream (ISO/IEC 13818-7, 6.2): two frame headers in a row that agree, or one and then the end."""
+    """Whether `data` begins an AAC stream (ISO/IEC 13818-7, 6.2).
+
+    Two consecutive frame headers must agree, or the file must end after the first frame.
+    """
     if len(data) < 7 or data[0] != 0xFF or data[1] & 0xF6 != 0xF0 or data[2] >> 2 & 0xF > 12:
         return False
     size = (data[3] & 3) << 11 | data[4] << 3 | data[5] >> 5

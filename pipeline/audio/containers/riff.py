@@ -1,8 +1,9 @@
-"""What the bytes of an audio file claim, read before a decoder sees them.
+"""Reads what the headers of WAV, AIFF, AU, W64, Ogg and MP3 files claim, before a decoder reads the file.
 
-libsndfile shortens a cut WAV, AIFF, AU, W64 or Ogg file to what is there without a word, reads a WAV whose
-data size is 0 (a pipe's) as empty, and stops at its own estimate of an MP3 that carries no length. This
-module only looks; `pipeline.audio` decides what is an error.
+libsndfile makes three mistakes without an error: it reads a cut WAV, AIFF, AU, W64 or Ogg file as a shorter
+recording; it reads a WAV whose data size is 0, as programs write it to a pipe, as empty; and it ends an MP3 that
+states no length at an estimate of its own. This module collects the claims; `pipeline.audio.reader` decides which of
+them are errors.
 """
 
 from __future__ import annotations
@@ -12,38 +13,39 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-# An MPEG stream that knows its length says so within its first frame (at most 2,881 bytes).
+# These tags state the length of an MPEG stream. They stand in its first frame, which has at most 2,881 bytes.
 _MPEG_LENGTH_TAGS = (b"Xing", b"Info", b"VBRI")
 _MPEG_FRAME_BYTES = 4096
-# Tags that may follow the audio; what is longer is more audio, and costs a count of it.
+# Tags of up to this many bytes may follow the audio. More bytes are taken as more audio, so samples are counted.
 _MPEG_TAIL_BYTES = 2048
 _OGG_PAGE_BYTES = 65_307
 _MAX_CHUNKS = 10_000
-# After a data size of 0, these mean an empty recording with metadata, not audio from a pipe.
+# If one of these follows a data chunk of size 0, the recording is empty. Anything else is audio from a pipe.
 _METADATA_CHUNKS = frozenset(
     b"LIST|id3 |ID3 |bext|fact|cue |JUNK|junk|PEAK|_PMX|iXML|PAD |smpl|inst|cart|afsp|LGWV".split(b"|")
 )
-# Where one of these follows a chunk of odd size at once, it was not padded.
+# If one of these follows a chunk of odd size immediately, the chunk's pad byte is missing.
 _AFTER_ODD_CHUNKS = frozenset((b"fmt ", b"data", b"LIST", b"fact", b"COMM", b"SSND"))
 _FORMS = frozenset((b"WAVE", b"AIFF", b"AIFC", b"8SVX", b"16SV"))
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """What was found; everything stays at its default where the format has no such field.
+    """What the headers of a file claim. A field keeps its default if the format has no such field.
 
     Attributes:
-        sample_rate: Hz as written, which may be nonsense.
-        num_channels: Channels as written.
-        claimed: Bytes of audio that the header claims; `None` also for a pipe's placeholder.
-        present: Bytes that follow the place from which `claimed` counts.
-        misleading_at: Offset of four bytes that mislead a decoder: a data size of 0 that audio follows, or the name
-            of a tag that tells the length of the first of several MP3s. It is shown 0xFFFFFFFF instead.
-        unmeasured: It does not say how long it is: an MPEG stream, a live recording.
-        demuxer: FFmpeg's name for the format, where it takes FFmpeg, or may.
-        unfinished: What is missing because the recording was never finished.
-        chained: Ogg streams one after another, of which a decoder reads the first.
-        unpadded: A chunk before the audio after which the pad byte is missing: no decoder finds what follows.
+        sample_rate: Sample rate in Hz as written, which may be nonsense.
+        num_channels: Number of channels as written.
+        claimed: Bytes of audio that the header claims; `None` also if the header holds a pipe's placeholder.
+        present: Bytes that the file has from the offset from which `claimed` counts.
+        misleading_at: Offset of four bytes that mislead a decoder, which therefore sees 0xFFFFFFFF there. They are
+            a data size of 0 before audio, or a tag that states the length of only the first of several MP3s.
+        unmeasured: Whether the header does not state a length, as in an MPEG stream or a live recording.
+        demuxer: FFmpeg's name of the format, if FFmpeg decodes the format or some of its codecs.
+        unfinished: What is missing because the recording was never finished, as a clause for a message.
+        chained: Whether several Ogg streams follow one another; a decoder reads only the first.
+        unpadded: A chunk before the audio whose pad byte is missing, as a clause for a message. No decoder finds
+            the chunks behind it.
     """
 
     sample_rate: int | None = None
@@ -59,11 +61,14 @@ class Container:
 
 
 def read_container(file: BinaryIO, file_size: int) -> Container:
-    """Looks at the header (for Ogg at the last page) of an open regular file.
+    """Reads the header of an open regular file, and for Ogg also its last page.
 
     Args:
-        file: Seekable; its position is moved.
-        file_size: Bytes.
+        file: A seekable file. Its position changes.
+        file_size: Size in bytes.
+
+    Returns:
+        What the header claims; all defaults if the format is none of those known here.
 
     Raises:
         OSError: The file cannot be read.
@@ -82,21 +87,21 @@ def read_container(file: BinaryIO, file_size: int) -> Container:
 
 
 def is_placeholder(size: int) -> bool:
-    """Whether a 32-bit data size was written by a program that could not seek back.
+    """Whether a 32-bit data size is a placeholder of a program that could not seek back to write the true size.
 
-    ffmpeg writes 0xFFFFFFFF, SoX and arecord a little below 0x7FFFFFFF, others 0x80000000 or 0.
+    ffmpeg writes 0xFFFFFFFF. SoX and arecord write a little less than 0x7FFFFFFF. Others write 0x80000000 or 0.
     """
     return size == 0 or 0x7FFF0000 <= size <= 0x80010000 or size >= 0xFFFF0000
 
 
 def read_at(file: BinaryIO, offset: int, count: int) -> bytes:
-    """At most `count` bytes from `offset`, which may lie beyond the end."""
+    """Reads at most `count` bytes from `offset`, which may be beyond the end of the file."""
     file.seek(offset)
     return file.read(count)
 
 
 def _chunked(file: BinaryIO, file_size: int, order: str) -> Container:
-    """RIFF, RIFX, RF64 and the IFF family (AIFF, 8SVX): chunks of four letters, a size, a body."""
+    """Reads RIFF, RIFX, RF64 and the IFF family (AIFF, 8SVX): chunks of a four-letter name, a size and a body."""
     position, size64 = 12, None
     sample_rate = num_channels = None
     for _ in range(_MAX_CHUNKS):
@@ -124,12 +129,13 @@ def _chunked(file: BinaryIO, file_size: int, order: str) -> Container:
             return Container(sample_rate, num_channels, claimed, max(0, file_size - start), misleading_at)
         # Chunks are padded to even sizes.
         if size % 2 and read_at(file, start + size, 4) in _AFTER_ODD_CHUNKS:
-            return Container(sample_rate, num_channels, unpadded=f"its chunk {name!r} at byte {position}")
+            return Container(sample_rate, num_channels, unpadded=f"the chunk {name!r} at byte {position}")
         position = start + size + size % 2
     return Container(sample_rate, num_channels)
 
 
 def _audio_follows(file: BinaryIO, start: int, file_size: int, order: str) -> bool:
+    """Whether the bytes from `start` are audio, and not a chunk of metadata."""
     head = read_at(file, start, 8)
     if len(head) < 8:
         return len(head) > 0
@@ -138,7 +144,10 @@ def _audio_follows(file: BinaryIO, start: int, file_size: int, order: str) -> bo
 
 
 def _w64(file: BinaryIO, file_size: int) -> Container:
-    """Sony Wave64: 16-byte names, 64-bit sizes that include the 24-byte chunk head, aligned to 8."""
+    """Reads Sony Wave64: chunks with a 16-byte name and a 64-bit size, aligned to 8 bytes.
+
+    The size includes the 24 bytes of name and size.
+    """
     position = 40
     for _ in range(_MAX_CHUNKS):
         head = read_at(file, position, 24)
@@ -161,7 +170,7 @@ def _au(head: bytes, file_size: int) -> Container:
 
 
 def _ogg(file: BinaryIO, file_size: int) -> Container:
-    """The end of the last page against the end of the file (RFC 3533, section 6)."""
+    """Compares the end of the last Ogg page with the end of the file (RFC 3533, section 6)."""
     start = max(0, file_size - _OGG_PAGE_BYTES)
     tail = read_at(file, start, _OGG_PAGE_BYTES)
     page = tail.rfind(b"OggS")
@@ -175,7 +184,10 @@ def _ogg(file: BinaryIO, file_size: int) -> Container:
 
 
 def _ogg_serials(file: BinaryIO) -> set[bytes]:
-    """Serial numbers of the streams that begin at the beginning (RFC 3533, section 6: their pages come first)."""
+    """Returns the serial numbers of the streams that begin at the start of the file.
+
+    Their first pages come before all other pages (RFC 3533, section 6).
+    """
     serials, position = set(), 0
     for _ in range(_MAX_CHUNKS):
         head = read_at(file, position, 27)
@@ -188,10 +200,10 @@ def _ogg_serials(file: BinaryIO) -> set[bytes]:
 
 
 def skip_id3(head: bytes) -> int:
-    """Bytes of the ID3v2 tag that a file of which `head` is the beginning has in front of its audio."""
+    """Returns the bytes of the ID3v2 tag before the audio of a file that begins with `head`; 0 if there is none."""
     if head[:3] != b"ID3" or len(head) < 10:
         return 0
-    # ID3v2 sizes have seven bits a byte.
+    # Each byte of an ID3v2 size holds seven bits.
     return 10 + sum((head[6 + at] & 0x7F) << (21 - 7 * at) for at in range(4))
 
 
@@ -206,32 +218,34 @@ def _mpeg(file: BinaryIO, head: bytes) -> Container:
     claimed = _claimed_mpeg_bytes(frame[tags[0] :])
     if claimed is None or claimed >= os.fstat(file.fileno()).st_size - start - _MPEG_TAIL_BYTES:
         return Container()
-    # MP3s put one after another: the first one's tag tells of itself alone.
+    # Several MP3s were joined into this file, and the tag states the length of only the first.
     return Container(unmeasured=True, misleading_at=start + tags[0])
 
 
 def _claimed_mpeg_bytes(tag: bytes) -> int | None:
-    """The bytes of audio that a Xing or Info tag counts, if it does."""
+    """Returns the bytes of audio that a Xing or Info tag states; `None` if the tag has no such field."""
     if tag[:4] == b"VBRI" or len(tag) < 16:
         return None
     (flags,) = struct.unpack(">I", tag[4:8])
-    offset = 8 + 4 * (flags & 1)  # a count of frames comes first, if there is one
+    offset = 8 + 4 * (flags & 1)  # the optional count of frames comes first
     return int(struct.unpack(">I", tag[offset : offset + 4])[0]) if flags & 2 else None
 
 
-class Stream:
-    """A file whose header tells libsndfile the truth: a patched data size, or an end far away.
+class CorrectedFile:
+    """Gives libsndfile the bytes of a file with a corrected length.
 
-    libsndfile stops an MP3 without a length at an estimate from the bitrate of its first frame (320 against
-    8 kbit/s is a factor of 40). Told of a longer file it goes on to the real end. Far beyond that end zeros
-    are read: mpg123 looks there for a tag, and gives up on a file where it cannot.
+    Four misleading bytes (`Container.misleading_at`) read as 0xFFFFFFFF. A file that states no length
+    (`Container.unmeasured`) appears much longer than it is: libsndfile would end such an MP3 at an estimate from the
+    bitrate of its first frame, which may be 40 times too small (320 against 8 kbit/s), and decodes to the real end if
+    the file appears longer. Bytes far beyond the real end read as zeros, because mpg123 looks there for a tag and
+    gives up if it cannot read.
 
     Attributes:
-        furthest: Offset after the last byte of the file that was read.
+        furthest: Offset after the last byte that was read from the file.
     """
 
     def __init__(self, file: BinaryIO, file_size: int, container: Container) -> None:
-        """Stands in for `file`, which it does not close; `file_size` in bytes."""
+        """Wraps `file`, which is not closed; `file_size` is in bytes."""
         self._file = file
         self._end = file_size
         self._size = 64 * file_size + 2**20 if container.unmeasured else file_size
@@ -240,16 +254,16 @@ class Stream:
         self.furthest = 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As in `io`."""
+        """Moves to an offset and returns the new position, as `io.RawIOBase.seek` does."""
         self._position = offset + (0, self._position, self._size)[whence]
         return self._position
 
     def tell(self) -> int:
-        """As in `io`."""
+        """Returns the position, as `io.RawIOBase.tell` does."""
         return self._position
 
     def read(self, count: int) -> bytes:
-        """At most `count` bytes, as in `io`."""
+        """Reads at most `count` bytes, as `io.RawIOBase.read` does."""
         if self._position > self._end + 2**16:
             data = bytearray(min(count, 2**16, max(0, self._size - self._position)))
         else:

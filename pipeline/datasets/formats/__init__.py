@@ -1,8 +1,8 @@
-"""Lists of recordings as others write them: one reader a format, each of which gives `Row`s.
+"""Reads lists of recordings that other programs write. Each format has one reader, which yields `Row`s.
 
-A reader reads its list from the beginning each time it is asked, a line at a time, and knows nothing of
-ids, types or the other formats: `pipeline.datasets.manifest` makes utterances of rows. Nothing that a list
-names is opened, executed or fetched here.
+A reader goes through its list from the beginning each time, one line at a time. It knows nothing of ids, column types
+or other formats: `pipeline.datasets.manifest` turns rows into utterances. A reader never opens, executes or fetches
+what a list names.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pipeline.datasets.formats.values import kind_of
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One recording, or one segment of one, as a list gives it.
+    """One recording, or one segment of a recording, as a list has it.
 
     Attributes:
-        path: As listed: absolute, or relative to a folder that is the connector's business.
-        id: The list's own; `None` where it has none.
-        reference: What was said; `None` where the list does not say.
-        start_s, end_s: The segment in seconds of the file; `None` for its beginning or end.
-        channel: The channel of the file, 1 the first; `None` where the list names none, or it has no choice.
-        extras: Everything else, name to value, as listed.
+        path: Path as listed: absolute, or relative to a folder that the connector knows.
+        id: The id in the list; `None` if the list has no ids.
+        reference: The reference transcript; `None` if the list has none.
+        start_s, end_s: The segment in seconds of the file; `None` means the beginning or end of the file.
+        channel: The channel of the file, from 1; `None` if the list names none, or the file has only this one.
+        extras: All other values by name, as listed.
     """
 
     path: str
@@ -41,11 +41,11 @@ class Listing:
     """A list that can be read.
 
     Attributes:
-        rows: Reads it from the beginning. Raises `UserError` with the number of the line that is wrong.
-        types: Name to Arrow type of every extra, where the format declares them; `None`: from the values.
-        kind: What a value is, see `values.kind_of`.
-        from_anywhere: Whether the programs that write this format take relative paths from the working
-            directory, so that it cannot be told which folder is meant.
+        rows: Reads the list from the beginning. Raises `UserError` with the number of a wrong line.
+        types: The Arrow type of every extra by name, if the format declares types; `None` derives them from the values.
+        kind: Returns the kind of a value, see `values.kind_of`.
+        from_anywhere: Whether the programs that write this format resolve relative paths against the working
+            directory. Then the list does not tell which folder is meant.
     """
 
     rows: Callable[[], Iterator[Row]]

@@ -1,4 +1,4 @@
-"""CSV and TSV: the first line names the columns, every value is text."""
+"""Reads CSV and TSV. The first line names the columns, and every value is text."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pipeline.datasets.formats.values import kind_of_text, number_in
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 _REMEDIES = {
-    True: "write one for every column, or say dataset.quotes=false if quotes are part of the text",
-    False: "write one for every column, or say dataset.quotes=true if quotes enclose values",
+    True: "write one for every column, or set dataset.quotes=false if quotes are part of the text",
+    False: "write one for every column, or set dataset.quotes=true if quotes enclose values",
 }
 _NUMBERS = ("start", "end", "duration", "channel")
 
 
 def listing(source: Source, columns: Columns, delimiter: str | None, quotes: bool) -> Listing:
-    """The list in `source`.
+    """Returns the list in a CSV or TSV file.
 
     Args:
         source: The file.
-        columns: Which column means what.
-        delimiter: Between values; `None`: the one of `DELIMITERS` that the first line has most of.
-        quotes: Whether `"` begins and ends a value that holds delimiters or line breaks.
+        columns: The meaning of the columns.
+        delimiter: The delimiter between values; `None` takes the most frequent of `DELIMITERS` in the first line.
+        quotes: Whether `"` encloses a value that contains delimiters or line breaks.
     """
 
     def rows() -> Iterator[Row]:
@@ -52,16 +52,16 @@ def listing(source: Source, columns: Columns, delimiter: str | None, quotes: boo
 def records(
     source: Source, delimiter: str | None, quotes: bool, remedy: str = "restore the list"
 ) -> Iterator[tuple[int, list[str]]]:
-    """Number of its first line, and values, of the header and of every row; each has as many as the header.
+    """Yields the header and every row, each as the number of its first line and its values.
 
     Args:
         source: The file.
         delimiter: As in `listing`.
         quotes: As in `listing`.
-        remedy: What a person can do about a line that cannot be read.
+        remedy: What a user can do about a line that cannot be read; part of the message.
 
     Raises:
-        UserError: A row has more or fewer values, a quote never ends, or the file cannot be read.
+        UserError: A row has more or fewer values than the header, a quote never ends, or the file cannot be read.
     """
     lines = source.lines()
     first = next(lines, None)
@@ -69,7 +69,8 @@ def records(
         return
     if delimiter is None:
         delimiter = max(DELIMITERS.values(), key=first[1].count)
-    # A reference to twelve hours of speech is longer than the 128 kB that the module allows, for the process.
+    # A reference for twelve hours of speech is longer than the 128 kB that the csv module allows by default. The limit
+    # holds for the whole process.
     csv.field_size_limit(MAX_LINE_BYTES)
     texts = (text for _, text in chain([first], lines))
     if quotes:
@@ -87,4 +88,4 @@ def records(
                 yield number, cells
             number = reader.line_num + 1
     except csv.Error as error:
-        raise source.refusal(number, f"not to be read as delimited text ({error}); {remedy}") from None
+        raise source.refusal(number, f"cannot be read as delimited text ({error}); {remedy}") from None

@@ -1,4 +1,4 @@
-"""Which format a list has, from its name and its beginning."""
+"""Recognises the format of a list from its name and its first lines."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _LOOKED_AT = 100
 
 
 def detect(source: Source) -> str:
-    """The format of a list, one of `FORMATS`.
+    """Returns the format of a list, one of `FORMATS`.
 
-    A folder is Kaldi's. An ending decides, where there is a known one; lhotse's JSON lines are told from
-    others by their keys. Without one the first line decides.
+    A folder is a Kaldi data folder. For a file, a known ending decides; without one, the first line decides. The keys
+    of JSON lines tell lhotse's from others.
 
     Raises:
-        UserError: The list cannot be read, or it cannot be told.
+        UserError: The list cannot be read, or its format cannot be recognised.
     """
     if os.path.isdir(source.path):
         return "kaldi"
@@ -42,14 +42,16 @@ def detect(source: Source) -> str:
     for delimiter, format_ in (("\t", "tsv"), (",", "csv"), (";", "csv"), ("|", "csv")):
         if delimiter in text:
             return format_
-    raise UserError(f"{source.name}: cannot be told what it is; say dataset.format=..., one of {', '.join(FORMATS)}")
+    raise UserError(
+        f"{source.name}: the format cannot be recognised; set dataset.format= to one of {', '.join(FORMATS)}"
+    )
 
 
 def _json_format(text: str) -> str:
     try:
         return "lhotse" if is_lhotse(parse_object(text)) else "jsonl"
     except ValueError:
-        return "jsonl"  # which says what is wrong with it
+        return "jsonl"  # its reader reports what is wrong with the line
 
 
 def _starts_with(source: Source, magic: bytes) -> bool:
@@ -57,7 +59,7 @@ def _starts_with(source: Source, magic: bytes) -> bool:
         with open(source.path, "rb") as file:
             return file.read(len(magic)) == magic
     except OSError:
-        return False  # reading says why
+        return False  # the reader reports the error later
 
 
 def _ending(path: str) -> str:

@@ -1,4 +1,4 @@
-"""JSON lines as NVIDIA NeMo and others write them, also gzipped.
+"""Reads JSON lines as NVIDIA NeMo and others write them, also gzipped.
 
 {"audio_filepath": "calls/a.wav", "duration": 3.6, "offset": 12.3, "text": "good morning", "caller": 7}
 """
@@ -14,9 +14,9 @@ from pipeline.runtime.errors import UserError
 
 
 def listing(source: Source, columns: Columns) -> Listing:
-    """The list in `source`, whose keys mean what `columns` says."""
+    """Returns the list in a file of JSON lines; `columns` gives the meaning of the keys."""
     roles = json_keys(columns)
-    # A usual key may be missing in every line; one that a person names is in some, or misspelt.
+    # A default key may be missing in every line. A key that the user names must be in some line, or it is misspelt.
     named = {role for role in ROLES if getattr(columns, role)}
 
     def rows() -> Iterator[Row]:
@@ -29,6 +29,6 @@ def listing(source: Source, columns: Columns) -> Listing:
                 raise source.refusal(number, error) from None
             unseen = {role for role in unseen if roles[role] not in entry}
         for role in sorted(unseen) if number else ():
-            raise UserError(f"dataset.columns.{role}={roles[role]}: no line of {source.name} has this key; name one")
+            raise UserError(f"dataset.columns.{role}={roles[role]}: no line of {source.name} has this key; correct it")
 
     return Listing(rows)

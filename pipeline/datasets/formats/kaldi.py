@@ -1,8 +1,8 @@
-"""Kaldi data folders: `wav.scp`, and `segments`, `text`, `utt2spk`, `spk2gender`, `reco2file_and_channel`.
+"""Reads Kaldi data folders: `wav.scp`, `segments`, `text`, `utt2spk`, `spk2gender` and `reco2file_and_channel`.
 
-The formats: https://kaldi-asr.org/doc/data_prep.html. With `segments` a row is a segment, without it a
-recording, in the order of that file; ids are Kaldi's. A text of an utterance that is not there is left out,
-as by Kaldi's own scripts. Nothing is executed: a `wav.scp` that holds commands is refused.
+The formats are described at https://kaldi-asr.org/doc/data_prep.html. If the folder has `segments`, each of its lines
+is a row; otherwise each line of `wav.scp` is. Rows keep the order of that file, and ids are Kaldi's. A text whose
+utterance is missing is ignored, as in Kaldi's own scripts. Nothing is executed: a `wav.scp` with commands is refused.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _ARCHIVE_OFFSET = re.compile(r":[0-9]+(?:\[[^\]]*\])?\Z")
 
 
 def is_data_folder(folder: str) -> bool:
-    """Whether it holds what every data folder does."""
+    """Whether a folder has a `wav.scp`, as every Kaldi data folder does."""
     return os.path.lexists(os.path.join(folder, "wav.scp"))
 
 
 def listing(source: Source) -> Listing:
-    """The data folder `source`."""
+    """Returns the list in a data folder."""
     has_segments = os.path.lexists(os.path.join(source.path, "segments"))
 
     def rows() -> Iterator[Row]:
@@ -39,11 +39,11 @@ def listing(source: Source) -> Listing:
 
 @dataclass(frozen=True)
 class _Folder:
-    """The files of a data folder that are asked for single keys; `None` where one is missing.
+    """The files of a data folder in which single keys are looked up; `None` for a missing file.
 
     Attributes:
         sides: `reco2file_and_channel`.
-        shared: Paths that are several recordings.
+        shared: Paths that several recordings have in common.
     """
 
     text: KeyedLines | None
@@ -61,26 +61,26 @@ class _Folder:
         end_s: float | None = None,
         number: int | None = None,
     ) -> Row:
-        """The row of an utterance.
+        """Makes the row of an utterance.
 
         Args:
-            utterance: Its id.
-            recording: The id of its recording.
-            file: What `wav.scp` has for that.
-            start_s: Where it begins, in seconds.
-            end_s: Where it ends.
-            number: Its channel, where `segments` says it.
+            utterance: The id of the utterance.
+            recording: The id of the recording.
+            file: The path of the recording in `wav.scp`.
+            start_s: Start of the segment in seconds.
+            end_s: End of the segment in seconds.
+            number: The channel, from 1, if `segments` names one.
 
         Raises:
-            ValueError: A path or a channel that is none.
+            ValueError: The path or the channel is not valid.
         """
         extras = {}
         if self.utt2spk:
             extras["speaker"] = speaker = self.utt2spk.get(utterance)
             if self.spk2gender:
                 extras["gender"] = self.spk2gender.get(speaker) if speaker else None
-        # The side of a telephone call is a channel only where both sides are one file: as a rule each
-        # recording is a file of its own, from which the other channel has been left out already.
+        # The side of a telephone call is a channel of the file only if both sides share one file. Usually each side is
+        # a file of its own, without the other channel.
         if number is None and self.sides and file in self.shared:
             number = _side(self.sides.get(recording))
         spoken = self.text.get(utterance) if self.text else None
@@ -116,7 +116,7 @@ def _segments(source: Source, folder: _Folder) -> Iterator[Row]:
                 continue
             try:
                 if len(parts) not in (4, 5):
-                    raise ValueError(f"{len(parts)} fields; expected are utterance, recording, start, end")
+                    raise ValueError(f"{len(parts)} fields; expected utterance, recording, start, end")
                 utterance, recording, start, end, *side = parts
                 file = files.get(recording) if files else None
                 if file is None:
@@ -127,7 +127,7 @@ def _segments(source: Source, folder: _Folder) -> Iterator[Row]:
                     file,
                     start_s=point("start", number_in(start)),
                     end_s=None if number_in(end) == -1 else point("end", number_in(end)),
-                    # Kaldi's extract-segments counts channels from 0, whatever its comments say.
+                    # Kaldi's extract-segments counts channels from 0, although its comments say otherwise.
                     number=channel("channel", number_in(side[0]), first=0) if side else None,
                 )
             except ValueError as error:
@@ -135,36 +135,38 @@ def _segments(source: Source, folder: _Folder) -> Iterator[Row]:
 
 
 def _wav_scp(source: Source) -> Iterator[tuple[int, tuple[str, str]]]:
-    """Number, recording and path of every line of `wav.scp`."""
+    """Yields the line number, and the recording and path, of every line of `wav.scp`."""
     scp = _file(source, "wav.scp")
     for number, line in scp.lines():
         parts = fields(line, 2)
         if len(parts) == 1:
-            raise scp.refusal(number, f"{shown(parts[0])} has no path; expected are recording and path")
+            raise scp.refusal(number, f"{shown(parts[0])} has no path; expected recording and path")
         if parts:
             yield number, (parts[0], parts[1])
 
 
 def _plain_path(file: str) -> str:
-    """A path of `wav.scp` that names a file.
+    """Checks that a value in `wav.scp` is the path of a file, and returns it.
 
     Raises:
-        ValueError: A command, standard input, or a place in an archive.
+        ValueError: The value is a command, standard input, or a position in an archive.
     """
     if file.startswith("|") or file.endswith("|"):
         raise ValueError(
-            f"{shown(file)}: wav.scp holds a command, and none is executed here; "
-            "write its output to a file, and the path of that into wav.scp"
+            f"{shown(file)}: wav.scp holds a command, and this project executes none; "
+            "write the command's output to a file, and the path of the file into wav.scp"
         )
     if file == "-":
         raise ValueError("wav.scp holds '-', standard input; give the path of a file")
     if _ARCHIVE_OFFSET.search(file):
-        raise ValueError(f"{shown(file)}: a place in a Kaldi archive; copy it to a file (wav-copy), and give its path")
+        raise ValueError(
+            f"{shown(file)}: a position in a Kaldi archive; copy it to a file (wav-copy) and give the file's path"
+        )
     return path("path", file)
 
 
 def _side(line: str | None) -> int | None:
-    """The channel of `file channel`, the value in `reco2file_and_channel`: A and B, or 1 and 2."""
+    """Returns the channel, from 1, of a value `file channel` in `reco2file_and_channel`; it is A or B, or 1 or 2."""
     parts = fields(line or "")
     if not parts:
         return None

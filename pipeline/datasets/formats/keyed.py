@@ -1,4 +1,4 @@
-"""Files of `key value` lines that are asked for single keys, in little memory; and which keys stand twice."""
+"""Looks up single keys in files of `key value` lines with little memory, and finds repeated keys."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ import numpy as np
 from pipeline.datasets.formats.source import MAX_LINE_BYTES, Source
 from pipeline.runtime.errors import UserError
 
-# Not every white space: a transcript may hold a no-break space, an ideographic one, or a line separator.
+# Only these separate fields. A transcript may contain other white space, such as a no-break space.
 _BLANKS = " \t\r\n"
 _FIELDS = re.compile(r"[ \t\r\n]+")
 
 
 def fields(line: str, at_most: int = 0) -> list[str]:
-    """The parts of a line between blanks, the last with the rest where there are more than `at_most`."""
+    """Splits a line at blanks into at most `at_most` parts (0: any number); the last part keeps the rest."""
     text = line.strip(_BLANKS)
     return _FIELDS.split(text, maxsplit=max(0, at_most - 1)) if text else []
 
 
 class KeyedLines:
-    """The values of an uncompressed file by their keys, sorted or not: 16 bytes a line in memory.
+    """Looks up values by key in an uncompressed file, which need not be sorted.
 
-    What is in memory is a hash of the key and where the line begins; a value is read when it is asked for.
+    Memory holds 16 bytes per line: a hash of the key and the offset of the line. A value is read from the file when it
+    is looked up.
     """
 
     def __init__(self, source: Source, file: BinaryIO) -> None:
         """Reads the file once.
 
         Raises:
-            UserError: It cannot be read, a line is not UTF-8, or a key stands twice.
+            UserError: The file cannot be read, a line is not UTF-8, or a key appears twice.
         """
         self._source = source
         self._file = file
@@ -50,16 +51,16 @@ class KeyedLines:
         unsorted = np.frombuffer(hashes, dtype=np.uint64)
         order = np.argsort(unsorted, kind="stable")
         ordered = unsorted[order]
-        # Arrays of Python's own: bisect is ten times faster there than NumPy for a single key.
+        # For a single key, `bisect` on an `array.array` is ten times faster than NumPy.
         self._hashes = array("Q", ordered.tobytes())
         self._offsets = array("q", np.frombuffer(offsets, dtype=np.int64)[order].tobytes())
         for index in np.flatnonzero(ordered[1:] == ordered[:-1]).tolist():
             first, second = self._line(index), self._line(index + 1)
             if first[0] == second[0]:
-                raise UserError(f"{source.name}: {first[0]!r} stands twice; keep one of the two lines")
+                raise UserError(f"{source.name}: {first[0]!r} appears twice; keep one of the two lines")
 
     def get(self, key: str) -> str | None:
-        """The value of a key, empty where only the key is there; `None` where that is not."""
+        """Returns the value of a key; an empty string if the line has only the key, `None` if there is no such key."""
         wanted = _hash(key)
         for index in range(bisect_left(self._hashes, wanted), len(self._hashes)):
             if self._hashes[index] != wanted:
@@ -76,13 +77,13 @@ class KeyedLines:
         except OSError:
             parts = []
         if not parts:
-            raise UserError(f"{self._source.name}: was changed while it was read; start again")
+            raise UserError(f"{self._source.name}: the file changed while it was being read; start again")
         return parts[0], "".join(parts[1:])
 
 
 @contextmanager
 def keyed_lines(source: Source) -> Iterator[KeyedLines | None]:
-    """The lines of a file; `None` where there is none.
+    """Opens a file of `key value` lines; yields `None` if the file does not exist.
 
     Raises:
         UserError: As `KeyedLines`.
@@ -90,21 +91,21 @@ def keyed_lines(source: Source) -> Iterator[KeyedLines | None]:
     if not os.path.lexists(source.path):
         yield None
         return
-    # Only what is said to be regular is opened: a FIFO would be waited for.
+    # Only a regular file is opened, because opening a FIFO would block.
     if not os.path.isfile(source.path):
         raise UserError(f"{source.name}: not a file; restore it, or remove it")
     try:
-        file = open(source.path, "rb")  # noqa: SIM115 - closed below; errors of the body are not its own
+        file = open(source.path, "rb")  # noqa: SIM115 - closed below; the `try` must not cover the body
     except OSError as error:
         raise UserError(f"{source.name}: cannot be read ({error.strerror}); restore it") from None
     with file:
         if file.read(2) == b"\x1f\x8b":
-            raise UserError(f"{source.name}: gzipped, and read at many places; unpack it")
+            raise UserError(f"{source.name}: gzipped, but lines are looked up in this file; unpack it")
         yield KeyedLines(source, file)
 
 
 class Repeated:
-    """Which keys of many stand more than once: 8 bytes a key while it is made."""
+    """The set of keys that appear more than once. Construction takes 8 bytes per key."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         values, counts = np.unique(np.array(array("Q", map(_hash, keys)), dtype=np.uint64), return_counts=True)

@@ -1,9 +1,11 @@
-"""Recording and cut manifests of lhotse, JSON lines, also gzipped.
+"""Reads lhotse's recording and cut manifests (JSON lines, also gzipped).
 
-A recording is a row; with several files, one for each channel, so is each file. A cut is a row, whose
-segment it is unless it is the whole recording; its reference is the texts of its supervisions. The classes
-and their keys: https://lhotse.readthedocs.io/en/latest/api.html. Commands and URLs are refused, and what is
-no stretch of one recording as it lies on disk: mixtures, padding, and audio that lhotse would still change.
+A recording is one row, or one row per file if each of its files holds one channel. A cut is one row: a segment of its
+recording, or the whole recording. The reference of a cut is the joined text of its supervisions. The classes and their
+keys are described at https://lhotse.readthedocs.io/en/latest/api.html.
+
+Refused are commands, URLs, and everything that is not a segment of one recording on disk: mixtures, padding, and audio
+that lhotse would transform while reading.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ _SPOKEN = ("speaker", "gender", "language")
 
 
 def is_lhotse(entry: Mapping[str, Any]) -> bool:
-    """Whether a line is one of lhotse's rather than another program's."""
+    """Whether a line was written by lhotse and not by another program."""
     if "audio_filepath" in entry:
         return False
     is_supervision = {"recording_id", "start", "duration"} <= entry.keys()
@@ -28,7 +30,7 @@ def is_lhotse(entry: Mapping[str, Any]) -> bool:
 
 
 def listing(source: Source) -> Listing:
-    """The manifest in `source`."""
+    """Returns the list in a lhotse manifest."""
 
     def rows() -> Iterator[Row]:
         for number, entry in source.objects():
@@ -49,7 +51,7 @@ def _recording(recording: Mapping[str, Any]) -> Iterator[Row]:
     for file, channels in files:
         if len(channels) != 1:
             raise ValueError(
-                f"recording {shown(id_)}: {len(files)} files, and several channels in one; list cuts instead"
+                f"recording {shown(id_)}: has {len(files)} files, and several channels in one file; list cuts instead"
             )
         yield Row(file, f"{id_}#c{channels[0] + 1}")
 
@@ -57,8 +59,12 @@ def _recording(recording: Mapping[str, Any]) -> Iterator[Row]:
 def _cut(cut: Mapping[str, Any]) -> Row:
     id_ = _id(cut)
     if cut.get("type") not in _CUTS:
-        what = f"a {cut['type']}, which is no stretch of one recording" if "type" in cut else "no recording and no cut"
-        raise ValueError(f"{shown(id_)}: {what}; expected are recordings, or cuts of type {' or '.join(_CUTS)}")
+        what = (
+            f"a {cut['type']}, which is not a segment of one recording"
+            if "type" in cut
+            else "neither a recording nor a cut"
+        )
+        raise ValueError(f"{shown(id_)}: {what}; expected recordings, or cuts of type {' or '.join(_CUTS)}")
     recording = cut.get("recording")
     if not isinstance(recording, dict):
         raise ValueError(f"cut {shown(id_)}: has no recording; make cuts from recordings and supervisions")
@@ -70,7 +76,7 @@ def _cut(cut: Mapping[str, Any]) -> Row:
     for key in _SPOKEN:
         values = dict.fromkeys(str(item[key]) for item in supervisions if item.get(key) is not None)
         extras[key] = ", ".join(values) or None
-    # Of several supervisions each has its own, and a cell holds one value.
+    # Custom values of a supervision are kept only if it is the only one, because a cell holds one value.
     for holder in (cut, *supervisions) if len(supervisions) == 1 else (cut,):
         custom = holder.get("custom")
         extras = (custom if isinstance(custom, dict) else {}) | extras
@@ -78,9 +84,10 @@ def _cut(cut: Mapping[str, Any]) -> Row:
 
 
 def _files(recording: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
-    """Path and channels, counted from 0 over the whole recording, of every file of a recording."""
+    """Returns the path of every file of a recording, with the recording's channels in that file, counted from 0."""
     if recording.get("transforms"):
-        raise ValueError(f"recording {shown(_id(recording))}: has transforms, which are not made here; save its audio")
+        reason = "has transforms, which this project does not apply; save the transformed audio to a file"
+        raise ValueError(f"recording {shown(_id(recording))}: {reason}")
     sources = _objects(recording, "sources")
     if not sources:
         raise ValueError(f"recording {shown(_id(recording))}: names no file")
@@ -88,7 +95,9 @@ def _files(recording: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
     for source in sources:
         if source.get("type") != "file":
             kind = shown(source.get("type"))
-            raise ValueError(f"a source of type {kind}: nothing is executed or fetched here; save its audio to a file")
+            raise ValueError(
+                f"a source of type {kind}: this project executes and downloads nothing; save the audio to a file"
+            )
         channels = source.get("channels")
         if not isinstance(channels, list) or not channels:
             raise ValueError(f"channels={shown(channels)}: must be a list of channels")
@@ -97,7 +106,7 @@ def _files(recording: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
 
 
 def _file_and_channel(cut: Mapping[str, Any], files: list[tuple[str, list[int]]], id_: str) -> tuple[str, int | None]:
-    """The file of a cut, and its channel in that file, from 1; no channel where all of the file's are meant."""
+    """Returns the file of a cut and the channel in that file, from 1; `None` if the cut has all of its channels."""
     given = cut.get("channel")
     wanted = set(_channels(given if isinstance(given, list) else [given]))
     for file, channels in files:
@@ -107,15 +116,16 @@ def _file_and_channel(cut: Mapping[str, Any], files: list[tuple[str, list[int]]]
             return file, channels.index(*wanted) + 1
     there = " and ".join(str(channels) for _, channels in files)
     raise ValueError(
-        f"cut {shown(id_)}: channels {sorted(wanted)} of {there}; a cut is of one channel, or all of a file"
+        f"cut {shown(id_)}: has channels {sorted(wanted)} of {there}; "
+        "a cut must have one channel, or all channels of a file"
     )
 
 
 def _channels(values: list[Any]) -> list[int]:
-    """Channels as lhotse counts them, from 0."""
+    """Checks channel numbers, which lhotse counts from 0."""
     found = [channel("channel", value, first=0) for value in values]
     if None in found:
-        raise ValueError("channel=None: must be a channel, 0 the first")
+        raise ValueError("channel=None: must be a channel number, counted from 0")
     return [number - 1 for number in found if number is not None]
 
 
@@ -130,7 +140,7 @@ def _segment(cut: Mapping[str, Any], recording: Mapping[str, Any]) -> tuple[floa
     )
     if whole is None or not rate or rate < 0:
         raise ValueError(f"recording {shown(_id(recording))}: has no duration, or no sampling_rate")
-    # Times are rounded; less than a sample is no difference.
+    # Times in a manifest are rounded, so a difference of less than one sample is ignored.
     return (None, None) if start == 0 and abs(duration - whole) < 1 / rate else (start, start + duration)
 
 

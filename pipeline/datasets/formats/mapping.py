@@ -1,4 +1,7 @@
-"""Which column or key of a list means what: as a person says, otherwise by its usual name."""
+"""Finds which column or key of a list holds the path, the text, the times and so on.
+
+The user's choice comes first; otherwise usual names are recognised.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,18 @@ from pipeline.runtime.errors import UserError
 
 @dataclass
 class Columns:
-    """`dataset.columns.*`: the list's name of each; `None` for the usual names, empty for none.
+    """The options `dataset.columns.*`: the names of columns in the list.
+
+    `None` looks for the usual names. An empty string means that the list has no such column.
 
     Attributes:
-        path: The recording.
-        text: The reference.
-        id: The list's own id.
-        start: Seconds, where a segment begins.
-        end: Seconds, where it ends.
-        duration: Seconds that it lasts, where there is no end.
-        channel: 1 the first.
+        path: Column of the path of the recording.
+        text: Column of the reference transcript.
+        id: Column of the list's own id.
+        start: Column of the start of a segment in seconds.
+        end: Column of the end of a segment in seconds.
+        duration: Column of the duration of a segment in seconds, for lists without an end.
+        channel: Column of the channel, counted from 1.
     """
 
     path: str | None = None
@@ -51,22 +56,22 @@ _USUAL = {
 
 
 def json_keys(columns: Columns) -> dict[str, str]:
-    """Role to key in a list of JSON lines; a role without a key is left out."""
+    """Maps each role (an attribute of `Columns`) to its key in a list of JSON lines; leaves out roles without a key."""
     given = {role: getattr(columns, role) for role in ROLES}
     keys = {role: JSON_KEYS.get(role) if key is None else key for role, key in given.items()}
     return {role: key for role, key in keys.items() if key}
 
 
 def header_columns(columns: Columns, header: Sequence[str], source_name: str) -> dict[str, str]:
-    """Role to column in a list that has a header; a role without a column is left out.
+    """Maps each role (an attribute of `Columns`) to its column in a list with a header; leaves out roles without one.
 
     Raises:
-        UserError: A column is not there, stands twice, or it cannot be told which is meant.
+        UserError: A column is missing or appears twice, or several columns could have a role.
     """
     has = f"its columns are {', '.join(map(shown, header[:40]))}"
     twice = next((name for name in header if header.count(name) > 1), None) if len(set(header)) < len(header) else None
     if twice is not None:
-        raise UserError(f"{source_name}: column {shown(twice)} stands twice; {has}; give every column its own name")
+        raise UserError(f"{source_name}: column {shown(twice)} appears twice; {has}; give every column its own name")
     found = {}
     for role in ROLES:
         given = getattr(columns, role)
@@ -77,25 +82,25 @@ def header_columns(columns: Columns, header: Sequence[str], source_name: str) ->
         elif given is None:
             usual = [name for name in _USUAL[role] if name in header]
             if len(usual) > 1:
-                both, remedy = " and ".join(usual), f"say dataset.columns.{role}={usual[0]}"
-                raise UserError(f"{source_name}: {both} may both be the {role}; {remedy}")
+                both, remedy = " and ".join(usual), f"set dataset.columns.{role}={usual[0]}"
+                raise UserError(f"{source_name}: columns {both} may both hold the {role}; {remedy}")
             if usual:
                 found[role] = usual[0]
     if "path" not in found:
         raise UserError(
-            f"{source_name}: no column is known to hold the path of the recording; {has}; say dataset.columns.path=..."
+            f"{source_name}: no column is known to hold the path of the recording; {has}; set dataset.columns.path=..."
         )
     return found
 
 
 def row_of(record: Mapping[str, Any], roles: Mapping[str, str]) -> Row:
-    """A row from a record, in which every value has its type already.
+    """Makes a row from a record whose values already have their types.
 
-    The segment is `start` to `end`, or `start` and `duration`; without both `start` and `end` it is the whole
-    file, and `duration` is ignored, since lists give it for information.
+    The segment is given by `start` and `end`, or by `start` and `duration`. Without `start` and `end` the row is the
+    whole file, and `duration` is ignored, because many lists give it only for information.
 
     Raises:
-        ValueError: A value is wrong; with its name.
+        ValueError: A value is wrong; the message names it.
     """
 
     def get(role: str) -> Any:

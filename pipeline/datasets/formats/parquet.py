@@ -1,4 +1,4 @@
-"""Parquet: the columns have their types already."""
+"""Reads Parquet lists, whose columns already have types."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ _TYPES = {
     pa.float32(): "float64",
     pa.float64(): "float64",
 }
-"""Every other type is text, but a decimal: dates as ISO 8601, lists and structs as JSON."""
+"""Types of extra columns. A decimal becomes float64; every other type becomes a string: dates in ISO 8601, lists and
+structs as JSON."""
 
 
 def listing(source: Source, columns: Columns) -> Listing:
-    """The list in `source`, whose columns mean what `columns` says.
+    """Returns the list in a Parquet file; `columns` gives the meaning of the columns.
 
     Raises:
-        UserError: It is no Parquet file, or a column holds bytes, such as embedded audio.
+        UserError: The file is not Parquet, or a column holds bytes, such as embedded audio.
     """
     with _readable(source), pq.ParquetFile(source.path) as file:
         schema = file.schema_arrow
@@ -46,7 +47,7 @@ def listing(source: Source, columns: Columns) -> Listing:
     for column in schema:
         if _holds_bytes(column.type):
             raise UserError(
-                f"{source.name}: column {column.name!r} holds bytes, which no column of the results can; "
+                f"{source.name}: column {column.name!r} holds bytes, which the result tables cannot hold; "
                 "write the recordings to files, and a list of them without this column"
             )
     own = frozenset(roles.values())
@@ -93,7 +94,7 @@ def _value(value: Any) -> Any:
 
 
 def _plain(arrow_type: pa.DataType) -> pa.DataType:
-    """The type of the values, however they are stored."""
+    """Returns the type of the values, without dictionary encoding or extension types."""
     if pa.types.is_dictionary(arrow_type):
         return arrow_type.value_type
     return arrow_type.storage_type if isinstance(arrow_type, pa.BaseExtensionType) else arrow_type

@@ -1,9 +1,9 @@
-"""RTTM, who spoke when: every SPEAKER line is a row, the segment of one speaker.
+"""Reads RTTM, which says who spoke when. Every SPEAKER line is a row: one segment of one speaker.
 
     SPEAKER meeting 1 12.34 3.64 <NA> <NA> alice <NA> <NA>
 
-NIST's Rich Transcription 2009 evaluation plan, appendix A, has the format. The id is
-`meeting#12340-15980`, with `#alice` after it where several lines have the same file and times.
+The format is defined in appendix A of NIST's Rich Transcription 2009 evaluation plan. The id is `meeting#12340-15980`,
+followed by `#alice` if several lines have the same file and times.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OTHER_TYPES = frozenset((
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """One SPEAKER line: the name of the file, its channel as written, seconds, and who speaks."""
+    """One SPEAKER line: the name of the file, the channel as written, start and end in seconds, and the speaker."""
 
     file: str
     channel: str
@@ -40,11 +40,11 @@ class _Turn:
 
 
 def listing(source: Source, find: Callable[[Set[str]], Mapping[str, str]]) -> Listing:
-    """The segments in `source`.
+    """Returns the segments in an RTTM file.
 
     Args:
         source: The file.
-        find: Names of recordings, as in RTTM, to paths; also of one that is not found.
+        find: Maps the names of recordings in the RTTM file to paths. Maps names that are not found too.
     """
 
     def rows() -> Iterator[Row]:
@@ -55,7 +55,8 @@ def listing(source: Source, find: Callable[[Set[str]], Mapping[str, str]]) -> Li
         paths = find(channels.keys())
         for number, turn in _turns(source):
             try:
-                # Everybody writes 1, also for a mixture of channels: it means one only where there are others.
+                # Most programs write channel 1 even for a mixture of channels. The number means a channel only if the
+                # file also has lines with another number.
                 side = channel("channel", number_in(turn.channel)) if len(channels[turn.file]) > 1 else None
             except ValueError as error:
                 raise source.refusal(number, error) from None
@@ -80,13 +81,13 @@ def _turns(source: Source) -> Iterator[tuple[int, _Turn]]:
 
 def _turn(parts: list[str]) -> _Turn:
     if parts[0] != "SPEAKER":
-        raise ValueError(f"{shown(parts[0])} is no type of RTTM; expected is SPEAKER")
+        raise ValueError(f"{shown(parts[0])} is not a line type of RTTM; expected SPEAKER")
     if len(parts) < 8:
-        raise ValueError(f"{len(parts)} fields; expected are SPEAKER file channel start duration <NA> <NA> speaker")
+        raise ValueError(f"{len(parts)} fields; expected SPEAKER file channel start duration <NA> <NA> speaker")
     name = path("file", parts[1])
     if "/" in name:
         raise ValueError(f"file={shown(name)}: must be the name of a recording, without folders")
     start, duration = point("start", number_in(parts[3])), seconds("duration", number_in(parts[4]))
-    assert start is not None, "a field of a line is a text"
-    assert duration is not None, "a field of a line is a text"
+    assert start is not None, "a field of a line is always text"
+    assert duration is not None, "a field of a line is always text"
     return _Turn(name, parts[2], start, start + duration, None if parts[7] == "<NA>" else parts[7])

@@ -1,4 +1,4 @@
-"""One file of a list, read a line at a time, gzipped or not; every mistake names the file and the line."""
+"""Reads one file of a list line by line, gzipped or not. Every error names the file and the line."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from typing import Any
 from pipeline.runtime.errors import UserError
 
 MAX_LINE_BYTES = 2**26
-"""64 MB: what goes on for longer is no list, and must not fill the memory."""
+"""64 MB. A file with a longer line is not a list, and must not fill the memory."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file, and what messages call it.
+    """A file and its name in messages.
 
     Attributes:
-        path: To open.
-        name: Such as `dataset.path=list.csv`.
+        path: The path to open.
+        name: The name in messages, such as `dataset.path=list.csv`.
     """
 
     path: str
     name: str
 
     def refusal(self, number: int, reason: object) -> UserError:
-        """The error for a line."""
+        """Returns the error for a wrong line."""
         return UserError(f"{self.name}: line {number}: {reason}")
 
     def raw_lines(self) -> Iterator[tuple[int, bytes]]:
-        """Number and bytes of every line, with what ends it.
+        """Yields the number and the bytes of every line, with its line ending.
 
         Raises:
             UserError: The file cannot be read, or a line is longer than `MAX_LINE_BYTES`.
@@ -50,13 +50,13 @@ class Source:
                         yield number, line
                         number += 1
         except (FileNotFoundError, NotADirectoryError):
-            raise UserError(f"{self.name}: no such file; give a list") from None
+            raise UserError(f"{self.name}: no such file; give the path of a list") from None
         except (OSError, EOFError, zlib.error) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"{self.name}: cannot be read ({reason}); restore it") from None
 
     def lines(self) -> Iterator[tuple[int, str]]:
-        """Number and text of every line, with what ends it.
+        """Yields the number and the text of every line, with its line ending.
 
         Raises:
             UserError: As `raw_lines`, or a line is not UTF-8.
@@ -65,23 +65,24 @@ class Source:
             yield number, self.text(number, line)
 
     def text(self, number: int, line: bytes) -> str:
-        """The text of a line.
+        """Decodes a line.
 
         Raises:
-            UserError: It is not UTF-8.
+            UserError: The line is not UTF-8.
         """
         try:
-            return line.decode().removeprefix("\ufeff")  # of the first line, or of a file that was appended
+            # A byte order mark begins the first line, or a later one if files were joined.
+            return line.decode().removeprefix("\ufeff")
         except UnicodeDecodeError:
             utf16 = number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff"))
-            remedy = "save the list as UTF-8" if utf16 else "write bytes of a file name that are not as %XX"
+            remedy = "save the list as UTF-8" if utf16 else "write the bytes of a file name that are not UTF-8 as %XX"
             raise self.refusal(number, f"not UTF-8; {remedy}") from None
 
     def objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Number and JSON object of every line that is not blank.
+        """Yields the number and the JSON object of every line that is not blank.
 
         Raises:
-            UserError: As `lines`, or a line is no JSON object.
+            UserError: As `lines`, or a line is not a JSON object.
         """
         for number, line in self.lines():
             if line.strip():
@@ -92,10 +93,10 @@ class Source:
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """The JSON object that a text is.
+    """Parses a JSON object.
 
     Raises:
-        ValueError: It is none; with the reason.
+        ValueError: The text is not a JSON object; the message has the reason.
     """
     try:
         entry = json.loads(text, parse_constant=_no_constant)
@@ -104,7 +105,7 @@ def parse_object(text: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(entry, dict):
-        raise ValueError('not an object; expected is {"audio_filepath": ..., ...}')
+        raise ValueError('not an object; expected {"audio_filepath": ..., ...}')
     return entry
 
 

@@ -1,6 +1,6 @@
-"""What stands in a list: times, channels, paths, and the types of columns.
+"""Checks and converts the values in a list: times, channels, paths, references, and the types of columns.
 
-A value that is wrong raises ValueError with what a person is told; who reads the line adds its number.
+A wrong value raises `ValueError` with a message for the user. The reader of the line adds its number.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pipeline.records import Scalar
 from pipeline.runtime.paths import encode_path
 
 MAX_SECONDS = 1e8
-"""Three years: what is beyond is no time in a recording."""
+"""Three years. A larger number is not a time in a recording."""
 _MAX_CHANNEL = 2**15 - 1
 
-# Not of numbers: 007, which is a name; nan and inf; more digits than an int64 holds.
+# These patterns exclude 007, which is a name, and nan, inf, and more digits than an int64 can have.
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?")
 _ANY_DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,400}\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
@@ -25,16 +25,16 @@ _BOOLS = {"true": True, "false": False}
 
 
 def shown(value: Any) -> str:
-    """A value for a message: what Python writes, shortened."""
+    """Formats a value for a message: its `repr`, shortened to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def seconds(key: str, value: Any) -> float | None:
-    """A time in seconds; `None` stays.
+    """Checks a time in seconds and returns it as a float; `None` stays `None`.
 
     Raises:
-        ValueError: No number, or one beyond `MAX_SECONDS`.
+        ValueError: The value is not a number, or is beyond `MAX_SECONDS`.
     """
     if value is None:
         return None
@@ -45,10 +45,10 @@ def seconds(key: str, value: Any) -> float | None:
 
 
 def point(key: str, value: Any) -> float | None:
-    """A point of time in a recording, in seconds from its beginning; `None` stays.
+    """Checks a position in a recording, in seconds from its beginning; `None` stays `None`.
 
     Raises:
-        ValueError: As `seconds`, or negative.
+        ValueError: As `seconds`, or the value is negative.
     """
     time = seconds(key, value)
     if time is not None and time < 0:
@@ -57,41 +57,42 @@ def point(key: str, value: Any) -> float | None:
 
 
 def channel(key: str, value: Any, first: int = 1) -> int | None:
-    """A channel, 1 the first; `None` stays.
+    """Checks a channel number and returns it counted from 1; `None` stays `None`.
 
     Args:
-        key: What the value is called.
+        key: Name of the value in the list.
         value: The value, a whole number.
-        first: What the list calls the first channel, 0 or 1.
+        first: The number of the first channel in the list, 0 or 1.
 
     Raises:
-        ValueError: No whole number, below the first, or more than 32,767.
+        ValueError: The value is not a whole number, below `first`, or more than 32,767.
     """
     if value is None:
         return None
     if type(value) is not int or not first <= value <= _MAX_CHANNEL:
-        raise ValueError(f"{key}={shown(value)}: must be a channel, {first} the first")
+        raise ValueError(f"{key}={shown(value)}: must be a channel number, counted from {first}")
     return value - first + 1
 
 
 def path(key: str, value: Any) -> str:
-    """A path as listed.
+    """Checks a path and returns it as listed.
 
     Raises:
-        ValueError: No text, empty, or a URL, which may hold a secret and is not repeated.
+        ValueError: The value is not text, or empty, or a URL. The message leaves a URL out, because it may hold a
+            secret.
     """
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f"{key}={shown(value)}: must be a path")
     if _URL.match(value):
-        raise ValueError(f"{key}: a URL; nothing is fetched here, so download it and list the file")
+        raise ValueError(f"{key}: a URL; this project downloads no recordings, so download it and list the file")
     return value
 
 
 def reference(key: str, value: Any) -> str | None:
-    """What was said, without white space around it; `None` where that is nothing.
+    """Checks a reference transcript and returns it without surrounding white space; `None` if nothing is left.
 
     Raises:
-        ValueError: Neither text nor a number.
+        ValueError: The value is neither text nor a number.
     """
     if value is None:
         return None
@@ -101,26 +102,26 @@ def reference(key: str, value: Any) -> str | None:
 
 
 def segment_mark(start_s: float | None, end_s: float | None) -> str:
-    """What the id of a segment has after its file's: `#12340-15980`, in milliseconds; nothing for a whole file."""
+    """Returns the suffix for the id of a segment, `#12340-15980` in milliseconds; an empty string for a whole file."""
     if start_s is None:
         return ""
     return f"#{round(start_s * 1000)}-{'' if end_s is None else round(end_s * 1000)}"
 
 
 def number_in(text: str | None) -> float | int | str | None:
-    """The number that a text is; otherwise the text."""
+    """Returns the number that a text spells; the text itself if it spells none."""
     if text is None or not _ANY_DECIMAL.fullmatch(text):
         return text
     return int(text) if _INTEGER.fullmatch(text) else float(text)
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number that a float holds."""
+    """Whether a value is a float, or an int of at most 63 bits, and not a bool."""
     return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
 def kind_of(value: Any) -> str:
-    """null, bool, int64, float64, or string, which is everything else."""
+    """Returns the kind of a value: null, bool, int64, float64, or string for everything else."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -131,7 +132,7 @@ def kind_of(value: Any) -> str:
 
 
 def kind_of_text(text: str | None) -> str:
-    """The same of a value in a format that knows only text."""
+    """Returns the kind of a value in a format that has only text, as `kind_of`."""
     if text is None:
         return "null"
     if _INTEGER.fullmatch(text):
@@ -142,7 +143,7 @@ def kind_of_text(text: str | None) -> str:
 
 
 def column_type(kinds: set[str]) -> str:
-    """The Arrow type of a column from the kinds of its values; a mixture that is not of numbers is text."""
+    """Returns the Arrow type of a column from the kinds of its values; a mixture of other than numbers is a string."""
     found = kinds - {"null"}
     if len(found) == 1:
         return next(iter(found))
@@ -150,7 +151,7 @@ def column_type(kinds: set[str]) -> str:
 
 
 def column_value(value: Any, arrow_type: str) -> Scalar:
-    """A value as its column holds it; what is no text becomes JSON in a column of text."""
+    """Converts a value to the type of its column. In a string column, other values become JSON."""
     if value is None:
         return None
     if arrow_type == "string":

@@ -3,7 +3,7 @@
 A new source is one module in this folder and one file `conf/model/<choice>.yaml`, whose key `source` names the
 module. The module has a dataclass `Options` with the keys that may be set as `model.<key>`, a class
 `Source(name, options)` that fits `ModelSource`, and `NAMES`, the models that it serves. It imports torch inside
-`load` only, because the configuration, `status` and finished runs work without torch.
+`fetch` and `build` only, because the configuration, `status` and finished runs work without torch.
 """
 
 from __future__ import annotations
@@ -51,23 +51,55 @@ class ModelSource(Protocol):
         """
         ...
 
-    def load(self) -> tuple[Wav2Vec2Model, str]:
-        """Build the model and load its weights; fetch the file first where it is missing and can be fetched.
+    def fetch(self) -> str:
+        """Download the weights file where it is missing and can be downloaded. Builds no model.
+
+        Returns:
+            The SHA-256 of the weights file.
+
+        Raises:
+            UserError: The file cannot be fetched or read, or does not have `sha256`.
+        """
+        ...
+
+    def build(self) -> Wav2Vec2Model:
+        """Build the model and load the weights of the file, whose SHA-256 `fetch` has checked; see `load_model`.
 
         Wrappers that a source puts around a model are taken off: `facts` says what they do, and the exact forward
         does it.
 
         Returns:
-            The model in eval mode on the CPU, and the SHA-256 of the weights file.
+            The model in eval mode on the CPU.
 
         Raises:
-            UserError: The file cannot be fetched or read, is damaged, or does not have `sha256`.
+            UserError: The file cannot be read, or it is damaged.
         """
         ...
 
 
-SOURCES = Modules("model.source", "pipeline.models.sources", "Options")
+SOURCES = Modules("model.source", "pipeline.models.sources", "Source")
 """The sources by the value of `model.source`. `SOURCES.load(name)` imports one."""
+
+
+def load_model(source: ModelSource, expected: str | None = None) -> tuple[Wav2Vec2Model, str]:
+    """Fetch the weights of a model, check them, then build the model.
+
+    Args:
+        source: The model.
+        expected: The SHA-256 of the weights that a run was made with; `None` for any that `model.sha256` allows.
+
+    Returns:
+        The model in eval mode on the CPU, and the SHA-256 of the weights file.
+
+    Raises:
+        UserError: The file cannot be fetched or read, is damaged, or has another SHA-256.
+    """
+    found = source.fetch()
+    if expected not in (None, found):
+        raise UserError(
+            f"{source.weights_path}: has the sha256 {found}, the run was made with {expected}; put those weights there"
+        )
+    return source.build(), found
 
 
 def named(model_name: str, **options: Any) -> ModelSource:

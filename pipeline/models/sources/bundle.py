@@ -13,13 +13,14 @@ from urllib.error import URLError
 
 from pipeline.models.catalog import BUNDLES
 from pipeline.models.sources import check_sha256, checked_sha256
+from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError, one_of
-from pipeline.storage.commits import sha256_file
 
 if TYPE_CHECKING:
     from torchaudio.models import Wav2Vec2Model
 
 NAMES = tuple(BUNDLES)
+_DOWNLOAD_FAILED = (URLError, TimeoutError, ConnectionError, HTTPException)
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Source:
     @classmethod
     def from_record(cls, name: str, identity: Mapping[str, Any], weights_path: str) -> Source:
         """The source that a run used: the same weights, wherever torch hub's cache lies now."""
-        return cls(name, Options(sha256=identity["weights_sha256"]))
+        return cls(name, Options())
 
     def identity(self) -> dict[str, Any]:
         """Nothing: the name says which architecture and labels the model has."""
@@ -65,34 +66,50 @@ class Source:
     def check_file(self) -> None:
         """Do nothing: a missing file is downloaded by `load`."""
 
-    def load(self) -> tuple[Wav2Vec2Model, str]:
-        """See `ModelSource.load`."""
-        from pipeline.models.checkpoint import UNREADABLE, reason_of
-
-        name, path = self.facts.name, self.weights_path
+    def fetch(self) -> str:
+        """See `ModelSource.fetch`."""
+        path = self.weights_path
         try:
             if not path.exists():
-                self._fetch()
+                self._download()
             found = sha256_file(path)
-            check_sha256(self, found)  # before a byte is unpickled
-            return self._build().eval(), found
-        except (URLError, TimeoutError, ConnectionError, HTTPException) as error:
-            raise UserError(
-                f"model={name}: the weights could not be downloaded from {self.url} "
-                f"({getattr(error, 'reason', error)}); fetch that file elsewhere and put it at {path}, "
-                f"or see everything work now with dataset=digits, whose model comes with the package"
-            ) from None
+        except _DOWNLOAD_FAILED as error:
+            raise self._not_downloaded(error) from None
         except OSError as error:
-            raise UserError(
-                f"model={name}: {error.filename or path} cannot be used for weights ({error.strerror or error}); "
-                f"set TORCH_HOME to a folder that can be written"
-            ) from None
+            raise self._not_usable(error) from None
+        check_sha256(self, found)  # before a byte is unpickled
+        return found
+
+    def build(self) -> Wav2Vec2Model:
+        """See `ModelSource.build`."""
+        from pipeline.models.checkpoint import UNREADABLE, reason_of
+
+        try:
+            return self._of_torchaudio().eval()
+        except _DOWNLOAD_FAILED as error:
+            raise self._not_downloaded(error) from None
+        except OSError as error:
+            raise self._not_usable(error) from None
         except UNREADABLE as error:
             raise UserError(
-                f"model={name}: {path} does not hold the weights of this model ({reason_of(error)}); {self.remedy}"
+                f"model={self.facts.name}: {self.weights_path} does not hold the weights of this model "
+                f"({reason_of(error)}); {self.remedy}"
             ) from None
 
-    def _fetch(self) -> None:
+    def _not_downloaded(self, error: BaseException) -> UserError:
+        return UserError(
+            f"model={self.facts.name}: the weights could not be downloaded from {self.url} "
+            f"({getattr(error, 'reason', error)}); fetch that file elsewhere and put it at {self.weights_path}, "
+            f"or see everything work now with dataset=digits, whose model comes with the package"
+        )
+
+    def _not_usable(self, error: OSError) -> UserError:
+        return UserError(
+            f"model={self.facts.name}: {error.filename or self.weights_path} cannot be used for weights "
+            f"({error.strerror or error}); set TORCH_HOME to a folder that can be written"
+        )
+
+    def _download(self) -> None:
         """Download the weights to a random name beside `weights_path`, then rename the file. Loads nothing."""
         from torch.hub import download_url_to_file
 
@@ -100,7 +117,7 @@ class Source:
         self.weights_path.parent.mkdir(parents=True, exist_ok=True)
         download_url_to_file(self.url, str(self.weights_path))
 
-    def _build(self) -> Wav2Vec2Model:
+    def _of_torchaudio(self) -> Wav2Vec2Model:
         from torchaudio.models import Wav2Vec2Model
 
         from pipeline.models.architectures import torchaudio_bundle

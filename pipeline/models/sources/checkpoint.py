@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.models.catalog import MODELS
 from pipeline.models.labels import LABEL_SETS, WORD_BOUNDARY
 from pipeline.models.sources import check_sha256, checked_sha256
+from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError, one_of
-from pipeline.storage.commits import sha256_file
 
 if TYPE_CHECKING:
     from torchaudio.models import Wav2Vec2Model
@@ -73,7 +73,6 @@ class Source:
             checkpoint=weights_path,
             architecture=identity["model.architecture"],
             labels=identity["model.labels"],
-            sha256=identity["weights_sha256"],
         )
         source = cls(name, options)
         source.check_file()
@@ -97,15 +96,13 @@ class Source:
             with open(self.weights_path, "rb") as file:
                 head = file.read(9)
         except OSError:
-            return  # `load` says why
+            return  # `fetch` says why
         # safetensors, torch's zip, or torch's older pickles.
         if head[8:] != b"{" and head[:2] not in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04"):
             raise UserError(f"{said}: neither safetensors nor a torch file; give a file of weights")
 
-    def load(self) -> tuple[Wav2Vec2Model, str]:
-        """See `ModelSource.load`. Weights in half precision become float32."""
-        from pipeline.models.checkpoint import load_checkpoint
-
+    def fetch(self) -> str:
+        """See `ModelSource.fetch`."""
         try:
             found = sha256_file(self.weights_path)
         except OSError as error:
@@ -113,7 +110,13 @@ class Source:
                 f"model.checkpoint={self.weights_path}: cannot be read ({error.strerror}); give a file of weights"
             ) from None
         check_sha256(self, found)  # before a byte is unpickled
-        return load_checkpoint(self.weights_path, self.architecture, self.facts.labels).eval(), found
+        return found
+
+    def build(self) -> Wav2Vec2Model:
+        """See `ModelSource.build`. Weights in half precision become float32."""
+        from pipeline.models.checkpoint import load_checkpoint
+
+        return load_checkpoint(self.weights_path, self.architecture, self.facts.labels).eval()
 
 
 def _labels(value: Any) -> tuple[str, ...]:

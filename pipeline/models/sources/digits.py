@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.models.catalog import DIGITS
 from pipeline.models.sources import check_sha256, checked_sha256
+from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError, one_of
-from pipeline.storage.commits import sha256_file
 
 if TYPE_CHECKING:
     from torchaudio.models import Wav2Vec2Model
@@ -48,7 +48,7 @@ class Source:
     @classmethod
     def from_record(cls, name: str, identity: Mapping[str, Any], weights_path: str) -> Source:
         """The source that a run used: the same weights, wherever the package lies now."""
-        return cls(name, Options(sha256=identity["weights_sha256"]))
+        return cls(name, Options())
 
     def identity(self) -> dict[str, Any]:
         """Nothing: there is one shipped model."""
@@ -57,25 +57,30 @@ class Source:
     def check_file(self) -> None:
         """Do nothing: the package holds the file."""
 
-    def load(self) -> tuple[Wav2Vec2Model, str]:
-        """See `ModelSource.load`."""
+    def fetch(self) -> str:
+        """See `ModelSource.fetch`."""
+        try:
+            found = sha256_file(self.weights_path)
+        except OSError as error:
+            raise UserError(
+                f"model=digits: {self.weights_path} cannot be read ({error.strerror or error}); {self.remedy}"
+            ) from None
+        check_sha256(self, found)
+        return found
+
+    def build(self) -> Wav2Vec2Model:
+        """See `ModelSource.build`."""
         from safetensors.torch import load_file
 
         from pipeline.models import digits
         from pipeline.models.checkpoint import UNREADABLE, reason_of
 
+        model = digits.build()
         try:
-            found = sha256_file(self.weights_path)
-            check_sha256(self, found)
-            model = digits.build()
             model.load_state_dict(load_file(self.weights_path))
-        except OSError as error:
-            raise UserError(
-                f"model=digits: {self.weights_path} cannot be read ({error.strerror or error}); {self.remedy}"
-            ) from None
-        except UNREADABLE as error:
+        except (OSError, *UNREADABLE) as error:
             raise UserError(
                 f"model=digits: {self.weights_path} does not hold the weights of this model ({reason_of(error)}); "
                 f"{self.remedy}"
             ) from None
-        return model.eval(), found
+        return model.eval()

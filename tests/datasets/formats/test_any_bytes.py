@@ -1,4 +1,4 @@
-"""Any bytes, as any format: utterances that fit a table, or a refusal; nothing else, and nothing executed."""
+"""Any bytes in any format give utterances that fit a table, or a refusal. Nothing is executed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TEXTS = st.lists(st.sampled_from(LINES) | st.text(max_size=20), max_size=6).map(
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """Lines of every format, with some bytes changed, left out or put in."""
+    """Lines of every format with some bytes changed, removed or added."""
     data = bytearray(draw(TEXTS))
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(data)))

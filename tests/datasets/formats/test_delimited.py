@@ -1,4 +1,4 @@
-"""CSV, TSV and Parquet lists, and what their columns mean."""
+"""CSV, TSV and Parquet lists, and the meaning of their columns."""
 
 from __future__ import annotations
 
@@ -148,10 +148,10 @@ def test_a_reference_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
     [
         ("path,text\na.wav,x\nb.wav\n", "line 3: 1 values instead of 2; write one for every column"),
         ("path,text\na.wav,x,y\n", "line 2: 3 values instead of 2"),
-        ('path,text\na.wav,"x\n\n', "line 2: not to be read as delimited text"),
-        ('path,text\na.wav,"x"y\n', "say dataset.quotes=false"),
-        ("path,text\r\na.wav,x\rb.wav,y\n", "line 2: not to be read"),
-        ('path,text\n"a.wav","1\n2"\nb.wav,\xff\n'.encode("latin-1"), "line 4: not UTF-8; write bytes"),
+        ('path,text\na.wav,"x\n\n', "line 2: cannot be read as delimited text"),
+        ('path,text\na.wav,"x"y\n', "set dataset.quotes=false"),
+        ("path,text\r\na.wav,x\rb.wav,y\n", "line 2: cannot be read"),
+        ('path,text\n"a.wav","1\n2"\nb.wav,\xff\n'.encode("latin-1"), "line 4: not UTF-8; write the bytes"),
         ("path\n".encode("utf-16"), "line 1: not UTF-8; save the list as UTF-8"),
         ("path,start\na.wav,nan\n", "line 2: start='nan': must be a number of seconds"),
         ("path,start\na.wav,inf\n", "start='inf': must be a number of seconds"),
@@ -159,14 +159,14 @@ def test_a_reference_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
         ("path,start\na.wav,-1\n", "start=-1: must not be negative"),
         ('path,start\na.wav,"3,5"\n', "start='3,5': must be a number of seconds"),
         ("path,end\na.wav,-0.5\n", "end=-0.5: must not be negative"),
-        ("path,channel\na.wav,0\n", "channel=0: must be a channel, 1 the first"),
+        ("path,channel\na.wav,0\n", "channel=0: must be a channel number, counted from 1"),
         ("path,channel\na.wav,left\n", "channel='left': must be a channel"),
         ("path,text\n,x\n", "line 2: path=None: must be a path"),
         ("path\nhttps://me:hunter2@host/a.wav\n", "line 2: path: a URL"),
         ("file,text\na.wav,x\nb.wav,x\x00\nc\0.wav,y\n", "line 4: file='c\\x00.wav': must be a path"),
-        ("wave,text\na.wav,x\n", "its columns are 'wave', 'text'; say dataset.columns.path=..."),
-        ("path,file\na.wav,x\n", "path and file may both be the path; say dataset.columns.path=path"),
-        ("path,x,x\na.wav,1,2\n", "column 'x' stands twice"),
+        ("wave,text\na.wav,x\n", "its columns are 'wave', 'text'; set dataset.columns.path=..."),
+        ("path,file\na.wav,x\n", "columns path and file may both hold the path; set dataset.columns.path=path"),
+        ("path,x,x\na.wav,1,2\n", "column 'x' appears twice"),
         ("", "lists no recordings"),
         ("path,text\n", "lists no recordings"),
     ],
@@ -191,8 +191,8 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ({"format": "kaldi"}, "not a folder"),
         ({"audio_root": "/nope"}, "dataset.audio_root=/nope: no such folder"),
         ({"extensions": []}, r"dataset.extensions=\[\]"),
-        ({}, "cannot be told what it is; say dataset.format="),
-        ({"format": "rttm", "columns": Columns(path="x")}, "dataset.columns.path=x: rttm has its own names"),
+        ({}, "the format cannot be recognised; set dataset.format="),
+        ({"format": "rttm", "columns": Columns(path="x")}, "dataset.columns.path=x: the format rttm has fixed names"),
     ):
         with pytest.raises(UserError, match=reason):
             manifest.Dataset(manifest.Options(path=str(tmp_path / "l"), **options)).columns()
@@ -247,7 +247,7 @@ def test_the_columns_of_a_parquet_file_keep_their_types(tmp_path: Path) -> None:
         ({"path": ["a.wav", None]}, "row 2: path=None: must be a path"),
         ({"path": ["a.wav"], "start": [float("nan")]}, "row 1: start=nan: must be a number of seconds"),
         ({"path": [1]}, "row 1: path=1: must be a path"),
-        ({"audio": [b"RIFF"], "path": ["a"]}, "path and audio may both be the path"),
+        ({"audio": [b"RIFF"], "path": ["a"]}, "columns path and audio may both hold the path"),
         ({"path": ["a.wav"], "data": [{"bytes": b"RIFF"}]}, "column 'data' holds bytes"),
         ({"x": [1]}, "its columns are 'x'"),
         ({"path": pa.array([], pa.string())}, "lists no recordings"),

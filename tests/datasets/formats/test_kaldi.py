@@ -65,8 +65,8 @@ def test_segments_are_rows(tmp_path: Path) -> None:
     assert [(row.id, row.start_s, row.end_s, row.channel) for row in rows] == [
         ("jfk-1", 0.5, 3.25, None),
         ("jfk-2", 3.25, None, None),
-        ("jfk-3", 1.0, 2.0, 2),  # Kaldi counts from 0
-        ("jfk-4", 2.0, 1.0, None),  # costs this row, when it is read
+        ("jfk-3", 1.0, 2.0, 2),  # Kaldi counts channels from 0
+        ("jfk-4", 2.0, 1.0, None),  # this row fails when its recording is read
     ]
     assert [row.reference for row in rows] == ["and so my fellow americans", None, None, None]
 
@@ -81,12 +81,12 @@ def test_sides_of_a_call_are_channels_where_both_are_one_file(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("touch canary |", "a command, and none is executed here; write its output to a file"),
+        ("touch canary |", "a command, and this project executes none; write the command's output to a file"),
         ("sph2pipe -f wav x.sph|", "a command"),
         ("| touch canary", "a command"),
         ("-", "standard input"),
-        ("raw.ark:1234", "a place in a Kaldi archive"),
-        ("raw.ark:1234[0:10]", "a place in a Kaldi archive"),
+        ("raw.ark:1234", "a position in a Kaldi archive"),
+        ("raw.ark:1234[0:10]", "a position in a Kaldi archive"),
         ("s3://bucket/a.wav", "a URL"),
     ],
 )
@@ -116,10 +116,10 @@ def test_what_is_no_file_is_refused_and_never_executed(
         ({"wav__scp": "a a.wav\n", "segments": "u a nan 1\n"}, "start='nan': must be"),
         ({"wav__scp": "a a.wav\n", "segments": "u a -1 1\n"}, "start=-1: must not be negative"),
         ({"wav__scp": "a a.wav\n", "segments": "u a 0 -2\n"}, "end=-2: must not be negative"),
-        ({"wav__scp": "a a.wav\n", "segments": "u a 0 1 x\n"}, "channel='x': must be a channel, 0 the first"),
+        ({"wav__scp": "a a.wav\n", "segments": "u a 0 1 x\n"}, "channel='x': must be a channel number, counted from 0"),
         ({"wav__scp": "a a.wav\nb a.wav\n", "reco2file_and_channel": "a a X\nb a B\n"}, "channel"),
-        ({"wav__scp": "a a.wav\n", "text": "a one\nb two\na three\n"}, "text: 'a' stands twice"),
-        ({"wav__scp": "a a.wav\na b.wav\n", "segments": "u a 0 1\n"}, "wav.scp: 'a' stands twice"),
+        ({"wav__scp": "a a.wav\n", "text": "a one\nb two\na three\n"}, "text: 'a' appears twice"),
+        ({"wav__scp": "a a.wav\na b.wav\n", "segments": "u a 0 1\n"}, "wav.scp: 'a' appears twice"),
     ],
 )
 def test_a_wrong_folder_is_refused_with_the_file_and_the_line(
@@ -141,13 +141,13 @@ def test_paths_below_the_working_directory_are_not_guessed(tmp_path: Path, monke
     data = folder(tmp_path, wav__scp="a fsdd/7_theo_1.wav\nb fsdd/gone.wav\n")
     assert [row.path for row in read(data)] == [f"{data}/fsdd/7_theo_1.wav", f"{data}/fsdd/gone.wav"]
     monkeypatch.chdir(DATA)
-    assert "below the working directory; say dataset.audio_root=. if that is meant" in refused(data)
+    assert "below the working directory; set dataset.audio_root=. if paths are relative to" in refused(data)
     assert [row.path for row in read(data, DATA)] == [str(FSDD / "7_theo_1.wav"), str(FSDD / "gone.wav")]
 
 
 def test_a_folder_that_is_no_data_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a b\n")
-    assert "no Kaldi data folder, since it has no wav.scp" in refused(tmp_path)
+    assert "not a file, but a folder without wav.scp" in refused(tmp_path)
 
 
 def test_a_data_folder_becomes_a_manifest(tmp_path: Path) -> None:

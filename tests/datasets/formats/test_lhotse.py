@@ -1,4 +1,4 @@
-"""Manifests that lhotse wrote, of the recordings in `data/`."""
+"""Manifests of the recordings in `data/`, written by lhotse."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def test_a_cut_is_a_row_and_a_segment_unless_it_is_the_whole_recording() -> None
 def test_what_is_no_stretch_of_one_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     reasons = {
-        "mixed": "a MixedCut, which is no stretch of one recording",
+        "mixed": "a MixedCut, which is not a segment of one recording",
         "padded": "a MixedCut",
-        "7_theo_1_sp1.1": "has transforms, which are not made here",
+        "7_theo_1_sp1.1": "has transforms, which this project does not apply",
         "silence": "a PaddingCut",
-        "command": "a source of type 'command': nothing is executed or fetched here",
-        "url": "a source of type 'url': nothing is executed or fetched here",
+        "command": "a source of type 'command': this project executes and downloads nothing",
+        "url": "a source of type 'url': this project executes and downloads nothing",
     }
     lines = (DATA / "lhotse" / "refused.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == list(reasons)
@@ -87,7 +87,7 @@ def test_what_is_no_stretch_of_one_file_is_refused(tmp_path: Path, monkeypatch: 
         assert reason in said
         assert "hunter2" not in said
     assert not (tmp_path / "canary").exists()
-    assert "no recording and no cut" in refused(DATA / "lhotse" / "supervisions.jsonl")
+    assert "neither a recording nor a cut" in refused(DATA / "lhotse" / "supervisions.jsonl")
 
 
 def test_its_lines_are_told_from_nemos(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_an_extension_may_be_longer(tmp_path: Path) -> None:
 def test_a_name_that_fits_two_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "jfk.wav").touch()
     (tmp_path / "jfk.flac").touch()
-    with pytest.raises(UserError, match=r"'jfk' may be 'jfk.flac' and 'jfk.wav' .* narrow dataset.audio_root"):
+    with pytest.raises(UserError, match=r"'jfk' matches both 'jfk.flac' and 'jfk.wav' .* narrow dataset.audio_root"):
         read(tmp_path, turn())
 
 
@@ -71,7 +71,7 @@ def test_a_channel_means_one_only_where_there_are_several(tmp_path: Path) -> Non
     assert [(row.id, row.channel) for row in read(tmp_path, text)] == [
         ("a#500-2500", None), ("b#500-2500#c1#john", 1), ("b#500-2500#c2#john", 2), ("c#500-2500", None)
     ]  # fmt: skip
-    with pytest.raises(UserError, match="line 2: channel='x': must be a channel, 1 the first"):
+    with pytest.raises(UserError, match="line 2: channel='x': must be a channel number, counted from 1"):
         read(tmp_path, turn("a") + turn("a", "x"))
 
 
@@ -83,8 +83,8 @@ def test_two_who_speak_at_the_same_time_have_two_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("hello\n", "'hello' is no type of RTTM; expected is SPEAKER"),
-        ("SPEAKER jfk 1 0\n", "4 fields; expected are SPEAKER file channel start duration"),
+        ("hello\n", "'hello' is not a line type of RTTM; expected SPEAKER"),
+        ("SPEAKER jfk 1 0\n", "4 fields; expected SPEAKER file channel start duration"),
         (turn(start="x"), "start='x': must be a number of seconds"),
         (turn(start="nan"), "start='nan': must be"),
         (turn(start="-1"), "start=-1: must not be negative"),

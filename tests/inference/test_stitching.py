@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.decoding.greedy import GreedyDecoder
-from pipeline.decoding.stitching import Stitcher, find_join
+from pipeline.decoding import greedy
 from pipeline.inference.planning import Chunking
-from pipeline.records import BestPath, Chunk, Emission, Rejected
+from pipeline.inference.stitching import Stitcher, find_join
+from pipeline.inference.transcription import Transcription
+from pipeline.records import BestPath, Chunk, Emission, Labels, Rejected, Transcript, UtteranceEmission
 
 LABELS = ("-", "|", "A", "B", "C")
 CHUNKING = Chunking(max_samples=60 * 320 + 80, context=14, stride=320, receptive_field=400)
@@ -30,15 +33,20 @@ def seen(chunk: Chunk, path: str) -> Emission:
     return emission(chunk, path[chunk.first_frame : chunk.first_frame + frames], chunk.first_frame)
 
 
+def transcribing(start_s: float = 0.0) -> Transcription:
+    """Transcribes rows that begin at `row * start_s` in their files."""
+    return Transcription(greedy.Decoder(greedy.Options(), Labels(LABELS, 0, "|"), 0.02), lambda row: start_s * row)
+
+
 def stitch(emissions: list[Emission], batch: int = 1) -> tuple[list[Emission], str]:
-    stitcher = Stitcher(GreedyDecoder(LABELS, 0, 0.02), lambda row: 0.0)
+    stitcher, transcription = Stitcher(), transcribing()
     pieces: list[Emission] = []
     texts: dict[int, str] = {}
     for index in range(0, len(emissions), batch):
-        kept, transcripts, failures = stitcher.take(emissions[index : index + batch], [])
+        kept, failures = stitcher.take(emissions[index : index + batch], [])
         assert failures == []
         pieces += kept
-        texts |= {row: transcript.ctc_text for row, transcript in transcripts.items()}
+        texts |= {row: transcript.ctc_text for row, transcript in transcription.take(kept, failures).items()}
     return pieces, texts[0]
 
 
@@ -96,32 +104,58 @@ def test_without_labels_or_context_a_join_is_where_it_was_planned() -> None:
     assert find_join(left, Emission(bare[1], right.num_frames, None, {}, right.path)) == bare[1].join
 
 
+class Utterances:
+    """A stitcher, and behind it a decoder, as the loop has them."""
+
+    def __init__(self, start_s: float = 0.0) -> None:
+        self._stitcher, self._transcription = Stitcher(), transcribing(start_s)
+
+    def take(
+        self, emissions: list[Emission], rejected: list[Rejected]
+    ) -> tuple[list[Emission], dict[int, Transcript], list[Rejected]]:
+        pieces, failures = self._stitcher.take(emissions, rejected)
+        return pieces, self._transcription.take(pieces, failures), failures
+
+
 def test_an_utterance_fails_once_and_what_came_of_its_other_chunks_is_dropped() -> None:
     path = "A-B-" * 100
     chunks = CHUNKING.chunks(0, (len(path) - 1) * 320 + 400)
     assert len(chunks) > 4
-    stitcher = Stitcher(GreedyDecoder(LABELS, 0, 0.02), lambda row: 0.0)
-    assert stitcher.take([seen(chunks[0], path)], []) == ([], {}, [])
-    kept, _, _ = stitcher.take([seen(chunks[1], path)], [])
+    utterances = Utterances()
+    assert utterances.take([seen(chunks[0], path)], []) == ([], {}, [])
+    kept, _, _ = utterances.take([seen(chunks[1], path)], [])
     assert [piece.chunk for piece in kept] == [chunks[0]]
     lost = Rejected(chunks[2], "load", "truncated", "why")
-    assert stitcher.take([], [lost, Rejected(chunks[3], "load", "truncated", "too")]) == ([], {}, [lost])
-    assert stitcher.take([seen(chunks[4], path)], [Rejected(chunks[-1], "model", "non_finite", "again")]) == (
-        [],
-        {},
-        [],
-    )
+    assert utterances.take([], [lost, Rejected(chunks[3], "load", "truncated", "too")]) == ([], {}, [lost])
+    again = Rejected(chunks[-1], "model", "non_finite", "again")
+    assert utterances.take([seen(chunks[4], path)], [again]) == ([], {}, [])
     other = emission(Chunk(1, 10_000), "AB")
-    kept, transcripts, failures = stitcher.take([other], [])
+    kept, transcripts, failures = utterances.take([other], [])
     assert ([piece.chunk.row for piece in kept], list(transcripts), failures) == ([1], [1], [])
 
 
 def test_chunks_of_two_utterances_in_one_batch_do_not_mix() -> None:
     paths = ("A-" * 45, "B-" * 45)
     cut = [CHUNKING.chunks(row, 89 * 320 + 400) for row in (0, 1)]
-    stitcher = Stitcher(GreedyDecoder(LABELS, 0, 0.02), lambda row: 10.0 * row)
     emissions = [seen(chunk, path) for chunks, path in zip(cut, paths, strict=True) for chunk in chunks]
-    pieces, transcripts, _ = stitcher.take(emissions, [])
+    pieces, transcripts, _ = Utterances(start_s=10.0).take(emissions, [])
     assert [piece.chunk.row for piece in pieces] == [0, 0, 1, 1]
     assert (transcripts[0].ctc_text, transcripts[1].ctc_text) == ("A" * 45, "B" * 45)
     assert transcripts[1].words[0].start_s == pytest.approx(10.0)
+
+
+def test_a_decoder_that_wants_logits_gets_those_of_the_whole_utterance() -> None:
+    """The logits hold the number of their frame, so each frame is there once and in order."""
+
+    class Reader:
+        wants_logits: ClassVar[bool] = True
+
+        def __call__(self, given: UtteranceEmission) -> Transcript:
+            assert given.logits is not None
+            return Transcript("", ",".join(str(int(frame)) for frame in given.logits[:, 0]), 0.0, len(given.logits), ())
+
+    path = "A-B-" * 50
+    chunks = CHUNKING.chunks(0, (len(path) - 1) * 320 + 400)
+    pieces, _ = Stitcher().take([seen(chunk, path) for chunk in chunks], [])
+    (transcript,) = Transcription(Reader(), lambda row: 0.0).take(pieces, []).values()
+    assert transcript.ctc_text == ",".join(map(str, range(len(path))))

@@ -1,0 +1,127 @@
+"""`execute(job, shards, device)`: build the engine, the loader and the writer, and run the loop over the shards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import torch
+
+from pipeline.inference.job import Computation, Job
+from pipeline.inference.loader import Loader, Recordings
+from pipeline.inference.loop import plan_batches, run_batches
+from pipeline.inference.writer import ShardWriter
+from pipeline.models import sources
+from pipeline.models.engine import (
+    Engine,
+    EngineSettings,
+    default_batch_seconds,
+    default_committers,
+    default_workers,
+)
+from pipeline.runtime.progress import RunProgress
+from pipeline.runtime.signals import Stopped, deferring_stop
+from pipeline.storage.commits import CommitRecord
+from pipeline.storage.manifest import Manifest
+
+LOG = logging.getLogger("pipeline")
+
+
+def execute(job: Job, shards: Sequence[int], device: torch.device, progress: RunProgress) -> list[int]:
+    """Load, infer, decode, write and commit some shards of a job.
+
+    Args:
+        job: The job.
+        shards: The shards to do, ascending.
+        device: Where the model runs.
+        progress: Told of every batch and every commit.
+
+    Returns:
+        Shards that were kept as they were, because an utterance that had a result would have failed now.
+
+    Raises:
+        UserError: The weights are damaged, or they are not those of the run.
+        RunError: More failures than allowed.
+        Stopped: A signal asked for it; the batches that were begun are done, the shards they complete committed.
+    """
+    engine = build_engine(job.computation, device)
+    workers = default_workers(device) if job.workers is None else job.workers
+    log = job.directory.local_log()
+    loader = build_loader(job.computation, job.manifest, device, workers=workers, timeout_s=job.timeout_s, stderr=log)
+    writer = ShardWriter(
+        job.directory,
+        job.manifest,
+        job.tables,
+        _log_commit(progress),
+        job.attempts,
+        committers=default_committers(device),
+    )
+    max_batch_s = job.max_batch_s or default_batch_seconds(device)
+    progress.begin()
+    try:
+        with closing(loader.batches(plan_batches(job, shards, max_batch_s))) as batches, deferring_stop():
+            run_batches(job, batches, engine, writer, progress)
+            writer.close()
+    except Stopped:
+        with deferring_stop():
+            writer.stop()
+        raise
+    except BaseException:
+        with deferring_stop():
+            writer.abort()
+        raise
+    return writer.kept
+
+
+def build_engine(computation: Computation, device: torch.device) -> Engine:
+    """Load the model of a computation onto a device.
+
+    Raises:
+        UserError: The weights are damaged, or they are not those of the computation.
+    """
+    model, _ = sources.load_model(computation.source, computation.weights_sha256)
+    settings = EngineSettings(
+        layers=computation.layers, feature_dtype=computation.feature_dtype, logits=computation.wants_logits
+    )
+    return Engine(computation.facts, model, device, computation.precision, settings)
+
+
+def build_loader(
+    computation: Computation,
+    manifest: Manifest,
+    device: torch.device,
+    *,
+    workers: int,
+    timeout_s: float,
+    stderr: Path,
+) -> Loader:
+    """The loader of a computation.
+
+    Args:
+        computation: What is computed.
+        manifest: The recordings.
+        device: Where the batches go.
+        workers: Processes that load; 0 loads in this process.
+        timeout_s: A recording whose loading takes longer is a failure.
+        stderr: A file for the complaints of decoders.
+    """
+    facts = computation.facts
+    return Loader(
+        Recordings(
+            manifest, facts.sample_rate, facts.min_samples, computation.channels, computation.chunking.max_samples
+        ),
+        workers=workers,
+        timeout_s=timeout_s,
+        pin_memory=device.type == "cuda",
+        stderr=stderr,
+    )
+
+
+def _log_commit(progress: RunProgress) -> Callable[[CommitRecord], None]:
+    def log(record: CommitRecord) -> None:
+        progress.shard_committed()
+        LOG.info("committed shard %d: %d utterances, %d failures", record.shard, record.utterances, record.num_failures)
+
+    return log

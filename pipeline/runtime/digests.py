@@ -1,0 +1,49 @@
+"""SHA-256 of files and of plain values, and JSON files that hold a digest of themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CHECKSUM = "checksum"
+"""Key of the digest that a JSON file of ours holds of the rest of itself."""
+
+
+def digest_of_json(content: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_of(source: Any) -> str:
+    """SHA-256 of an open binary file, in hexadecimal."""
+    return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a local file, in hexadecimal."""
+    with open(path, "rb") as source:
+        return sha256_of(source)
+
+
+def encode_checked(content: Mapping[str, Any]) -> bytes:
+    """JSON as it stands on disk, with a digest of itself, so that an edit shows."""
+    rest = {key: value for key, value in content.items() if key != CHECKSUM}
+    return json.dumps({**rest, CHECKSUM: digest_of_json(rest)}, indent=1).encode()
+
+
+def decode_checked(data: bytes) -> dict[str, Any]:
+    """What `encode_checked` wrote, without the digest.
+
+    Raises:
+        ValueError: The bytes are not such a file, or they have been edited.
+    """
+    content = json.loads(data)
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    checksum = content.pop(CHECKSUM, None)  # files of the first releases have none
+    if checksum not in (None, digest_of_json(content)):
+        raise ValueError("its checksum is not that of its content")
+    return content

@@ -1,0 +1,178 @@
+"""`run.json`: what a run computes, with which weights, and where it was computed last.
+
+The identity is everything that decides what stands in the tables. Its digest, the fingerprint, stands in every commit
+record. A run directory is resumed only by a run of the same identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from typing import Any
+
+from pipeline.runtime.digests import decode_checked, digest_of_json, encode_checked
+
+_KEYS = {
+    "chunk_seconds": "chunk.seconds",
+    "chunk_context_seconds": "chunk.context_seconds",
+    "layers": "features.layers",
+    "feature_dtype": "features.dtype",
+    "emission_dtype": "emissions.dtype",
+}
+"""Fields of an identity whose key in the file is another than their name."""
+_OPTIONS = ("model.", "decoder.")
+"""What the keys of options begin with."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything that decides what stands in a run's tables.
+
+    Attributes:
+        schema_version: Of the tables.
+        manifest: Digest of the manifest.
+        model: The choice of the group `model`.
+        weights_sha256: SHA-256 of the weights file.
+        precision: fp32, bf16 or fp16.
+        outputs: The requested tables, sorted.
+        channels: mix, first or each.
+        chunk_seconds, chunk_context_seconds: How long recordings are cut.
+        torch, torchaudio: Their versions without the patch release.
+        layers: Layers in `features/`; empty where features are not requested.
+        feature_dtype, emission_dtype: float16 or float32; `None` where the table is not requested.
+        decoder: The choice of the group `decoder`; `None` where transcripts are not requested.
+        options: What the model and the decoder were told besides: `model.labels`, `decoder.beam_size` and the like.
+    """
+
+    schema_version: int
+    manifest: str
+    model: str
+    weights_sha256: str
+    precision: str
+    outputs: tuple[str, ...]
+    channels: str
+    chunk_seconds: float
+    chunk_context_seconds: float
+    torch: str
+    torchaudio: str
+    layers: tuple[int, ...] = ()
+    feature_dtype: str | None = None
+    emission_dtype: str | None = None
+    decoder: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the identity."""
+        return digest_of_json(self.as_json())
+
+    def dtype(self, table: str) -> str | None:
+        """The type of the values in `emissions` or `features`; `None` for other tables."""
+        return {"emissions": self.emission_dtype, "features": self.feature_dtype}.get(table)
+
+    def as_json(self) -> dict[str, Any]:
+        """The identity as `run.json` has it; keys of what is not requested are left out."""
+        values = {_KEYS.get(each.name, each.name): getattr(self, each.name) for each in fields(self)}
+        options = values.pop("options")
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return {key: value for key, value in plain.items() if value not in (None, []) or key == "outputs"} | {**options}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Identity:
+        """The identity that `as_json` wrote.
+
+        Raises:
+            ValueError: A key is missing or unknown.
+        """
+        rest = dict(content)
+        options = {key: rest.pop(key) for key in list(rest) if key.startswith(_OPTIONS)}
+        values: dict[str, Any] = {"options": options}
+        for each in fields(cls):
+            key = _KEYS.get(each.name, each.name)
+            if key in rest:
+                value = rest.pop(key)
+                values[each.name] = tuple(value) if isinstance(value, list) else value
+            elif each.default is MISSING and each.default_factory is MISSING:
+                raise ValueError(f"its identity lacks {key}")
+        if rest:
+            raise ValueError(f"its identity has {', '.join(rest)}, which this release does not know")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """Size in bytes and SHA-256 of a file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """How to recognise a weights file without reading it again."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The content of `run.json`.
+
+    Attributes:
+        identity: What the run computes.
+        weights: The weights file.
+        manifest_file: The file of the manifest, whose digest leaves out where the recordings lie.
+        versions: Package to version, of what computed and wrote last.
+        device: Where the model ran last; `None` in the files of releases before 0.2.
+        written: UTC, ISO 8601.
+    """
+
+    identity: Identity
+    weights: WeightsFile | None
+    manifest_file: StoredFile | None
+    versions: Mapping[str, str]
+    device: str | None
+    written: str
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the identity."""
+        return self.identity.fingerprint
+
+    def of_manifest(self, file: StoredFile) -> RunRecord:
+        """The same record after the manifest's file was written again."""
+        return replace(self, manifest_file=file)
+
+    def encode(self) -> bytes:
+        """The bytes of `run.json`."""
+        content = asdict(self) | {"identity": self.identity.as_json()}
+        present = {key: value for key, value in content.items() if value is not None}
+        return encode_checked({"fingerprint": self.fingerprint, **present})
+
+    @classmethod
+    def decode(cls, data: bytes) -> RunRecord:
+        """The record in the bytes of `run.json`, also of a release before 0.2.
+
+        Raises:
+            ValueError: The bytes are not a run record, or they have been edited.
+        """
+        try:
+            content = decode_checked(data)
+            weights, manifest_file = content.get("weights"), content.get("manifest_file")
+            record = cls(
+                identity=Identity.from_json(content["identity"]),
+                weights=None if weights is None else WeightsFile(**weights),
+                manifest_file=None if manifest_file is None else StoredFile(**manifest_file),
+                versions=dict(content.get("versions", {})),
+                device=content.get("device"),
+                written=content.get("written", ""),
+            )
+            fingerprint = content["fingerprint"]
+        except (TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"not the record of a run ({error})") from None
+        if fingerprint != record.fingerprint:
+            raise ValueError(f"has the fingerprint {fingerprint}, its identity that of {record.fingerprint}")
+        return record
