@@ -16,7 +16,8 @@ from pipeline.runtime.errors import UserError, one_of
 
 _BASH = """\
 _overnight_speech() {
-    if ! [[ "$COMP_LINE" =~ ^[^\\ ]*python[0-9.]*\\ +-m\\ +pipeline\\.run\\ ]]; then
+    local ours='^[^ ]*python[0-9.]* +-m +pipeline[.]run '
+    if ! [[ "$COMP_LINE" =~ $ours ]]; then
         [ -z "$_OVERNIGHT_SPEECH_BEFORE" ] || "$_OVERNIGHT_SPEECH_BEFORE" "$@"
         return
     fi
@@ -32,7 +33,7 @@ _overnight_speech() {
 }
 """
 _INSTALL = """\
-_OVERNIGHT_SPEECH_BEFORE=$(complete -p python 2>/dev/null | sed -n 's/.*-F \\([^ ]*\\).*/\1/p')
+_OVERNIGHT_SPEECH_BEFORE=$(complete -p python 2>/dev/null | sed -n 's/.*-F \\([^ ]*\\).*/\\1/p')
 [ "$_OVERNIGHT_SPEECH_BEFORE" != _overnight_speech ] || _OVERNIGHT_SPEECH_BEFORE=
 complete -o nospace -o default -F _overnight_speech python python3
 """

@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -133,7 +133,7 @@ def expand(typed: Sequence[str]) -> list[list[str]]:
         override = _hydra_override(_quote_path(text, sweep=True), mask_assignment(text))
         if not override.is_sweep_override():
             axes.append([text])
-        elif override.is_choice_sweep() or override.is_range_sweep():
+        elif override.value_type in (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP):
             axes.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
         else:
             raise UserError(f"{mask_assignment(text)}: cannot be swept; give a,b or choice(a,b) or range(1,4)")
@@ -219,7 +219,8 @@ def _parse(typed: str) -> _Typed:
 def _hydra_override(quoted: str, said: str) -> Override:
     try:
         override = OverridesParser.create().parse_override(quoted)
-        override.value()
+        if not override.is_sweep_override():
+            override.value()
         return override
     except (HydraException, RecursionError) as error:
         # Hydra's reason quotes pieces of the value.

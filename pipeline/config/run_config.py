@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +22,7 @@ from pipeline.models import selection
 from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import ModelSource
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.plugins import Modules
 from pipeline.runtime.redaction import mask_secrets
 
 
@@ -29,12 +31,19 @@ class Chosen:
     """A chosen module.
 
     Attributes:
-        name: The name by which the registry of its kind loads the module.
+        modules: The modules of its kind.
+        name: The name of the module.
         options: An instance of the module's dataclass `Options`.
     """
 
+    modules: Modules
     name: str
     options: Any
+
+    @property
+    def module(self) -> ModuleType:
+        """The module, imported."""
+        return self.modules.load(self.name)
 
 
 @dataclass(frozen=True)
@@ -46,8 +55,8 @@ class RunConfig:
         dataset: The connector, which has checked its own options.
         dataset_options: The connector's options as plain values, for the record.
         source: The source of the model.
-        decoder: The decoder; its module is `DECODERS.load(decoder.name)`.
-        executor: The executor; its module is `pipeline.executors.<name>`.
+        decoder: The decoder.
+        executor: The executor.
         layers: The layers whose features are asked for, ascending; empty where features are not.
         run_dir: The folder for the tables.
         yaml: The resolved configuration, secrets masked.
@@ -67,6 +76,14 @@ class RunConfig:
     def model(self) -> ModelFacts:
         """What is known of the chosen model."""
         return self.source.facts
+
+    @property
+    def identity_options(self) -> dict[str, Any]:
+        """The options of the model and of the decoder that identify a run: `model.labels` and the like."""
+        options: dict[str, Any] = self.source.identity()
+        if "transcripts" in self.settings.outputs:
+            options |= {f"decoder.{key}": value for key, value in asdict(self.decoder.options).items()}
+        return options
 
 
 def load(overrides: Sequence[str], own: OwnConf | None = None) -> RunConfig:
@@ -131,8 +148,8 @@ def _checked(composed: DictConfig) -> RunConfig:
         dataset=dataset,
         dataset_options=plain,
         source=source,
-        decoder=Chosen(settings.decoder.name, options["decoder"]),
-        executor=Chosen(settings.executor.name, options["executor"]),
+        decoder=Chosen(GROUPS["decoder"].modules, settings.decoder.name, options["decoder"]),
+        executor=Chosen(GROUPS["executor"].modules, settings.executor.name, options["executor"]),
         layers=layers,
         run_dir=run_dir,
         yaml=OmegaConf.to_yaml(OmegaConf.create(mask_secrets(OmegaConf.to_container(composed)))),

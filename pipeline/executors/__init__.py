@@ -1,18 +1,20 @@
 """Who executes which shards of a job.
 
 An executor is a module of this package with a dataclass `Options` (its keys are `executor.*` of the configuration) and
-a class `Executor(options)` that fits the protocol below. The unit of work is a shard: the commit record makes a shard
+a class `Executor(options)` that fits the protocol below. It imports torch inside `run` only, because the configuration
+reads `Options`. The unit of work is a shard: the commit record makes a shard
 done, so shards may be executed anywhere and in any order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 
-from pipeline.inference.job import Job
+if TYPE_CHECKING:
+    from pipeline.inference.job import Job
 
 
 class Executor(Protocol):

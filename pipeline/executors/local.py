@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from pipeline.inference.job import Job
 from pipeline.runtime.progress import RunProgress, format_duration
 from pipeline.storage.run_directory import METRICS
+
+if TYPE_CHECKING:
+    from pipeline.inference.job import Job
 
 
 @dataclass

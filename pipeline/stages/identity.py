@@ -6,7 +6,6 @@ is imported: a finished run is recognised within seconds, and a refused resume i
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -33,10 +32,7 @@ def describe(config: RunConfig, digest: str, precision: str, weights_sha256: str
         precision: The resolved precision.
         weights_sha256: SHA-256 of the weights file.
     """
-    settings, options, decoder = config.settings, config.source.identity(), None
-    if "transcripts" in settings.outputs:
-        decoder = config.decoder.name
-        options |= {f"decoder.{key}": value for key, value in asdict(config.decoder.options).items()}
+    settings = config.settings
     return Identity(
         schema_version=SCHEMA_VERSION,
         manifest=digest,
@@ -52,8 +48,8 @@ def describe(config: RunConfig, digest: str, precision: str, weights_sha256: str
         layers=config.layers,
         feature_dtype=settings.features.dtype if config.layers else None,
         emission_dtype=settings.emissions.dtype if "emissions" in settings.outputs else None,
-        decoder=decoder,
-        options=options,
+        decoder=settings.decoder.name if "transcripts" in settings.outputs else None,
+        options=config.identity_options,
     )
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from pipeline.config.groups import GROUPS
 from pipeline.config.run_config import RunConfig
 from pipeline.executors import Executor
 from pipeline.inference.job import Computation, Job
@@ -48,7 +47,7 @@ def infer(
         RunError: More failures than allowed.
     """
     job = prepare(config, directory, manifest, say)
-    executor: Executor = GROUPS["executor"].modules.load(config.executor.name).Executor(config.executor.options)
+    executor: Executor = config.executor.module.Executor(config.executor.options)
     return executor.run(job, console, say)
 
 

@@ -29,11 +29,12 @@ from pipeline.datasets import CONNECTORS
 from pipeline.models import __main__ as models
 from pipeline.models.catalog import MODELS
 from pipeline.models.sources import SOURCES
+from pipeline.stages.identity import describe
 
 _KINDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Any: "one value or a list"}
 _CHECKPOINT = "checkpoint"
 _BESIDES = ("precision", "shard.hours", "model.architecture", "model.labels")
-"""What identifies a run besides the `RunConfig.result_settings` of a model that is no checkpoint."""
+"""What identifies a run besides the identity of a run whose model is no checkpoint."""
 
 
 class UndescribedKey(PluginError):
@@ -141,7 +142,7 @@ def _kind(hint: Any) -> str:
 @functools.cache
 def _fixed() -> frozenset[str]:
     """Keys that a run directory keeps for good."""
-    return frozenset((*checked.load(["dataset=digits"]).result_settings, *_BESIDES))
+    return frozenset((*describe(checked.load(["dataset=digits"]), "", "fp32", "").as_json(), *_BESIDES))
 
 
 def _entry(key: Key, place: str = "") -> str:

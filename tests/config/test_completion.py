@@ -25,7 +25,7 @@ def in_bash(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("typed", "found"),
     [
-        ("da", ["dataset="]),
+        ("dat", ["dataset.root=", "dataset="]),
         ("dataset=", [f"dataset={name}" for name in group_choices("dataset")]),
         ("dataset=fo", ["dataset=folder"]),
         ("dataset=folder dataset.", ["dataset.extensions=", "dataset.root="]),
@@ -62,7 +62,7 @@ def test_another_wish_is_refused_with_what_there_is(asked: str) -> None:
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("{} -m pipeline.run data", "dataset="),
+        ("{} -m pipeline.run prec", "precision="),
         ("{} -m pipeline.run dataset=fo", "folder"),
         ("{} -m pipeline.run dataset=digits precision=b", "bf16"),
     ],

@@ -259,7 +259,7 @@ OVERRIDES = [
     "--config-path=pkg://antigravity",
     "--config-dir=pkg://antigravity",
     "-cp=/tmp",
-    "--multirun",
+    "--multirun=hydra/launcher=basic",
     "device=${hydra:runtime.cwd}",
     "device=${hydra:job.name}",
     "device=${eval:1}",
