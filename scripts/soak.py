@@ -237,7 +237,10 @@ class Soak:
         different = sorted(path for path in tables if found[path] != self.expected[path])
         check(not different, f"other content: {different[:5]}")
         for path in self.shards(run_dir):
-            record, wanted = read_record(path.read_bytes()), read_record((self.reference / "commits" / path.name).read_bytes())
+            record, wanted = (
+                read_record(path.read_bytes()),
+                read_record((self.reference / "commits" / path.name).read_bytes()),
+            )
             check(record is not None and wanted is not None and record.files == wanted.files, f"record {path.name}")
         manifest = Counter(pq.read_table(run_dir / "manifest.parquet", columns=["id"])["id"].to_pylist())
         failed = Counter(pq.read_table(run_dir / "failures", columns=["id"])["id"].to_pylist())
