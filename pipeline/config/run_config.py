@@ -7,7 +7,7 @@ the value, the reason and what is allowed. Nothing here instantiates a `_target_
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
