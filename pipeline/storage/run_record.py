@@ -126,7 +126,7 @@ class RunRecord:
         weights: The weights file.
         manifest_file: The file of the manifest, whose digest leaves out where the recordings lie.
         versions: Package to version, of what computed and wrote last.
-        device: Where the model ran last; `None` in the files of releases before 0.2.
+        device: Where the model ran last; `None` in files that do not say it.
         written: UTC, ISO 8601.
     """
 
@@ -154,7 +154,7 @@ class RunRecord:
 
     @classmethod
     def decode(cls, data: bytes) -> RunRecord:
-        """The record in the bytes of `run.json`, also of a release before 0.2.
+        """The record in the bytes of `run.json`, also of the first release.
 
         Raises:
             ValueError: The bytes are not a run record, or they have been edited.
