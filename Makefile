@@ -60,6 +60,7 @@ lint: $(INSTALLED) ## Checks style, types and imports
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy pipeline
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/vulture
 
 # The marker file is written last, so an interrupted installation is repeated.
 $(INSTALLED): $(PY) pyproject.toml constraints.txt

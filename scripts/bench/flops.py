@@ -35,12 +35,3 @@ def forward_flop(params: Mapping[str, Any], num_samples: int) -> dict[str, float
 def total(params: Mapping[str, Any], lengths: Iterable[int]) -> float:
     """FLOP of recordings of these lengths, in samples."""
     return sum(sum(forward_flop(params, length).values()) for length in lengths)
-
-
-def by_part(params: Mapping[str, Any], lengths: Iterable[int]) -> dict[str, float]:
-    """FLOP of each part over recordings of these lengths."""
-    sums: dict[str, float] = {}
-    for length in lengths:
-        for part, flop in forward_flop(params, length).items():
-            sums[part] = sums.get(part, 0.0) + flop
-    return sums

@@ -37,18 +37,6 @@ def refusal(*overrides: str) -> str:
     return str(caught.value)
 
 
-KEYS = (
-    "batch.max_seconds",
-    "dataset.root",
-    "emissions.dtype",
-    "features.dtype",
-    "features.layers",
-    "loader.timeout_s",
-    "loader.workers",
-    "model.sha256",
-    "shard.hours",
-)
-
 # What is typed, and what the one line has to say: key and value as typed, what is allowed.
 REFUSED: list[tuple[str, list[str]]] = [
     # misspelt and unknown keys

@@ -237,7 +237,6 @@ def test_a_finished_run_is_refused_for_other_weights_than_configured(capsys: pyt
 
 # --- no override, and no file of one's own, reaches code
 
-TOUCH = "${CANARY_FILE}"
 OVERRIDES = [
     "_target_=os.system",
     "+_target_=os.system",

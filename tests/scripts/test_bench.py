@@ -33,7 +33,7 @@ COLD = ("around", "precision")
 """Whose runs of this project are interpreters of their own; those of the others begin warm."""
 TRANSFORMERS = "transcripts and emissions, against transformers at its best"
 
-Runs = dict[str, "Future[subprocess.CompletedProcess[str]]"]
+Runs = dict[str, Future[subprocess.CompletedProcess[str]]]
 
 
 @pytest.fixture(scope="module")
