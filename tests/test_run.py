@@ -22,11 +22,13 @@ from running import (
     environment,
     execute,
     ids,
+    listed,
     main,
     mtimes,
     read,
     run,
     run_prepared,
+    server,
     wait_until,
 )
 
@@ -44,7 +46,8 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """One run of the demo, and what it printed."""
     folder = tmp_path_factory.mktemp("digits")
-    done = execute("dataset=digits", "shard.hours=0.01", "features.layers=all", cwd=folder)
+    asked = ["dataset=digits", "shard.hours=0.01", "features.layers=all"]  # every stage
+    done = server().run("pipeline.run", asked, cwd=folder, env=environment(), timeout=240)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "digits" / "digits", done.stdout
 
@@ -431,7 +434,8 @@ def test_a_voices_tree_becomes_transcripts_with_its_columns(tmp_path: Path, monk
 
 
 def test_a_damaged_run_is_not_swept_away_by_other_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["dataset=digits", "run_dir=out"]
+    rows = [{"audio_filepath": str(DATA / "fsdd" / f"7_theo_{number}.wav")} for number in range(3)]
+    given = [item for item in listed(rows) if not item.startswith("outputs=")]
     assert main([*given, "outputs=[transcripts,emissions]"]) == 0
     with open("out/failures/shard-00000.parquet", "ab") as file:
         file.write(b"x")

@@ -507,6 +507,7 @@ def test_the_demo_and_the_same_command_again_need_no_network(tmp_path: Path, els
         assert {path for path in written if not {elsewhere, fonts} & {path, *path.parents}} <= {Path(os.devnull)}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_cached_weights_need_no_network_and_missing_ones_are_named_with_the_way_out(
     hub: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,6 +96,7 @@ def test_weights_that_cannot_be_downloaded_name_the_address_the_file_and_the_way
     assert "Traceback" not in said
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04 half a zip"])
 def test_a_damaged_cached_file_is_named(hub: Path, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     file = hub / named("hubert_base").weights_path.name
@@ -106,6 +107,7 @@ def test_a_damaged_cached_file_is_named(hub: Path, content: bytes, capsys: pytes
     assert str(file) in said[0]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_weights_are_data_and_run_no_code(hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     canary = tmp_path / "canary"
 

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 from memory_eater import eat
-from running import DATA, assert_accounting, children_of, environment, group_members, main, read, wait_until
+from running import DATA, assert_accounting, children_of, environment, group_members, main, read, server, wait_until
 
 from pipeline.audio import headers
 from pipeline.audio import reader as audio
@@ -97,7 +97,7 @@ def test_an_item_that_kills_its_child_is_lost_and_no_other(mischief: Callable[[]
     "mischief", [lambda: time.sleep(3600), lambda: os.kill(os.getpid(), signal.SIGSTOP)], ids=["sleep", "SIGSTOP"]
 )
 def test_an_item_that_hangs_its_child_is_lost_and_no_other(mischief: Callable[[], object]) -> None:
-    assert outcomes(squares_but(17, mischief), timeout_s=2.0) == squares(40, n17="timeout")
+    assert outcomes(squares_but(17, mischief), timeout_s=1.2) == squares(40, n17="timeout")
 
 
 def test_an_item_that_eats_memory_is_lost_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +291,7 @@ def test_a_header_that_cannot_be_read_costs_its_row(
     monkeypatch.setattr(supervision, "reading_allowance", lambda: 2**27)
     monkeypatch.setattr(headers, "read_header", reading)
     hangs = mischief in (MISCHIEF["hangs"], endless)
-    built = build_manifest(folder.Dataset(folder.Options(root=str(calls))), 1.0, timeout_s=2.0 if hangs else 60)
+    built = build_manifest(folder.Dataset(folder.Options(root=str(calls))), 1.0, timeout_s=1.2 if hangs else 60)
     measured = dict(zip(built.table["id"].to_pylist(), built.table["num_samples"].to_pylist(), strict=True))
     assert measured == {
         f"{name}.wav": None if name == "c" else soundfile.info(calls / f"{name}.wav").frames for name in NAMES
@@ -329,14 +329,14 @@ def test_recordings_that_break_their_reader_are_failures_of_a_run_that_goes_on(
 
     monkeypatch.setattr(audio, "_decode", decoding)
     for module in (supervision, loader):
-        monkeypatch.setattr(module, "reading_allowance", lambda: 2**29)
+        monkeypatch.setattr(module, "reading_allowance", lambda: 2**28)
     monkeypatch.setattr(loader, "POLL_S", 0.2)
     os.mkfifo(calls / "fifo.wav")
     paths = sorted(calls.iterdir())
     (tmp_path / "list.jsonl").write_text("".join(json.dumps({"audio_filepath": str(path)}) + "\n" for path in paths))
     given = ["dataset=manifest", f"dataset.path={tmp_path / 'list.jsonl'}", "model=digits", "outputs=[transcripts]"]
     monkeypatch.chdir(tmp_path)
-    assert main([*given, "loader.timeout_s=3", "run_dir=out"]) == 3
+    assert main([*given, "loader.timeout_s=1.5", "run_dir=out"]) == 3
     assert_accounting(Path("out"), ["transcripts"])
     failures = {Path(row["path"]).name: row["error"] for row in pq.read_table("out/failures").to_pylist()}
     expected = {"b.wav": "worker_died", "c.wav": "out_of_memory", "d.wav": "timeout", "fifo.wav": "unreadable"}
@@ -364,10 +364,9 @@ sys.exit(run.main(sys.argv[1:]))
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_whose_headers_hang_is_stopped_cleanly(calls: Path, tmp_path: Path, signum: int) -> None:
     given = ["dataset=folder", f"dataset.root={calls}", "model=digits", "loader.timeout_s=3600", "run_dir=out"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", STUCK, *given], cwd=tmp_path, env=environment(), start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    script = tmp_path / "stuck.py"
+    script.write_text(STUCK)
+    process = server().start(str(script), given, cwd=tmp_path, env=environment(), new_session=True)
     assert wait_until(lambda: len(children_of(process.pid)) == len(NAMES))
     os.killpg(process.pid, signum)  # to the children too, as a terminal does
     _, said = process.communicate(timeout=60)

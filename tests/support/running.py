@@ -109,7 +109,7 @@ def wait_until(condition: Callable[[], bool], timeout: float = 120) -> bool:
     while time.monotonic() < end:
         if condition():
             return True
-        time.sleep(0.005)
+        time.sleep(0.01)
     return False
 
 
