@@ -84,7 +84,7 @@ def page(own: OwnConf | None = None, overrides: Sequence[str] = ()) -> str:
 
     Args:
         own: The person's own files, whose choices are listed with the others.
-        overrides: `key=value` as typed beside `--help`. If a choice is among them, the page lists the keys of the choice.
+        overrides: `key=value` as typed beside `--help`. With a choice among them, the page lists its keys.
     """
     details = [
         _details(group, choice, own)
