@@ -22,7 +22,7 @@ VERSION = f"overnight-speech {__version__}"
 WIDTH = 80
 _MAIN = conf_dir() / f"{PRIMARY}.yaml"
 _COLUMN = 27
-"""Where what is said of a setting begins."""
+"""The column in which the description of a setting begins."""
 _HIDDEN = {key.partition(".")[2] for key in HIDDEN}
 
 _INTRODUCTION = """\
@@ -47,7 +47,7 @@ EXAMPLES = (
     ("Settings of your own, from conf/dataset/mycalls.yaml", ("--config-dir", "conf", "dataset=mycalls")),
     ("Two models over one corpus, one after the other", ("-m", "model=digits,hubert_base", "dataset=voices")),
 )
-"""What a command does, and its arguments."""
+"""Commands: the purpose, and the arguments."""
 
 _END = """\
 exit codes
@@ -72,7 +72,7 @@ the run directory
 
 @dataclass(frozen=True)
 class Setting:
-    """A line of a configuration file: the full key, the default as written, what its comment says."""
+    """A line of a configuration file: the full key, the default as written, and the comment."""
 
     key: str
     default: str
@@ -83,8 +83,8 @@ def page(own: OwnConf | None = None, overrides: Sequence[str] = ()) -> str:
     """The page, 80 columns wide.
 
     Args:
-        own: A person's own choices, listed with the others.
-        overrides: As typed beside `--help`; of the choices among them it says what can be set there.
+        own: The person's own files, whose choices are listed with the others.
+        overrides: `key=value` as typed beside `--help`. With a choice among them, the page lists its keys.
     """
     details = [
         _details(group, choice, own)
@@ -113,17 +113,17 @@ def page(own: OwnConf | None = None, overrides: Sequence[str] = ()) -> str:
 
 
 def description(file: Path) -> str:
-    """What a configuration file says of itself: its first comment that is not for Hydra."""
+    """The description in a configuration file: its first comment that is not for Hydra."""
     lines = _text(file).splitlines()
     return next((line.strip("# ") for line in lines if line.startswith("#") and "@package" not in line), "")
 
 
 def settings_of(file: Path, prefix: str = "") -> list[Setting]:
-    """The settings in a configuration file, as their lines and comments say.
+    """The settings in a configuration file.
 
     Args:
-        file: The file: mappings in block style, lists in brackets, a comment after a value.
-        prefix: The group its keys are in, where it has no package of its own.
+        file: The file, with mappings in block style, lists in brackets, and comments after values.
+        prefix: The group of the file, for files without a `@package`.
     """
     found: list[Setting] = []
     levels: list[tuple[int, str]] = []
@@ -174,7 +174,7 @@ def _said(group: str, name: str, own: OwnConf | None) -> str:
 
 
 def _models(own: OwnConf | None) -> Iterator[str]:
-    """The models, by what they give: there are too many for a line each."""
+    """The models by their outputs, because there are too many for a line each."""
     names = group_choices("model", own)
     facts = {name: MODELS[name] for name in names if name in MODELS}
     kinds = {
@@ -192,7 +192,7 @@ def _models(own: OwnConf | None) -> Iterator[str]:
 
 
 def _settings() -> list[Setting]:
-    """The settings of every run: those of the main file, and those that the models share."""
+    """The settings of every run: those of the main file, and those of every model."""
     main = settings_of(_MAIN)
     models = [setting for name in MODELS for setting in settings_of(choice_file("model", name), "model")]
     shared = {setting.key: setting for setting in reversed(models) if setting.key.startswith("model.")}
@@ -200,7 +200,7 @@ def _settings() -> list[Setting]:
 
 
 def _details(group: str, choice: str, own: OwnConf | None) -> str:
-    """The page of one choice: what can be set where `group=choice` is chosen."""
+    """The page of one choice, with its keys."""
     file = choice_file(group, choice, own)
     settings = settings_of(file, group)
     if choice in added_choices(group):
@@ -220,7 +220,7 @@ def _setting(setting: Setting) -> str:
 
 
 def _entry(name: str, said: str) -> str:
-    """A name in the left column, what is said of it in the right one; below it where the name is long."""
+    """A name in the left column and its description in the right one, or below a long name."""
     lines = _wrapped(said, " " * _COLUMN, " " * _COLUMN)
     if len(name) + 4 > _COLUMN:
         breakable = name.replace(",", ", ") if len(name) + 2 > WIDTH else name

@@ -1,7 +1,7 @@
-"""A person's own configuration files, read before Hydra composes them: every mistake is one line with the file.
+"""Reads a person's own configuration files before Hydra composes them; every mistake is one line with the file.
 
-The files are data. What is in them is checked against the keys that there are, so nothing in them reaches
-Hydra's own configuration (a search path, for one, may name a Python package to import) or a `_target_`.
+The files are data. Every key in them is checked against the known keys, so a file reaches neither a `_target_` nor
+Hydra's own configuration, where a search path may name a Python package to import.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _MAX_VALUES = 100_000
 
 @dataclass(frozen=True)
 class OwnFile:
-    """One file.
+    """A configuration file of a person.
 
     Attributes:
-        path: Where it lies.
-        values: What it sets, by the full key.
-        defaults: What it builds on, in Hydra's words: group (nothing for a file beside it) and choice.
+        path: The file.
+        values: The values that the file sets, by their full keys.
+        defaults: The items of its `defaults`: group, empty for a file in the same folder, and choice.
     """
 
     path: Path
@@ -49,20 +49,20 @@ class OwnFile:
     defaults: tuple[tuple[str, str], ...]
 
     def sets(self, key: str) -> bool:
-        """Whether it sets the key or a part of it."""
+        """Whether the file sets the key or a part of it."""
         return any(own == key or own.startswith(f"{key}.") for own in self.values)
 
 
 def read_file(path: Path, package: str = "") -> OwnFile:
-    """Read a file of the person's own.
+    """Read a file.
 
     Args:
         path: The file.
-        package: Where in the configuration its keys belong, as Hydra says it: `dataset`, or nothing for the root.
+        package: Hydra's package of the file, which is put before its keys: `dataset`, or nothing for the root.
 
     Raises:
-        UserError: It cannot be read, is not YAML (with the line), is not a mapping, or reaches for Hydra's own
-            configuration.
+        UserError: The file cannot be read, is not YAML (with the line), is not a mapping, or sets a key of Hydra's
+            own configuration.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -101,15 +101,15 @@ def read_file(path: Path, package: str = "") -> OwnFile:
 
 
 def check_files(own: OwnConf, chosen: Collection[tuple[str, str]]) -> None:
-    """Read the main configuration and every choice, and what they build on, before Hydra does.
+    """Read the main configuration, the chosen files, and every file that these build on, before Hydra does.
 
     Args:
         own: The person's own folder.
-        chosen: Group and choice of what is chosen on the command line.
+        chosen: Group and choice of each choice on the command line.
 
     Raises:
-        UserError: As `read_file`; a main configuration that does not build on the shipped one; a choice that
-            there is not; a file that builds on itself.
+        UserError: As `read_file`; the main configuration does not build on the shipped one; a choice does not exist; a
+            file builds on itself.
     """
     if own.primary is not None:
         if PRIMARY not in [choice.removeprefix("/") for group, choice in read_file(own.primary).defaults if not group]:
@@ -123,7 +123,13 @@ def check_files(own: OwnConf, chosen: Collection[tuple[str, str]]) -> None:
 
 
 def _follow(own: OwnConf, name: str, above: tuple[str, ...]) -> None:
-    """Read `name`, a path below the folder without `.yaml`, and what it builds on; `above` builds on it."""
+    """Read a file and every file that it builds on.
+
+    Args:
+        own: The person's own folder.
+        name: The path of the file below the folder, without `.yaml`.
+        above: The files that build on this file.
+    """
     path = own.root / f"{name}.yaml"
     if (conf_dir() / f"{name}.yaml").is_file() or not path.is_file():
         return
@@ -143,14 +149,14 @@ def _follow(own: OwnConf, name: str, above: tuple[str, ...]) -> None:
 
 
 class OwnFiles:
-    """The files of the person's own that take part in a configuration, in the order they are merged."""
+    """The person's own files in a configuration, in the order in which Hydra merges them."""
 
     def __init__(self, own: OwnConf | None, parts: Collection[tuple[str, str]] = ()) -> None:
-        """Read them.
+        """Read the files.
 
         Args:
             own: The person's own folder.
-            parts: Path without `.yaml` and package of every file that takes part, the shipped ones too.
+            parts: Path without `.yaml` and package of every file in the configuration, shipped files included.
 
         Raises:
             UserError: As `read_file`.
@@ -175,7 +181,7 @@ class OwnFiles:
                     raise UserError(f"{file.path}: {key}: {no_such_key(key, keys)}")
 
     def check_set(self, keys: Collection[str], composed: DictConfig) -> None:
-        """Check that what every choice sets is set: a file may have left it out.
+        """Check that the hidden keys are set, which a file may have left out.
 
         Raises:
             UserError: With the file.
@@ -189,11 +195,11 @@ class OwnFiles:
                 raise UserError(f"{path}: {key} is not set; begin with `defaults: [NAME, _self_]`, NAME one of {there}")
 
     def refusal(self, error: BaseException, allowed: Mapping[str, str]) -> UserError:
-        """What to say of a configuration that Hydra could not compose.
+        """The message for a configuration that cannot be composed.
 
         Args:
-            error: What Hydra or OmegaConf raised.
-            allowed: Key to what is allowed there, in words.
+            error: The exception of Hydra or OmegaConf.
+            allowed: Key to the allowed values, in words.
         """
         where = re.match(r"In '([^']+)': ", str(error))
         inner: BaseException | None = error
@@ -209,10 +215,10 @@ class OwnFiles:
 
     @contextmanager
     def named(self, typed: Collection[str]) -> Iterator[None]:
-        """Errors that begin with a key that a file sets, and that was not typed, begin with the file.
+        """Put the file in front of an error that begins with a key of the file.
 
         Args:
-            typed: The keys on the command line.
+            typed: The keys on the command line, whose errors stay as they are.
         """
         try:
             yield
@@ -224,15 +230,17 @@ class OwnFiles:
             raise UserError(f"{file.path}: {error}") from None
 
     def _of(self, key: str) -> OwnFile | None:
-        """The file whose value counts: the last that sets the key."""
+        """The last file that sets the key, whose value Hydra takes."""
         return next((file for file in reversed(self._files) if key and file.sets(key)), None)
 
 
 def _num_values(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """Values that a node stands for. Nine lines of anchors, each naming the one before nine times, are a billion.
+    """The number of values in a node, with each reference to an anchor counted as the anchor's values.
+
+    Nine lines of anchors, each with nine references to the line before, hold a billion values.
 
     Raises:
-        ValueError: It holds itself.
+        ValueError: An anchor holds itself.
     """
     if not isinstance(node, yaml.CollectionNode):
         return 1

@@ -1,1 +1,4 @@
-"""Bundles, weights and the exact forward. `catalog`, `labels` and `selection` are free of torch; the rest needs it."""
+"""Models: what is known of each, where the weights come from, and the exact forward.
+
+`facts`, `catalog`, `labels`, `selection` and `sources` work without torch.
+"""

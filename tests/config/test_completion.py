@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import select
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,8 +71,7 @@ def test_another_wish_is_refused_with_what_there_is(asked: str) -> None:
         ("{} -m pipeline.run dataset=digits precision=b", "bf16"),
     ],
 )
-def test_a_real_bash_completes(line: str, found: str, breaks: str, elsewhere: Path) -> None:
-    """Readline cannot be driven without a terminal, so the function is called as bash calls it."""
+def test_the_function_answers_as_bash_calls_it(line: str, found: str, breaks: str, elsewhere: Path) -> None:
     line = line.format(sys.executable)
     script = (
         f"{breaks}\n"
@@ -87,6 +90,40 @@ def test_a_real_bash_completes(line: str, found: str, breaks: str, elsewhere: Pa
     key = line.rpartition(" ")[2].partition("=")
     assert replies == [f"{key[0]}={found}" if breaks and key[1] else found]
     assert "-F _overnight_speech python" in registered
+
+
+def test_tab_in_a_terminal_completes(elsewhere: Path) -> None:
+    process, terminal = pty.fork()
+    if process == 0:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        os.execvpe("bash", ["bash", "--norc", "-i"], running.environment(PATH=path, TERM="dumb"))
+    shown = ""
+
+    def wait_for(text: str) -> None:
+        nonlocal shown
+        deadline = time.monotonic() + 60
+        while text not in shown:
+            assert time.monotonic() < deadline, f"{text!r} is not in {shown!r}"
+            if select.select([terminal], [], [], 1)[0]:
+                shown += os.read(terminal, 4096).decode()
+        shown = ""
+
+    try:
+        os.write(terminal, b'eval "$(python -m pipeline.run -sc install=bash)"; echo rea""dy\n')
+        wait_for("ready")
+        for typed, completed in (
+            (b"python -m pipeline.run dataset=fo\t", "dataset=folder"),
+            (b" prec\t", "precision="),
+        ):
+            os.write(terminal, typed)
+            wait_for(completed)
+        os.write(terminal, b"bf\t")
+        wait_for("bf16")
+        os.write(terminal, b" dataset.\t\t")
+        wait_for("dataset.extensions=  dataset.root=")
+    finally:
+        os.close(terminal)
+        os.waitpid(process, 0)
 
 
 def test_other_commands_of_python_keep_the_completion_they_had(elsewhere: Path) -> None:

@@ -343,7 +343,8 @@ def test_a_command_that_is_shown_is_one_that_there_is(page: Path, words: list[st
             (elsewhere / "mine" / "dataset" / "mycalls.yaml").write_text(own.replace("/data", str(data)))
             (data / "calls").mkdir(parents=True)
             command = commandline.parse(arguments)
-            config.load(stub([*command.overrides], data), command.own)
+            load = config.load_sweep if command.multirun else config.load
+            load(stub([*command.overrides], data), command.own)
         case ["python", "-m", "pytest", path, *_]:
             assert (ROOT / path).exists()
         case ["python", "-m", module, *arguments]:

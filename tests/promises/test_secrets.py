@@ -20,6 +20,7 @@ from pipeline.stages import identity
 
 WAV = DATA / "fsdd" / "7_theo_1.wav"
 CANARY = "c4n4ry"
+ARCHITECTURE = "model.architecture=digits"
 """Part of every secret that a test plants."""
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -110,8 +111,8 @@ SAID = [
     [f"--password={CANARY}"],
     [f"--config-dir=/no/such?token={CANARY}"],
     [f"run_dir=/dev/null/x?token={CANARY}"],
-    ["model=checkpoint", f"model.checkpoint=s3://key:{CANARY}@bucket/w.pt"],
-    ["model=checkpoint", f"model.checkpoint=/no/w.pt?X-Goog-Signature={CANARY}"],
+    ["model=checkpoint", f"model.checkpoint=s3://key:{CANARY}@bucket/w.pt", ARCHITECTURE],
+    ["model=checkpoint", f"model.checkpoint=/no/w.pt?X-Goog-Signature={CANARY}", ARCHITECTURE],
     ["device=${oc.env:HF_TOKEN}"],
     ["features.dtype=${oc.env:HF_TOKEN}"],
     ["outputs=['${oc.env:HF_TOKEN}']"],
