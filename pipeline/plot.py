@@ -9,18 +9,17 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pyarrow as pa
 
-from pipeline.config.commandline import Parser
 from pipeline.results import Run, open_run
+from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.stdout import standard_output
-from pipeline.runtime.terminal import escape_what_cannot_be_encoded, printable
+from pipeline.runtime.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,24 +70,17 @@ class _Window:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Draw an utterance; 0, or 2 where that cannot be done."""
-    escape_what_cannot_be_encoded()
-    options = takewhile(lambda argument: argument != "--", arguments)  # behind it stands an id, whatever it is called
-    if any(argument in ("-h", "--help") for argument in options):
-        print(_PAGE)
-        return 0
+    """Draw the pictures of an utterance and return the exit code."""
+    return command(arguments, _PAGE, _draw, "not every picture is written")
+
+
+def _draw(arguments: Sequence[str]) -> int:
+    given = _parsed(arguments)
     try:
-        given = _parsed(arguments)
-        try:
-            _plot(given)
-        except (OSError, pa.ArrowException) as error:
-            remedy = "python -m pipeline.verify says what is damaged"
-            raise UserError(f"{given.run_dir}: cannot be read ({' '.join(str(error).split())}); {remedy}") from None
-    except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        _plot(given)
+    except (OSError, pa.ArrowException) as error:
+        remedy = "python -m pipeline.verify says what is damaged"
+        raise UserError(f"{given.run_dir}: cannot be read ({' '.join(str(error).split())}); {remedy}") from None
     return 0
 
 

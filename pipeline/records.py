@@ -1,8 +1,8 @@
-"""The small frozen types that travel along the pipeline, one per arrow of the data flow.
+"""The small frozen types that the parts of the pipeline pass to one another.
 
 dataset -> `Utterance` -> manifest -> `Chunk` -> `PlannedBatch` -> loader -> model -> `Emission` -> decoder ->
-`Transcript` -> shard writer. A `Rejected` travels the same road and ends as a `Failure` in a table.
-Tensors live in `loader` and `model` only; here is NumPy at most.
+`Transcript` -> shard writer. A chunk that fails is passed on as a `Rejected` and becomes a `Failure` in a table.
+These types hold NumPy arrays. Only the loader and the model use tensors.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ ErrorName = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One recording, or one segment of one, as a dataset describes it; no audio has been opened.
+    """One recording, or one segment of a recording, as a dataset describes it. The audio has not been opened.
 
     Attributes:
-        id: Unique in the corpus and the same on every machine.
+        id: Id, unique in the corpus and the same on every machine.
         path: Absolute path. Bytes that are not UTF-8 are kept as Python's surrogate escapes.
-        reference: What was said, where somebody wrote it down.
-        start_s, end_s: The segment in seconds of the original file; `None` for its beginning or end.
-        columns: The dataset's own columns, name to value.
-        channel: The channel of the file that is meant, 1 the first; `None` leaves it to `channels=`.
+        reference: Reference transcript; `None` if there is none.
+        start_s, end_s: The segment in seconds of the file; `None` means the beginning or end of the file.
+        columns: Values of the dataset's own columns by name.
+        channel: Channel of the file, from 1; `None` if the setting `channels=` decides.
     """
 
     id: str
@@ -58,13 +58,13 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class AudioHeader:
-    """What the header of an audio file says; a header can lie, so nothing is allocated from it.
+    """What the header of an audio file says. A header can be wrong, so no memory is allocated from its numbers.
 
     Attributes:
-        sample_rate: Hz.
-        num_channels: Channels.
+        sample_rate: Sample rate in Hz.
+        num_channels: Number of channels.
         num_samples: Samples per channel.
-        file_size: Bytes.
+        file_size: Size of the file in bytes.
     """
 
     sample_rate: int
@@ -80,18 +80,18 @@ class AudioHeader:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A stretch of one utterance that the model sees at once; where an utterance is cut, its chunks overlap.
+    """A part of one utterance that the model processes at once. The chunks of an utterance overlap.
 
-    The defaults are those of an utterance that is short enough to be seen whole.
+    The defaults are those of an utterance that is short enough for one chunk.
 
     Attributes:
         row: Position of the utterance in the manifest.
-        num_samples: Expected samples at the model's rate; 0 where the header could not be read.
-        start: Its first sample, at the model's rate from the utterance's start; a multiple of the stride.
-        first_frame: Frame of the utterance that it begins with.
-        join: Frame of the utterance from which on it, and not the chunk before, is to be believed.
-        context: Frames on either side of the join that both chunks see.
-        last: Whether the utterance ends with it.
+        num_samples: Expected samples at the model's rate; 0 if the header could not be read.
+        start: First sample of the chunk, at the model's rate from the start of the utterance; a multiple of the stride.
+        first_frame: First frame of the chunk, counted in the utterance.
+        join: Frame of the utterance from which on this chunk's frames count, and not those of the chunk before.
+        context: Frames on either side of the join that both chunks have.
+        last: Whether this is the last chunk of the utterance.
     """
 
     row: int
@@ -104,13 +104,13 @@ class Chunk:
 
     @property
     def whole(self) -> bool:
-        """Whether it is all of the utterance."""
+        """Whether the chunk is the whole utterance."""
         return self.start == 0 and self.last
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedBatch:
-    """Chunks of one shard that are padded to one length and go through the model together."""
+    """Chunks of one shard that are padded to one length and processed together."""
 
     index: int
     shard: int
@@ -119,7 +119,7 @@ class PlannedBatch:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A chunk that came to nothing, and why; its utterance becomes a `Failure`."""
+    """A chunk that failed, and why. Its utterance becomes a `Failure`."""
 
     chunk: Chunk
     stage: Stage
@@ -130,12 +130,15 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an utterance has no result. It is a row of the failures table.
+    """Why an utterance has no result: a row of the failures table.
 
     Attributes:
-        error: One of the twelve names that users group by.
-        message: One line with the value, the reason and, where there is one, the remedy.
-        attempts: How often it was tried.
+        id: Id of the utterance.
+        path: Path of the recording.
+        stage: The stage that failed.
+        error: One of the twelve names that users group failures by.
+        message: One line with the value, the reason and, if there is one, the remedy.
+        attempts: Number of attempts.
     """
 
     id: str
@@ -151,7 +154,8 @@ class Word:
     """One decoded word.
 
     Attributes:
-        start_s, end_s: Seconds in the original file; frame i starts at i x stride.
+        word: The word.
+        start_s, end_s: Start and end in seconds in the original file; frame i starts at i x stride.
         probability: exp of the mean log-probability over the word's frames.
     """
 
@@ -163,13 +167,14 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What the decoder read in one utterance.
+    """The decoder's result for one utterance.
 
     Attributes:
         text: Words separated by single spaces.
         ctc_text: The collapsed label sequence, as in the torchaudio tutorial: `I|HAD|THAT|`.
         avg_logprob: Mean log-probability of the chosen path per frame.
-        num_frames: Frames of the emission.
+        num_frames: Number of frames of the emission.
+        words: The words with their times.
     """
 
     text: str
@@ -199,8 +204,8 @@ class BestPath:
     """The best label of every frame.
 
     Attributes:
-        labels: `(frames,)` indices.
-        logprobs: `(frames,)` their log-probabilities.
+        labels: `(frames,)` indices of the labels.
+        logprobs: `(frames,)` log-probabilities of the labels.
     """
 
     labels: NDArray[np.int64]
@@ -209,14 +214,14 @@ class BestPath:
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """What the model says of one chunk, on the host.
+    """The model's results for one chunk, in host memory.
 
     Attributes:
         chunk: The chunk.
-        num_frames: Frames.
-        logits: `(frames, labels)` exactly as the model returned them, float32; `None` where not asked for.
-        features: Layer number (1 is the first transformer layer) to `(frames, dim)`.
-        path: Best labels; `None` for a model without labels.
+        num_frames: Number of frames.
+        logits: `(frames, labels)` float32, exactly as the model returned them; `None` if they were not asked for.
+        features: `(frames, dim)` by layer number; 1 is the first transformer layer.
+        path: The best label of every frame; `None` for a model without labels.
     """
 
     chunk: Chunk
@@ -226,7 +231,7 @@ class Emission:
     path: BestPath | None
 
     def cut(self, first: int, last: int) -> Emission:
-        """Frames `first` to `last` (exclusive), counted from the chunk's own first."""
+        """Returns the frames `first` to `last` (exclusive), counted from the first frame of the chunk."""
         own = slice(first, last)
         return Emission(
             chunk=self.chunk,
@@ -254,13 +259,13 @@ class UtteranceEmission:
 
 @dataclass(frozen=True, slots=True)
 class ArrayPart:
-    """A stretch of an utterance's emission or feature that is one row of a table.
+    """A part of an utterance's emission or feature that is one row of a table.
 
     Attributes:
         row: Position of the utterance in the manifest.
-        part: 0, 1, ... within the utterance.
-        start_frame: Its first frame.
-        values: `(frames, width)`.
+        part: Number of the part within the utterance, from 0.
+        start_frame: First frame of the part.
+        values: `(frames, labels)` or `(frames, dim)`.
     """
 
     row: int

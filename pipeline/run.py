@@ -41,7 +41,7 @@ from pipeline.storage import manifest as manifests
 from pipeline.storage import summary
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.run_directory import CONFIG, SCORES, RunDirectory
+from pipeline.storage.run_directory import CONFIG, RunDirectory
 from pipeline.storage.tables import CHANNEL, own_column_names, own_columns
 
 _SEVERITY = (0, 3, 2, 1)
@@ -119,7 +119,7 @@ def _figures(config: RunConfig) -> tuple[str, str, str, str]:
     """Utterances done and failed, word error rate and folder of a run, as the run directory says."""
     directory = RunDirectory(config.run_dir)
     totals = summary.total(directory.commits().values() if directory.has_commits() else ())
-    scored = read_overall(directory) if directory.has(SCORES) else None
+    scored = read_overall(directory) if directory.scores.is_there else None
     rate = f"{scored[0] / scored[1]:.1%}" if scored and scored[1] else ""
     done, failed = totals.utterances - totals.num_failures, totals.num_failures
     return f"{done:,}", f"{failed:,}", rate, masking.mask(escape(encode_path(str(config.run_dir))))

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.command import Parser, command
 from pipeline.runtime.progress import PAUSE_S, format_duration, format_hours
+from pipeline.runtime.stdout import standard_output
 from pipeline.storage.run_directory import METRICS, RunDirectory
 from pipeline.storage.summary import Standing, read_standing
 
 RECENT_BATCHES = 200
 """Throughput is that of the last batches: what the run does now, not what it did before a restart."""
+_USAGE = "python -m pipeline.status RUN_DIR"
 _PAGE = """\
 usage: python -m pipeline.status RUN_DIR
 
@@ -101,20 +103,15 @@ def describe(status: Status, now: datetime) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the status of a run directory; 0, or 2 where there is no run."""
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(_PAGE)
-        return 0
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        given = " ".join(arguments) or "nothing given"
-        print(f"error: {given}: give one run directory; usage: python -m pipeline.status RUN_DIR", file=sys.stderr)
-        return 2
-    try:
-        status = read_status(Path(arguments[0]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print("\n".join(describe(status, datetime.now().astimezone())))
+    """Print the status of a run directory and return the exit code."""
+    return command(arguments, _PAGE, _print_status, "no status printed")
+
+
+def _print_status(arguments: Sequence[str]) -> int:
+    parser = Parser(_USAGE)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    status = read_status(parser.parse_args(arguments).run_dir)
+    print("\n".join(describe(status, datetime.now().astimezone())), file=standard_output())
     return 0
 
 

@@ -15,11 +15,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 LONGEST = (
-    "models/test_bundles", "scripts/test_bench", "promises/test_long", "promises/test_failpoints",
-    "config/test_run_config", "test_run", "promises/test_security", "verify/test_verify", "report/test_page",
-    "models/test_forward", "promises/test_signals", "promises/test_resume", "config/test_user_files",
-    "inference/test_loader", "promises/test_memory", "models/test_checkpoint", "promises/test_bad_input",
-    "promises/test_soak", "test_plot", "docs/test_guide", "runtime/test_supervisor", "promises/test_disk",
+    "models/test_bundles", "scripts/test_bench", "promises/test_long", "config/test_run_config", "verify/test_verify",
+    "promises/test_failpoints", "test_run", "stages/test_report", "promises/test_security", "report/test_page",
+    "models/test_forward", "storage/test_run_directory", "report/test_browser", "inference/test_loader",
+    "runtime/test_supervisor", "promises/test_resume", "config/test_user_files", "models/test_checkpoint",
+    "promises/test_signals", "test_package", "promises/test_memory", "promises/test_fuzzing", "docs/test_guide",
+    "test_plot", "scoring/test_scoring", "promises/test_tutorial", "inference/test_loop", "stages/test_resume",
+    "models/test_catalog", "promises/test_soak", "config/test_help", "promises/test_secrets",
 )  # fmt: skip
 """Modules that take longest, the longest first."""
 

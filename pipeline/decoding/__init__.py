@@ -1,8 +1,8 @@
 """Emissions to transcripts.
 
-A decoder is a module of this package, or of another package that names it by an entry point. The module has a
-dataclass `Options` (its keys are `decoder.*` of the configuration, and part of the run's identity) and a class
-`Decoder(options, labels, seconds_per_frame)` that fits the protocol `Decoder` below.
+A decoder is one module with a dataclass `Options` and a class `Decoder`: here, or in another package that has an entry
+point in the group `overnight_speech.decoders`. The fields of `Options` are the keys `decoder.*` of the configuration,
+and part of a run's identity. `Decoder(options, labels, seconds_per_frame)` fits the protocol `Decoder` below.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def make(name: str, options: Mapping[str, Any], labels: Labels, seconds_per_fram
     Args:
         name: The choice of the group `decoder`.
         options: The options of the identity; those of the decoder begin with `decoder.`.
-        labels: Of the model.
+        labels: The labels of the model.
         seconds_per_frame: Seconds from one frame to the next.
     """
     module = DECODERS.load(name)

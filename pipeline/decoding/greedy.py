@@ -18,7 +18,7 @@ from pipeline.records import Labels, Transcript, UtteranceEmission, Word
 
 @dataclass
 class Options:
-    """`decoder.*` of `decoder=greedy`: there is nothing to choose."""
+    """`decoder.*` of the greedy decoder: there is nothing to set."""
 
 
 class Decoder:

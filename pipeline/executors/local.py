@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Options:
-    """`executor.*` of `executor=local`: there is nothing to choose."""
+    """`executor.*` of the local executor: there is nothing to set."""
 
 
 class Executor:
@@ -28,6 +28,7 @@ class Executor:
 
     def run(self, job: Job, console: Console, say: Callable[[str], None]) -> str:
         """Execute every pending shard; see `pipeline.executors.Executor.run`."""
+        # Imported here, because the configuration reads `Options` without waiting for torch.
         import torch
 
         from pipeline.inference.execute import execute

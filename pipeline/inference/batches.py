@@ -1,10 +1,11 @@
-"""Padded batches, and how one gets from the process that loaded it to the one that runs the model.
+"""Padded batches, and their transfer from the process that loads them to the process that runs the model.
 
-Not as torch sends tensors: that needs as much of /dev/shm as a batch has bytes, of which a container has 64 MiB
-to begin with, and drops what finds no place, so that nothing comes and nobody says why. Here a batch is written to
-a file in memory, open in both processes before they parted, and only its number is sent. That fits into a pipe at
-any time: a process that dies while it loads the next batch leaves no half of a message behind, which would be
-waited for without end.
+torch's own transfer of tensors is not used. It needs as many bytes of /dev/shm as a batch has, and a container has only
+64 MiB there by default. If they do not suffice, the batch is lost without an error.
+
+Here a worker writes each batch to a file in memory (memfd) that was opened before the worker was forked, and sends only
+the number of the file. This message is so short that a pipe takes it at once. So a worker that dies while it loads the
+next batch cannot leave half a message in the pipe, for which the parent would wait for ever.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pipeline.records import Chunk, PlannedBatch, Rejected
 
 @dataclass(frozen=True)
 class Waveform:
-    """One chunk: `(samples,)` float32 at the model's rate."""
+    """The waveform of one chunk, `(samples,)` float32 at the model's sample rate."""
 
     chunk: Chunk
     samples: Tensor
@@ -31,13 +32,13 @@ class Waveform:
 
 @dataclass(frozen=True)
 class Batch:
-    """A padded batch and where it came from.
+    """A padded batch.
 
     Attributes:
         plan: The planned batch.
-        chunks: What each waveform is; chunks that failed are not among them.
-        waveforms: `(batch, samples)` float32, zero beyond each length; `(0, 0)` where every chunk failed.
-        lengths: `(batch,)` int64: valid samples.
+        chunks: The chunk of each waveform; chunks that failed are left out.
+        waveforms: `(batch, samples)` float32, zero beyond each length; `(0, 0)` if every chunk failed.
+        lengths: `(batch,)` int64, valid samples of each waveform.
         rejected: The planned chunks that could not be loaded.
     """
 
@@ -49,7 +50,7 @@ class Batch:
 
 
 def collate(plan: PlannedBatch, items: list[Waveform | Rejected]) -> Batch:
-    """Pad the waveforms of a batch to the longest with zeros; `items` has what became of each of its chunks."""
+    """Pads the waveforms of a batch with zeros to the longest. `items` has one entry for each chunk of the plan."""
     loaded = [item for item in items if isinstance(item, Waveform)]
     lengths = torch.tensor([len(item.samples) for item in loaded], dtype=torch.int64)
     waveforms = torch.zeros(len(loaded), int(lengths.max()) if loaded else 0)
@@ -64,30 +65,32 @@ def collate(plan: PlannedBatch, items: list[Waveform | Rejected]) -> Batch:
     )
 
 
-class Slots:
-    """Files in memory for the batches of each loading process that are on their way."""
+class BatchFiles:
+    """Files in memory that hold the batches on their way from each worker to the parent."""
 
     def __init__(self) -> None:
         self._files: list[list[int]] = []
         self._sent = 0
 
-    def open(self, workers: int, under_way: int) -> None:
-        """Open the files, before the processes are forked.
+    def open(self, workers: int, prefetch: int) -> None:
+        """Opens the files. Call this before the workers are forked.
 
         Args:
-            workers: Processes.
-            under_way: Batches that one of them may be ahead of those that were opened.
+            workers: Number of worker processes.
+            prefetch: Batches that a worker may load before the parent has read them.
 
         Raises:
             OSError: Too many files are open.
         """
         for _ in range(workers):
             self._files.append([])
-            for _ in range(under_way + 1):
+            for _ in range(prefetch + 1):
                 self._files[-1].append(os.memfd_create("batch"))
 
-    def pack(self, worker: int, batch: Batch) -> Parcel:
-        """Write a batch into the next of the worker's files, where it stays until the worker has sent all the others.
+    def write(self, worker: int, batch: Batch) -> StoredBatch:
+        """Writes a batch to the worker's next file; runs in the worker.
+
+        The worker uses its files in turn, so the batch stays until the worker has written all other files.
 
         Raises:
             OSError: There is no memory left.
@@ -104,50 +107,51 @@ class Slots:
             while data:
                 written = os.pwrite(file, data, position)
                 position, data = position + written, data[written:]
-        return Parcel(file, tuple(batch.waveforms.shape), len(rest))
+        return StoredBatch(file, tuple(batch.waveforms.shape), len(rest))
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Closes the files, which frees their memory."""
         while self._files:
             for file in self._files.pop():
                 os.close(file)
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
-    """Where a batch lies.
+class StoredBatch:
+    """A batch in one of the `BatchFiles`; a worker sends this to the parent.
 
     Attributes:
-        file: The descriptor, the same in both processes.
-        shape: Of the waveforms.
-        rest_bytes: Length of what is neither waveforms nor lengths.
+        file: The descriptor of the file, which is the same in both processes.
+        shape: Shape of the waveforms.
+        rest_bytes: Bytes of the pickled rest of the batch, after waveforms and lengths.
     """
 
     file: int
     shape: tuple[int, ...]
     rest_bytes: int
 
-    def open(self, pinned: bool = False) -> Batch:
-        """Read the batch into memory of this process, page-locked for CUDA where that is asked for."""
+    def read(self, pinned: bool = False) -> Batch:
+        """Reads the batch into memory of this process; `pinned` takes page-locked memory for CUDA."""
         waveforms = torch.empty(self.shape, pin_memory=pinned)
         lengths = torch.empty(self.shape[0], dtype=torch.int64)
         rest = np.empty(self.rest_bytes, np.uint8)
         position = 0
         for part in (waveforms.numpy(), lengths.numpy(), rest):
-            position = self._read(part, position)
+            position = self._read_part(part, position)
         os.ftruncate(self.file, 0)
         plan, chunks, rejected = pickle.loads(rest.tobytes())
         return Batch(plan, chunks, waveforms, lengths, rejected)
 
     def pin_memory(self) -> Batch:
-        """Called by `DataLoader` in a thread of its own, so that the copy to the device need not wait."""
-        return self.open(pinned=True)
+        """Reads the batch into page-locked memory. `DataLoader` calls this in a separate thread."""
+        return self.read(pinned=True)
 
-    def _read(self, part: NDArray[np.generic], position: int) -> int:
+    def _read_part(self, part: NDArray[np.generic], position: int) -> int:
+        """Fills `part` with the bytes of the file from `position`, and returns the position after them."""
         data = part.reshape(-1).data.cast("B") if part.size else memoryview(bytearray())
         while data:
             count = os.preadv(self.file, [data], position)
             if count == 0:
-                raise EOFError("a batch was cut short on its way")
+                raise EOFError("the file of a batch ends too early")
             position, data = position + count, data[count:]
         return position

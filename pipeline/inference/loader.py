@@ -1,9 +1,9 @@
-"""`DataLoader` over planned batches: decode, resample, collate with padding, across shard boundaries.
+"""Loads planned batches in worker processes, with torch's `DataLoader`: decode, resample and pad.
 
-One bad file is `Rejected`; nothing is dropped and nothing raises for a file. A worker process that dies, hangs or
-takes too much memory costs the recording that made it, not the run: the batches that were under way are loaded
-again, each recording in a process of its own. So a recording that hangs is waited for twice `timeout_s`, with the
-others and alone, and each further one of the same batches once.
+A bad file becomes a `Rejected`; it never raises an exception, and no chunk is dropped. If a recording makes a worker
+die, hang or run out of memory, only that recording fails: the batches in flight are loaded again, each recording alone
+in a worker. So the loader waits `timeout_s` twice for a recording that hangs, once with the others and once alone, and
+once for each further recording of the same batches that hangs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from pipeline.inference.batches import Batch, Parcel, Slots, Waveform, collate
+from pipeline.inference.batches import Batch, BatchFiles, StoredBatch, Waveform, collate
 from pipeline.inference.recordings import Recordings
 from pipeline.records import PlannedBatch, Rejected
 from pipeline.runtime.errors import RunError
@@ -32,19 +32,24 @@ from pipeline.runtime.sandbox import Heartbeat, Reason, confine
 __all__ = ["Batch", "Loader", "Recordings", "Waveform"]
 
 POLL_S = 2.0
-"""How often a silent worker is looked at: what a signal or a death may wait."""
+"""Seconds between two looks at silent workers. A signal or a worker's death may go unnoticed for this long."""
 
 
 @dataclass(frozen=True)
-class _Lost:
-    """Why batches have to be loaded again, and what to say of the recording that made it so."""
+class _LostWorker:
+    """A worker was lost, so the batches in flight have to be loaded again.
+
+    Attributes:
+        reason: Why the worker was lost.
+        message: The message of the failure, if one recording turns out to be the cause.
+    """
 
     reason: Reason
     message: str
 
 
 class Loader:
-    """Yields a `Batch` for every planned batch, in the order of the plan."""
+    """Loads a `Batch` for every planned batch, in the order of the plan."""
 
     def __init__(
         self,
@@ -55,14 +60,15 @@ class Loader:
         pin_memory: bool = False,
         stderr: Path | None = None,
     ) -> None:
-        """Say how to load.
+        """Starts no process yet.
 
         Args:
-            recordings: What to load.
-            workers: Processes; 0 loads in this one, which a decoder that hangs or crashes then takes along.
-            timeout_s: A recording (a chunk of it, where it is long) that takes longer is a failure.
-            pin_memory: Ready batches for an asynchronous copy to a CUDA device.
-            stderr: Where decoders may complain; they know no file names and would tear the live view.
+            recordings: The recordings to load.
+            workers: Number of worker processes. 0 loads in this process, which then hangs or crashes with a decoder.
+            timeout_s: Seconds after which a recording, or a chunk of a long one, is a failure.
+            pin_memory: Whether to put batches into page-locked memory for an asynchronous copy to a CUDA device.
+            stderr: File that takes the stderr of the workers. Decoders print messages there that name no file and
+                would disturb the live view.
         """
         self.stderr = stderr
         self.recordings = recordings
@@ -72,67 +78,68 @@ class Loader:
         self._failed: set[int] = set()
 
     def batches(self, plan: Iterable[PlannedBatch]) -> Generator[Batch, None, None]:
-        """Load the planned batches, but for later chunks of an utterance that has failed.
+        """Loads the planned batches, without later chunks of utterances that have failed.
 
         Raises:
-            RunError: The processes cannot be started.
+            RunError: The worker processes cannot be started.
         """
-        under_way: deque[PlannedBatch] = deque()
-        planned = self._noting(iter(plan), under_way)
+        in_flight: deque[PlannedBatch] = deque()
+        planned = self._track(iter(plan), in_flight)
         while True:
-            lost = yield from self._until_lost(planned, under_way, self.workers)
+            lost = yield from self._load_until_lost(planned, in_flight, self.workers)
             if lost is None:
                 return
-            for batch in list(under_way):
-                yield self._in_isolation(batch)
-            under_way.clear()
+            for batch in list(in_flight):
+                yield self._load_in_isolation(batch)
+            in_flight.clear()
 
-    def _noting(self, plan: Iterator[PlannedBatch], under_way: deque[PlannedBatch]) -> Iterator[PlannedBatch]:
-        """Pass on what is left to load of a plan, and note what has been handed to the workers."""
+    def _track(self, plan: Iterator[PlannedBatch], in_flight: deque[PlannedBatch]) -> Iterator[PlannedBatch]:
+        """Yields the batches of a plan without failed utterances, and adds each batch to `in_flight`."""
         for batch in plan:
-            under_way.append(batch)
-            yield self._left(batch)
+            in_flight.append(batch)
+            yield self._without_failed(batch)
 
-    def _left(self, batch: PlannedBatch) -> PlannedBatch:
+    def _without_failed(self, batch: PlannedBatch) -> PlannedBatch:
         return replace(batch, chunks=tuple(chunk for chunk in batch.chunks if chunk.row not in self._failed))
 
     def _note_failed(self, batch: Batch) -> None:
-        # Only what more chunks may follow, so that this stays small.
+        # Utterances without further chunks are left out, so that the set stays small.
         self._failed.update(item.chunk.row for item in batch.rejected if not item.chunk.last)
 
-    def _until_lost(
-        self, plan: Iterator[PlannedBatch], under_way: deque[PlannedBatch], workers: int, prefetch: int = 2
-    ) -> Generator[Batch, None, _Lost | None]:
-        """Yield batches until the plan is done (returns `None`) or a worker is lost (returns why)."""
+    def _load_until_lost(
+        self, plan: Iterator[PlannedBatch], in_flight: deque[PlannedBatch], workers: int, prefetch: int = 2
+    ) -> Generator[Batch, None, _LostWorker | None]:
+        """Yields batches until the plan is done (returns `None`) or a worker is lost (returns the reason)."""
         if workers == 0:
-            for batch in map(self.recordings.__getitem__, plan):
+            for batch in map(self.recordings.load_batch, plan):
                 self._note_failed(batch)
-                yield replace(batch, plan=under_way.popleft())
+                yield replace(batch, plan=in_flight.popleft())
             return None
-        with closing(_Crew(self, plan, workers, prefetch)) as crew:
+        with closing(_WorkerPool(self, plan, workers, prefetch)) as pool:
             while True:
-                found = crew.next_batch()
-                if found is None or isinstance(found, _Lost):
+                found = pool.next_batch()
+                if found is None or isinstance(found, _LostWorker):
                     return found
                 if any(item.error == "out_of_memory" for item in found.rejected):
-                    # Of this one, or of a decoder that has kept what it took for others: alone it will be seen.
-                    return _Lost("out_of_memory", crew.memory_message)
+                    # The cause may be this recording, or memory that the decoder kept from earlier recordings. Loading
+                    # the recording alone tells.
+                    return _LostWorker("out_of_memory", pool.memory_message)
                 self._note_failed(found)
-                yield replace(found, plan=under_way.popleft())
+                yield replace(found, plan=in_flight.popleft())
 
-    def _in_isolation(self, plan: PlannedBatch) -> Batch:
-        """Load a batch one recording at a time, each lost worker a failure of the recording it was reading."""
+    def _load_in_isolation(self, plan: PlannedBatch) -> Batch:
+        """Loads a batch one chunk at a time. If the worker is lost, the chunk that it was loading fails."""
         items: list[Waveform | Rejected] = []
-        chunks = deque(self._left(plan).chunks)
+        chunks = deque(self._without_failed(plan).chunks)
         while chunks:
             singles = (replace(plan, chunks=(chunk,)) for chunk in list(chunks))
-            # One at a time on its way, so that a lost worker can only have been reading that one.
-            attempt = self._until_lost(singles, deque(plan for _ in chunks), workers=1, prefetch=1)
+            # Only one chunk is in flight, so a lost worker must have been loading that one.
+            attempt = self._load_until_lost(singles, deque(plan for _ in chunks), workers=1, prefetch=1)
             while True:
                 try:
                     single = next(attempt)
                 except StopIteration as stop:
-                    lost: _Lost | None = stop.value
+                    lost: _LostWorker | None = stop.value
                     break
                 chunk = chunks.popleft()
                 items += single.rejected or [Waveform(chunk, single.waveforms[0])]
@@ -145,117 +152,127 @@ class Loader:
         return batch
 
 
-class _Crew:
-    """The processes of one `DataLoader`, and a watch over them."""
+class _WatchedRecordings(Dataset[StoredBatch]):
+    """Loads batches in a worker, notes each chunk in the heartbeat, and stores the batch where the parent reads it."""
+
+    def __init__(self, recordings: Recordings, heartbeat: Heartbeat, files: BatchFiles) -> None:
+        self._recordings = recordings
+        self._heartbeat = heartbeat
+        self._files = files
+
+    def __getitem__(self, plan: PlannedBatch) -> StoredBatch:
+        worker = get_worker_info()
+        assert worker is not None
+        batch = self._recordings.load_batch(plan, partial(self._heartbeat.begin, worker.id))
+        self._heartbeat.idle(worker.id)
+        return self._files.write(worker.id, batch)
+
+
+class _WorkerPool:
+    """The worker processes of one `DataLoader`. Notices when a worker is lost."""
 
     def __init__(self, loader: Loader, plan: Iterator[PlannedBatch], workers: int, prefetch: int) -> None:
         self._timeout_s = loader.timeout_s
         self._poll_s = min(POLL_S, loader.timeout_s / 2)
         self._allowance = reading_allowance()
-        self._pulse = loader.recordings.pulse = Heartbeat(workers)
-        self._beats, self._silent_s = 0, 0.0
-        self._slots = Slots()
+        self._heartbeat = Heartbeat(workers)
+        self._beats = 0
+        self._files = BatchFiles()
         others = set(multiprocessing.active_children())
         try:
-            self._slots.open(workers, prefetch)
-            # As many as DataLoader is about to make; without room for them it would add a complaint of its own.
+            self._files.open(workers, prefetch)
+            # DataLoader is about to make this many locks. If there is no room for them, the error is raised here,
+            # because DataLoader would print a message of its own.
             del [multiprocessing.Lock() for _ in range(3 * workers + 8)][:]
-            # Forked, so that nothing is imported again and the manifest's columns are shared; a worker never
-            # touches CUDA. `timeout` only bounds one look at the queue, see below.
+            # Workers are forked, so that they need not import modules again and share the manifest's columns. They
+            # never use CUDA. `timeout` is not the limit for a recording, but the time of one look at the queue.
             self._batches: Any = iter(
                 DataLoader(
-                    loader.recordings,
+                    _WatchedRecordings(loader.recordings, self._heartbeat, self._files),
                     batch_size=None,
                     sampler=plan,
                     num_workers=workers,
                     multiprocessing_context="fork",
                     timeout=self._poll_s,
                     prefetch_factor=prefetch,
-                    worker_init_fn=partial(_in_worker, os.getpid(), self._allowance, loader.stderr),
+                    worker_init_fn=partial(_prepare_worker, os.getpid(), self._allowance, loader.stderr),
                     pin_memory=loader.pin_memory,
-                    collate_fn=partial(_pack, self._slots),
                 )
             )
         except OSError as error:
             for child in set(multiprocessing.active_children()) - others:
                 child.kill()
-            self._slots.close()
+            self._files.close()
             raise RunError(
-                f"loader.workers={workers}: the processes that load could not be started ({error.strerror or error}); "
-                f"they take open files (ulimit -n), processes (ulimit -u) and up to 1 MB of /dev/shm"
+                f"loader.workers={workers}: the loading processes could not be started ({error.strerror or error}); "
+                f"they need open files (ulimit -n), processes (ulimit -u) and up to 1 MB of /dev/shm"
             ) from None
         self._workers: list[BaseProcess] = [child for child in multiprocessing.active_children() if child not in others]
-        _let_workers_die_quietly()
+        _remove_sigchld_handler()
 
     @property
     def memory_message(self) -> str:
-        """What is said of a recording that takes too much."""
-        return f"reading it takes more than {self._allowance / 2**30:.1f} GiB, what a process may take here"
+        """The message for a recording that takes too much memory."""
+        return f"reading the recording takes more than the {self._allowance / 2**30:.1f} GiB that a process may take"
 
-    def next_batch(self) -> Batch | _Lost | None:
-        """The next batch, why there is none, or `None` at the end of the plan."""
+    def next_batch(self) -> Batch | _LostWorker | None:
+        """Returns the next batch, why a worker was lost, or `None` at the end of the plan."""
         silent_s = 0.0
         while True:
             try:
-                found: Parcel | Batch = next(self._batches)
+                found: StoredBatch | Batch = next(self._batches)
             except StopIteration:
                 return None
             except MemoryError:
-                return _Lost("out_of_memory", self.memory_message)
+                return _LostWorker("out_of_memory", self.memory_message)
             except RuntimeError as error:
                 if str(error).startswith("DataLoader timed out"):
-                    beats, self._beats = self._beats, self._pulse.beats()
+                    beats, self._beats = self._beats, self._heartbeat.beats()
                     silent_s = silent_s + self._poll_s if beats == self._beats else 0.0
-                    # A worker at one recording, or all of them waiting for each other.
-                    if max(silent_s, *map(self._silent, range(len(self._workers)))) < self._timeout_s:
+                    # Either one worker is stuck in a recording, or all workers are silent.
+                    if max(silent_s, *map(self._worker_silent_s, range(len(self._workers)))) < self._timeout_s:
                         continue
-                    return _Lost("timeout", f"reading it took longer than loader.timeout_s={self._timeout_s:g}")
+                    message = f"reading the recording took longer than loader.timeout_s={self._timeout_s:g}"
+                    return _LostWorker("timeout", message)
                 if str(error).startswith("DataLoader worker") and "exited unexpectedly" in str(error):
-                    return _Lost("worker_died", self._last_words())
+                    return _LostWorker("worker_died", self._death_message())
                 if is_out_of_memory(error):
-                    return _Lost("out_of_memory", self.memory_message)
+                    return _LostWorker("out_of_memory", self.memory_message)
                 raise
-            return found.open() if isinstance(found, Parcel) else found
+            return found.read() if isinstance(found, StoredBatch) else found
 
     def close(self) -> None:
-        """End the processes, also those that hang."""
+        """Kills the workers, even if they hang."""
         for worker in self._workers:
             worker.kill()
         del self._batches
-        self._slots.close()
+        self._files.close()
 
-    def _silent(self, slot: int) -> float:
-        return self._pulse.silent_s(slot, self._poll_s)
+    def _worker_silent_s(self, slot: int) -> float:
+        return self._heartbeat.silent_s(slot, self._poll_s)
 
-    def _last_words(self) -> str:
+    def _death_message(self) -> str:
         codes = [worker.exitcode for worker in self._workers if worker.exitcode]
         how = "ended"
         if codes:
             how = f"was ended by {signal.Signals(-codes[0]).name}" if codes[0] < 0 else f"ended with code {codes[0]}"
         killed = -signal.SIGKILL in codes
-        why = "the system does that where memory runs out" if killed else "the file may break its decoder"
-        return f"the process that read it {how}, twice; {why}"
+        why = "the system does that if memory runs out" if killed else "the file may crash its decoder"
+        return f"the process that read the recording {how}, twice; {why}"
 
 
-def _pack(slots: Slots, batch: Batch) -> Parcel:
-    """In a worker: put a batch where the parent finds it."""
-    info = get_worker_info()
-    assert info is not None
-    return slots.pack(info.id, batch)
-
-
-def _in_worker(parent: int, allowance: int, stderr: Path | None, _: int) -> None:
-    """A stop is the parent's to handle; a worker ends when the parent tells it or is gone."""
+def _prepare_worker(parent: int, allowance: int, stderr: Path | None, _: int) -> None:
+    """Runs first in each worker: redirects stderr, and limits what the process may do."""
     if stderr is not None:
         with open(stderr, "ab") as log:
             os.dup2(log.fileno(), 2)
     confine(parent, allowance)
 
 
-def _let_workers_die_quietly() -> None:
-    """Undo torch's SIGCHLD handler, which raises in whatever line runs when a worker dies.
+def _remove_sigchld_handler() -> None:
+    """Removes torch's SIGCHLD handler, which raises an error in whatever line runs when a worker dies.
 
-    A death is found within `POLL_S` all the same, because the loader looks after its workers whenever the
-    queue stays empty (torch/utils/data/dataloader.py, `_try_get_data`).
+    The loader still notices a death within `POLL_S`, because DataLoader checks its workers whenever the queue stays
+    empty (torch/utils/data/dataloader.py, `_try_get_data`).
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -1,7 +1,7 @@
-"""Which utterances form a shard and which go through the model together: pure functions of the manifest.
+"""Plans which utterances form a shard, and which chunks form a batch.
 
-The plan is the same on every machine and for every worker count, and the plan of a shard depends on that
-shard alone, so a shard that is done again after a crash is done in the same batches.
+The plan is a pure function of the manifest: it is the same on every machine and for any number of workers. The plan of
+a shard depends only on that shard, so a shard that is computed again after a crash has the same batches.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from numpy.typing import NDArray
 from pipeline.records import Chunk, PlannedBatch
 
 MAX_ROWS_PER_SHARD = 20_000
-"""Bounds the memory of a shard of very short (or unreadable) recordings."""
+"""Limits the memory for a shard of very short or unreadable recordings."""
 SIMILAR = 1.05
-"""Lengths that differ by less go together: padding is worth less than reading a recording in one go."""
+"""Lengths that differ by a smaller factor count as equal when chunks are sorted by length. The segments of a recording
+then stay together, and reading them in one go saves more time than the additional padding costs."""
 
 
 def assign_shards(duration_s: NDArray[np.float64], hours: float) -> NDArray[np.int32]:
-    """Cut the manifest, in its order, into shards of about `hours` hours of audio.
+    """Divides the manifest, in its order, into shards of about `hours` hours of audio.
 
     Args:
-        duration_s: Seconds of each row; NaN where unknown, which counts as nothing.
+        duration_s: `(rows,)` duration of each row in seconds; NaN if unknown, which counts as 0.
         hours: A shard ends with the row that reaches this many hours.
 
     Returns:
-        The shard of each row, ascending from 0.
+        `(rows,)` the shard of each row, ascending from 0.
     """
     seconds = np.nan_to_num(np.asarray(duration_s, dtype=np.float64), nan=0.0)
     shards = np.empty(len(seconds), dtype=np.int32)
@@ -46,13 +47,13 @@ def assign_shards(duration_s: NDArray[np.float64], hours: float) -> NDArray[np.i
 
 @dataclass(frozen=True)
 class Chunking:
-    """How long utterances are cut, on the model's frame grid.
+    """Cuts long utterances into overlapping chunks on the model's frame grid.
 
     Attributes:
-        max_samples: A longer utterance is cut; no chunk is longer, context included.
-        context: Frames that a chunk sees beyond its own on either side, at the least.
+        max_samples: Samples above which an utterance is cut. No chunk is longer, including its context.
+        context: Minimal number of frames that a chunk has beyond the join on either side.
         stride: Samples from one frame to the next.
-        receptive_field: Samples that one frame sees.
+        receptive_field: Samples on which one frame depends.
     """
 
     max_samples: int
@@ -64,7 +65,15 @@ class Chunking:
     def of_seconds(
         cls, seconds: float, context_seconds: float, *, sample_rate: int, stride: int, receptive_field: int
     ) -> Chunking:
-        """`chunk.seconds` and `chunk.context_seconds`, for a model of `sample_rate` Hz and `stride` samples a frame."""
+        """Converts `chunk.seconds` and `chunk.context_seconds` to samples and frames of a model.
+
+        Args:
+            seconds: Maximal length of a chunk in seconds.
+            context_seconds: Context on either side of a join in seconds.
+            sample_rate: The model's sample rate in Hz.
+            stride: Samples from one frame to the next.
+            receptive_field: Samples on which one frame depends.
+        """
         return cls(
             max_samples=int(seconds * sample_rate),
             context=math.ceil(context_seconds * sample_rate / stride),
@@ -73,21 +82,21 @@ class Chunking:
         )
 
     def chunks(self, row: int, num_samples: int) -> list[Chunk]:
-        """Cut an utterance into chunks of one length (the last may be a fraction of a stride longer).
+        """Cuts an utterance into chunks of equal length (the last may be a fraction of a stride longer).
 
-        They overlap evenly, by twice the context, and join where two of them have seen as much: so each frame has
-        its context, and no chunk is a short remainder.
+        Neighbouring chunks overlap by at least twice the context, and the join is in the middle of the overlap. So each
+        frame has its context, and no chunk is a short remainder.
 
         Args:
-            row: Its place in the manifest.
-            num_samples: Its samples at the model's rate.
+            row: Position of the utterance in the manifest.
+            num_samples: Samples of the utterance at the model's rate.
         """
         if num_samples <= self.max_samples:
             return [Chunk(row, num_samples)]
         frames = self._num_frames(num_samples)
         overlap = 2 * self.context
         count = -(-(frames - overlap) // (self._num_frames(self.max_samples) - overlap))
-        if count < 2:  # only a fraction of a stride too long
+        if count < 2:  # the utterance is too long by only a fraction of a stride
             return [Chunk(row, num_samples)]
         size = -(-(frames + (count - 1) * overlap) // count)
         firsts = [index * (frames - size) // (count - 1) for index in range(count)]
@@ -115,17 +124,17 @@ class Chunking:
 def plan_shard(
     rows: NDArray[np.int64], num_samples: NDArray[np.int64], max_samples: int, chunking: Chunking
 ) -> Iterator[tuple[Chunk, ...]]:
-    """Group the rows of one shard into batches of similar length under a budget of padded samples.
+    """Groups the chunks of one shard into batches of similar length, with a limit on padded samples.
 
-    The longest come first, so that a device too small for the plan shows at once; lengths that are nearly the same
-    stay in the order of the manifest, where the segments of a recording follow one another. The chunks of a row follow
-    one another. A chunk longer than the budget is a batch of its own; so is a row of unknown length (0).
+    The longest chunks come first, so that a batch too large for the device fails at once. Chunks of nearly the same
+    length keep the order of the manifest, in which the segments of a recording follow one another. All chunks of a row
+    are consecutive. A chunk longer than the limit is a batch of its own, and so is a row of unknown length (0).
 
     Args:
-        rows: Manifest rows of the shard.
-        num_samples: Their samples at the model's rate.
-        max_samples: Budget of `batch size x longest`.
-        chunking: How rows that are too long are cut.
+        rows: `(rows,)` manifest rows of the shard.
+        num_samples: `(rows,)` samples of each row at the model's rate.
+        max_samples: Limit of `batch size x longest chunk`.
+        chunking: Cuts rows that are too long.
     """
     cut = [chunking.chunks(int(row), int(samples)) for row, samples in zip(rows, num_samples, strict=True)]
     cut.sort(key=lambda chunks: (-_similar(chunks[0].num_samples), chunks[0].row))
@@ -142,7 +151,7 @@ def plan_shard(
 
 
 def _similar(num_samples: int) -> int:
-    """One number for all lengths within a twentieth of one another."""
+    """Returns the index of a class of lengths; lengths of one class differ by at most the factor `SIMILAR`."""
     return int(math.log(num_samples) / math.log(SIMILAR)) if num_samples else -1
 
 
@@ -153,14 +162,14 @@ def plan_run(
     max_samples: int,
     chunking: Chunking,
 ) -> Iterator[PlannedBatch]:
-    """The batches of the given shards, shard after shard, planned as they are asked for.
+    """Yields the batches of the given shards, shard after shard. A shard is planned when its first batch is needed.
 
     Args:
-        shards: Shards to do, in order.
-        shard_of_row: Shard of every manifest row, ascending.
-        num_samples: Samples of every manifest row at the model's rate, 0 where unknown.
-        max_samples: Budget of padded samples in a batch.
-        chunking: How rows that are too long are cut.
+        shards: Shards to plan, in order.
+        shard_of_row: `(rows,)` shard of every manifest row, ascending.
+        num_samples: `(rows,)` samples of every manifest row at the model's rate, 0 if unknown.
+        max_samples: Limit of padded samples in a batch.
+        chunking: Cuts rows that are too long.
     """
     index = 0
     for shard in shards:

@@ -1,10 +1,11 @@
-"""The recordings of a manifest as waveforms at the model's rate: one planned batch at a time, in whichever process."""
+"""Loads the recordings of a manifest as waveforms at the model's sample rate, one planned batch at a time."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
 
 from pipeline.audio.rates import resampled_length
 from pipeline.audio.reader import AudioError, read_header
@@ -14,12 +15,14 @@ from pipeline.inference.resampling import resample, resample_window, source_wind
 from pipeline.records import AudioHeader, Chunk, PlannedBatch, Rejected, Stage, Utterance
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.memory import is_out_of_memory
-from pipeline.runtime.sandbox import Heartbeat
 from pipeline.storage.manifest import Manifest
 
 
-class Recordings(Dataset[Batch]):
-    """Planned batches to waveforms or failures, one each; holds Arrow columns, not Python objects."""
+class Recordings:
+    """Loads each chunk of a planned batch as a waveform or a failure.
+
+    An instance is cheap to share with forked processes, because it holds Arrow columns and not Python objects.
+    """
 
     def __init__(
         self,
@@ -29,38 +32,33 @@ class Recordings(Dataset[Batch]):
         channels: str = "mix",
         max_samples: int | None = None,
     ) -> None:
-        """Say what to load.
+        """Sets what to load.
 
         Args:
             manifest: The recordings.
-            sample_rate: Hz of the waveforms.
-            min_samples: Fewer are a failure.
-            channels: `first`, or `mix` to average them; where a row names its channel, that one is read.
-            max_samples: A longer recording should have been cut, had its length been known.
+            sample_rate: Sample rate of the waveforms in Hz.
+            min_samples: Samples that a waveform must have at least; a shorter one is a failure.
+            channels: `first`, or `mix` to average all channels. A row that names its channel gets that channel.
+            max_samples: Samples above which an utterance is cut into chunks. It matters only for recordings whose
+                length was unknown when the manifest was made.
         """
         self.manifest = manifest
         self.sample_rate = sample_rate
         self.min_samples = min_samples
         self.channels = channels
         self.max_samples = max_samples
-        self.pulse: Heartbeat | None = None
-        self._reader = WaveformReader()  # each process that loads has its own
+        self._reader = WaveformReader()  # each loading process has its own copy
 
-    def __getitem__(self, plan: PlannedBatch) -> Batch:
-        """Load one planned batch."""
+    def load_batch(self, plan: PlannedBatch, begin: Callable[[int], None] = lambda position: None) -> Batch:
+        """Loads one planned batch; calls `begin` with the position of each chunk before loading the chunk."""
         items = []
-        info = get_worker_info()
         for position, chunk in enumerate(plan.chunks):
-            if self.pulse is not None and info is not None:
-                self.pulse.begin(info.id, position)
+            begin(position)
             items.append(self.load(chunk))
-        batch = collate(plan, items)
-        if self.pulse is not None and info is not None:
-            self.pulse.idle(info.id)
-        return batch
+        return collate(plan, items)
 
     def load(self, chunk: Chunk) -> Waveform | Rejected:
-        """Load one chunk: mono, at the model's rate."""
+        """Loads one chunk as a mono waveform at the model's sample rate."""
         failpoint("decode")
         utterance = self.manifest.utterance(chunk.row)
         extent = Extent(
@@ -74,11 +72,11 @@ class Recordings(Dataset[Batch]):
         try:
             if chunk.num_samples == 0:
                 stage = "manifest"
-                self._refuse_other_plan(utterance, read_header(utterance.path))
+                self._require_same_plan(utterance, read_header(utterance.path))
             stage = "load"
             if chunk.whole:
                 samples, rate = self._reader.read(extent)
-                self._refuse_other_rate(rate, self.manifest.measured(chunk.row)[0])
+                self._require_same_rate(rate, self.manifest.measured(chunk.row)[0])
                 waveform = resample(torch.from_numpy(samples), rate, self.sample_rate)
             else:
                 waveform = self._load_window(extent, chunk)
@@ -93,40 +91,46 @@ class Recordings(Dataset[Batch]):
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            return Rejected(chunk, stage, "out_of_memory", "too long to be held in memory")
+            return Rejected(chunk, stage, "out_of_memory", "the recording does not fit into memory")
         failpoint("decoded")
         return Waveform(chunk, waveform)
 
-    def _refuse_other_plan(self, utterance: Utterance, header: AudioHeader) -> None:
-        """Refuse a recording that could not be read when the manifest was made, if it would now be other work.
+    def _require_same_plan(self, utterance: Utterance, header: AudioHeader) -> None:
+        """Refuses a recording that was unreadable when the manifest was made and would be planned differently now.
 
-        Installing the extra for its format is enough for that. Cut or told apart by channel it would have been, had
-        it been readable; run differently it would have other results here than in a run of its own.
+        A recording becomes readable if, for example, the extra for its format is installed. If it is too long for one
+        chunk, or has several channels under `channels=each`, a new manifest would cut it into chunks or channels. Run
+        as one chunk, it would get other results than in a new run.
         """
         end_s = header.duration_s if utterance.end_s is None else min(utterance.end_s, header.duration_s)
         num_samples = (end_s - (utterance.start_s or 0.0)) * self.sample_rate
         too_long = self.max_samples is not None and num_samples > self.max_samples
         several = self.channels == "each" and utterance.channel is None
         if too_long or several:
-            reason = "longer than chunk.seconds" if too_long else "to be told apart by channel"
+            reason = "is longer than chunk.seconds" if too_long else "has to be split by channel"
             raise AudioError(
                 "changed",
-                f"it could not be read when the manifest was made, and is {reason}; start another run with run_dir=...",
+                "the recording could not be read when the manifest was made; it can be read now and "
+                f"{reason}, which needs another run with run_dir=...",
             )
 
     def _load_window(self, extent: Extent, chunk: Chunk) -> Tensor:
-        """Read what the chunk is computed from, and no more; what resampling the whole would give there."""
+        """Loads a chunk of a longer utterance, and reads only the samples that the chunk depends on.
+
+        The result equals the same samples of the whole utterance, resampled at once.
+        """
         rate, num_samples = self.manifest.measured(chunk.row)
         stop = chunk.start + chunk.num_samples
         first, last = source_window(chunk.start, stop, rate, self.sample_rate)
         samples, found = self._reader.read(extent, (first, None if chunk.last else last))
-        self._refuse_other_rate(found, rate)
+        self._require_same_rate(found, rate)
         if chunk.last and first + len(samples) < num_samples:
             stop = resampled_length(first + len(samples), rate, self.sample_rate)
         return resample_window(torch.from_numpy(samples), first, chunk.start, stop, rate, self.sample_rate)
 
     @staticmethod
-    def _refuse_other_rate(found: int, known: int | None) -> None:
-        """Refuse a file that was replaced by one of the same size, where its rate tells."""
+    def _require_same_rate(found: int, known: int | None) -> None:
+        """Refuses a file that was replaced by a file of the same size with another sample rate."""
         if known is not None and found != known:
-            raise AudioError("changed", f"{found} Hz, {known} when the manifest was made")
+            message = f"the sample rate is {found} Hz, but was {known} Hz when the manifest was made"
+            raise AudioError("changed", message)

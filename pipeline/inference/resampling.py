@@ -1,8 +1,8 @@
-"""Change of sample rate, equal to `torchaudio.functional.resample` with its default arguments.
+"""Resamples waveforms with the same result as `torchaudio.functional.resample` with default arguments.
 
-torchaudio's kernel has (new / gcd) x (2 x width + orig / gcd) entries, of which a few dozen a row are not
-zero: 1 GB for 16,001 Hz to 16 kHz. Ordinary ratios go through torchaudio itself; for the others only the
-non-zero taps are computed, with the same float32 arithmetic.
+torchaudio's kernel has (new / gcd) x (2 x width + orig / gcd) entries, but only a few dozen per row are not zero. From
+16,001 Hz to 16 kHz it takes 1 GB. This module uses torchaudio for ordinary ratios. For other ratios it computes only
+the taps that are not zero, with the same float32 arithmetic.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def resample(waveform: Tensor, orig_rate: int, new_rate: int) -> Tensor:
 
     Args:
         waveform: `(..., samples)`, float32, on the CPU.
-        orig_rate: Hz of the waveform.
-        new_rate: Hz wanted.
+        orig_rate: Sample rate of the waveform in Hz.
+        new_rate: Sample rate of the result in Hz.
 
     Returns:
-        `(..., resampled)`, as many as `pipeline.audio.rates.resampled_length` says. Equal bit for bit to
-        torchaudio's where its kernel takes at most 32 MB, else within float32 rounding of it.
+        `(..., resampled)`, with `pipeline.audio.rates.resampled_length` samples. The result equals torchaudio's bit
+        for bit if torchaudio's kernel takes at most 32 MB, and otherwise up to float32 rounding.
 
     Raises:
         ValueError: A rate is not positive, or the waveform is not float32.
@@ -42,10 +42,10 @@ def resample(waveform: Tensor, orig_rate: int, new_rate: int) -> Tensor:
     if orig_rate <= 0 or new_rate <= 0:
         raise ValueError(f"sample rates must be positive, not {orig_rate} and {new_rate} Hz")
     if waveform.dtype != torch.float32:
-        raise ValueError(f"a float32 waveform is expected, not {waveform.dtype}")
+        raise ValueError(f"the waveform must be float32, not {waveform.dtype}")
     if orig_rate == new_rate:
         return waveform
-    if waveform.numel() == 0:  # torchaudio cannot reshape it
+    if waveform.numel() == 0:  # torchaudio cannot reshape an empty waveform
         target = 0 if waveform.shape[-1] == 0 else resampled_length(waveform.shape[-1], orig_rate, new_rate)
         return waveform.new_zeros((*waveform.shape[:-1], target))
     divisor = math.gcd(orig_rate, new_rate)
@@ -61,11 +61,11 @@ def resample(waveform: Tensor, orig_rate: int, new_rate: int) -> Tensor:
 
 
 def source_window(start: int, stop: int, orig_rate: int, new_rate: int) -> tuple[int, int]:
-    """The samples of a waveform that the samples `start` to `stop` of the resampled one are computed from.
+    """Returns the input samples on which samples `start` to `stop` of the resampled waveform depend.
 
     Returns:
-        First and last sample (exclusive, perhaps beyond the waveform's end). The first lies on the filter's
-        grid, so that resampling from there meets the same phases.
+        First and last input sample (exclusive, possibly beyond the end of the waveform). The first is a multiple of
+        the filter's period, so that resampling from there gives the same phases.
     """
     if orig_rate == new_rate:
         return start, stop
@@ -78,40 +78,43 @@ def source_window(start: int, stop: int, orig_rate: int, new_rate: int) -> tuple
 
 
 def resample_window(waveform: Tensor, first: int, start: int, stop: int, orig_rate: int, new_rate: int) -> Tensor:
-    """Samples `start` to `stop` of a resampled waveform, from the stretch that `source_window` names.
+    """Computes samples `start` to `stop` of a resampled waveform from the window that `source_window` returns.
 
     Args:
-        waveform: `(samples,)` float32, from sample `first` of the whole on; shorter where the whole ends.
-        first: As `source_window` says.
-        start: First sample of the resampled whole to give.
-        stop: Last one, exclusive.
-        orig_rate: Hz of the waveform.
-        new_rate: Hz wanted.
+        waveform: `(samples,)` float32, the window of the whole waveform; shorter if the whole waveform ends in it.
+        first: First sample of the window, from `source_window`.
+        start: First sample of the resampled waveform to compute.
+        stop: Last sample of the resampled waveform to compute, exclusive.
+        orig_rate: Sample rate of the waveform in Hz.
+        new_rate: Sample rate of the result in Hz.
+
+    Returns:
+        `(stop - start,)` float32.
     """
     if orig_rate == new_rate:
         return waveform[start - first : stop - first]
     divisor = math.gcd(orig_rate, new_rate)
     orig, new = orig_rate // divisor, new_rate // divisor
     offset = first // orig * new
-    # Beyond the end lies silence, as in torchaudio, whose count of a long recording rounds up into it.
+    # Samples beyond the end count as zero, as in torchaudio, which may round the length of a long recording up.
     missing = max(0, math.ceil((stop - offset) * orig / new) + 1 - len(waveform))
     resampled = resample(torch.nn.functional.pad(waveform, (0, missing)), orig_rate, new_rate)
     return resampled[start - offset : stop - offset]
 
 
-# Eight ratios: a corpus mixes a handful of rates, and eight kernels take 256 MB at the very worst.
+# A corpus mixes a handful of rates. Eight kernels take at most 256 MB.
 @lru_cache(maxsize=8)
 def _dense(orig_rate: int, new_rate: int) -> Resample:
-    # functional.resample computes the kernel in the waveform's own type.
+    # `functional.resample` computes the kernel in the type of the waveform, so float32 here as well.
     return Resample(orig_rate, new_rate, dtype=torch.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class _Taps:
-    """The filter of every phase.
+    """The filter taps of every phase.
 
     Attributes:
-        first: `(phases,)` first input sample of a phase's filter, relative to its frame, int64.
+        first: `(phases,)` int64, the first input sample of each phase's filter, relative to its frame.
         weights: `(phases, taps)` float32.
     """
 
@@ -120,18 +123,18 @@ class _Taps:
 
 
 def _width(orig: int, new: int) -> int:
-    """Input samples on either side of a filter's centre, as torchaudio rounds it."""
+    """Returns the number of input samples on either side of a filter's centre, rounded as in torchaudio."""
     return math.ceil(_LOWPASS_WIDTH * orig / (min(orig, new) * _ROLLOFF))
 
 
-# A table takes about 50 bytes for each Hz of the larger rate: 38 MB at 768 kHz.
+# The taps take about 50 bytes for each Hz of the larger rate: 38 MB at 768 kHz.
 @lru_cache(maxsize=2)
 def _sparse_taps(orig: int, new: int) -> _Taps:
-    """`torchaudio.functional._get_sinc_resample_kernel` at its non-zero places only.
+    """Computes the entries of `torchaudio.functional._get_sinc_resample_kernel` that are not zero.
 
-    Phase j lies at j x orig / new input samples; beyond `width` samples from there the window is zero up to
-    float32 rounding. The order of the operations is torchaudio's: at these ratios its float32 rounding is
-    far larger than one unit in the last place, and has to be met, not improved on.
+    Phase j is at j x orig / new input samples. More than `width` samples away from there, the window is zero up to
+    float32 rounding. The operations have the same order as in torchaudio: at these ratios torchaudio's rounding error
+    is far larger than one unit in the last place, and this function must reproduce it.
     """
     width, base = _width(orig, new), min(orig, new) * _ROLLOFF
     num_taps = 2 * width + 4
@@ -155,7 +158,7 @@ def _sparse_taps(orig: int, new: int) -> _Taps:
 
 
 def _apply(signal: Tensor, taps: _Taps, orig: int, new: int, target: int) -> Tensor:
-    """Gathers, multiplies and sums: `(samples,)` to `(target,)`, in blocks of bounded memory."""
+    """Applies the taps to a signal `(samples,)` and returns `(target,)`; works in blocks of bounded memory."""
     num_taps = taps.weights.shape[1]
     width = _width(orig, new)
     windows = torch.nn.functional.pad(signal, (width, width + orig + num_taps)).unfold(0, num_taps, 1)

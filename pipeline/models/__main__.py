@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -16,9 +15,11 @@ from rich.text import Text
 from pipeline.models import sources
 from pipeline.models.catalog import BUNDLES, MODELS
 from pipeline.models.facts import ModelFacts
+from pipeline.runtime.command import command
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.stdout import standard_output
 
-_USAGE = "usage: python -m pipeline.models [--json]"
+_USAGE = "python -m pipeline.models [--json]"
 _HEADINGS = ("model", "labels", "rate", "layers", "parameters", "download")
 _FURTHER = ("language", "training data", "licence")
 _GAP = "  "
@@ -112,20 +113,19 @@ def _outputs(facts: ModelFacts) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """List the models; 0, or 2 for an argument that there is not."""
-    if list(arguments) in (["-h"], ["--help"]):
-        print(_USAGE)
-        return 0
+    """List the models and return the exit code."""
+    return command(arguments, f"usage: {_USAGE}", _list, "not every model is listed")
+
+
+def _list(arguments: Sequence[str]) -> int:
     if list(arguments) not in ([], ["--json"]):
-        print(f"error: {' '.join(arguments)}: no such argument; {_USAGE}", file=sys.stderr)
-        return 2
-    logging.getLogger("pipeline").addHandler(logging.NullHandler())  # a reader may close the pipe: `| head`
+        raise UserError(f"{' '.join(arguments)}: no such argument; usage: {_USAGE}")
     console = Console(file=standard_output(), highlight=False, soft_wrap=True)
     if arguments:
         text = json.dumps([describe(facts) for facts in MODELS.values()], indent=1)
         console.print(text, markup=False)
         return 0
-    # A pipe has no width: one line a model, so that grep finds all of it.
+    # A pipe has no width: each model gets one line, so that grep finds everything about a model.
     for line in listing(console.width if console.is_terminal else None):
         console.print(line)
     return 0

@@ -1,4 +1,4 @@
-"""A one-dimensional convolution as products of matrices over frames that lie one after the other in memory."""
+"""Computes a one-dimensional convolution as matrix products over frames that are stored one after another."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from torch import Tensor, nn
 
 
 class Convolution(nn.Module):
-    """A convolution over frames that lie one after the other, and its norm."""
+    """A convolution and its norm, with the weights of one of torchaudio's `ConvLayerBlock`s.
+
+    Attributes:
+        weight: `(kernel x channels in, channels out)`, in the order in which the frames of a window are stored.
+        outer_sum: For `_pairwise`: the sum of the weights of the first and the last tap.
+        last_and_middle: For `_pairwise`: the weights of the last tap, followed by those of the middle tap.
+        bias: `(channels out,)` or `None`.
+        norm: The norm after the convolution, if any.
+    """
 
     weight: Tensor
-    outer: Tensor
-    """Where frames go in pairs: the weights of the first tap and the last, summed."""
-    turned: Tensor
-    """And those of the last and the middle one."""
+    outer_sum: Tensor
+    last_and_middle: Tensor
     bias: Tensor | None
 
     def __init__(self, block: Any) -> None:
@@ -23,28 +29,35 @@ class Convolution(nn.Module):
         self.kernel: int = block.kernel_size
         self.stride: int = block.stride
         self.pairs = (self.kernel, self.stride) == (3, 2)
-        # (kernel x channels in, channels out): the order in which a window lies in memory.
         weight = block.conv.weight.detach().permute(2, 1, 0).flatten(0, 1).contiguous()
         self.register_buffer("weight", weight)
         first, middle, last = weight.split(len(weight) // 3) if self.pairs else (weight[:0],) * 3
-        self.register_buffer("outer", first + last)
-        self.register_buffer("turned", torch.cat([last, middle]))
+        self.register_buffer("outer_sum", first + last)
+        self.register_buffer("last_and_middle", torch.cat([last, middle]))
         self.register_buffer("bias", None if block.conv.bias is None else block.conv.bias.detach())
-        # torchaudio's own layer norm turns channels and time around; here they lie as a plain one wants them.
+        # torchaudio's own layer norm transposes channels and time. Here channels come last, so a plain one will do.
         self.norm: nn.Module | None = block.layer_norm
         if isinstance(block.layer_norm, nn.LayerNorm):
             self.norm = nn.LayerNorm(block.conv.out_channels, eps=block.layer_norm.eps)
             self.norm.load_state_dict(block.layer_norm.state_dict())
 
     def num_frames(self, num_frames: Tensor) -> Tensor:
-        """Frames after the convolution."""
+        """Returns the number of frames after the convolution."""
         return (num_frames - self.kernel).div(self.stride, rounding_mode="floor") + 1
 
     def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Convolve `(frames, channels)`, into `out` if given; `x` is used up.
+        """Computes the convolution.
 
-        Windows overlap, which a matrix product cannot read in place; cut at the stride they do not. So a kernel
-        of 3 with stride 2 is a product over pairs of frames and one over the frame after each pair.
+        Windows overlap, and a matrix product cannot read overlapping rows in place. Windows that are cut at the stride
+        do not overlap. So a kernel of 3 with stride 2 becomes a product over pairs of frames, and one over the frame
+        after each pair.
+
+        Args:
+            x: `(frames, channels in)`. Its values may be overwritten.
+            out: Takes the result, if given.
+
+        Returns:
+            `(frames, channels out)`.
         """
         size = (len(x) - self.kernel) // self.stride + 1
         result = x.new_empty((size, self.weight.shape[1])) if out is None else out
@@ -69,11 +82,11 @@ class Convolution(nn.Module):
                 self._begin(windows, weight, result)
 
     def _pairwise(self, x: Tensor, result: Tensor) -> None:
-        """A kernel of 3 with stride 2, two frames at a time with five products of channels instead of six.
+        """Computes two frames at a time for a kernel of 3 with stride 2, with five products of channels instead of six.
 
-        The outer taps a and c meet even frames e only, and two results share the middle one of three of those
+        The outer taps a and c apply only to even frames e, and two consecutive results share the even frame e1
         (Winograd's F(2, 2)): e0 a + e1 c = (e0 - e1) a + e1 (a + c), and e1 a + e2 c = (e2 - e1) c + e1 (a + c).
-        The differences take the place of e0 and e1 in `x`, beside the odd frames of the middle tap.
+        The differences overwrite e0 and e1 in `x`, next to the odd frames for the middle tap.
         """
         channels, pairs = x.shape[1], len(result) // 2
         strides = (4 * channels, 1)
@@ -81,15 +94,16 @@ class Convolution(nn.Module):
         before, shared = fours[:, :channels], fours[:, 2 * channels : 3 * channels]
         after = x.as_strided((pairs, channels), strides, x.storage_offset() + 4 * channels)
         firsts, seconds = result.view(pairs, 2, -1).unbind(1)
-        self._begin(shared, self.outer, firsts)
+        self._begin(shared, self.outer_sum, firsts)
         seconds.copy_(firsts)
         difference = after - shared
         before.sub_(shared)
         shared.copy_(difference)
         firsts.addmm_(fours[:, : 2 * channels], self.weight[: 2 * channels])
-        seconds.addmm_(fours[:, 2 * channels :], self.turned)
+        seconds.addmm_(fours[:, 2 * channels :], self.last_and_middle)
 
     def _begin(self, windows: Tensor, weight: Tensor, result: Tensor) -> None:
+        """Writes the first product to `result`, with the bias."""
         if self.bias is None:
             torch.mm(windows, weight, out=result)
         else:

@@ -1,7 +1,8 @@
-"""The transformer over the frames of many utterances packed one after another: no padding, so none to mask.
+"""The transformer, run on the frames of many utterances that are packed one after another without padding.
 
-Linear layers and norms act on single frames and do not know utterances; only the positional convolution and
-attention do, and those run within each. Equal to torchaudio's `Encoder` on each utterance alone.
+Without padding, no mask is needed. Linear layers and norms act on single frames. Only the positional convolution and
+attention combine frames, and they do so within each utterance. The result equals torchaudio's `Encoder` on each
+utterance alone.
 """
 
 from __future__ import annotations
@@ -18,18 +19,23 @@ from torchaudio.models.wav2vec2.wavlm_attention import WavLMSelfAttention
 from pipeline.models.front_end import gelu_
 
 TAPS = 16
-"""Taps of the positional convolution in a piece; a divisor of every kernel there is (128, and 32 for `digits`)."""
+"""The positional convolution is computed in pieces of this many taps. It divides every kernel size that models have
+(128, and 32 for `digits`)."""
 
 
 class PackedEncoder(nn.Module):
-    """torchaudio's `Encoder`, with its weights."""
+    """torchaudio's `Encoder` on packed frames, with the same weights.
+
+    Attributes:
+        widest: Values per frame that a layer holds at once, at most.
+    """
 
     def __init__(self, encoder: Any, dtype: torch.dtype) -> None:
-        """Take over an encoder (its weights are cast in place).
+        """Takes the weights of an encoder, and casts them in place.
 
         Args:
             encoder: torchaudio's `Encoder`, in eval mode.
-            dtype: Of weights and activations.
+            dtype: Type of weights and activations.
         """
         super().__init__()
         transformer = encoder.transformer
@@ -40,23 +46,23 @@ class PackedEncoder(nn.Module):
         self.layers = nn.ModuleList(_Layer(layer.to(dtype)) for layer in transformer.layers)
         layer = transformer.layers[0]
         self.widest: int = layer.feed_forward.intermediate_dense.out_features + 3 * layer.layer_norm.normalized_shape[0]
-        """Values that a frame has in a layer at once."""
         first = layer.attention
         self.wavlm = first if isinstance(first, WavLMSelfAttention) else None
 
     def forward(
         self, x: Tensor, counts: Sequence[int], layers: Collection[int], together: bool
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Encode.
+        """Runs the transformer.
 
         Args:
             x: `(total frames, channels)`, the utterances one after another.
-            counts: Frames of each utterance.
+            counts: Number of frames of each utterance.
             layers: Layers whose output to keep; 1 is the first.
-            together: Whether to convolve all utterances at once, padded, or one after another.
+            together: Whether to convolve all utterances at once with padding, or one after another.
 
         Returns:
-            `(total frames, dim)` for the labels, and layer number to `(total frames, dim)` float32.
+            `(total frames, dim)`, the input of the label layer, and for each layer to keep `(total frames, dim)`
+            float32 by layer number.
         """
         x = self.project(x)
         x = x + self.position(x, counts, together)
@@ -72,14 +78,19 @@ class PackedEncoder(nn.Module):
 
     def _attention(self, x: Tensor, counts: Sequence[int]) -> Attend:
         if self.wavlm is not None:
-            return _WithPositionBias(position_bias(self.wavlm, max(counts)).to(x.dtype), counts)
+            return _AttentionWithPositionBias(position_bias(self.wavlm, max(counts)).to(x.dtype), counts)
         if x.is_cuda and x.dtype != torch.float32:
-            return _Varlen(counts, x.device)
-        return _EachAlone(counts)
+            return _PackedFlashAttention(counts, x.device)
+        return _AttentionPerUtterance(counts)
 
 
 class _PositionalConvolution(nn.Module):
-    """torchaudio's `ConvolutionalPositionalEmbedding`, its weight norm computed once."""
+    """torchaudio's `ConvolutionalPositionalEmbedding`, with its weight norm computed only once.
+
+    Attributes:
+        lowered: `(groups, pieces of the kernel, TAPS x channels in, channels out)`, the weights as matrices. Each has
+            the order in which consecutive frames are stored in memory.
+    """
 
     lowered: Tensor
 
@@ -90,28 +101,28 @@ class _PositionalConvolution(nn.Module):
         self.groups, self.kernel = self.conv.groups, self.conv.kernel_size[0]
         width = self.conv.in_channels // self.groups
         weight = self.conv.weight.detach().view(self.groups, width, width, self.kernel // TAPS, TAPS)
-        # (groups, pieces of the kernel, taps x channels in, channels out): as a stretch of frames lies in memory.
         self.register_buffer("lowered", weight.permute(0, 3, 4, 2, 1).flatten(2, 3).contiguous(), persistent=False)
 
     def forward(self, x: Tensor, counts: Sequence[int], together: bool) -> Tensor:
-        """`(total frames, dim)` to the same; an utterance sees silence beyond its ends."""
+        """Computes `(total frames, dim)` from `(total frames, dim)`. Each utterance has zeros beyond its ends."""
         given = x.to(self.conv.weight.dtype)
         if not together:
             return F.gelu(self._lowered(given, counts)).to(x.dtype)
         padded = nn.utils.rnn.pad_sequence(list(torch.split(given, list(counts))), batch_first=True)
         convolved = F.gelu(self.conv(padded.transpose(1, 2))).transpose(1, 2)
-        # An even kernel gives a frame too many.
+        # An even kernel returns one frame too many.
         return torch.cat([row[:count] for row, count in zip(convolved, counts, strict=True)]).to(x.dtype)
 
     def _lowered(self, x: Tensor, counts: Sequence[int]) -> Tensor:
-        """The convolution as products of matrices, twice as fast on a CPU as oneDNN's grouped convolution.
+        """Computes the convolution as matrix products, on a CPU twice as fast as oneDNN's grouped convolution.
 
-        A window of the kernel overlaps the next in all but a frame, which a matrix product cannot read in place.
-        Windows `TAPS` frames apart do not overlap in a piece of `TAPS` taps. So for each group of channels and each
-        piece there is a product for each of the `TAPS` places a window may begin at.
+        Consecutive windows of the kernel overlap in all but one frame, and a matrix product cannot read overlapping
+        rows in place. The kernel is therefore cut into pieces of `TAPS` taps, for which windows that are `TAPS` frames
+        apart do not overlap. For each group of channels and each piece, there is one product for each of the `TAPS`
+        offsets at which windows begin.
         """
         half = self.kernel // 2
-        # Where utterances begin: on the grid of pieces, and half a kernel of silence after the last one's end.
+        # Each utterance begins at a multiple of `TAPS` after half a kernel of zeros.
         places = [*itertools.accumulate((-(-count // TAPS) * TAPS + half for count in counts), initial=half)]
         rows = (places.pop() - half) // TAPS
         frames = x.new_zeros((self.groups, rows * TAPS + self.kernel, x.shape[1] // self.groups))
@@ -133,7 +144,7 @@ class _PositionalConvolution(nn.Module):
 
 
 class _Layer(nn.Module):
-    """torchaudio's `EncoderLayer`; the three projections of attention are one product."""
+    """torchaudio's `EncoderLayer`, with the three projections of attention joined into one product."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
@@ -164,7 +175,7 @@ class _Layer(nn.Module):
 
 
 class _Gate(nn.Module):
-    """How much each head of each frame heeds WavLM's position bias (Chen et al. 2022, section 3.1)."""
+    """Computes the weight of WavLM's position bias for each head and frame (Chen et al. 2022, section 3.1)."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -173,7 +184,7 @@ class _Gate(nn.Module):
         self.scale = attention.gru_rel_pos_const
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(frames, dim)` to `(heads, frames, 1)`, as `WavLMSelfAttention.forward` computes it."""
+        """Computes `(heads, frames, 1)` from `(frames, dim)`, as `WavLMSelfAttention.forward` does."""
         by_head = x.view(len(x), self.heads, -1).transpose(0, 1)
         gates = torch.sigmoid(self.linear(by_head).view(self.heads, len(x), 2, 4).sum(-1))
         first, second = gates.chunk(2, dim=-1)
@@ -182,11 +193,12 @@ class _Gate(nn.Module):
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""Query, key and value, each `(total frames, heads, width)`, and WavLM's gates, to `(total frames, dim)`."""
+"""Computes attention, `(total frames, dim)`, from query, key and value, each `(total frames, heads, width)`, and from
+WavLM's gates."""
 
 
-class _EachAlone:
-    """Attention an utterance at a time, by torch's fused kernels."""
+class _AttentionPerUtterance:
+    """Computes attention one utterance at a time, with torch's fused kernels."""
 
     def __init__(self, counts: Sequence[int]) -> None:
         self.counts = list(counts)
@@ -203,26 +215,26 @@ class _EachAlone:
         return [None] * len(self.counts)
 
 
-class _WithPositionBias(_EachAlone):
-    """WavLM's attention: a bias by distance, gated by each frame."""
+class _AttentionWithPositionBias(_AttentionPerUtterance):
+    """Computes WavLM's attention, which adds a bias by the distance of two frames, weighted by a gate per frame."""
 
     def __init__(self, bias: Tensor, counts: Sequence[int]) -> None:
-        """`bias` as `position_bias` gives it, for the longest utterance."""
+        """`bias` is the result of `position_bias` for the longest utterance."""
         super().__init__(counts)
         self.bias = bias
 
     def _masks(self, gates: Tensor | None) -> Sequence[Tensor | None]:
         assert gates is not None
         size = self.bias.shape[-1]
-        # A distance lies where it lies for the longest: the bias of a shorter one is a corner of it.
+        # The bias depends only on the distance, so the bias of a shorter utterance is a corner of that of the longest.
         return [
             (gate * self.bias[0, :, :count, :count])[None] if count < size else (gate * self.bias[0])[None]
             for gate, count in zip(torch.split(gates, self.counts, dim=1), self.counts, strict=True)
         ]
 
 
-class _Varlen:
-    """Flash attention over packed utterances in one call, on CUDA in half precision."""
+class _PackedFlashAttention:
+    """Computes flash attention over all packed utterances in one call, on CUDA in half precision."""
 
     def __init__(self, counts: Sequence[int], device: torch.device) -> None:
         ends = list(itertools.accumulate(counts, initial=0))
@@ -230,7 +242,7 @@ class _Varlen:
         self.longest = max(counts)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, gates: Tensor | None) -> Tensor:
-        from torch.nn.attention.varlen import varlen_attn  # a prototype in torch 2.11, and for CUDA alone
+        from torch.nn.attention.varlen import varlen_attn  # a prototype in torch 2.11, and only for CUDA
 
         attended = varlen_attn(query, key, value, self.ends, self.ends, self.longest, self.longest)
         assert isinstance(attended, Tensor)
@@ -238,31 +250,38 @@ class _Varlen:
 
 
 def position_bias(attention: Any, frames: int) -> Tensor:
-    """WavLM's relative position bias, `(1, heads, frames, frames)`, which every layer scales for itself.
+    """Computes WavLM's relative position bias, which each layer weights with its own gates.
 
-    The same for every utterance and every pair of frames at one distance: looked up once a distance, instead of
-    once a pair and utterance as `WavLMSelfAttention.compute_bias` does.
+    The bias depends only on the distance between two frames. So this function looks it up once per distance, while
+    `WavLMSelfAttention.compute_bias` does so for each pair of frames of each utterance.
 
     Args:
         attention: torchaudio's `WavLMSelfAttention` of the first layer, which has the embedding.
-        frames: Frames of the longest utterance.
+        frames: Number of frames of the longest utterance.
+
+    Returns:
+        `(1, heads, frames, frames)`.
     """
     distances = torch.arange(1 - frames, frames)
     buckets = attention._relative_positions_bucket(distances, bidirectional=True)
     by_distance = attention.rel_attn_embed(buckets.to(attention.rel_attn_embed.weight.device)).T
-    # Row i of `unfold` begins at distance i + 1 - frames, which is that of the last query; so the rows turn around.
+    # Row 0 of `unfold` begins at distance 1 - frames, which belongs to the last query. So the rows are reversed.
     bias: Tensor = by_distance.unfold(1, frames, 1).flip(1)[None]
     return bias
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """Makes a linear layer that shares the given weights."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     linear.weight, linear.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
     return linear
 
 
 def _joined(*parts: nn.Linear) -> nn.Linear:
-    """One linear layer for several of one input; theirs become views of its weights, so that nothing is held twice."""
+    """Joins linear layers with the same input into one layer.
+
+    The weights of the given layers become views of the joined weights, so that memory does not hold them twice.
+    """
     joined = _linear(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
     size = parts[0].out_features
     splits = torch.split(joined.weight, size), torch.split(joined.bias, size)
@@ -272,10 +291,10 @@ def _joined(*parts: nn.Linear) -> nn.Linear:
 
 
 def _folded(conv: nn.Conv1d) -> nn.Conv1d:
-    """A convolution with its weight norm computed once.
+    """Copies a convolution with its weight norm computed.
 
-    Not `remove_parametrizations`, which takes the weight away from every copy of the module as well: copies
-    share the class that it edits.
+    `remove_parametrizations` is not used, because it removes the weight from every copy of the module too: it edits the
+    class, which the copies share.
     """
     plain = nn.Conv1d(
         conv.in_channels, conv.out_channels, conv.kernel_size[0], padding=conv.padding[0], groups=conv.groups

@@ -1,4 +1,4 @@
-"""Padded batches to results on the host: device, precision, and what to do when memory runs out."""
+"""Runs padded batches on a device and returns results in host memory. Splits batches that do not fit into memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.memory import available_memory, is_out_of_memory
 
 CPU_BATCH_SECONDS = 30.0
-"""On a CPU a batch of one loses nothing; batching only saves calls on short recordings."""
+"""Padded seconds in a batch on a CPU. Larger batches gain nothing: batches only save calls for short recordings."""
 CUDA_BATCH_SECONDS_PER_GIB = 6.0
-"""Padded seconds a GiB of device memory holds, with room to spare for the base models in float32."""
+"""Padded seconds per GiB of device memory. Base models in float32 need less than that."""
 MAX_CUDA_BATCH_SECONDS = 600.0
 
 
@@ -31,9 +31,9 @@ class EngineSettings:
     """What to compute.
 
     Attributes:
-        layers: Layers whose features are asked for.
-        feature_dtype: float16 or float32.
-        logits: Whether logits are asked for.
+        layers: Layers whose features to return.
+        feature_dtype: Type of the features, float16 or float32.
+        logits: Whether to return logits.
     """
 
     layers: tuple[int, ...]
@@ -42,18 +42,26 @@ class EngineSettings:
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:1` to a device that is there."""
+    """Turns `auto`, `cpu`, `cuda` or `cuda:1` into a device.
+
+    Raises:
+        UserError: torch does not see the device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     index = int(name.partition(":")[2] or 0)
-    device = torch.device(name if index < 100 else "cuda")  # torch counts devices in a byte
+    device = torch.device(name if index < 100 else "cuda")  # torch stores the index in one byte
     if device.type == "cuda" and index >= torch.cuda.device_count():
         raise UserError(f"device={name}: torch sees {torch.cuda.device_count()} CUDA devices; use device=cpu or auto")
     return device
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """`auto` to fp32 on a CPU and bf16 on CUDA; refuses half precision on a CPU."""
+    """Turns `auto` into fp32 on a CPU and bf16 on CUDA.
+
+    Raises:
+        UserError: Half precision is asked for on a CPU.
+    """
     if name == "auto":
         return "bf16" if device.type == "cuda" else "fp32"
     if device.type == "cpu" and name != "fp32":
@@ -62,7 +70,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def default_batch_seconds(device: torch.device) -> float:
-    """Padded seconds of audio in one batch, from the device's memory."""
+    """Returns the padded seconds of audio in one batch, by the memory of the device."""
     if device.type == "cpu":
         return CPU_BATCH_SECONDS
     memory = torch.cuda.get_device_properties(device).total_memory
@@ -70,30 +78,34 @@ def default_batch_seconds(device: torch.device) -> float:
 
 
 def default_workers(device: torch.device) -> int:
-    """Decoding processes: one beside a model that wants every core, more beside a GPU."""
+    """Returns the number of loading processes: one if the model needs the cores itself, more for a GPU."""
     cores = len(os.sched_getaffinity(0))
     return 1 if device.type == "cpu" else max(1, min(12, cores - 2))
 
 
 def default_committers(device: torch.device) -> int:
-    """Shards committed at a time: beside a model that wants every core one, more beside a GPU."""
+    """Returns the number of shards to commit at a time: one if the model needs the cores itself, more for a GPU."""
     return 1 if device.type == "cpu" else max(1, min(8, len(os.sched_getaffinity(0)) // 4))
 
 
 class Started:
-    """A batch that the device has begun with."""
+    """A batch that the device has started to compute.
+
+    Attributes:
+        parts: The batch in the order of its chunks: results on their way to the host, and chunks that were not run.
+        cut: Manifest rows of chunks that did not fit into memory and are computed in halves.
+        ended: The moment at which the device has computed the batch.
+    """
 
     def __init__(self, began: Moment, before: Moment | None) -> None:
-        """Where in the device's work it began, and where the batch before it ended."""
+        """Takes the moments at which the device begins this batch and has computed the batch before."""
         self.parts: list[Transfer | Rejected] = []
-        """What comes of the batch, in the order of its chunks: results on their way, and chunks that were not run."""
         self.cut: list[int] = []
-        """Manifest rows of chunks that did not fit and were run in halves."""
         self.ended = self._began = began
         self._before = before
 
     def results(self) -> tuple[list[Emission], list[Rejected]]:
-        """Wait for an `Emission` or a `Rejected` of each chunk; a chunk that was run in halves has one of each half."""
+        """Waits for the results and returns an `Emission` or a `Rejected` per chunk, two for a chunk in halves."""
         emissions: list[Emission] = []
         rejected: list[Rejected] = []
         for part in self.parts:
@@ -107,17 +119,17 @@ class Started:
 
     @property
     def idle_s(self) -> float | None:
-        """Seconds the device had nothing to do before this batch, `None` for the first; asked for after `results`."""
+        """Seconds for which the device was idle before this batch; `None` for the first. Read this after `results`."""
         return None if self._before is None else max(0.0, seconds_between(self._before, self._began))
 
     @property
     def busy_s(self) -> float:
-        """Seconds of the device's work on this batch; asked for after `results`."""
+        """Seconds for which the device worked on this batch. Read this after `results`."""
         return seconds_between(self._began, self.ended)
 
 
 class Engine:
-    """A model on a device, from padded waveforms to one `Emission` or `Rejected` a chunk."""
+    """Runs a model on a device: takes padded waveforms and returns one `Emission` or `Rejected` per chunk."""
 
     def __init__(
         self,
@@ -127,7 +139,7 @@ class Engine:
         precision: str,
         settings: EngineSettings,
     ) -> None:
-        """Move the model to its device. Float32 means float32: TF32 is switched off everywhere."""
+        """Moves the model to its device, and switches TF32 off in all of torch, so that float32 means float32."""
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self.device = device
@@ -154,21 +166,21 @@ class Engine:
 
     @property
     def overlaps(self) -> bool:
-        """Whether the device works on after `start`, so that the host may do something else before `results`."""
+        """Whether the device still works when `start` returns, so that the host can do something else meanwhile."""
         return self._streams.overlaps
 
     def run(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> tuple[list[Emission], list[Rejected]]:
-        """Run one padded batch and wait for its results; arguments as for `start`."""
+        """Runs one padded batch and waits for its results. The arguments are those of `start`."""
         return self.start(chunks, waveforms, lengths).results()
 
     @torch.inference_mode()
     def start(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> Started:
-        """Begin with one padded batch, in pieces if the device's memory asks for it.
+        """Starts one padded batch. Splits the batch if it does not fit into the device's memory.
 
         Args:
-            chunks: What each waveform is.
+            chunks: The chunk of each waveform.
             waveforms: `(batch, samples)` float32 on the host, pinned for CUDA.
-            lengths: `(batch,)` int64 on the host.
+            lengths: `(batch,)` int64 on the host, valid samples of each waveform.
         """
         started = Started(self._streams.now(), self._ended)
         pieces = [slice(0, len(chunks))] if chunks else []
@@ -181,7 +193,7 @@ class Engine:
                 started.parts.append(transfer)
             elif size == 1:
                 started.cut.append(chunks[piece.start].row)
-                started.parts += self._in_halves(chunks[piece.start], given[1])
+                started.parts += self._start_halves(chunks[piece.start], given[1])
             else:
                 middle = piece.start + size // 2
                 pieces += [slice(middle, piece.stop), slice(piece.start, middle)]
@@ -189,11 +201,11 @@ class Engine:
         return started
 
     def _try(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> Transfer | None:
-        """Run what is believed to fit; `None` where it does not."""
+        """Starts a batch that should fit into memory; returns `None` if it does not fit."""
         size, padded = len(chunks), waveforms.numel()
         free, total = self._memory()
         needed = self._working_bytes(size, waveforms.shape[1])
-        # What is free is a guess, so one utterance is tried unless it exceeds all there is.
+        # The free memory is an estimate, so a single utterance is tried unless it exceeds all memory.
         if needed > total or (size > 1 and (padded > self._fits or needed > free)):
             return None
         try:
@@ -207,12 +219,15 @@ class Engine:
         self._fits = min(self._fits, padded - 1)
         return None
 
-    def _in_halves(self, chunk: Chunk, waveform: Tensor) -> list[Transfer | Rejected]:
-        """Run a chunk that does not fit in halves, and a half that does not fit in halves again.
+    def _start_halves(self, chunk: Chunk, waveform: Tensor) -> list[Transfer | Rejected]:
+        """Starts the halves of a chunk that does not fit into memory, recursively.
 
         Args:
             chunk: The chunk.
             waveform: `(1, samples)`.
+
+        Returns:
+            The halves in order, or why the chunk cannot be computed.
         """
         num_samples = waveform.shape[1]
         num_frames = self._facts.num_frames(num_samples)
@@ -223,22 +238,23 @@ class Engine:
         for half in halves:
             first = half.start - chunk.start
             own = waveform[:, first : first + half.num_samples]
-            done = self._try([half], own, torch.tensor([own.shape[1]]))
-            parts += [done] if done is not None else self._in_halves(half, own)
+            started = self._try([half], own, torch.tensor([own.shape[1]]))
+            parts += [started] if started is not None else self._start_halves(half, own)
         refused = [part for part in parts if isinstance(part, Rejected)]
         return [replace(refused[0], chunk=chunk)] if refused else parts
 
     def _memory(self) -> tuple[float, float]:
-        """Bytes free for a forward and all there are; CUDA says by itself when it runs out.
+        """Returns the bytes of memory that are free for a batch, and the total.
 
-        On a CPU Linux would kill the process instead, so a batch is split when it exceeds what is free, and
-        an utterance alone when it exceeds all there is.
+        On CUDA both are infinite, because CUDA raises an error when memory runs out. On a CPU, Linux would kill the
+        process instead. So a batch that exceeds the free memory is split, and so is a single utterance that exceeds the
+        total.
         """
         return available_memory() if self.device.type == "cpu" else (math.inf, math.inf)
 
     def _too_long(self, chunk: Chunk, num_samples: int) -> Rejected:
         message = (
-            f"a stretch of {num_samples} samples, as short as it may be cut, does not fit into the memory of "
-            f"{self.device}; run it where there is more memory"
+            f"a chunk of {num_samples} samples, as short as it may be cut, does not fit into the memory of "
+            f"{self.device}; use a machine with more memory"
         )
         return Rejected(chunk, "model", "out_of_memory", message)

@@ -1,8 +1,9 @@
-"""The exact forward: one pass gives emissions and layers, and neighbours never change an answer.
+"""Runs a model so that the result for an utterance does not depend on the other utterances in the batch.
 
-Where stock torchaudio lets padding in: two statistics of the front end (`front_end.py`), and WavLM, which
-refuses batches with lengths (its attention asserts that there is no mask). Here an utterance's frames leave the
-front end without padding, and the transformer (`encoder.py`) runs over them packed.
+One pass returns both emissions and features. In stock torchaudio, padding changes results in two statistics of the
+front end (see `front_end.py`). WavLM cannot run batches with lengths at all, because its attention asserts that there
+is no mask. Here the front end returns the frames of each utterance without padding, and the transformer (`encoder.py`)
+runs on these packed frames.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What one pass over a batch gives: the frames of all utterances, one after another without padding.
+    """The results of one pass over a batch: the frames of all utterances one after another, without padding.
 
     Attributes:
-        num_frames: `(batch,)` int64 on the host: frames of each utterance.
-        logits: `(total frames, labels)` float32, or `None` for a model without labels. Log-probabilities where
-            the model gives those.
-        features: Layer number to `(total frames, dim)`, float32.
+        num_frames: `(batch,)` int64 on the host, number of frames of each utterance.
+        logits: `(total frames, labels)` float32; log-probabilities if the model returns those, `None` for a model
+            without labels.
+        features: `(total frames, dim)` float32 by layer number.
     """
 
     num_frames: Tensor
@@ -36,12 +37,12 @@ class ModelOutput:
     features: dict[int, Tensor]
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
-        """`logits`, or the features of a layer, an utterance each."""
+        """Splits `logits` or the features of a layer into one tensor per utterance."""
         return torch.split(values, self.num_frames.tolist())
 
 
 class ExactForward(nn.Module):
-    """Runs a torchaudio wav2vec2, HuBERT or WavLM model so that batched equals alone."""
+    """Runs a torchaudio wav2vec2, HuBERT or WavLM model; an utterance has the same result in any batch as alone."""
 
     def __init__(
         self,
@@ -52,18 +53,18 @@ class ExactForward(nn.Module):
         log_softmax: bool = False,
         together: bool | None = None,
     ) -> None:
-        """Take over `model` (its weights are cast in place).
+        """Takes the weights of `model`, and casts them in place.
 
         Args:
-            model: In eval mode, out of the wrapper that some bundles put around it.
+            model: The model in eval mode, without the wrapper that some bundles add.
             precision: fp32, bf16 or fp16.
-            normalize_waveform: As that wrapper does: each waveform to mean 0 and variance 1 first.
-            log_softmax: As that wrapper does for MMS_FA: log-probabilities instead of logits.
-            together: Whether convolutions run over the whole batch at once, as a GPU wants it, or in tiles; `None`:
-                by the device.
+            normalize_waveform: Whether to scale each waveform to mean 0 and variance 1 first, as that wrapper does.
+            log_softmax: Whether to return log-probabilities instead of logits, as that wrapper does for MMS_FA.
+            together: Whether convolutions run over the whole batch at once, which is fastest on a GPU, or in tiles;
+                `None` decides by the device.
 
         Raises:
-            ValueError: A front end that is none of torchaudio's.
+            ValueError: The front end is not one of torchaudio's.
         """
         super().__init__()
         self.dtype = PRECISIONS[precision]
@@ -75,11 +76,11 @@ class ExactForward(nn.Module):
 
     @torch.inference_mode()
     def forward(self, waveforms: Tensor, lengths: Tensor, layers: Collection[int]) -> ModelOutput:
-        """Run the model once.
+        """Runs the model once.
 
         Args:
             waveforms: `(batch, samples)` float32, zero beyond each length, on the model's device.
-            lengths: `(batch,)` int64 on the host: valid samples.
+            lengths: `(batch,)` int64 on the host, valid samples of each waveform.
             layers: Layers whose output to keep; 1 is the first transformer layer.
         """
         together = waveforms.is_cuda if self.together is None else self.together
@@ -93,10 +94,15 @@ class ExactForward(nn.Module):
         return ModelOutput(num_frames=num_frames, logits=logits, features=features)
 
     def working_bytes(self, batch: int, num_samples: int) -> float:
-        """Bytes that a padded batch needs beside the weights, at most.
+        """Estimates the bytes that a padded batch takes in addition to the weights, at most.
 
-        Three copies of the largest activation of the front end in float32, two of the widest of a layer; and for
-        WavLM three of the position bias, which grows with the square of the frames.
+        The estimate is the sum of three copies of the front end's largest activation in float32, two copies of the
+        widest activation of a layer and, for WavLM, three copies of the position bias, which grows with the square of
+        the number of frames.
+
+        Args:
+            batch: Number of utterances.
+            num_samples: Samples of the longest utterance.
         """
         together = self.together or next(self.parameters()).is_cuda
         frames = num_samples / self.front_end.stride

@@ -1,8 +1,8 @@
-"""The convolutional front end: waveforms to frames, so that padding and neighbours never count.
+"""The convolutional front end, which computes frames from waveforms independently of padding and of other utterances.
 
-Seven convolutions, as products of matrices over frames that lie one after the other in memory: a window of
-`kernel` frames is then a stretch of it, and no convolution, norm or activation needs to turn the largest
-activations of the network around. On two CPU cores that takes half to two thirds of the time of torchaudio's modules.
+The seven convolutions are matrix products over frames that are stored one after another in memory. A window of `kernel`
+frames is then contiguous, and no convolution, norm or activation has to transpose the network's largest activations. On
+two CPU cores this takes half to two thirds of the time of torchaudio's modules.
 """
 
 from __future__ import annotations
@@ -19,34 +19,36 @@ from torch import Tensor, nn
 from pipeline.models.convolution import Convolution
 
 EARLY = 4
-"""Convolutions whose frames are so many that on a CPU they are done a tile at a time, which stays in its caches."""
+"""Number of first convolutions that a CPU computes tile by tile. Their many frames do not fit into its caches; a tile
+does."""
 TILE_FRAMES = 1024
-"""Frames after the early convolutions in a tile: 2.6 s, 16 MB after the first convolution."""
+"""Frames of a tile after the early convolutions. They are 2.6 s of audio, and 16 MB after the first convolution."""
 
 
 class FrontEnd(nn.Module):
-    """torchaudio's `FeatureExtractor`, and the normalisation of the waveform that its bundles put before it.
+    """torchaudio's `FeatureExtractor`, preceded by the normalisation of the waveform that some bundles add.
 
-    Stock torchaudio takes two statistics over the padding too, so that an utterance depends on its neighbours
-    (pytorch/audio#2242, #3094): those of the group norm after the first convolution (base models), and those of
-    the waveform (`layer_norm(waveforms, waveforms.shape)` in torchaudio/pipelines/_wav2vec2/utils.py). Here
-    both are those of each utterance's valid samples. The layer norms of the large models act on single frames.
+    Stock torchaudio includes the padding in two statistics, so that the result for an utterance depends on the others
+    in its batch (pytorch/audio#2242, #3094). These are the statistics of the group norm after the first convolution
+    (base models) and of the waveform (`layer_norm(waveforms, waveforms.shape)` in
+    torchaudio/pipelines/_wav2vec2/utils.py). Here both are computed from the valid samples of each utterance. The layer
+    norms of the large models act on single frames and need no change.
 
-    The first convolution and its norm stay in float32 whatever the precision: their input is the waveform
-    itself, and their statistics overflow or lose digits in half precision.
+    The first convolution and its norm always use float32. Their input is the waveform itself, and in half precision
+    their statistics overflow or lose digits.
     """
 
     def __init__(self, blocks: Iterable[Any], normalize_waveform: bool, dtype: torch.dtype) -> None:
-        """Take the weights of torchaudio's `ConvLayerBlock`s.
+        """Takes the weights of torchaudio's `ConvLayerBlock`s.
 
         Args:
-            blocks: The first of one input channel. Each has a layer norm, or the first has a group norm of one
-                channel a group and the others nothing.
-            normalize_waveform: Bring every utterance to mean 0 and variance 1 first.
-            dtype: Of all convolutions but the first.
+            blocks: The blocks; the first has one input channel. Either each block has a layer norm, or the first has
+                a group norm with one channel per group and the others have no norm.
+            normalize_waveform: Whether to scale every utterance to mean 0 and variance 1 first.
+            dtype: Type of all convolutions except the first.
 
         Raises:
-            ValueError: Norms that are neither.
+            ValueError: The blocks have other norms.
         """
         super().__init__()
         self.normalize_waveform = normalize_waveform
@@ -56,7 +58,7 @@ class FrontEnd(nn.Module):
             grouped = index == 0 and isinstance(norm, nn.GroupNorm) and norm.num_groups == norm.num_channels
             plain = norm is None and index > 0 and isinstance(self.convolutions[0].norm, nn.GroupNorm)
             if not (grouped or plain or isinstance(norm, nn.LayerNorm)):
-                raise ValueError(f"convolution {index + 1} has {type(norm).__name__}, which is not known here")
+                raise ValueError(f"convolution {index + 1} has {type(norm).__name__}, which is not supported")
             self.layers.append(Convolution(block).to(torch.float32 if index == 0 else dtype))
 
     @property
@@ -70,21 +72,21 @@ class FrontEnd(nn.Module):
         return math.prod(convolution.stride for convolution in self.convolutions)
 
     def forward(self, waveforms: Tensor, lengths: Tensor, together: bool) -> tuple[Tensor, Tensor]:
-        """Convolve.
+        """Computes the frames of all utterances.
 
-        The waveforms become one signal, each beginning at a multiple of `stride`, where its frames begin too at
-        every convolution. Frames that reach from one into the next are nobody's and fall away at the end. So
-        every convolution is one product whatever the batch: a product for each utterance leaves a core of two
-        without work in every odd batch, and padded frames are work for nothing.
+        The waveforms are joined to one signal, in which each begins at a multiple of `stride`. So the frames of each
+        begin on the same grid after every convolution. Frames that span two utterances are dropped at the end. This way
+        every convolution is one product for the whole batch. One product per utterance would leave one of two cores
+        idle in every batch of odd size, and padding would be computed for nothing.
 
         Args:
             waveforms: `(batch, samples)` float32, zero beyond each length.
-            lengths: `(batch,)` int64 on the host: valid samples.
-            together: Whether to do all at once, as a GPU wants it, or in tiles.
+            lengths: `(batch,)` int64 on the host, valid samples of each waveform.
+            together: Whether to compute the whole batch at once, which is fastest on a GPU, or in tiles.
 
         Returns:
-            `(total frames, channels)`, the utterances one after another, and the frames of each, `(batch,)` int64 on
-            the host.
+            `(total frames, channels)`, the utterances one after another; and `(batch,)` int64 on the host, the number
+            of frames of each utterance.
         """
         if self.normalize_waveform:
             waveforms = normalized(waveforms, lengths)
@@ -104,7 +106,7 @@ class FrontEnd(nn.Module):
         return torch.cat(pieces), num_frames
 
     def most_values(self, num_samples: int, together: bool) -> float:
-        """Values of the largest activation for so many samples of a batch."""
+        """Returns the number of values of the largest activation for a batch of `num_samples` samples."""
         first, *others = self.convolutions[:EARLY]
         channels, stride = first.weight.shape[1], math.prod(convolution.stride for convolution in others)
         largest = num_samples / first.stride * channels
@@ -113,17 +115,20 @@ class FrontEnd(nn.Module):
         return min(largest, TILE_FRAMES * stride * channels) + largest / stride
 
     def _signal(self, waveforms: Tensor, lengths: Tensor, together: bool) -> tuple[Tensor, list[int]]:
-        """The waveforms one after another, `(samples,)`, and where each begins, with the end of the last.
+        """Joins the waveforms to one signal.
 
-        All at once take the same room, so that the first convolution, whose weights are each utterance's own, is one
-        batched product; in tiles each takes its own.
+        With `together`, all utterances take the same number of samples. The first convolution, which has its own
+        weights for each utterance, is then one batched product. In tiles, each utterance takes only its own length.
+
+        Returns:
+            The signal, `(samples,)`; and the first sample of each utterance in it, followed by the end of the last.
         """
         stride, first = self.stride, self.convolutions[0]
         sizes = [-(-length // stride) * stride for length in lengths.tolist()]
         if together:
             sizes = [max(sizes)] * len(sizes)
         places = [*itertools.accumulate(sizes, initial=0)]
-        # The last window of the first convolution reaches beyond its stride.
+        # The last window of the first convolution extends beyond its stride.
         signal = waveforms.new_zeros(places[-1] + max(0, first.kernel - first.stride))
         for place, waveform, size in zip(places, waveforms, sizes, strict=False):
             waveform = waveform[:size]
@@ -133,7 +138,7 @@ class FrontEnd(nn.Module):
     def _early(
         self, signal: Tensor, places: Sequence[int], folded: tuple[Tensor, Tensor] | None, together: bool
     ) -> Tensor:
-        """The early convolutions: `(samples,)` to `(frames, channels)`."""
+        """Computes the early convolutions, `(frames, channels)`, from the signal `(samples,)`."""
         first, *others = self.convolutions[:EARLY]
         stride = math.prod(convolution.stride for convolution in others)
         windows = signal.unfold(0, first.kernel, first.stride)
@@ -166,10 +171,10 @@ class FrontEnd(nn.Module):
     def _folded_alone(
         self, windows: Tensor, tile: slice, places: Sequence[int], folded: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """The first convolution and its group norm in a tile of windows, utterance after utterance."""
+        """Computes the first convolution and its group norm in a tile of windows, utterance after utterance."""
         first = self.convolutions[0]
         x = windows.new_empty((tile.stop - tile.start, first.weight.shape[1]))
-        # The shift as one more row of the weights: added on its own it would be a pass over all of the output.
+        # The shift is one more row of the weights. Adding it separately would take another pass over the output.
         extended = windows.new_ones((len(x), first.kernel + 1))
         for index, (place, end) in enumerate(itertools.pairwise(places)):
             begin, end = max(place // first.stride, tile.start), min(end // first.stride, tile.stop)
@@ -182,7 +187,7 @@ class FrontEnd(nn.Module):
         return x
 
     def _folded_together(self, windows: Tensor, batch: int, folded: tuple[Tensor, Tensor]) -> Tensor:
-        """The same for all windows of utterances that take the same room."""
+        """Computes the first convolution and its group norm at once, for utterances of the same number of windows."""
         mean, weight = folded
         by_utterance = windows.reshape(batch, -1, windows.shape[1])
         extended = weight.new_ones((*by_utterance.shape[:2], windows.shape[1] + 1))
@@ -191,14 +196,18 @@ class FrontEnd(nn.Module):
 
 
 def normalized(waveforms: Tensor, lengths: Tensor) -> Tensor:
-    """Each waveform with mean 0 and variance 1 over its valid samples, and zero beyond.
+    """Scales each waveform to mean 0 and variance 1 over its valid samples; the rest is zero.
 
-    By the very operation that stock torchaudio applies to a recording alone, one at a time: in float32 it loses
-    digits where a recording has an offset, and the layer norms over quiet frames make much of the difference.
+    The function applies the same operation as stock torchaudio does to a recording alone, one waveform at a time. In
+    float32 this operation loses digits if a recording has an offset, and layer norms amplify the difference in quiet
+    frames. So another formula would give other results.
 
     Args:
         waveforms: `(batch, samples)` float32.
-        lengths: `(batch,)` on the host: valid samples.
+        lengths: `(batch,)` on the host, valid samples of each waveform.
+
+    Returns:
+        `(batch, samples)` float32.
     """
     result = torch.zeros_like(waveforms)
     for row, waveform, length in zip(result, waveforms, lengths.tolist(), strict=True):
@@ -207,22 +216,22 @@ def normalized(waveforms: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _fold_group_norm(waveforms: Tensor, num_frames: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
-    """The first convolution and its group norm as one product, from moments of the waveform.
+    """Folds the group norm into the weights of the first convolution, so that both are one product.
 
-    That convolution has one input channel, so with windows u of the waveform a channel is w.u + bias, its
-    mean over time w.m + bias and its variance w'Cw, where m and C are mean and covariance of the valid
-    windows. Neither touches the convolution's output, the largest activation of the network, and the norm
-    becomes a scale of each utterance's own weights. Float64, because C is what remains of squares that may
-    nearly cancel.
+    The convolution has one input channel. For a window u of the waveform, a channel of its output is w.u + bias. The
+    mean of the channel over time is w.m + bias and its variance w'Cw, where m and C are the mean and the covariance of
+    the valid windows. So the statistics can be computed without the output of the convolution, which is the largest
+    activation of the network, and the norm becomes a scale of the weights, different for each utterance. The
+    computation uses float64, because C is a difference of squares that may nearly cancel.
 
     Args:
         waveforms: `(batch, samples)` float32.
-        num_frames: `(batch,)`: valid frames of this convolution, on the same device.
+        num_frames: `(batch,)` valid frames of this convolution, on the same device.
         layer: The `Convolution`.
 
     Returns:
-        The mean window, `(batch, 1, kernel)`, to be taken off the windows, and `(batch, kernel + 1, channels)`
-        float32: weights, and as a last row what is added.
+        The mean window, `(batch, 1, kernel)`, which is to be subtracted from the windows; and
+        `(batch, kernel + 1, channels)` float32, the weights with the shift as last row.
     """
     windows = waveforms.unfold(1, layer.kernel, layer.stride)
     valid = ~padding_mask(num_frames, windows.shape[1])[:, :, None]
@@ -234,7 +243,7 @@ def _fold_group_norm(waveforms: Tensor, num_frames: Tensor, layer: Any) -> tuple
     weight = layer.weight.double()
     variance = torch.einsum("ic,bij,jc->bc", weight, covariance, weight).clamp(min=0)
     scale = layer.norm.weight.double() * torch.rsqrt(variance + layer.norm.eps)
-    # The mean in float32 is not quite the mean; what is missing of it goes into the shift.
+    # The mean is rounded to float32; the shift makes up for the rounding error.
     rounded = mean.float()
     scaled = weight * scale[:, None]
     shift = layer.norm.bias.double() + (rounded.double() - mean) @ scaled
@@ -242,16 +251,16 @@ def _fold_group_norm(waveforms: Tensor, num_frames: Tensor, layer: Any) -> tuple
 
 
 def _normed(x: Tensor, convolution: Convolution) -> Tensor:
-    """With the layer norm of a convolution, if it has one."""
+    """Applies the layer norm of a convolution, if it has one."""
     return x if convolution.norm is None else cast(Tensor, convolution.norm(x))
 
 
 def gelu_(x: Tensor) -> Tensor:
-    """`gelu` in place: `torch.nn.functional` has none, and these activations are the largest there are."""
+    """Applies `gelu` in place. `torch.nn.functional` has no such function, and these activations are large."""
     result: Tensor = torch.ops.aten.gelu_(x)
     return result
 
 
 def padding_mask(num_valid: Tensor, size: int) -> Tensor:
-    """`(batch, size)` bool, true beyond each utterance's valid samples or frames."""
+    """Returns `(batch, size)` bool, true beyond the valid samples or frames of each utterance."""
     return torch.arange(size, device=num_valid.device)[None] >= num_valid[:, None]

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.config.commandline import Parser
 from pipeline.config.schema import MAX_SHOWN, ReportSettings
 from pipeline.report import write_report
+from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_tracebacks
-from pipeline.runtime.terminal import escape_what_cannot_be_encoded, printable
+from pipeline.runtime.stdout import standard_output
+from pipeline.runtime.terminal import printable
 from pipeline.storage.run_directory import RunDirectory
 
 _USAGE = "python -m pipeline.report RUN_DIR [--utterances N] [--layers 1,6,12]"
@@ -37,24 +38,14 @@ exit codes
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the report of a run directory; returns the exit code."""
-    escape_what_cannot_be_encoded()
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(_PAGE)
-        return 0
-    try:
-        run_dir, settings = _parsed(arguments)
-        path = write_report(RunDirectory(run_dir), settings)
-    except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {printable(f'{error.filename}: {error.strerror}')}; no report written", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped by SIGINT; no report written", file=sys.stderr)
-        return 130
-    print(printable(f"report in {path}"))
+    """Write the report of a run directory and return the exit code."""
+    return command(arguments, _PAGE, _write, "no report written")
+
+
+def _write(arguments: Sequence[str]) -> int:
+    run_dir, settings = _parsed(arguments)
+    path = write_report(RunDirectory(run_dir), settings)
+    print(printable(f"report in {path}"), file=standard_output())
     return 0
 
 

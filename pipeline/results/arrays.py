@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import groupby
-from typing import Any
+from operator import and_
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -55,12 +56,13 @@ def read_parts(
         ids: The utterances to read, sorted; `None` for all.
         layer: The layer of features to read.
     """
+    wanted = [
+        *([] if ids is None else [ds.field("id").isin(ids)]),
+        *([] if layer is None else [ds.field("layer") == layer]),
+    ]
+    groups = stored.row_groups(reduce(and_, wanted)) if wanted else None
     with stored.open() as file:
-        for group in range(file.num_row_groups):
-            if layer is not None and not _may_hold(file, group, "layer", [layer]):
-                continue
-            if ids is not None and not _may_hold(file, group, "id", ids):
-                continue
+        for group in range(file.num_row_groups) if groups is None else groups:
             yield from _parts(file, group, table, None if ids is None else frozenset(ids), layer)
 
 
@@ -113,24 +115,12 @@ def dim_of(files: Iterable[StoredTable]) -> int:
 
 
 def _layers(file: pq.ParquetFile, group: int) -> set[int]:
-    statistics = _statistics(file, group, "layer")
-    if statistics is not None and statistics.min == statistics.max:
+    """The layers in a row group, from its statistics where it holds one layer."""
+    column = file.metadata.row_group(group).column(file.schema_arrow.get_field_index("layer"))
+    statistics = column.statistics
+    if statistics is not None and statistics.has_min_max and statistics.min == statistics.max:
         return {statistics.min}
     return set(file.read_row_group(group, ["layer"])["layer"].to_pylist())
-
-
-def _statistics(file: pq.ParquetFile, group: int, column: str) -> Any:
-    """Of a column in a row group, or `None` where the writer left them out."""
-    statistics = file.metadata.row_group(group).column(file.schema_arrow.get_field_index(column)).statistics
-    return statistics if statistics is not None and statistics.has_min_max else None
-
-
-def _may_hold(file: pq.ParquetFile, group: int, column: str, wanted: Sequence[Any]) -> bool:
-    """Whether a row group may hold one of the sorted values, by its statistics, which very long ids lack."""
-    statistics = _statistics(file, group, column)
-    if statistics is None:
-        return True
-    return bisect_left(wanted, statistics.min) < bisect_right(wanted, statistics.max)
 
 
 def _values(rows: pa.Table, row: int, table: Table) -> NDArray[np.floating]:

@@ -10,19 +10,19 @@ from __future__ import annotations
 import os
 import signal
 import time
-import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from types import TracebackType
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
+from pipeline.runtime.child import OUT_OF_MEMORY, Child, Raised, run_child
 from pipeline.runtime.memory import reading_allowance
-from pipeline.runtime.sandbox import Heartbeat, Reason, confine
+from pipeline.runtime.sandbox import Heartbeat, Reason
 from pipeline.runtime.signals import SIGNALS, deferring_stop
 
 Item = TypeVar("Item")
@@ -35,12 +35,6 @@ GROW_S = 0.02
 more than reading some headers."""
 TASK_ITEMS = 64
 """Items in the task of a child. A message per item would take longer than reading a header."""
-# A child sends its results at least this often, in seconds.
-_SEND_S = 0.05
-# Seconds to wait for a killed child to end.
-_END_S = 1.0
-# Exit code of a child that ran out of memory. A new child starts without memory that this one may have leaked.
-_OUT_OF_MEMORY = 77
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,49 +46,6 @@ class Lost:
     """
 
     reason: Reason
-
-
-class _Raised:
-    """An exception that the function raised, with its traceback. It is a bug, so the parent raises it again."""
-
-    def __init__(self, error: Exception) -> None:
-        error.add_note("".join(traceback.format_exception(error)))
-        self.error = error
-
-
-class _Child:
-    """A forked process and its task.
-
-    Attributes:
-        slot: Its slot in the heartbeat.
-        pid: Process id.
-        connection: The connection to the process.
-        task: Indices of the items that the process was given; empty if it is idle.
-        received: Number of results of this task that the parent has received.
-    """
-
-    def __init__(self, slot: int, pid: int, connection: Connection) -> None:
-        self.slot = slot
-        self.pid = pid
-        self.connection = connection
-        self.task: list[int] = []
-        self.received = 0
-
-    def wait_for_exit(self) -> int | None:
-        """Closes the connection and waits for the process to end.
-
-        Returns:
-            The exit code, negative for a signal; `None` if the process hangs in the kernel, where not even SIGKILL
-            ends it.
-        """
-        self.connection.close()
-        deadline = time.monotonic() + _END_S
-        while time.monotonic() < deadline:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.001)
-        return None
 
 
 class Supervisor(Generic[Item, Result]):
@@ -119,7 +70,7 @@ class Supervisor(Generic[Item, Result]):
         self._processes = processes
         self._heartbeat = Heartbeat(processes)
         self._free_slots = list(range(processes))
-        self._children: list[_Child] = []
+        self._children: list[Child] = []
         self._grew = -GROW_S
 
     def __enter__(self) -> Supervisor[Item, Result]:
@@ -161,7 +112,7 @@ class Supervisor(Generic[Item, Result]):
                     tasks.appendleft([culprit])
             while num_yielded in done:
                 result = done.pop(num_yielded)
-                if isinstance(result, _Raised):
+                if isinstance(result, Raised):
                     raise result.error
                 yield result
                 num_yielded += 1
@@ -195,7 +146,7 @@ class Supervisor(Generic[Item, Result]):
             with suppress(OSError):  # the child has died; `_receive_results` notices
                 child.connection.send([items[index] for index in child.task])
 
-    def _fork(self) -> _Child:
+    def _fork(self) -> Child:
         """Forks a child and returns it in the parent."""
         parent = os.getpid()
         parent_end, child_end = Pipe()
@@ -211,67 +162,29 @@ class Supervisor(Generic[Item, Result]):
                     warnings.simplefilter("ignore", DeprecationWarning)
                     pid = os.fork()
                 if pid == 0:
-                    self._run_child(parent, slot, child_end, before)
+                    run_child(
+                        self._function,
+                        self._heartbeat,
+                        slot,
+                        child_end,
+                        parent=parent,
+                        allowance=self._allowance,
+                        mask=before,
+                    )
                 self._free_slots.pop()
-                self._children.append(_Child(slot, pid, parent_end))
+                self._children.append(Child(slot, pid, parent_end))
                 self._grew = time.monotonic()
             finally:
                 child_end.close()
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self._children[-1]
 
-    def _run_child(self, parent: int, slot: int, connection: Connection, mask: set[Any]) -> NoReturn:
-        """Runs the child and exits. Never returns into the parent's code, and skips the parent's exit handlers."""
-        code = 1
-        stderr = os.dup(2)
-        try:
-            _silence_stderr()
-            confine(parent, self._allowance)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            self._work(slot, connection)
-            code = 0
-        except MemoryError:
-            code = _OUT_OF_MEMORY
-        except BaseException:  # noqa: BLE001 - nobody in this process can handle it; the parent sees the exit
-            # `sys.stderr` is not used, because a thread of the parent may have held its lock during the fork.
-            os.write(stderr, traceback.format_exc().encode())
-        finally:
-            os._exit(code)
-
-    def _work(self, slot: int, connection: Connection) -> None:
-        """Runs in a child: applies the function to the items of each task until the parent closes the connection."""
-
-        def alive() -> None:
-            self._heartbeat.alive(slot)
-
-        while True:
-            try:
-                task = connection.recv()
-            except EOFError:
-                return
-            results: list[Any] = []
-            sent = time.monotonic()
-            for position, item in enumerate(task):
-                self._heartbeat.begin(slot, position)
-                try:
-                    results.append(self._function(item, alive))
-                except MemoryError:
-                    raise
-                except Exception as error:  # noqa: BLE001 - the parent raises it
-                    results.append(_Raised(error))
-                # Results are sent now and then, so that they are not computed again if the child is lost.
-                if time.monotonic() - sent > _SEND_S:
-                    connection.send(results)
-                    results, sent = [], time.monotonic()
-            self._heartbeat.idle(slot)
-            connection.send(results)
-
-    def _receive_results(self, done: dict[int, Any], look_s: float) -> list[tuple[_Child, bool]]:
+    def _receive_results(self, done: dict[int, Any], look_s: float) -> list[tuple[Child, bool]]:
         """Puts the results that come within `look_s` seconds into `done`. Returns lost children, and if they hung."""
         before = time.monotonic()
         ready = wait([child.connection for child in self._children], look_s)
         looked_s = min(time.monotonic() - before, LOOK_S)
-        lost: list[tuple[_Child, bool]] = []
+        lost: list[tuple[Child, bool]] = []
         for child in self._children:
             if child.connection in ready:
                 if not self._receive_from(child, done):
@@ -282,7 +195,7 @@ class Supervisor(Generic[Item, Result]):
         return lost
 
     @staticmethod
-    def _receive_from(child: _Child, done: dict[int, Any]) -> bool:
+    def _receive_from(child: Child, done: dict[int, Any]) -> bool:
         """Puts the results that a child has sent into `done`. Returns false if the child has died."""
         try:
             results = child.connection.recv()
@@ -294,7 +207,7 @@ class Supervisor(Generic[Item, Result]):
             child.task = []
         return True
 
-    def _remove_lost(self, child: _Child, hung: bool, tasks: deque[list[int]]) -> tuple[int | None, Reason]:
+    def _remove_lost(self, child: Child, hung: bool, tasks: deque[list[int]]) -> tuple[int | None, Reason]:
         """Removes a lost child, and puts the rest of its task back into `tasks`.
 
         Returns:
@@ -303,7 +216,7 @@ class Supervisor(Generic[Item, Result]):
         self._children.remove(child)
         self._free_slots.append(child.slot)
         code = child.wait_for_exit()
-        reason: Reason = "timeout" if hung else "out_of_memory" if code == _OUT_OF_MEMORY else "worker_died"
+        reason: Reason = "timeout" if hung else "out_of_memory" if code == OUT_OF_MEMORY else "worker_died"
         if not child.task:
             return None, reason
         culprit = child.task[max(child.received, self._heartbeat.position(child.slot))]
@@ -311,14 +224,3 @@ class Supervisor(Generic[Item, Result]):
         if rest:
             tasks.appendleft(rest)
         return culprit, reason
-
-
-def _silence_stderr() -> None:
-    """Redirects this process's stderr to /dev/null.
-
-    Decoders print warnings that name no file, and would disturb the live view of the terminal. Their errors reach the
-    parent as results.
-    """
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    os.close(null)

@@ -149,8 +149,25 @@ class StoredTable:
         Raises:
             OSError, pyarrow.ArrowInvalid: As `open`.
         """
+        named = None if columns is None else list(columns)
+        if filters is None:
+            with self.open() as file:
+                return file.read(columns=named)
         with self.files.open(self.name) as source:
-            return pq.read_table(source, columns=None if columns is None else list(columns), filters=filters)
+            return pq.read_table(source, columns=named, filters=filters)
+
+    def row_groups(self, filters: Any) -> list[int]:
+        """Number the row groups that may hold rows which `filters` keeps, as their statistics say.
+
+        Raises:
+            OSError, pyarrow.ArrowInvalid: As `open`.
+        """
+        import pyarrow.dataset as ds  # imports pandas, which takes a moment
+
+        with self.files.open(self.name) as source:
+            fragment = ds.ParquetFileFormat().make_fragment(source)
+            kept = fragment.subset(filter=filters, schema=fragment.physical_schema)
+            return [group.id for group in kept.row_groups]
 
     def schema(self) -> pa.Schema:
         """Columns and metadata, without reading a row."""

@@ -6,7 +6,6 @@ Reading needs no torch; only `--exactness` loads the model. What counts as not s
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -14,10 +13,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline.config.commandline import Parser
+from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.stdout import standard_output
-from pipeline.runtime.terminal import escape_what_cannot_be_encoded, printable
+from pipeline.runtime.terminal import printable
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.verify import messages
 from pipeline.verify.audit import Audit, audit
@@ -51,23 +50,8 @@ exit codes
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Verify a run directory; returns the exit code of the contract."""
-    escape_what_cannot_be_encoded()
-    logging.getLogger("pipeline").addHandler(logging.NullHandler())  # a reader may close the pipe: `| head`
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(_PAGE)
-        return 0
-    try:
-        return _Verification(_parsed(arguments)).run()
-    except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {printable(f'{error.filename}: {error.strerror}')}; not verified", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped by SIGINT; not verified", file=sys.stderr)
-        return 130
+    """Verify a run directory and return the exit code."""
+    return command(arguments, _PAGE, lambda given: _Verification(_parsed(given)).run(), "not verified")
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,10 @@ from pipeline.storage.run_directory import RunDirectory
 LEFT, RIGHT = "7_george_0", "2_jackson_1"
 
 
-@pytest.fixture
-def calls(tmp_path: Path) -> Path:
-    """A stereo call, a mono recording with its text, and a file that cannot be read."""
-    root = tmp_path / "calls"
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stereo call, a mono recording with its text, and a file that cannot be read; for reading only."""
+    root = tmp_path_factory.mktemp("stereo") / "calls"
     root.mkdir()
     sides = [soundfile.read(DATA / "fsdd" / f"{name}.wav", dtype="int16")[0] for name in (LEFT, RIGHT)]
     samples = np.zeros((max(map(len, sides)), 2), np.int16)
@@ -36,7 +37,9 @@ def calls(tmp_path: Path) -> Path:
     return root
 
 
+@cache
 def infer(root: Path, channels: str) -> Path:
+    """A run over a folder, once for all tests; for reading only."""
     run_dir = root.parent / channels
     done = run(
         *("dataset=folder", f"dataset.root={root}", "model=digits", f"channels={channels}", f"run_dir={run_dir}"),

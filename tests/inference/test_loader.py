@@ -6,8 +6,6 @@ import ctypes
 import errno
 import faulthandler
 import os
-import resource
-import shutil
 import signal
 import subprocess
 import time
@@ -19,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from memory_eater import eat
-from running import DATA, assert_accounting, children_of, command, environment
+from running import DATA, OWN_MOUNTS, assert_accounting, children_of, run_prepared
 
 from pipeline.audio.waveforms import Extent, WaveformReader, read_waveform
 from pipeline.datasets import folder
@@ -124,9 +122,9 @@ def crash() -> None:
     [
         (
             lambda: os.kill(os.getpid(), signal.SIGKILL),
-            "was ended by SIGKILL, twice; the system does that where memory",
+            "was ended by SIGKILL, twice; the system does that if memory",
         ),
-        (crash, "was ended by SIGSEGV, twice; the file may break its decoder"),
+        (crash, "was ended by SIGSEGV, twice; the file may crash its decoder"),
         (lambda: os._exit(3), "ended with code 3, twice"),
     ],
     ids=["SIGKILL", "SIGSEGV", "exit"],
@@ -150,9 +148,9 @@ def test_a_recording_that_kills_its_worker_is_a_failure_and_the_rest_goes_on(
 def test_a_recording_that_hangs_its_worker_is_a_failure_and_the_rest_goes_on(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch, how: object
 ) -> None:
-    monkeypatch.setattr(loaders, "POLL_S", 0.2)
+    monkeypatch.setattr(loaders, "POLL_S", 0.1)
     _break(monkeypatch, "0_theo_0", how)
-    batches = list(load(manifest, workers=1, timeout_s=2.0))
+    batches = list(load(manifest, workers=1, timeout_s=1.2))
     assert lost(manifest, batches) == {"0_theo_0.wav": "timeout"}
     [failure] = [item for batch in batches for item in batch.rejected]
     assert "loader.timeout_s" in failure.message
@@ -161,18 +159,18 @@ def test_a_recording_that_hangs_its_worker_is_a_failure_and_the_rest_goes_on(
 def test_two_recordings_of_a_batch_that_hang_are_two_failures(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaders, "POLL_S", 0.2)
+    monkeypatch.setattr(loaders, "POLL_S", 0.1)
     waited: list[str] = []
-    next_batch = loaders._Crew.next_batch
+    next_batch = loaders._WorkerPool.next_batch
 
-    def watched(crew: loaders._Crew) -> object:
-        found = next_batch(crew)
-        waited.extend([found.reason] if isinstance(found, loaders._Lost) else [])
+    def watched(pool: loaders._WorkerPool) -> object:
+        found = next_batch(pool)
+        waited.extend([found.reason] if isinstance(found, loaders._LostWorker) else [])
         return found
 
-    monkeypatch.setattr(loaders._Crew, "next_batch", watched)
+    monkeypatch.setattr(loaders._WorkerPool, "next_batch", watched)
     _break(monkeypatch, "_theo_", lambda: time.sleep(3600))
-    batches = list(load(manifest, workers=1, timeout_s=2.0, max_samples=10**6))
+    batches = list(load(manifest, workers=1, timeout_s=1.2, max_samples=10**6))
     failures = lost(manifest, batches)
     assert set(failures.values()) == {"timeout"}
     assert len(failures) == 2
@@ -187,10 +185,10 @@ def test_a_batch_of_many_slow_recordings_is_read_once(
     def slow() -> None:
         with open(tmp_path / "read", "a") as file:
             file.write("x")
-        time.sleep(0.5)
+        time.sleep(0.25)
 
     _break(monkeypatch, "", slow)
-    batches = list(load(manifest, workers=1, timeout_s=2.0, max_samples=10**6))
+    batches = list(load(manifest, workers=1, timeout_s=1.2, max_samples=10**6))
     assert lost(manifest, batches) == {}
     assert (tmp_path / "read").read_text() == "x" * 12
 
@@ -276,33 +274,28 @@ def test_a_batch_of_which_nothing_could_be_read_still_comes(tmp_path: Path) -> N
     assert [failure.stage for failure in batch.rejected] == ["manifest"]
 
 
-def in_namespace(shm: str) -> list[str]:
-    """What makes a command see a /dev/shm of that size; skips the test where that is not allowed."""
-    mount = f'mount -t tmpfs -o size={shm} tmpfs /dev/shm && exec "$@"'
-    inside = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
-    if (
-        shutil.which("unshare") is None
-        or subprocess.run([*inside, "true"], capture_output=True, check=False).returncode
-    ):
-        pytest.skip("no user namespaces here, so /dev/shm cannot be made small")
-    return inside
-
-
 GIVEN = ("dataset=folder", f"dataset.root={DATA / 'librivox'}", "model=digits", "outputs=[transcripts]", "run_dir=out")
+
+
+def run_with_shm(size: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A run that sees a /dev/shm of that size; skips the test where that is not allowed."""
+    mount = f"subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size={size}', 'tmpfs', '/dev/shm'], check=True)"
+    done = run_prepared(f"{OWN_MOUNTS}\n{mount}", *GIVEN, cwd=cwd)
+    if done.returncode == 77:
+        pytest.skip("no user namespaces here, so /dev/shm cannot be made small")
+    return done
 
 
 def test_a_run_needs_hardly_any_shared_memory(tmp_path: Path) -> None:
     # A batch of these takes four times as much as there is.
-    inside = in_namespace("256k")
-    done = subprocess.run([*inside, *command(*GIVEN)], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    done = run_with_shm("256k", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert_accounting(tmp_path / "out", ["transcripts"])
     assert pq.read_table(tmp_path / "out/failures").num_rows == 0
 
 
 def test_shared_memory_that_is_full_is_an_error_of_one_line(tmp_path: Path) -> None:
-    inside = in_namespace("4k")
-    done = subprocess.run([*inside, *command(*GIVEN)], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    done = run_with_shm("4k", tmp_path)
     assert done.returncode == 1
     [said] = done.stderr.splitlines()
     assert said.startswith("error: loader.workers=1: ")
@@ -311,10 +304,8 @@ def test_shared_memory_that_is_full_is_an_error_of_one_line(tmp_path: Path) -> N
 
 
 def test_a_run_gets_by_with_few_open_files(tmp_path: Path) -> None:
-    done = subprocess.run(
-        command(*GIVEN, "loader.workers=2"), cwd=tmp_path, env=environment(), capture_output=True, text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)), check=False,
-    )  # fmt: skip
+    few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
+    done = run_prepared(few, *GIVEN, "loader.workers=2", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert_accounting(tmp_path / "out", ["transcripts"])
     assert pq.read_table(tmp_path / "out/failures").num_rows == 0

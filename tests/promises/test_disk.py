@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from running import DATA, assert_accounting, command, environment, run, run_prepared
+from running import DATA, OWN_MOUNTS, assert_accounting, environment, overridden, run, run_prepared, server
 
 # Twelve recordings, hardly more than one in a shard.
 GIVEN = ("dataset=folder", "dataset.root=corpus", "model=digits", "shard.hours=0.0001", "features.layers=[2,4]")
 
-ON_A_SMALL_DISK = """
-import os, shutil, signal, subprocess, sys
-small, kept, *command = sys.argv[1:]
+ON_A_SMALL_DISK = f"""{OWN_MOUNTS}
+import runpy, shutil, signal, sys
+small, kept, *given = sys.argv[1:]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", small], check=True)
-command.append(f"run_dir={small}/out")
-first = subprocess.Popen(command, env=os.environ | {"PIPELINE_FAILPOINT": "committed:1=stop"})
-os.waitpid(first.pid, os.WUNTRACED)
-with open(f"{small}/filler", "wb", buffering=0) as filler:
+
+def begin(failpoint):
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.environ["PIPELINE_FAILPOINT"] = failpoint
+        sys.argv[1:] = [*given, f"run_dir={{small}}/out"]
+        runpy.run_module("pipeline.run", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+def ended(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+first = begin("committed:1=stop")
+os.waitpid(first, os.WUNTRACED)
+with open(f"{{small}}/filler", "wb", buffering=0) as filler:
     try:
         while True:
             filler.write(bytes(4096))
     except OSError:
         pass
-first.send_signal(signal.SIGCONT)
-code = first.wait(120)
-shutil.copytree(f"{small}/out", f"{kept}/then")
-os.remove(f"{small}/filler")
-again = subprocess.run(command, stderr=subprocess.DEVNULL)
-shutil.copytree(f"{small}/out", f"{kept}/at last")
-print(code, again.returncode)
+os.kill(first, signal.SIGCONT)
+code = ended(first)
+shutil.copytree(f"{{small}}/out", f"{{kept}}/then")
+os.remove(f"{{small}}/filler")
+again = ended(begin(""))
+shutil.copytree(f"{{small}}/out", f"{{kept}}/at last")
+print(code, again)
 """
 
 
@@ -53,23 +70,17 @@ def assert_one_line(said: str, path: Path, reason: str) -> None:
     assert f": {reason}; what was committed stays" in line
 
 
-def may_mount() -> bool:
-    try:
-        return subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode == 0
-    except FileNotFoundError:
-        return False
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not may_mount(), reason="a small disk needs user namespaces (unshare -Urm), not permitted here")
 def test_a_disk_that_fills_up_ends_the_run_and_with_room_the_next_completes(tmp_path: Path) -> None:
     small, kept = tmp_path / "small", tmp_path / "kept"
     small.mkdir()
     kept.mkdir()
-    done = subprocess.run(
-        ["unshare", "-Urm", sys.executable, "-c", ON_A_SMALL_DISK, str(small), str(kept), *command(*GIVEN)],
-        capture_output=True, text=True, timeout=280, cwd=tmp_path, env=environment(),
-    )  # fmt: skip
+    script = tmp_path / "on_a_small_disk.py"
+    script.write_text(ON_A_SMALL_DISK)
+    given = [str(small), str(kept), *overridden(GIVEN)]
+    done = server().run(str(script), given, cwd=tmp_path, env=environment(), timeout=280)
+    if done.returncode == 77:
+        pytest.skip("a small disk needs user namespaces, not permitted here")
     assert done.stdout.splitlines()[-1:] == ["1 0"], done.stdout + done.stderr
     assert_one_line(done.stderr, small / "out", "No space left on device")
     assert "shard-00001" in records(kept / "then")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from running import DATA, environment, listed, refused, run
+from running import DATA, environment, listed, refused, run, server
 
 from pipeline.config import help as usage
 from pipeline.models.sources import named
@@ -230,9 +229,7 @@ def test_a_bug_of_ours_is_shown_and_logged_without_secrets(where: str, tmp_path:
         "runpy.run_module('pipeline.run', run_name='__main__')\n"
     )
     (elsewhere / "out").mkdir()  # one that was there stays, with its log
-    done = subprocess.run(
-        [sys.executable, str(script), where], cwd=elsewhere, env=environment(), capture_output=True, text=True
-    )
+    done = server().run(str(script), [where], cwd=elsewhere, env=environment(), timeout=120)
     assert done.returncode == 1
     assert done.stderr.count("ValueError: https://***@h/?token=***") == (2 if where == "thread" else 1)
     assert "Traceback" in done.stderr

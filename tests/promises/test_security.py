@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 from published_weights import random_state_dict
-from running import DATA, ROOT, assert_accounting, environment, execute, ids, listed, main, refused
+from running import DATA, ROOT, assert_accounting, environment, execute, ids, listed, main, refused, run_prepared
 
 from pipeline.inference.staged_arrays import ArraySpool
 from pipeline.models.catalog import MODELS
@@ -394,6 +394,16 @@ def watched(
     return done, log.read_text().splitlines()
 
 
+def watched_warm(
+    *arguments: str, cwd: Path, folder: Path, **variables: str
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """The same in a warm process: what the libraries do while they are imported is in `watched` alone."""
+    log = folder / "watched.log"
+    log.unlink(missing_ok=True)
+    done = run_prepared(WATCH, *arguments, cwd=cwd, WATCH_LOG=str(log), **variables)
+    return done, log.read_text().splitlines()
+
+
 def tree(*roots: Path, without: Path) -> dict[str, tuple[int, int]]:
     """Every file below some folders, its size and time, but for those below one."""
     return {
@@ -435,12 +445,13 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], bool
     (cwd / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "CANARY_FILE": str(folder / "canary")}
     arguments = ("dataset=manifest", "dataset.path=list.jsonl", "model=digits", "run_dir=out", "loader.workers=2")
+    stages = "stages=[manifest,infer,score,report]"
     own["MPLCONFIGDIR"] = str(folder / "fonts")  # where matplotlib knows the machine's fonts already
     listing = [sys.executable, "-c", "import matplotlib.font_manager"]
     subprocess.run(listing, env=environment(**own), check=True, capture_output=True)
     places = (folder / "cwd", folder / "home", folder / "tmp", folder / "fonts")
     before = tree(*places, without=cwd / "out")
-    done, noted = watched(*arguments, cwd=cwd, folder=folder, **own)
+    done, noted = watched_warm(*arguments, stages, cwd=cwd, folder=folder, **own)
     assert done.returncode == 0, done.stderr
     return cwd / "out", noted, tree(*places, without=cwd / "out") == before
 

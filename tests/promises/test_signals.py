@@ -8,7 +8,6 @@ import re
 import select
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from running import DATA, assert_accounting, command, environment, group_members, main, run, start, wait_until
+from running import DATA, assert_accounting, command, environment, group_members, main, run, server, start, wait_until
 
 from pipeline.models.engine import Engine
 from pipeline.models.transfer import Streams
@@ -314,8 +313,8 @@ def test_a_second_driver_is_refused_while_the_first_stands_still_and_the_first_c
     stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"
     assert re.search(rf"locked by process {driver.process.pid} on \S+ since {stamp}; ", line)
     assert driver.commits == 3
-    asked = [sys.executable, "-m", "pipeline.status", str(driver.out)]
-    assert "running" in subprocess.run(asked, env=environment(), capture_output=True, text=True, check=True).stdout
+    status = server().run("pipeline.status", [str(driver.out)], cwd=tmp_path, env=environment(), timeout=60)
+    assert (status.returncode, "running" in status.stdout) == (0, True)
     driver.send(signal.SIGCONT)
     assert driver.end()[0] == 0
     assert_accounting(driver.out, outputs=["transcripts"])

@@ -26,13 +26,14 @@ def soak() -> ModuleType:
     return module
 
 
+def start_warm(command: list[str], *, cwd: Path, env: dict[str, str], **_: object) -> warm.Process:
+    return server().start(command[2], command[3:], cwd=cwd, env=env, new_session=True)
+
+
 @pytest.mark.slow
 def test_disturbed_at_random_a_run_ends_with_the_tables_of_an_undisturbed_one(
     soak: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def start_warm(command: list[str], *, cwd: Path, env: dict[str, str], **_: object) -> warm.Process:
-        return server().start(command[2], command[3:], cwd=cwd, env=env, new_session=True)
-
     monkeypatch.setattr(soak, "subprocess", SimpleNamespace(Popen=start_warm))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     given = ["--seed", "5", "--recordings", "24", "--disturbances", "5", "--rounds", "1"]
@@ -47,9 +48,10 @@ def test_disturbed_at_random_a_run_ends_with_the_tables_of_an_undisturbed_one(
 
 @pytest.mark.slow
 def test_a_soak_sees_a_table_that_differs_or_is_missing_and_what_was_left_behind(
-    soak: ModuleType, tmp_path: Path
+    soak: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    soaked = soak.Soak(tmp_path, 12, random.Random(0))
+    soaked = soak.Soak(tmp_path, 12, random.Random(0))  # an interpreter of its own, as `make soak` starts them all
+    monkeypatch.setattr(soak, "subprocess", SimpleNamespace(Popen=start_warm))
     out = tmp_path / "other"
     assert soaked.start(out).wait(200) == 0
     soaked.compare(out)

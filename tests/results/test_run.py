@@ -13,7 +13,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from running import DATA, SHIPPED, environment
+from running import DATA, SHIPPED, environment, server
 
 from pipeline.results import Run, open_run, scores
 from pipeline.run import main
@@ -164,13 +164,8 @@ def test_the_reading_side_does_not_import_torch(run: Run) -> None:
 
 
 def test_status_says_how_far_a_run_is(run: Run) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.status", str(run.path)],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        check=True,
-    )
+    done = server().run("pipeline.status", [str(run.path)], cwd=run.path, env=environment(), timeout=60)
+    assert done.returncode == 0
     assert "12 of 13 utterances" in done.stdout
     assert "1 (1 unreadable)" in done.stdout
     assert "complete" in done.stdout

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 from make_run import Spoken, make_run
 from PIL import Image
-from running import ROOT, environment
+from running import ROOT, environment, server
 
 from pipeline.results import open_run
 
@@ -89,12 +87,8 @@ def test_known_questions_get_the_known_answers(
 
 
 def test_a_real_run_is_analysed_by_the_command_that_the_page_says(digits_run: Path, tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, str(SCRIPT), str(digits_run), "--out", str(tmp_path)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    given = [str(digits_run), "--out", str(tmp_path)]
+    ended = server().run(str(SCRIPT), given, cwd=tmp_path, env=environment(), timeout=120)
     assert (ended.returncode, ended.stderr) == (0, "")
     said = answers(ended.stdout)
     assert "speakers in" in said["Do features separate speakers?"]

@@ -1,0 +1,71 @@
+"""Runs a command that takes no settings, such as `python -m pipeline.status`: help page, error messages, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import NoReturn
+
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.stdout import LOG, standard_output
+from pipeline.runtime.terminal import escape_what_cannot_be_encoded, printable
+
+_QUIET = logging.NullHandler()
+
+
+class Parser(argparse.ArgumentParser):
+    """Parses the arguments of such a command, and reports a mistake in one line."""
+
+    def __init__(self, usage: str) -> None:
+        """Create a parser without a help page of its own.
+
+        Args:
+            usage: The command line, such as `python -m pipeline.status RUN_DIR`. Each error message ends with it.
+        """
+        super().__init__(usage=usage, add_help=False, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the arguments.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(f"{message}; usage: {self.usage}")
+
+
+def command(arguments: Sequence[str], page: str, perform: Callable[[Sequence[str]], int], undone: str) -> int:
+    """Run a command and return its exit code.
+
+    Output that the terminal's encoding lacks is escaped. A reader that closes the pipe (`| head`) causes no message.
+
+    Args:
+        arguments: Arguments after the name of the command.
+        page: Help page. `-h` or `--help` prints it, unless `--` stands before.
+        perform: Does the work of the command and returns an exit code. Gets `arguments`.
+        undone: What the command has not done if it fails or is stopped, such as "no report written".
+
+    Returns:
+        The exit code of `perform`. The help page gives 0, a `UserError` 2, an `OSError` 1 and Ctrl-C 130.
+    """
+    escape_what_cannot_be_encoded()
+    LOG.addHandler(_QUIET)  # without any handler, Python prints warnings to stderr
+    if {"-h", "--help"} & set(takewhile(lambda argument: argument != "--", arguments)):
+        print(page, file=standard_output())
+        return 0
+    try:
+        return perform(arguments)
+    except UserError as error:
+        return _end(f"error: {error}", 2)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _end(f"error: {where}{error.strerror or error}; {undone}", 1)
+    except KeyboardInterrupt:
+        return _end(f"stopped by SIGINT; {undone}", 130)
+
+
+def _end(reason: str, code: int) -> int:
+    print(printable(reason), file=sys.stderr)
+    return code

@@ -1,0 +1,70 @@
+"""Help page, error messages and exit codes of a command that takes no settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from pipeline.runtime.command import Parser, command
+from pipeline.runtime.errors import UserError
+
+PAGE = "usage: greet NAME"
+
+
+def greet(arguments: Sequence[str]) -> int:
+    parser = Parser("greet NAME")
+    parser.add_argument("name")
+    print(f"hello {parser.parse_args(arguments).name}")
+    return 3
+
+
+def failing_with(error: BaseException) -> int:
+    def fail(arguments: Sequence[str]) -> int:
+        raise error
+
+    return command(["x"], PAGE, fail, "no greeting")
+
+
+def test_the_exit_code_is_that_of_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["you"], PAGE, greet, "no greeting") == 3
+    assert capsys.readouterr() == ("hello you\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["you", "--help"]])
+def test_help_prints_the_page_and_does_nothing_else(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(arguments, PAGE, greet, "no greeting") == 0
+    assert capsys.readouterr() == (f"{PAGE}\n", "")
+
+
+def test_after_two_dashes_help_is_an_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["--", "-h"], PAGE, greet, "no greeting") == 3
+    assert capsys.readouterr() == ("hello -h\n", "")
+
+
+def test_a_mistake_is_one_line_that_ends_with_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command([], PAGE, greet, "no greeting") == 2
+    said = "error: the following arguments are required: name; usage: greet NAME\n"
+    assert capsys.readouterr() == ("", said)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UserError("name=\x1b[1mx: not allowed"), 2, "error: name=\\x1b[1mx: not allowed"),
+        (OSError(28, "No space left on device", "a\nb"), 1, "error: a\\nb: No space left on device; no greeting"),
+        (OSError(28, "No space left on device"), 1, "error: No space left on device; no greeting"),
+        (OSError("cannot be read"), 1, "error: cannot be read; no greeting"),
+        (KeyboardInterrupt(), 130, "stopped by SIGINT; no greeting"),
+    ],
+)
+def test_what_ends_the_work_is_one_line_on_stderr(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failing_with(error) == code
+    assert capsys.readouterr() == ("", f"{said}\n")
+
+
+def test_a_bug_is_not_hidden() -> None:
+    with pytest.raises(KeyError):
+        failing_with(KeyError("x"))
