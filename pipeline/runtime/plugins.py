@@ -9,7 +9,6 @@ import importlib
 import pkgutil
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from types import ModuleType
 
 from pipeline.runtime.errors import UserError, did_you_mean, explain
@@ -21,7 +20,7 @@ class Modules:
 
     Attributes:
         key: The key, such as `dataset.connector`.
-        package: The package of the shipped modules.
+        package: The package of the shipped modules, which holds no other modules.
         has: The class that each module has beside its dataclass `Options`.
         group: The group of entry points of other packages; `None` where no other package can add a module.
     """
@@ -34,11 +33,7 @@ class Modules:
     def shipped(self) -> list[str]:
         """Names of the shipped modules, sorted. No module is imported: some of them need torch."""
         folders = importlib.import_module(self.package).__path__
-        return sorted(
-            module.name
-            for module in pkgutil.iter_modules(folders)
-            if not module.ispkg and self._is_one(Path(getattr(module.module_finder, "path", "")), module.name)
-        )
+        return sorted(module.name for module in pkgutil.iter_modules(folders) if not module.ispkg)
 
     def added(self) -> dict[str, EntryPoint]:
         """Entry points of other packages, by name.
@@ -88,9 +83,6 @@ class Modules:
                 f"the entry point must name a module that has both"
             )
         return module  # type: ignore[no-any-return]
-
-    def _is_one(self, folder: Path, name: str) -> bool:
-        return f"\nclass {self.has}" in (folder / f"{name}.py").read_text(encoding="utf-8")
 
 
 def distribution(point: EntryPoint) -> str:
