@@ -1,8 +1,8 @@
-"""Who executes which shards of a job.
+"""Executors run the shards of a job.
 
-An executor is a module of this package with a dataclass `Options` (its keys are `executor.*` of the configuration) and
-a class `Executor(options)` that fits the protocol below. The unit of work is a shard: the commit record makes a shard
-done, so shards may be executed anywhere and in any order.
+An executor is a module of this package. The module has a dataclass `Options` and a class `Executor(options)` that
+implements the protocol below. The fields of `Options` are the keys `executor.*` of the configuration. Shards can run in
+any process and in any order, because each shard has its own commit record.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from pipeline.inference.job import Job
 
 
 class Executor(Protocol):
-    """Decides which process executes which shards."""
+    """Decides which process runs which shards."""
 
     def run(self, job: Job, console: Console, say: Callable[[str], None]) -> str:
-        """Execute every pending shard of a job with `pipeline.inference.execute.execute`.
+        """Run each pending shard of a job with `pipeline.inference.execute.execute`.
 
         Args:
-            job: What is to be done.
-            console: For the live view.
-            say: Tells the person and the log one line.
+            job: The job.
+            console: Console of the live view.
+            say: Prints and logs a line.
 
         Returns:
             The speed in words, for the end of the run.
 
         Raises:
             UserError: The weights cannot be used.
-            RunError: More failures than allowed.
-            Stopped: A signal asked for it.
+            RunError: More than `max_failures` utterances failed.
+            Stopped: A signal has arrived.
         """
         ...
