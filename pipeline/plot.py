@@ -1,4 +1,4 @@
-"""`python -m pipeline.plot RUN_DIR ID`: pictures of one utterance's emission and features. Does not import torch."""
+"""`python -m pipeline.plot RUN_DIR ID` draws the emission and features of an utterance. Does not import torch."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg", "pdf")
 SHOWN_S = 60.0
-"""Of a longer utterance so much is shown, where nothing else is asked for."""
+"""Seconds shown of a longer utterance without --start and --end."""
 MAX_SHOWN_S = 600.0
-"""No picture can show more frames than this has."""
+"""Maximum of seconds in a picture."""
 _MAX_NAME = 100
 _USAGE = (
     "python -m pipeline.plot RUN_DIR ID [--out FOLDER] [--layers N,N] [--start S] [--end S] [--format NAME]"
@@ -37,31 +37,38 @@ _USAGE = (
 _PAGE = """\
 usage: python -m pipeline.plot RUN_DIR ID [option ...]
 
-Pictures of one utterance, as in torchaudio's tutorial "Speech Recognition with
-Wav2Vec2": the features of every layer that is stored, one picture a layer, and
-the emission with the names of its labels; time runs to the right, with the
-words above. Prints the files that were written. RUN_DIR is the folder that the
-run writes to, such as runs/digits/digits; ID stands in the column id of its
-manifest.parquet; of one that begins with -, write [option ...] -- RUN_DIR ID.
-Reads tables that are committed, also while the run goes on.
+Draws one utterance as torchaudio's tutorial "Speech Recognition with Wav2Vec2"
+does: one picture of the features of each stored layer, and one of the emission
+with the names of its labels. Time runs to the right; the words stand above.
+Prints the names of the files. RUN_DIR is the folder that the run writes to,
+such as runs/digits/digits. ID is an id in its manifest.parquet; if the id
+begins with -, write [option ...] -- RUN_DIR ID. The run may be going on;
+only committed tables are read.
 
 options
-  --out FOLDER    where to; default: RUN_DIR/report/plots
-  --layers N,N    these layers only, such as 1,6,12
-  --start S       where to begin and to end, in seconds of the file, as words'
-  --end S         times are; default: the utterance, its first 60 s if longer
+  --out FOLDER    folder for the pictures (default: RUN_DIR/report/plots)
+  --layers N,N    only these layers, such as 1,6,12
+  --start S       first second to draw, counted as the times of words are: from
+                  the start of the file (default: start of the utterance)
+  --end S         last second to draw (default: end of the utterance, at most
+                  60 s after the start)
   --format NAME   png (default), svg or pdf
   -h, --help      this page
 
 exit codes
   0    the pictures are written
-  2    there is no such run or utterance, or it has nothing to draw; one line
-       says what to do"""
+  2    there is no such run or utterance, or it has nothing to draw; the error
+       message says what to do"""
 
 
 @dataclass(frozen=True)
 class _Window:
-    """The frames to show: `first` to `last` (exclusive), counted from the utterance's own first, and their seconds."""
+    """The part of an utterance to draw.
+
+    Attributes:
+        first, last: First frame and the frame after the last one, counted from the start of the utterance.
+        start_s, end_s: The same in seconds of the file.
+    """
 
     first: int
     last: int
@@ -94,7 +101,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--end", metavar="S", type=float)
     parser.add_argument("--format", metavar="NAME", default=FORMATS[0])
     given = parser.parse_args(arguments)
-    given.id = "--" if given.id == [] else given.id  # which argparse of Python 3.11 takes for a second separator
+    given.id = "--" if given.id == [] else given.id  # argparse of Python 3.11 drops an id `--`
     if given.format not in FORMATS:
         raise UserError(f"--format={given.format}: not a format; there are {', '.join(FORMATS)}")
     for name, value in (("start", given.start), ("end", given.end)):
@@ -106,10 +113,10 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _plot(given: argparse.Namespace) -> None:
-    """Write the pictures and print their names; say what is not there, and what is left out.
+    """Write the pictures and print their names. Name missing tables on stderr.
 
     Raises:
-        UserError: There is nothing to draw, or not where it should go.
+        UserError: There is nothing to draw, or a file cannot be written.
     """
     run = _opened(given.run_dir, given.id)
     layers = _layers(run, given.layers)
@@ -129,13 +136,13 @@ def _plot(given: argparse.Namespace) -> None:
 
 
 def _opened(run_dir: Path, id: str) -> Run:
-    """A run of the one utterance, which has a result."""
+    """Open the run, restricted to one utterance, and check that the utterance has a result."""
     try:
         run = open_run(run_dir).select([id])
     except (FileNotFoundError, KeyError) as error:
         raise UserError(error.args[0]) from None
     if not run.commits:
-        raise UserError(f"{id}: its shard is not committed yet; the run's command again goes on with it")
+        raise UserError(f"{id}: its shard is not committed yet; run the same command again to continue")
     for failure in run.failures.itertuples():
         reason = f"{failure.error}: {failure.message}"
         raise UserError(f"{id}: failed ({reason}), so there is nothing to draw; retry_failed=true tries again")
@@ -158,9 +165,9 @@ def _layers(run: Run, asked: str | None) -> tuple[int, ...]:
 
 
 def _window(run: Run, start_s: float | None, end_s: float | None) -> _Window:
-    """The frames to show of seconds in the original file."""
+    """Return the part of the utterance between two times in seconds of the file."""
     [row] = run.manifest.fillna({"start_s": 0.0}).itertuples()
-    # A rate in the header that is not the true one moves the end; the last frame is that of the arrays anyway.
+    # The header may give a wrong duration. Frames after the last one of the arrays are not read.
     ends_s = row.start_s + row.duration_s
     first_s = row.start_s if start_s is None else start_s
     last_s = min(ends_s, first_s + SHOWN_S) if end_s is None else min(ends_s, end_s)
@@ -169,13 +176,17 @@ def _window(run: Run, start_s: float | None, end_s: float | None) -> _Window:
         given = " ".join(
             f"--{name}={value:g}" for name, value in (("start", start_s), ("end", end_s)) if value is not None
         )
-        raise UserError(f"{given}: nothing of the utterance lies there; it is {whole} of its file")
+        raise UserError(f"{given}: the utterance has nothing there; give times within {whole} of its file")
     if last_s - first_s > MAX_SHOWN_S:
         raise UserError(
-            f"--end={end_s:g}: {last_s - first_s:.0f} s are too many for a picture; at most {MAX_SHOWN_S:g} s"
+            f"--end={end_s:g}: {last_s - first_s:.0f} s are too long for a picture; "
+            f"give at most {MAX_SHOWN_S:g} s after --start"
         )
     if (start_s, end_s) == (None, None) and last_s < ends_s:
-        print(f"shows {first_s:.2f} to {last_s:.2f} s of {whole}; --start and --end choose others", file=sys.stderr)
+        print(
+            f"draws {first_s:.2f} to {last_s:.2f} s of {whole}; choose another part with --start and --end",
+            file=sys.stderr,
+        )
     stride_s = run.seconds_per_frame
     first = round((first_s - row.start_s) / stride_s)
     return _Window(first, max(first + 1, math.ceil((last_s - row.start_s) / stride_s)), first_s, last_s)
@@ -184,8 +195,8 @@ def _window(run: Run, start_s: float | None, end_s: float | None) -> _Window:
 def _figures(
     run: Run, id: str, layers: Sequence[int], has_emissions: bool, window: _Window
 ) -> Iterator[tuple[str, Figure]]:
-    """Each picture, with a name for its file."""
-    from pipeline.report.figures import Excerpt, emission_figure, feature_figure  # matplotlib takes a while to import
+    """Yield each picture, with its name."""
+    from pipeline.report.figures import Excerpt, emission_figure, feature_figure  # importing matplotlib is slow
 
     begins_s, stride_s = float(run.manifest["start_s"].fillna(0.0)[0]), run.seconds_per_frame
     words = [
@@ -207,8 +218,8 @@ def _figures(
 
 
 def _check_frames(count: int, window: _Window) -> None:
-    if count == 0:  # the last frame begins a little before the end
-        raise UserError(f"--start={window.start_s:g}: no frame begins after it; give less")
+    if count == 0:  # the last frame starts a little before the end
+        raise UserError(f"--start={window.start_s:g}: no frame starts after this time; give an earlier one")
 
 
 def _write(path: Path, figure: Figure, format_: str) -> None:
@@ -223,7 +234,7 @@ def _write(path: Path, figure: Figure, format_: str) -> None:
 
 
 def file_name(id: str) -> str:
-    """A name for files about an utterance: never a path, never hidden, not too long, one of its own for every id.
+    """Return a file name for an id. It is no path, is not hidden, is not too long, and differs for each id.
 
     >>> file_name("calls/2024 a.wav")
     'calls%2F2024%20a.wav'

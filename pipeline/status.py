@@ -1,4 +1,4 @@
-"""`python -m pipeline.status RUN_DIR`: done, failed, pending; throughput; estimated end. Does not import torch."""
+"""`python -m pipeline.status RUN_DIR` prints the progress of a run. Does not import torch."""
 
 from __future__ import annotations
 
@@ -18,27 +18,29 @@ from pipeline.storage.run_directory import METRICS, RunDirectory
 from pipeline.storage.summary import Standing, read_standing
 
 RECENT_BATCHES = 200
-"""Throughput is that of the last batches: what the run does now, not what it did before a restart."""
+"""The throughput is measured over this many last batches, so that it is the current speed of the run."""
 _USAGE = "python -m pipeline.status RUN_DIR"
 _PAGE = """\
 usage: python -m pipeline.status RUN_DIR
 
-How far a run is: done, failed, pending; throughput; estimated end. RUN_DIR is
-the folder that the run writes to, such as runs/digits/digits. Reads only; may
-be asked at any moment, also while the run goes on.
+Prints the progress of a run: utterances that are done, failed and pending,
+the throughput and the estimated end. RUN_DIR is the folder that the run
+writes to, such as runs/digits/digits. Changes nothing. The run may be going
+on.
 
 exit codes
   0    the status is printed
+  1    a file of the run could not be read
   2    there is no run in that folder"""
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands.
+    """The status of a run.
 
     Attributes:
-        standing: How far it is.
-        real_time: Seconds of audio per second of wall clock in the last batches; `None` before the first batches.
+        standing: Progress of the run.
+        real_time: Seconds of audio per second of work in the last batches; `None` before the first batch.
     """
 
     standing: Standing
@@ -46,7 +48,7 @@ class Status:
 
 
 def read_status(run_dir: Path) -> Status:
-    """Read where a run stands.
+    """Read the status of a run.
 
     Raises:
         UserError: There is no run in that folder.
@@ -69,7 +71,7 @@ def _recent_real_time(directory: RunDirectory) -> float | None:
 
 
 def _parsed(line: str) -> dict[str, float] | None:
-    """The numbers of a metrics line, or `None` where a crash or a writer under way left less than one."""
+    """Return the numbers of a line of metrics; `None` if the line is incomplete, as after a crash."""
     try:
         row = json.loads(line)
         return {key: float(row[key]) for key in ("valid_s", "forward_s", "idle_s")}
@@ -78,7 +80,7 @@ def _parsed(line: str) -> dict[str, float] | None:
 
 
 def describe(status: Status, now: datetime) -> list[str]:
-    """The status in words."""
+    """Return the lines that the command prints."""
     standing, totals = status.standing, status.standing.totals
     said = [
         f"done     {standing.done} of {standing.num_utterances} utterances, {format_hours(totals.audio_s)}, "
@@ -92,7 +94,7 @@ def describe(status: Status, now: datetime) -> list[str]:
     if standing.complete:
         said.append("complete")
     elif not standing.locked:
-        said.append("stopped; the same command again continues")
+        said.append("stopped; run the same command again to continue")
     elif status.real_time:
         left_s = standing.pending_s / status.real_time
         end = (now + timedelta(seconds=left_s)).strftime("%Y-%m-%d %H:%M")

@@ -176,7 +176,7 @@ def test_of_a_very_long_utterance_the_first_minute_is_drawn_and_that_is_said(
     run_dir: Path, drawn: list[Figure], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert plot.main([str(run_dir), "long", "--layers", "1"]) == 0
-    assert "shows 0.00 to 60.00 s of 0.00 to 80.00 s; --start and --end" in capsys.readouterr().err
+    assert "draws 0.00 to 60.00 s of 0.00 to 80.00 s; choose another part with --start" in capsys.readouterr().err
     assert image_of(drawn[0]).get_array().shape == (12, 3000)
     assert plot.main([str(run_dir), "long", "--start", "19.96", "--end", "20.06"]) == 0  # over the end of a part
     assert capsys.readouterr().err == ""
@@ -192,13 +192,13 @@ def test_of_a_very_long_utterance_the_first_minute_is_drawn_and_that_is_said(
     [
         (["calls/two"], ["calls/two", "no such id", "did you mean calls/one?"]),
         (["bad"], ["bad", "truncated: cut short", "retry_failed=true"]),
-        (["pending"], ["pending", "not committed yet", "goes on"]),
+        (["pending"], ["pending", "not committed yet", "to continue"]),
         (["part", "--layers", "3"], ["--layers=3", "1, 2, 12"]),
         (["part", "--layers", "last"], ["--layers=last", "such as 1,6,12"]),
         (["part", "--format", "gif"], ["--format=gif", "png, svg, pdf"]),
         (["part", "--start", "5"], ["--start=5", "100.00 to 101.20 s"]),
         (["part", "--start", "101", "--end", "100.5"], ["--end=100.5", "100.00 to 101.20 s"]),
-        (["short", "--start", "0.999"], ["--start=0.999", "no frame", "give less"]),
+        (["short", "--start", "0.999"], ["--start=0.999", "no frame", "give an earlier"]),
         (["part", "--end", "nan"], ["--end=nan", "seconds"]),
         (["part", "--start", "soon"], ["soon", "usage: python -m pipeline.plot"]),
         (["part", "--colour", "red"], ["--colour", "usage"]),

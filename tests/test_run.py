@@ -245,7 +245,7 @@ def test_a_result_that_is_there_is_kept_when_the_attempt_to_gain_another_loses_i
         path.rename(path.with_suffix(".away"))
     assert main([*given, "retry_failed=true"]) == 3
     assert mtimes(Path("out")) == before
-    assert "kept as they were" in capsys.readouterr().out
+    assert "kept unchanged" in capsys.readouterr().out
 
 
 def test_scores_are_those_of_the_committed_tables_also_after_a_kill_while_trying_again(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_done_failed_and_pending_are_counted(directory: RunDirectory, capsys: py
         "done     1 of 5 utterances, 30.0 min, 1 of 3 shards",
         "failed   1 (1 truncated)",
         "pending  3 utterances, 2.0 min",
-        "stopped; the same command again continues",
+        "stopped; run the same command again to continue",
     ]
 
 
@@ -195,5 +195,5 @@ def test_the_status_changes_nothing_and_does_not_load_torch(directory: RunDirect
         [sys.executable, "-c", script, str(directory.root)], env=environment, capture_output=True, text=True
     )
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.endswith("stopped; the same command again continues\n")
+    assert ended.stdout.endswith("stopped; run the same command again to continue\n")
     assert sorted((str(path), path.stat().st_mtime_ns) for path in directory.root.rglob("*")) == before

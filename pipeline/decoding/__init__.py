@@ -1,8 +1,9 @@
-"""Emissions to transcripts.
+"""Decoders turn emissions into transcripts.
 
-A decoder is one module with a dataclass `Options` and a class `Decoder`: here, or in another package that has an entry
-point in the group `overnight_speech.decoders`. The fields of `Options` are the keys `decoder.*` of the configuration,
-and part of a run's identity. `Decoder(options, labels, seconds_per_frame)` fits the protocol `Decoder` below.
+A decoder is a module of this package, or of another package that has an entry point in the group
+`overnight_speech.decoders`. The module has a dataclass `Options` and a class `Decoder(options, labels, seconds_per_frame)`
+that implements the protocol `Decoder` below. The fields of `Options` are the keys `decoder.*` of the configuration, and
+part of the run's identity.
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ DECODERS = Modules("decoder.name", "pipeline.decoding", "Decoder", "overnight_sp
 
 
 class Decoder(Protocol):
-    """Reads the emission of one whole utterance.
+    """Decodes the emission of one whole utterance.
 
     Attributes:
-        wants_logits: Whether the decoder reads `UtteranceEmission.logits`. Where it does not, the logits need not
-            travel from the device, and an utterance of many hours costs 12 bytes a frame.
+        wants_logits: Whether the decoder reads `UtteranceEmission.logits`. If it does not, logits are not copied from
+            the device, and a long utterance takes only 12 bytes per frame.
     """
 
     wants_logits: ClassVar[bool]
 
     def __call__(self, emission: UtteranceEmission) -> Transcript:
-        """Return the transcript of `emission`, its word times in seconds of the original file."""
+        """Return the transcript of `emission`. Word times are seconds in the original file."""
         ...
 
 
 def make(name: str, options: Mapping[str, Any], labels: Labels, seconds_per_frame: float) -> Decoder:
-    """Make the decoder that a run's identity describes.
+    """Create the decoder that a run's identity describes.
 
     Args:
         name: The choice of the group `decoder`.
-        options: The options of the identity; those of the decoder begin with `decoder.`.
-        labels: The labels of the model.
+        options: Options of the identity. Keys of the decoder start with `decoder.`.
+        labels: Labels of the model.
         seconds_per_frame: Seconds from one frame to the next.
     """
     module = DECODERS.load(name)

@@ -1,6 +1,7 @@
-"""Greedy CTC decoding: the best label of every frame, repeats merged, blanks dropped.
+"""Greedy CTC decoding: take the best label of each frame, merge repeats and drop blanks.
 
-The label sequence is that of `GreedyCTCDecoder` in torchaudio's tutorial "Speech Recognition with Wav2Vec2".
+The label sequence equals that of `GreedyCTCDecoder` in torchaudio's tutorial "Speech Recognition with Wav2Vec2":
+https://docs.pytorch.org/audio/stable/tutorials/speech_recognition_pipeline_tutorial.html
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from pipeline.records import Labels, Transcript, UtteranceEmission, Word
 
 @dataclass
 class Options:
-    """`decoder.*` of the greedy decoder: there is nothing to set."""
+    """`decoder.*` of `decoder=greedy`, which has no options."""
 
 
 class Decoder:
-    """Reads the best path alone."""
+    """Decodes the best path of an emission."""
 
     wants_logits: ClassVar[bool] = False
 
     def __init__(self, options: Options, labels: Labels, seconds_per_frame: float) -> None:
-        """Take the labels in the order of the logits, and the stride in seconds."""
+        """Create the decoder. `labels` are in the order of the logits; `seconds_per_frame` is the stride in seconds."""
         self._names = np.asarray(labels.names, dtype=object)
         self._blank = labels.blank
         self._delimiter = labels.delimiter
@@ -37,7 +38,7 @@ class Decoder:
         """Decode one utterance."""
         path, logprobs = emission.path.labels, emission.path.logprobs
         starts = np.flatnonzero((np.diff(path, prepend=-1) != 0) & (path != self._blank))
-        # A label lasts until the path leaves it. The last frame of a word is that of its last label.
+        # A label lasts as long as the path repeats it. A word ends with the last frame of its last label.
         leaves = np.flatnonzero(np.diff(path, append=-1))
         ends = leaves[np.searchsorted(leaves, starts)] + 1
         labels = self._names[path[starts]]
@@ -62,7 +63,7 @@ class Decoder:
         )
 
     def _spans_of_words(self, labels: NDArray[np.object_]) -> Iterator[tuple[int, int]]:
-        """The first and the last (exclusive) label of each word; without a delimiter every label is a word."""
+        """Yield the first and the last (exclusive) label of each word. Without a delimiter, each label is a word."""
         if not self._delimiter:
             yield from ((place, place + 1) for place in range(len(labels)))
             return

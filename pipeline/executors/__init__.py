@@ -1,9 +1,9 @@
-"""Who executes which shards of a job.
+"""Executors run the shards of a job.
 
-An executor is a module of this package with a dataclass `Options` (its keys are `executor.*` of the configuration) and
-a class `Executor(options)` that fits the protocol below. It imports torch inside `run` only, because the configuration
-reads `Options`. The unit of work is a shard: the commit record makes a shard
-done, so shards may be executed anywhere and in any order.
+An executor is a module of this package. The module has a dataclass `Options` and a class `Executor(options)` that
+implements the protocol below. The fields of `Options` are the keys `executor.*` of the configuration. The configuration
+imports the module to read them, so the module imports torch inside `run` only. Shards can run in any process and in any
+order, because each shard has its own commit record.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 
 class Executor(Protocol):
-    """Decides which process executes which shards."""
+    """Decides which process runs which shards."""
 
     def run(self, job: Job, console: Console, say: Callable[[str], None]) -> str:
-        """Execute every pending shard of a job with `pipeline.inference.execute.execute`.
+        """Run each pending shard of a job with `pipeline.inference.execute.execute`.
 
         Args:
-            job: What is to be done.
-            console: For the live view.
-            say: Tells the person and the log one line.
+            job: The job.
+            console: Console of the live view.
+            say: Prints and logs a line.
 
         Returns:
             The speed in words, for the end of the run.
 
         Raises:
             UserError: The weights cannot be used.
-            RunError: More failures than allowed.
-            Stopped: A signal asked for it.
+            RunError: More than `max_failures` utterances failed.
+            Stopped: A signal has arrived.
         """
         ...

@@ -1,4 +1,4 @@
-"""`executor=local`: this process executes every shard."""
+"""`executor=local`: run all shards in this process."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Options:
-    """`executor.*` of the local executor: there is nothing to set."""
+    """`executor.*` of `executor=local`, which has no options."""
 
 
 class Executor:
-    """Executes the shards one after another in this process."""
+    """Runs the shards one after another in this process."""
 
     def __init__(self, options: Options) -> None:
-        """Take the options."""
+        """Create the executor."""
 
     def run(self, job: Job, console: Console, say: Callable[[str], None]) -> str:
-        """Execute every pending shard; see `pipeline.executors.Executor.run`."""
+        """Run each pending shard; see `pipeline.executors.Executor.run`."""
         # Imported here, because the configuration reads `Options` without waiting for torch.
         import torch
 
@@ -46,7 +46,7 @@ class Executor:
             kept = execute(job, job.pending, torch.device(job.device), progress)
         if kept:
             say(
-                f"{len(kept)} shards were kept as they were: utterances that had a result would have failed now "
+                f"{len(kept)} shards were kept unchanged, because an utterance that had a result would have failed now "
                 f"(shards {', '.join(map(str, kept[:10]))})"
             )
         return f", {progress.real_time:.1f} x real time, in {format_duration(progress.elapsed_s)}"

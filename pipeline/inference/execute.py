@@ -1,4 +1,4 @@
-"""`execute(job, shards, device)`: build the engine, the loader and the writer, and run the loop over the shards."""
+"""Runs shards of a job: creates the engine, the loader and the writer, and runs the main loop."""
 
 from __future__ import annotations
 
@@ -34,17 +34,18 @@ def execute(job: Job, shards: Sequence[int], device: torch.device, progress: Run
 
     Args:
         job: The job.
-        shards: The shards to do, ascending.
-        device: Where the model runs.
-        progress: Told of every batch and every commit.
+        shards: Shards to compute, ascending.
+        device: Device that the model runs on.
+        progress: Called for each batch and each commit.
 
     Returns:
-        Shards that were kept as they were, because an utterance that had a result would have failed now.
+        Shards whose earlier results were kept, because an utterance with a result would have failed now.
 
     Raises:
         UserError: The weights are damaged, or they are not those of the run.
-        RunError: More failures than allowed.
-        Stopped: A signal asked for it; the batches that were begun are done, the shards they complete committed.
+        RunError: More than `max_failures` utterances failed.
+        Stopped: A signal has arrived. Batches that the device had started are finished, and complete shards are
+            committed.
     """
     engine = build_engine(job.computation, device)
     workers = default_workers(device) if job.workers is None else job.workers
@@ -97,15 +98,15 @@ def build_loader(
     timeout_s: float,
     stderr: Path,
 ) -> Loader:
-    """The loader of a computation.
+    """Create the loader of a computation.
 
     Args:
-        computation: What is computed.
-        manifest: The recordings.
-        device: Where the batches go.
-        workers: Processes that load; 0 loads in this process.
-        timeout_s: A recording whose loading takes longer is a failure.
-        stderr: A file for the complaints of decoders.
+        computation: The computation.
+        manifest: The manifest of the run.
+        device: Device that the batches are for.
+        workers: Number of loading processes; 0 loads in this process.
+        timeout_s: Seconds after which loading a recording is a failure.
+        stderr: File for messages that audio libraries write to stderr.
     """
     facts = computation.facts
     return Loader(

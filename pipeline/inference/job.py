@@ -1,4 +1,4 @@
-"""What is to be computed, as plain values: made by the stage `infer`, handed by an executor to whoever computes."""
+"""Describes what a run computes. The stage `infer` creates a job; an executor runs its shards."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from pipeline.storage.run_record import Identity
 
 @dataclass(frozen=True)
 class Computation:
-    """Everything that decides the answers for a recording. Two equal computations give equal tables.
+    """Everything that determines the results of a recording. Equal computations give equal tables.
 
     Attributes:
-        source: Where the model comes from.
-        weights_sha256: SHA-256 of its weights.
+        source: Source of the model.
+        weights_sha256: SHA-256 of the weights.
         precision: fp32, bf16 or fp16.
         channels: mix, first or each.
-        chunking: How long recordings are cut.
-        layers: Layers whose features are wanted.
+        chunking: How to cut long recordings into chunks.
+        layers: Layers whose features are requested.
         feature_dtype: float16 or float32.
-        wants_logits: Whether logits travel to the host.
-        decoder: `None` where no transcripts are wanted.
+        wants_logits: Whether logits are copied to the host.
+        decoder: The decoder; `None` if transcripts are not requested.
     """
 
     source: ModelSource
@@ -47,7 +47,7 @@ class Computation:
 
     @classmethod
     def of(cls, identity: Identity, source: ModelSource) -> Computation:
-        """The computation that a run's identity describes."""
+        """Create the computation that a run's identity describes."""
         facts, decoder = source.facts, None
         if identity.decoder is not None:
             decoder = decoding.make(identity.decoder, identity.options, facts.ctc_labels, facts.seconds_per_frame)
@@ -71,27 +71,27 @@ class Computation:
 
     @property
     def facts(self) -> ModelFacts:
-        """What is known of the model."""
+        """Properties of the model."""
         return self.source.facts
 
 
 @dataclass(frozen=True)
 class Job:
-    """The shards of a run that are not committed, and the limits to keep.
+    """The pending shards of a run, with everything needed to compute them.
 
     Attributes:
         directory: The run, locked by this process.
-        manifest: Its manifest.
-        computation: What is computed of each recording.
-        tables: What is written of it.
-        pending: The shards to do, ascending.
-        done: The shards that are committed already.
-        attempts: Of shards that are done again for the sake of their failures: how often each failure was tried.
-        device: Where the model runs, as torch names it.
-        max_batch_s: Budget of padded seconds in a batch; `None` takes it from the device's memory.
-        workers: Processes that load; `None` takes the number from the device.
-        timeout_s: A recording whose loading takes longer is a failure.
-        max_failures: The run stops beyond this many failures; `None` for never.
+        manifest: The manifest of the run.
+        computation: What is computed for each recording.
+        tables: Which tables are written.
+        pending: Shards to compute, ascending.
+        done: Commit records of the shards that are committed already, by shard.
+        attempts: Earlier attempts of each failed id, by shard, for shards that are computed again (`retry_failed`).
+        device: Device that the model runs on, as torch names it.
+        max_batch_s: Maximum of padded seconds in a batch; `None` chooses it by the memory of the device.
+        workers: Number of loading processes; `None` chooses it by the device.
+        timeout_s: Seconds after which loading a recording is a failure.
+        max_failures: Number of failures above which the run stops; `None` for no limit.
     """
 
     directory: RunDirectory
@@ -109,7 +109,7 @@ class Job:
 
     @property
     def failures_before(self) -> int:
-        """Failures in shards that are committed already."""
+        """Number of failures in committed shards."""
         return sum(record.num_failures for record in self.done.values())
 
     @property
@@ -119,5 +119,5 @@ class Job:
 
     @property
     def done_s(self) -> float:
-        """Seconds of audio in shards that are not to be done."""
+        """Seconds of audio in shards that are not pending."""
         return float(np.nansum(self.manifest.duration_s[~np.isin(self.manifest.shard_of_row, self.pending)]))

@@ -1,4 +1,4 @@
-"""The loop: for each planned batch load, infer, decode, write; the writer commits each shard beside it."""
+"""The main loop: load, infer, decode and write each planned batch. Other threads write and commit the shards."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ LOG = logging.getLogger("pipeline")
 
 
 def plan_batches(job: Job, shards: Sequence[int], max_batch_s: float) -> Iterator[PlannedBatch]:
-    """The batches of some shards of a job, shard after shard, planned as they are asked for.
+    """Plan the batches of some shards, one shard after another. A batch is planned when it is requested.
 
     Args:
         job: The job.
         shards: The shards, ascending.
-        max_batch_s: Budget of padded seconds in a batch.
+        max_batch_s: Maximum of padded seconds in a batch.
     """
     sample_rate = job.computation.facts.sample_rate
     return plan_run(
@@ -46,11 +46,11 @@ def plan_batches(job: Job, shards: Sequence[int], max_batch_s: float) -> Iterato
 
 
 def run_batches(job: Job, batches: Iterator[Batch], engine: Engine, writer: ShardWriter, progress: RunProgress) -> None:
-    """Run every batch through the model and the decoder, and hand the results to the writer.
+    """Run each batch through the model and the decoder, and pass the results to the writer.
 
     Raises:
         RunError: More than `max_failures` utterances have failed.
-        Stopped: A signal asked for it; the batches that were begun are done.
+        Stopped: A signal has arrived. The batches that the device had started are finished.
     """
     results = _Results(job, writer, progress)
     begun: deque[_Begun] = deque()
@@ -60,13 +60,13 @@ def run_batches(job: Job, batches: Iterator[Batch], engine: Engine, writer: Shar
         try:
             with allowing_stop():
                 batch = next(batches, None)
-        except Stopped as stop:  # what the device has begun with is finished
+        except Stopped as stop:  # batches on the device are finished first
             batch, stopped = None, stop
         if batch is not None:
             failpoint("forward", batch.plan.shard)
             load_s = time.monotonic() - asked
             begun.append(_Begun(batch, engine.start(batch.chunks, batch.waveforms, batch.lengths), load_s))
-        # A GPU works on the next batch while the host sees to the batch before.
+        # A GPU computes the next batch while the host takes the results of the one before.
         while begun and (batch is None or len(begun) > engine.overlaps):
             results.take(begun.popleft())
         if stopped is not None:
@@ -77,7 +77,13 @@ def run_batches(job: Job, batches: Iterator[Batch], engine: Engine, writer: Shar
 
 @dataclass(frozen=True)
 class _Begun:
-    """A batch that the device has begun with, and the seconds that its loading was waited for."""
+    """A batch that the device has started.
+
+    Attributes:
+        batch: The batch.
+        started: The computation of the batch.
+        load_s: Seconds that the loop waited for the loader.
+    """
 
     batch: Batch
     started: Started
@@ -85,7 +91,7 @@ class _Begun:
 
 
 class _Results:
-    """What becomes of a batch after the model: stitched, decoded, handed to the writer, counted."""
+    """Processes the results of a batch: stitches, decodes, passes them to the writer and counts failures."""
 
     def __init__(self, job: Job, writer: ShardWriter, progress: RunProgress) -> None:
         self._job = job
@@ -98,7 +104,7 @@ class _Results:
         self._transcription = None if decoder is None else Transcription(decoder, lambda row: float(start_s[row]))
 
     def take(self, begun: _Begun) -> None:
-        """Wait for the results of a batch and pass them on.
+        """Wait for the results of a batch, and process them.
 
         Raises:
             RunError: More than `max_failures` utterances have failed.
@@ -106,34 +112,50 @@ class _Results:
         batch, started = begun.batch, begun.started
         emissions, rejected = started.results()
         failpoint("forwarded", batch.plan.shard)
-        for row in started.cut:
-            LOG.warning(
-                "%r: a chunk does not fit into the memory of the device and was run in halves; a smaller "
-                "chunk.seconds= would have cut every chunk alike",
-                self._job.manifest.utterance(row).id,
-            )
+        self._warn_of_split_chunks(started)
         pieces, lost = self._stitcher.take(emissions, [*batch.rejected, *rejected])
         transcripts = {} if self._transcription is None else self._transcription.take(pieces, lost)
         failures = [_failure(self._job.manifest, item) for item in lost]
-        idle_s = begun.load_s if started.idle_s is None else started.idle_s
-        computed = time.monotonic()
+        decoded = time.monotonic()
         self._writer.put(batch.plan.shard, pieces, transcripts, failures)
+        self._report(begun, len(failures), write_s=time.monotonic() - decoded)
+        self._check_failures(failures)
+
+    def _warn_of_split_chunks(self, started: Started) -> None:
+        for row in started.cut:
+            LOG.warning(
+                "%r: a chunk did not fit into the memory of the device and was run as two halves; "
+                "set a smaller chunk.seconds= so that all recordings are cut in the same way",
+                self._job.manifest.utterance(row).id,
+            )
+
+    def _report(self, begun: _Begun, failed: int, write_s: float) -> None:
+        """Report the metrics of a batch: `failed` utterances, and seconds that the loop waited for the writer."""
+        batch, started = begun.batch, begun.started
+        idle_s = begun.load_s if started.idle_s is None else started.idle_s
         sample_rate = self._job.computation.facts.sample_rate
         self._progress.batch(
             BatchMetrics(
                 batch=batch.plan.index,
                 shard=batch.plan.shard,
                 size=len(batch.chunks),
-                failed=len(failures),
+                failed=failed,
                 padded_s=batch.waveforms.numel() / sample_rate,
                 valid_s=int(batch.lengths.sum()) / sample_rate,
-                load_s=min(begun.load_s, idle_s),  # waiting while the device works costs nothing
+                load_s=min(begun.load_s, idle_s),  # waiting costs nothing while the device works
                 forward_s=started.busy_s,
-                write_s=time.monotonic() - computed,
+                write_s=write_s,
                 idle_s=idle_s,
             ),
             covered_s=sum(_own_s(self._job, chunk) for chunk in batch.plan.chunks),
         )
+
+    def _check_failures(self, failures: Sequence[Failure]) -> None:
+        """Stop the run if there are too many failures.
+
+        Raises:
+            RunError: More than `max_failures` utterances have failed.
+        """
         self._failures += len(failures)
         limit = self._job.max_failures
         if failures and limit is not None and self._failures > limit:
@@ -145,7 +167,7 @@ class _Results:
 
 
 def _own_s(job: Job, chunk: Chunk) -> float:
-    """Seconds of the recording that a chunk answers for: without what it shares with the next."""
+    """Return the seconds of a chunk, without those that it shares with the next chunk."""
     if chunk.whole:
         return float(np.nan_to_num(job.manifest.duration_s[chunk.row]))
     facts = job.computation.facts

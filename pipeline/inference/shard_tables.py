@@ -1,4 +1,4 @@
-"""One shard while it grows, and its tables when it is complete."""
+"""Collects the results of one shard and writes its tables when the shard is complete."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.inference.staged_arrays import ArraySpool
+from pipeline.inference.staged_arrays import StagedArrays
 from pipeline.records import Emission, Failure, Transcript
 from pipeline.runtime.errors import naming
 from pipeline.runtime.failpoints import failpoint
@@ -26,15 +26,15 @@ from pipeline.storage.run_directory import RunDirectory
 
 @dataclass(frozen=True)
 class TableSettings:
-    """What to write and how.
+    """Which tables to write, and how.
 
     Attributes:
         outputs: Requested tables.
         layers: Layers in `features/`.
         feature_dtype, emission_dtype: float16 or float32.
-        num_labels, dim: Widths of an emission and of a feature.
+        num_labels, dim: Number of labels of an emission, and dimension of a feature.
         metadata: File metadata of emissions and features.
-        fingerprint: Of the run.
+        fingerprint: Fingerprint of the run.
     """
 
     outputs: tuple[str, ...]
@@ -47,11 +47,18 @@ class TableSettings:
     fingerprint: str
 
 
-class ShardAssembler:
-    """One shard while it grows: results on disk in `.staging/`, transcripts and failures in memory."""
+class ShardTables:
+    """The tables of one shard. Arrays are staged on disk in `.staging/`; transcripts and failures stay in memory."""
 
     def __init__(self, shard: int, directory: RunDirectory, manifest: Manifest, settings: TableSettings) -> None:
-        """Start an attempt at `shard`."""
+        """Create the staging folder of the shard.
+
+        Args:
+            shard: Number of the shard.
+            directory: The run.
+            manifest: The manifest of the run.
+            settings: Which tables to write.
+        """
         self.shard = shard
         self._directory = directory
         self._manifest = manifest
@@ -64,17 +71,17 @@ class ShardAssembler:
         self._folder = directory.new_staging(shard)
         self._open = ExitStack()
         emission_type, feature_type = np.dtype(settings.emission_dtype), np.dtype(settings.feature_dtype)
-        self._logits: ArraySpool | None = None
+        self._logits: StagedArrays | None = None
         if "emissions" in settings.outputs:
-            self._logits = self._spool("emissions", emission_type, settings.num_labels)
-        self._features = {layer: self._spool(f"layer-{layer}", feature_type, settings.dim) for layer in settings.layers}
+            self._logits = self._stage("emissions", emission_type, settings.num_labels)
+        self._features = {layer: self._stage(f"layer-{layer}", feature_type, settings.dim) for layer in settings.layers}
 
-    def _spool(self, name: str, dtype: np.dtype, width: int) -> ArraySpool:
-        return self._open.enter_context(ArraySpool(self._folder / f"{name}.spool", dtype, width))
+    def _stage(self, name: str, dtype: np.dtype, width: int) -> StagedArrays:
+        return self._open.enter_context(StagedArrays(self._folder / f"{name}.spool", dtype, width))
 
     @property
     def complete(self) -> bool:
-        """Whether every row has a result or a failure."""
+        """Whether each row has a result or a failure."""
         return len(self._done) + len(self._failures) == len(self._rows)
 
     @property
@@ -83,29 +90,34 @@ class ShardAssembler:
         return {failure.id for failure in self._failures}
 
     def add(self, emission: Emission) -> None:
-        """Keep the result of one chunk; those of an utterance come in order."""
+        """Add the emission of one chunk. The chunks of an utterance come in order."""
         row = emission.chunk.row
         if self._logits is not None and emission.logits is not None:
             self._logits.append(row, emission.logits)
-        for layer, spool in self._features.items():
-            spool.append(row, emission.features[layer])
+        for layer, arrays in self._features.items():
+            arrays.append(row, emission.features[layer])
         if emission.chunk.last:
             self._done.add(row)
 
     def transcribe(self, row: int, transcript: Transcript) -> None:
-        """Keep the transcript of one utterance."""
+        """Add the transcript of one utterance."""
         self._transcripts[row] = tables.transcript_columns(transcript)
 
     def fail(self, failure: Failure) -> None:
-        """Keep the failure of one utterance."""
+        """Add the failure of one utterance."""
         self._failures.append(failure)
 
     def commit(self) -> CommitRecord:
-        """Write the tables, publish them and remove the staging folder."""
+        """Write the tables, commit them and remove the staging folder.
+
+        Returns:
+            The commit record.
+        """
         order = sorted(self._done, key=self._id)
         staged: dict[str, Path] = {}
         counts: Counter[str] = Counter()
-        # Failures first: where a shard is done again, a row leaves one table before it enters another.
+        # Tables are published in this order. If a shard is computed again, a row leaves `failures` before it enters
+        # another table.
         staged["failures"] = self._write("failures", [tables.failures_table(self._failures)], tables.FAILURES)
         if "transcripts" in self._settings.outputs:
             table = self._transcripts_table(order, counts)
@@ -133,8 +145,8 @@ class ShardAssembler:
         return done
 
     def discard(self) -> None:
-        """Remove what was staged."""
-        with suppress(OSError):  # a full disk refuses the last values once more, which nobody wants now
+        """Remove the staging folder."""
+        with suppress(OSError):  # closing may fail on a full disk, but the values are not needed
             self._open.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -149,11 +161,11 @@ class ShardAssembler:
             failpoint("table", self.shard)
         return path
 
-    def _write_emissions(self, spool: ArraySpool, order: Sequence[int]) -> Path:
+    def _write_emissions(self, arrays: StagedArrays, order: Sequence[int]) -> Path:
         settings, path = self._settings, self._folder / "emissions.parquet"
         schema = tables.emissions_schema(settings.emission_dtype)
         with naming(path), tables.open_writer(path, schema, settings.metadata, values="emission") as writer:
-            for parts in spool.row_groups(order):
+            for parts in arrays.row_groups(order):
                 ids = [self._id(part.row) for part in parts]
                 writer.write_table(tables.emission_rows(ids, parts, settings.emission_dtype, settings.num_labels))
                 failpoint("table", self.shard)
@@ -163,8 +175,8 @@ class ShardAssembler:
         settings, path = self._settings, self._folder / "features.parquet"
         schema = tables.features_schema(settings.feature_dtype)
         with naming(path), tables.open_writer(path, schema, settings.metadata, values="feature") as writer:
-            for layer, spool in sorted(self._features.items()):
-                for parts in spool.row_groups(order):
+            for layer, arrays in sorted(self._features.items()):
+                for parts in arrays.row_groups(order):
                     ids = [self._id(part.row) for part in parts]
                     writer.write_table(tables.feature_rows(ids, layer, parts, settings.feature_dtype, settings.dim))
                     failpoint("table", self.shard)

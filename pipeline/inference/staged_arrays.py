@@ -1,4 +1,4 @@
-"""Arrays of a shard on disk while it grows, so that memory is bounded by a row group and not by the shard."""
+"""Stages the arrays of a shard on disk, so that memory holds one row group and not a whole shard."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ from pipeline.runtime.errors import naming
 from pipeline.runtime.failpoints import failpoint
 
 ROW_GROUP_BYTES = 16 << 20
-"""Values in one Parquet row group. Arrow's writer needs seven times as much beside them for float16; larger groups are
-neither faster nor smaller."""
+"""Bytes of values in one Parquet row group. For float16, Arrow's writer needs seven times as much memory in addition.
+Larger groups are neither faster nor smaller."""
 PART_BYTES = 32 << 20
-"""Values in one part, a row, at most: seven minutes of the base models' features in float16."""
+"""Maximum bytes of values in one part, which is a row: seven minutes of a base model's features in float16."""
 
 
-class ArraySpool:
-    """Stretches of arrays in the order they come, read back whole. The file lives in a staging folder."""
+class StagedArrays:
+    """A file in a staging folder that takes pieces of arrays in any order of rows, and returns whole arrays."""
 
     def __init__(self, path: Path, dtype: np.dtype, width: int) -> None:
-        """Create `path`; `dtype` is that of the values kept, `width` the columns of every array."""
+        """Create the file.
+
+        Args:
+            path: The file.
+            dtype: Type of the stored values.
+            width: Number of columns of each array.
+        """
         self._path = path
         self._file = open(path, "x+b")  # noqa: SIM115 - closed by __exit__
         self._dtype = dtype
@@ -32,30 +38,35 @@ class ArraySpool:
         self._stretches: dict[int, list[tuple[int, int]]] = {}
         self._end = 0
 
-    def __enter__(self) -> ArraySpool:
-        """The spool itself."""
+    def __enter__(self) -> StagedArrays:
+        """Return this object."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the file; whoever made the staging folder removes it."""
+        """Close the file. `ShardTables` removes the staging folder."""
         self._file.close()
 
     def append(self, row: int, array: NDArray[np.floating]) -> None:
-        """Keep the next frames of manifest row `row`: `(frames, width)`."""
+        """Store the next frames of a row.
+
+        Args:
+            row: Row of the manifest.
+            array: `(frames, width)`.
+        """
         data = np.ascontiguousarray(array, dtype=self._dtype)
         assert data.ndim == 2, f"an array of shape {data.shape} is not frames of {self._width}"
         assert data.shape[1] == self._width, f"frames of {data.shape[1]} values are not frames of {self._width}"
         with naming(self._path):
             failpoint("spool")
-            self._file.seek(self._end)  # reading moves the position
+            self._file.seek(self._end)  # `row_groups` moves the position
             self._file.write(data.data)
         self._stretches.setdefault(row, []).append((self._end, len(data)))
         self._end += data.nbytes
 
     def row_groups(self, rows: Iterable[int]) -> Iterator[list[ArrayPart]]:
-        """Read the arrays of `rows` back, in that order, a row group at a time, cut into parts where too long."""
+        """Read the arrays of `rows`, in this order, one row group at a time. Long arrays are cut into parts."""
         with naming(self._path):
             self._file.flush()
         group: list[ArrayPart] = []

@@ -1,4 +1,4 @@
-"""Chunks to utterances: neighbouring chunks are joined where they agree; a failed utterance leaves one failure."""
+"""Joins the emissions of overlapping chunks at frames where both chunks agree."""
 
 from __future__ import annotations
 
@@ -9,31 +9,36 @@ import numpy as np
 from pipeline.records import Emission, Rejected
 
 AGREEMENT = (8, 4, 2, 1)
-"""Frames on either side of a join that both chunks should read alike: 160 ms, or fewer where no place has as many."""
+"""Number of frames on each side of a join that should have the same labels in both chunks. 8 frames are 160 ms. If no
+join has that many, fewer are tried."""
 
 
 class Stitcher:
-    """Takes the results of chunks in the order of the plan, in which the chunks of an utterance follow one another.
+    """Joins the chunks of each utterance, which come in order.
 
-    Two chunks that overlap may read the same label a frame apart. A join between the two frames would lose the label
-    or give it twice. So a join moves, by half of the context at most, to the nearest place where both chunks read the
-    same labels.
+    Two overlapping chunks may emit the same label one frame apart. A join between these two frames would drop or repeat
+    the label. So the join moves to the nearest frame around which both chunks have the same labels, by at most half of
+    the context.
     """
 
     def __init__(self) -> None:
-        # Of each utterance under way: its last chunk, and the first frame of the chunk that is kept.
+        # By row: the last chunk of an unfinished utterance, and the first frame of this chunk to keep.
         self._held: dict[int, tuple[Emission, int]] = {}
         self._failed: set[int] = set()
 
     def take(
         self, emissions: Iterable[Emission], rejected: Iterable[Rejected]
     ) -> tuple[list[Emission], list[Rejected]]:
-        """Join the results of a batch to those of the batches before.
+        """Join the results of a batch with those of earlier batches.
+
+        Args:
+            emissions: Emissions of chunks.
+            rejected: Chunks that failed. An utterance with a failed chunk fails as a whole.
 
         Returns:
-            The pieces that are certain by now: emissions without the frames that belong to a neighbouring chunk, the
-            pieces of an utterance in order. The last chunk of an utterance that goes on waits for the next call.
-            Then the first rejection of each utterance that fails here.
+            Pieces: emissions without the frames that a neighbouring chunk provides. The pieces of an utterance are in
+            order. The latest chunk of an unfinished utterance is kept for the next call.
+            Failures: the first rejected chunk of each utterance that failed in this call.
         """
         failures = []
         for item in rejected:
@@ -49,7 +54,7 @@ class Stitcher:
         return pieces, failures
 
     def _certain(self, emission: Emission) -> Sequence[Emission]:
-        """The chunk before this one up to their join; and this chunk, if it is the last of its utterance."""
+        """Return the previous chunk up to the join and, if the new chunk is the last one, the new chunk."""
         row, own, pieces = emission.chunk.row, 0, []
         if row in self._held:
             before, first = self._held.pop(row)
@@ -64,16 +69,16 @@ class Stitcher:
 
 
 def find_join(before: Emission, after: Emission) -> int:
-    """The frame of the utterance from which on the frames of `after` are kept, and no longer those of `before`.
+    """Return the first frame, counted from the start of the utterance, that is taken from `after` and not `before`.
 
-    This is the planned frame, or the nearest one within half of the context around which both chunks read the same
-    labels.
+    This is the frame nearest to the planned join around which both chunks have the same labels. It is at most half of
+    the context away. If there is none, it is the planned join.
     """
     chunk = after.chunk
     reach = chunk.context // 2
     if before.path is None or after.path is None or reach == 0:
         return chunk.join
-    # Frames that both chunks have; a lossy recording may end a little earlier than planned.
+    # Frames that both chunks have. A recording in a lossy format may end a little earlier than planned.
     first, last = chunk.join - reach - AGREEMENT[0], chunk.join + reach + AGREEMENT[0]
     first = max(first, chunk.first_frame)
     last = min(last, before.chunk.first_frame + before.num_frames, chunk.first_frame + after.num_frames)
@@ -81,7 +86,7 @@ def find_join(before: Emission, after: Emission) -> int:
     right = after.path.labels[first - chunk.first_frame : last - chunk.first_frame]
     agree = np.concatenate([[0], np.cumsum(left == right)])
     for frames in AGREEMENT:
-        # Place i of `agreed` lies between frames first + i + frames - 1 and first + i + frames.
+        # A join at frame j agrees if frames j - `frames` to j + `frames` (exclusive) have the same labels.
         agreed = np.flatnonzero(agree[2 * frames :] - agree[: -2 * frames] == 2 * frames) + first + frames
         agreed = agreed[np.abs(agreed - chunk.join) <= reach]
         if len(agreed):

@@ -1,4 +1,4 @@
-"""Utterances to transcripts: the stitched pieces of each utterance, collected and decoded when the last has come."""
+"""Collects the stitched pieces of each utterance, and decodes the utterance when its last piece has come."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ from pipeline.records import BestPath, Emission, Rejected, Transcript, Utterance
 
 
 class Transcription:
-    """Collects what the decoder needs of each utterance, and decodes the utterance once."""
+    """Collects the pieces of each utterance, and decodes each utterance once."""
 
     def __init__(self, decoder: Decoder, start_s: Callable[[int], float]) -> None:
-        """Take the decoder, and what gives the start of a manifest row in its file, in seconds."""
+        """Create a collector without pieces.
+
+        Args:
+            decoder: The decoder.
+            start_s: Returns the start of a manifest row in its file, in seconds.
+        """
         self._decoder = decoder
         self._start_s = start_s
         self._pieces: dict[int, list[Emission]] = {}
 
     def take(self, pieces: Iterable[Emission], failures: Iterable[Rejected]) -> dict[int, Transcript]:
-        """Decode the utterances that end with one of `pieces`.
+        """Add pieces, and decode the utterances that are complete.
 
         Args:
-            pieces: What `Stitcher.take` returned, the pieces of an utterance in order.
-            failures: Utterances of which nothing more will come.
+            pieces: Pieces that `Stitcher.take` returned.
+            failures: Failures that `Stitcher.take` returned; their pieces are dropped.
 
         Returns:
-            The transcripts by manifest row.
+            Transcripts by manifest row.
         """
         for failure in failures:
             self._pieces.pop(failure.chunk.row, None)
@@ -40,15 +45,15 @@ class Transcription:
         return transcripts
 
     def _needed(self, piece: Emission) -> Emission:
-        """The piece without arrays that the decoder does not read: an utterance may have a million frames."""
+        """Return the piece without arrays that the decoder does not read, to save memory in long utterances."""
         logits = piece.logits if self._decoder.wants_logits else None
         return Emission(piece.chunk, piece.num_frames, logits, {}, piece.path)
 
 
 def joined(pieces: list[Emission], start_s: float) -> UtteranceEmission:
-    """One emission of the pieces of an utterance, in order."""
+    """Concatenate the pieces of an utterance, which are in order."""
     paths = [piece.path for piece in pieces if piece.path is not None]
-    assert len(paths) == len(pieces), "a model without labels has nothing to decode"
+    assert len(paths) == len(pieces), "a model without labels cannot be decoded"
     logits = [piece.logits for piece in pieces if piece.logits is not None]
     return UtteranceEmission(
         path=BestPath(

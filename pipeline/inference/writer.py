@@ -1,4 +1,4 @@
-"""The shard writer beside the model: one thread spools results, others build the tables of whole shards and commit."""
+"""Writes shards while the model runs. One thread stages results on disk; others write and commit complete shards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from pipeline.inference.shard_tables import ShardAssembler, TableSettings
+from pipeline.inference.shard_tables import ShardTables, TableSettings
 from pipeline.records import Emission, Failure, Transcript
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.commits import CommitRecord
@@ -16,7 +16,7 @@ from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
 
 QUEUED_BATCHES = 4
-"""Batches that may wait for the writer: bounds memory, and holds the model back when the disk is slow."""
+"""Maximum number of batches that wait for the writer. If the disk is slow, the model waits, so memory is bounded."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,11 @@ class _Results:
 
 
 class ShardWriter:
-    """Takes results in any order and commits each shard when its last row has come."""
+    """Takes results, and commits each shard when all its rows have a result or a failure.
+
+    Attributes:
+        kept: Shards whose earlier results were kept, because an utterance with a result would have failed now.
+    """
 
     def __init__(
         self,
@@ -43,12 +47,12 @@ class ShardWriter:
 
         Args:
             directory: The run.
-            manifest: Its manifest.
+            manifest: The manifest of the run.
             settings: What to write.
-            on_commit: Called after each commit, on the committer's thread, one at a time.
-            retried: Committed shards that are done again for the sake of their failures: id to attempts of each.
-            committers: Shards that may be committed at the same time, each by a thread of its own: encoding
-                features, float16 above all, keeps a core busy at some 150 MB/s.
+            on_commit: Called after each commit from the committing thread; calls do not overlap.
+            retried: Shards that are computed again because of their failures: attempts by id, by shard.
+            committers: Number of threads that commit shards. Encoding features takes a core for about 150 MB/s,
+                especially in float16.
         """
         self._directory = directory
         self._manifest = manifest
@@ -73,16 +77,16 @@ class ShardWriter:
         transcripts: Mapping[int, Transcript],
         failures: Sequence[Failure],
     ) -> None:
-        """Hand over results; waits while the writer is behind.
+        """Pass results to the writer. Wait if too many batches are queued.
 
         Args:
-            shard: Theirs.
-            emissions: Those of an utterance in the order of its chunks.
-            transcripts: By manifest row, not later than the utterance's last emission.
-            failures: Utterances of which nothing else will come.
+            shard: The shard of the results.
+            emissions: Emissions of chunks; those of an utterance come in order.
+            transcripts: Transcripts by manifest row. A transcript comes with the last emission of its utterance.
+            failures: Utterances that failed.
 
         Raises:
-            Exception: Whatever stopped the writer, in the caller's thread.
+            Exception: The exception that stopped the writer.
         """
         results: _Results | None = _Results(shard, emissions, transcripts, failures)
         while True:
@@ -93,7 +97,11 @@ class ShardWriter:
                 continue
 
     def close(self) -> None:
-        """Wait until everything handed over is committed; raises what stopped the writer."""
+        """Wait until all shards are committed.
+
+        Raises:
+            Exception: The exception that stopped the writer.
+        """
         while self._thread.is_alive():
             try:
                 self._queue.put(None, timeout=0.5)
@@ -105,16 +113,16 @@ class ShardWriter:
         self._raise()
 
     def stop(self) -> None:
-        """Commit the shards that are complete with what has been handed over, drop the others, and end.
+        """Commit the shards that are complete, drop the others, and end.
 
         Raises:
-            Exception: Whatever stopped the writer.
+            Exception: The exception that stopped the writer.
         """
         self._partly = True
         self.close()
 
     def abort(self) -> None:
-        """Finish the commits under way, drop every shard that is not complete, and end."""
+        """Finish the commits that have started, drop all other shards, and end."""
         self._stop.set()
         self._thread.join()
         self._committers.shutdown()
@@ -124,7 +132,7 @@ class ShardWriter:
             raise self._error
 
     def _work(self) -> None:
-        shards: dict[int, ShardAssembler] = {}
+        shards: dict[int, ShardTables] = {}
         try:
             while not self._stop.is_set() and self._error is None:
                 try:
@@ -138,41 +146,42 @@ class ShardWriter:
         except BaseException as error:  # noqa: BLE001 - raised again in the thread of the caller
             self._error = self._error or error
         finally:
-            for assembler in shards.values():
-                assembler.discard()
+            for tables in shards.values():
+                tables.discard()
 
-    def _take(self, results: _Results, shards: dict[int, ShardAssembler]) -> None:
+    def _take(self, results: _Results, shards: dict[int, ShardTables]) -> None:
+        """Add results to the tables of their shard. If the shard is complete, start its commit."""
         failpoint("take", results.shard)
         if results.shard not in shards:
-            shards[results.shard] = ShardAssembler(results.shard, self._directory, self._manifest, self._settings)
-        assembler = shards[results.shard]
+            shards[results.shard] = ShardTables(results.shard, self._directory, self._manifest, self._settings)
+        tables = shards[results.shard]
         for emission in results.emissions:
-            assembler.add(emission)
+            tables.add(emission)
         for row, transcript in results.transcripts.items():
-            assembler.transcribe(row, transcript)
+            tables.transcribe(row, transcript)
         for failure in results.failures:
             before = self._retried.get(results.shard, {}).get(failure.id, 0)
-            assembler.fail(replace(failure, attempts=failure.attempts + before))
-        if assembler.complete:
-            if results.shard in self._retried and assembler.failed - set(self._retried[results.shard]):
-                # A result that is there is worth more than the attempt to gain another.
+            tables.fail(replace(failure, attempts=failure.attempts + before))
+        if tables.complete:
+            if results.shard in self._retried and tables.failed - set(self._retried[results.shard]):
+                # A retry must not replace an existing result with a failure.
                 self.kept.append(results.shard)
-                assembler.discard()
+                tables.discard()
             else:
-                # Shards that wait for a committer would pile up on the disk: the model waits instead.
+                # The queue stops here until a committer is free, so that staged shards do not fill the disk.
                 while not self._free.acquire(timeout=0.2):
                     if self._error is not None or self._stop.is_set():
                         return
-                self._committers.submit(self._commit, assembler)
+                self._committers.submit(self._commit, tables)
             del shards[results.shard]
 
-    def _commit(self, assembler: ShardAssembler) -> None:
+    def _commit(self, tables: ShardTables) -> None:
         try:
-            record = assembler.commit()
+            record = tables.commit()
             with self._lock:
                 self._on_commit(record)
         except BaseException as error:  # noqa: BLE001 - raised again in the thread of the caller
             self._error = self._error or error
-            assembler.discard()
+            tables.discard()
         finally:
             self._free.release()

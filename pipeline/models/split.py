@@ -1,4 +1,4 @@
-"""A chunk that does not fit into the device's memory is run as two chunks of the same utterance that overlap."""
+"""Splits a chunk that does not fit into the device's memory into two overlapping chunks of the same utterance."""
 
 from __future__ import annotations
 
@@ -7,25 +7,23 @@ from dataclasses import replace
 from pipeline.records import Chunk
 
 CONTEXT_FRAMES = 200
-"""Frames that either half has beyond their join: 4 s, as `chunk.context_seconds` is by default."""
+"""Frames of context that each half has beyond the join: 4 s, the default of `chunk.context_seconds`."""
 MIN_CONTEXT_FRAMES = 25
-"""With less context, half a second, a chunk is not cut any more."""
+"""A chunk is not split if its halves would have less context than this, which is half a second."""
 
 
 def halve(chunk: Chunk, num_samples: int, num_frames: int, stride: int, receptive_field: int) -> list[Chunk] | None:
-    """Cut a chunk into two that overlap.
-
-    The halves are chunks of the utterance like any others, so they are stitched like any others.
+    """Split a chunk into two overlapping chunks. They are stitched like any other chunks of the utterance.
 
     Args:
-        chunk: What to cut.
-        num_samples: Samples that were read of it.
-        num_frames: Frames of these samples.
+        chunk: The chunk.
+        num_samples: Number of its samples that were read.
+        num_frames: Number of frames of these samples.
         stride: Samples from one frame to the next.
         receptive_field: Samples from which one frame is computed.
 
     Returns:
-        The two halves, in order; `None` where the chunk is too short to be cut.
+        The two halves, in order; `None` if the chunk is too short to be split.
     """
     context = min(CONTEXT_FRAMES, num_frames // 8)
     if context < MIN_CONTEXT_FRAMES:

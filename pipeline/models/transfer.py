@@ -1,7 +1,7 @@
-"""Results on their way from the device to the host: the host goes on while a GPU computes and copies.
+"""Copies results from the device to the host, while the host continues and a GPU computes the next batch.
 
-Everything is asked of the device at once and read later. Copies run on a stream of their own into pinned memory, so
-the next batch computes meanwhile. On a CPU the same steps happen where they are asked for.
+All copies of a batch are started at once and read later. On CUDA they use a separate stream and pinned memory. On a CPU
+the same functions run synchronously.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from pipeline.models.forward import ModelOutput
 from pipeline.records import BestPath, Chunk, Emission, Rejected
 
 Moment = float | torch.cuda.Event
-"""A place in the device's order of work: seconds on a CPU."""
+"""A point in the device's sequence of work: an event on CUDA, seconds on a CPU."""
 
 HALF_MAX = 65520.0
-"""From here on float16 rounds to infinity."""
+"""The smallest magnitude that float16 rounds to infinity."""
 
 
 class Streams:
-    """The device's order of work and its clock."""
+    """The streams of a device, and its clock."""
 
     def __init__(self, device: torch.device) -> None:
-        """Make a stream for copies, on CUDA."""
+        """Create a stream for copies if the device is a GPU."""
         self._device = device
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     @property
     def overlaps(self) -> bool:
-        """Whether the host goes on while the device works."""
+        """Whether the host continues while the device works."""
         return self._copies is not None
 
     def now(self) -> Moment:
-        """This place in the device's order of work."""
+        """Return the current point in the device's sequence of work."""
         if self._copies is None:
             return time.monotonic()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -48,7 +48,11 @@ class Streams:
         return event
 
     def to_host(self, values: Sequence[Tensor]) -> tuple[list[Tensor], torch.cuda.Event | None]:
-        """Begin to copy what has been computed, and what to wait for before it is read."""
+        """Start to copy tensors to the host.
+
+        Returns:
+            The copies, and the event to wait for before they are read; `None` if they can be read at once.
+        """
         if self._copies is None:
             return [each.cpu() for each in values], None
         self._copies.wait_stream(torch.cuda.current_stream(self._device))
@@ -56,14 +60,14 @@ class Streams:
         with torch.cuda.stream(self._copies):
             hosted = []
             for each in values:
-                each.record_stream(self._copies)  # else its memory is given to the next batch before it is copied
+                each.record_stream(self._copies)  # keeps the memory until it is copied
                 hosted.append(each.to("cpu", non_blocking=True))
             copied.record(self._copies)
         return hosted, copied
 
 
 def seconds_between(first: Moment, second: Moment) -> float:
-    """Seconds of the device from one place in its work, which it has reached, to another."""
+    """Return the seconds between two points in the device's work. The device must have reached both."""
     if isinstance(first, torch.cuda.Event) and isinstance(second, torch.cuda.Event):
         return float(first.elapsed_time(second)) / 1000
     assert isinstance(first, float)
@@ -73,12 +77,12 @@ def seconds_between(first: Moment, second: Moment) -> float:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to bring back.
+    """Which results to copy.
 
     Attributes:
-        logits: Whether logits are asked for.
-        feature_dtype: float16 or float32.
-        non_finite: What to say of NaN and infinite values.
+        logits: Whether to copy logits.
+        feature_dtype: Type of the features: float16 or float32.
+        non_finite: Message for utterances with NaN or infinite values.
     """
 
     logits: bool
@@ -98,10 +102,17 @@ def best_path(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Transfer:
-    """The results of one forward, on their way to the host."""
+    """The results of one forward pass, which are being copied to the host."""
 
     def __init__(self, streams: Streams, wanted: Wanted, chunks: Sequence[Chunk], output: ModelOutput) -> None:
-        """Ask the device for what the host will need of `output`."""
+        """Start the copies.
+
+        Args:
+            streams: Streams of the device.
+            wanted: Which results to copy.
+            chunks: Chunks of the batch.
+            output: Output of the model for these chunks.
+        """
         self._wanted = wanted
         self._chunks = chunks
         self._counts: list[int] = output.num_frames.tolist()
@@ -119,7 +130,7 @@ class Transfer:
         self._hosted = dict(zip(values, hosted, strict=True))
 
     def results(self) -> tuple[list[Emission], list[Rejected]]:
-        """Wait for them; one `Emission` or `Rejected` a chunk."""
+        """Wait for the copies. Each chunk has either an `Emission` or a `Rejected`."""
         if self._copied is not None:
             self._copied.synchronize()
         reasons = self._reasons()
@@ -143,26 +154,26 @@ class Transfer:
         return emissions, rejected
 
     def _reasons(self) -> dict[int, str]:
-        """Why utterances have no result, by their place in the batch."""
+        """Return why chunks have no result, by index in the batch."""
         reasons: dict[int, str] = {}
         for name in ("largest", *(f"largest {layer}" for layer in self._layers)):
             for index, frames in enumerate(self._split(name) or []):
-                largest = float(frames.max(initial=0.0))  # NaN where any is
+                largest = float(frames.max(initial=0.0))  # NaN if any value is NaN
                 if not np.isfinite(largest):
                     reasons[index] = self._wanted.non_finite
                 elif name != "largest" and largest >= HALF_MAX and self._wanted.feature_dtype == "float16":
                     layer = name.removeprefix("largest ")
-                    message = f"layer {layer} has values beyond float16; set features.dtype=float32"
+                    message = f"layer {layer} has values too large for float16; set features.dtype=float32"
                     reasons.setdefault(index, message)
         return reasons
 
     def _split(self, name: str) -> list[NDArray[Any]] | None:
-        """Of each utterance its own; `None` for what was not asked for."""
+        """Split an array of the batch into one array per chunk; return `None` if it was not copied."""
         values = self._hosted.get(name)
         return None if values is None else [part.numpy() for part in torch.split(values, self._counts)]
 
 
 def _largest(values: Tensor) -> Tensor:
-    """The largest magnitude in each row, NaN where there is one, in one pass over the values."""
+    """Return the largest magnitude in each row, or NaN if the row contains NaN, in one pass over the values."""
     least, most = torch.aminmax(values, dim=-1)
     return torch.maximum(most, -least)

@@ -1,4 +1,4 @@
-"""The report: one HTML file that says how a run went, shows its numbers, and plays what it read. Imports no torch."""
+"""The HTML report of a run: one file with its progress, scores and examples. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from pipeline.storage.run_directory import REPORT, RunDirectory
 
 
 def write_report(directory: RunDirectory, settings: ReportSettings) -> Path:
-    """Write `report/index.html` of a run, finished or not; what is read is what is committed.
+    """Write `report/index.html` of a run. An unfinished run shows what is committed.
+
+    After a crash, either the old or the new file is there.
 
     Args:
-        directory: The run. Its recordings are read again, where they still are, for the utterances that are shown.
-        settings: How many utterances, and which layers.
+        directory: The run. The recordings of the examples are read again if they still exist.
+        settings: Number of examples, and layers to show.
 
     Returns:
-        The file. It is put into place whole: a crash leaves the old one or the new one.
+        The path of the file.
 
     Raises:
-        UserError: There is no run, a table of it cannot be read, or a layer is asked for that is not stored.
+        UserError: There is no run, one of its tables cannot be read, or a requested layer is not stored.
         OSError: The file cannot be written.
     """
-    from pipeline.report.page import build_page  # plots and templates take a while to import
+    from pipeline.report.page import build_page  # importing plots and templates is slow
 
     page = build_page(directory, settings)
     directory.write(REPORT, page.encode())

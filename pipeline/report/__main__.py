@@ -1,4 +1,4 @@
-"""`python -m pipeline.report RUN_DIR`: (re)writes the HTML report of a run. Does not import torch."""
+"""`python -m pipeline.report RUN_DIR` writes the HTML report of a run. Does not import torch."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _USAGE = "python -m pipeline.report RUN_DIR [--utterances N] [--layers 1,6,12]"
 _PAGE = """\
 usage: python -m pipeline.report RUN_DIR [option ...]
 
-Writes RUN_DIR/report/index.html, one file that needs no network: how the run
-went, its scores, and its worst, typical and best utterances to see and hear.
-RUN_DIR is the folder that the run writes to, such as runs/digits/digits. May
-be asked at any moment; an unfinished run shows what is committed.
+Writes RUN_DIR/report/index.html, one file that needs no network. The page
+shows how the run went, its scores, and its worst, typical and best utterances
+with sound and pictures. RUN_DIR is the folder that the run writes to, such as
+runs/digits/digits. The run may be going on; the page shows what is committed.
 
 options
-  --utterances N    how many of the worst, of the typical and of the best
-                    utterances are shown, 1 to 20 (default 4)
+  --utterances N    number of worst, of typical and of best utterances, 1 to
+                    20 (default 4)
   --layers 1,6,12   layers whose features are shown (default: the first, the
                     middle and the last of those stored)
   -h, --help        this page
 
 exit codes
   0    the report is written
-  1    it could not be written
-  2    there is no run in that folder, or what was asked cannot be done"""
+  1    the report could not be written
+  2    there is no run in that folder, or the options cannot be used"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -56,7 +56,7 @@ def _parsed(arguments: Sequence[str]) -> tuple[Path, ReportSettings]:
     parser.add_argument("--layers", metavar="LIST")
     given = parser.parse_args(arguments)
     if not 1 <= given.utterances <= MAX_SHOWN:
-        raise UserError(f"--utterances={given.utterances}: must be 1 to {MAX_SHOWN}; so many of each kind are shown")
+        raise UserError(f"--utterances={given.utterances}: must be 1 to {MAX_SHOWN}, the number of each kind")
     layers = None
     if given.layers is not None:
         try:

@@ -1,4 +1,4 @@
-"""Some frames of some utterances' emissions or features, out of files that hold many."""
+"""Reads some frames of the emissions or features of some utterances."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Cut:
 
 
 def read_emissions(stored: StoredTable, cuts: Sequence[Cut]) -> dict[str, Frames]:
-    """Each cut that is there, `(frames, labels)`, by id."""
+    """Read the emissions of each cut, `(frames, labels)`, by id. Utterances without emissions are left out."""
     return _read(stored, EMISSIONS, cuts)
 
 
 def read_features(stored: StoredTable, cuts: Sequence[Cut], layers: Sequence[int]) -> dict[int, dict[str, Frames]]:
-    """Each cut of each layer that is there, `(frames, dim)`, by layer and id."""
+    """Read the features of each cut, `(frames, dim)`, by layer and id. Utterances without features are left out."""
     return {layer: _read(stored, FEATURES, cuts, layer) for layer in layers}
 
 

@@ -1,4 +1,4 @@
-"""The axis of time that everything of an utterance stands on: places in per cent of it, times of the file."""
+"""The time axis of an utterance. Positions are per cent of the axis; labels are times in the file."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Span:
-    """A place on the axis, in per cent of its length."""
+    """A part of the axis, in per cent of its length."""
 
     left: float
     width: float
 
 
 def span_of(start_s: float, end_s: float, first_s: float, last_s: float) -> Span:
-    """The stretch from `first_s` to `last_s` as a place on the axis, which goes from `start_s` to `end_s`."""
+    """Return the position of the seconds `first_s` to `last_s` on an axis from `start_s` to `end_s`."""
     scale = 100 / max(end_s - start_s, 1e-6)
     left, right = (first_s - start_s) * scale, (last_s - start_s) * scale
     return Span(round(left, 3), round(right - left, 3))
 
 
 def ticks_of(start_s: float, end_s: float) -> list[tuple[str, float]]:
-    """Labels of some six round seconds of the file, each with its place."""
+    """Return about six labels at round seconds of the file, each with its position in per cent."""
     rough = max(end_s - start_s, 1e-3) / 6
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
@@ -34,7 +34,7 @@ def ticks_of(start_s: float, end_s: float) -> list[tuple[str, float]]:
 
 
 def _clock(seconds: float, digits: int, clock: bool) -> str:
-    """`3.5`, or of a longer recording `0:43` and `1:02:03`."""
+    """Format seconds as `3.5` or, if `clock`, as `0:43` and `1:02:03`."""
     if not clock:
         return f"{seconds:.{digits}f}"
     minutes, rest = divmod(round(seconds, digits), 60)

@@ -1,4 +1,4 @@
-"""Charts as inline SVG, in colours that the page's style sheet decides: light, dark and on paper. No text of a user."""
+"""Draws charts as inline SVG. The style sheet of the page sets the colours. Charts contain no text from users."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from pipeline.report.timing import Timing
 
-# That a font cache is built, or cannot be kept, is no news to who waits for a run.
+# Hides messages about the font cache.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 WIDE, NARROW = (4.3, 2.2), (3.6, 2.3)
-"""Inches at 100 px each; on a phone a chart shrinks to its column."""
+"""Sizes of charts in units of 100 px. On a phone, a chart shrinks to the width of its column."""
 BINS = 40
 _MAX_POINTS = 60
-# Colours that stand for a variable of the style sheet, which is put in their place.
+# Placeholder colours, which `_inline` replaces by variables of the style sheet.
 _INK, _MUTED, _GRID = "#0a0b01", "#0a0b02", "#0a0b03"
 _SERIES = {"model": "#0a0b11", "load": "#0a0b12", "write": "#0a0b13", "other": "#0a0b14", "bar": "#0a0b15"}
 _VARIABLES = {
@@ -56,7 +56,7 @@ _STYLE: dict[str, Any] = {
 
 
 def speed_chart(timing: Timing) -> str:
-    """Seconds of audio per second of work, over the working time; a dashed line where a session begins."""
+    """Draw the seconds of audio per second of work over time. A dashed line marks the start of a session."""
     with _chart("speed", "speed over time", WIDE) as (axes, out):
         work_s = timing.model_s + timing.load_s + timing.write_s + timing.other_s
         edges, audio_s, work_s = _folded(timing, timing.audio_s, work_s)
@@ -69,7 +69,7 @@ def speed_chart(timing: Timing) -> str:
 
 
 def time_chart(timing: Timing) -> str:
-    """Shares of the working time: model, waiting for recordings, waiting for the writer, the rest."""
+    """Draw the shares of time: model, waiting for recordings, waiting for the writer, and the rest."""
     with _chart("time", "where time went", WIDE) as (axes, out):
         edges, *parts = _folded(timing, timing.model_s, timing.load_s, timing.write_s, timing.other_s)
         whole = np.maximum(np.sum(parts, axis=0), 1e-12)
@@ -85,14 +85,14 @@ def time_chart(timing: Timing) -> str:
 
 
 def histogram(name: str, description: str, values: NDArray[np.float64], unit: str, *, cap: float | None = None) -> str:
-    """How many utterances lie where; the median as a line. The rarest extremes are added to the outermost bars.
+    """Draw a histogram of utterances, with a line at the median. Rare extremes are counted in the outermost bars.
 
     Args:
-        name: Of the chart, unique in the page.
-        description: For who cannot see it.
+        name: Name of the chart, unique in the page.
+        description: Text for screen readers.
         values: One or more finite numbers.
-        unit: For the axis; seconds may be spread over powers of ten.
-        cap: Beyond this is one last bar.
+        unit: Label of the axis.
+        cap: Larger values are counted in the last bar. Without a cap, the axis is logarithmic if values vary much.
     """
     with _chart(name, description, NARROW) as (axes, out):
         low, high = (float(value) for value in np.quantile(values, [0.002, 0.998]))
@@ -127,15 +127,15 @@ def histogram(name: str, description: str, values: NDArray[np.float64], unit: st
 
 
 def _folded(timing: Timing, *bins: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Edges on the axis of time, and the bins, as many added up as fit a chart."""
+    """Merge neighbouring bins so that about `_MAX_POINTS` remain. Return their edges on the axis, then each sum."""
     fold = -(-len(bins[0]) // _MAX_POINTS)
-    starts = np.arange(0, max(1, len(bins[0]) - fold // 2), fold)  # a short rest belongs to the last one
+    starts = np.arange(0, max(1, len(bins[0]) - fold // 2), fold)  # a short remainder is added to the last bin
     edges = np.append(starts * timing.width_s, timing.wall_s)
     return [np.maximum.accumulate(edges) / _unit(timing)[0], *(np.add.reduceat(each, starts) for each in bins)]
 
 
 def _unit(timing: Timing) -> tuple[float, str]:
-    """Seconds of the axis' unit, and its name."""
+    """Return the number of seconds in the axis' unit, and the name of the unit."""
     units = ((3600.0, "hours"), (60.0, "minutes"))
     return next((unit for unit in units if timing.wall_s > 2 * unit[0]), (1.0, "seconds"))
 
@@ -151,7 +151,7 @@ def _time_axis(axes: Axes, timing: Timing) -> None:
 
 @contextmanager
 def _chart(name: str, description: str, size: tuple[float, float]) -> Iterator[tuple[Axes, list[str]]]:
-    """Axes to draw on, and where the SVG is when that is done. No state of pyplot is touched."""
+    """Yield axes to draw on, and a list that holds the SVG after the context. The state of pyplot is not changed."""
     out: list[str] = []
     style: Any = {**_STYLE, "svg.hashsalt": name}  # matplotlib types the names of its settings one by one
     with matplotlib.rc_context(style):
@@ -165,7 +165,7 @@ def _chart(name: str, description: str, size: tuple[float, float]) -> Iterator[t
 
 
 def _inline(svg: str, description: str) -> str:
-    """Matplotlib's file as an element of the page, which brings size, fonts and colours."""
+    """Turn matplotlib's SVG file into an element of the page. The style sheet sets size, fonts and colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     box = re.search(r'viewBox="[^"]+"', svg)

@@ -1,4 +1,4 @@
-"""Stretches of recordings as sound that a browser plays, read in processes of their own: recordings are untrusted."""
+"""Reads parts of recordings as sound for the browser, in separate processes because recordings are untrusted."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from pipeline.runtime.sandbox import Reason
 from pipeline.runtime.supervisor import Lost, Supervisor
 
 TIMEOUT_S = 30.0
-"""A recording that takes longer to read is shown without sound."""
+"""Seconds after which reading a recording stops. The page then has no sound for it."""
 MAX_SAMPLES = 960_000
-"""20 s at 48 kHz. Of a recording at a higher rate less is embedded."""
+"""Maximum of samples in a clip: 20 s at 48 kHz."""
 ENVELOPE_BINS = 800
 _PROCESSES = 2
 _PLAYABLE_HZ = 3_000
-"""Browsers refuse lower rates (`media::limits` of Chromium); such a recording is played with samples in between."""
+"""Browsers refuse lower rates (`media::limits` of Chromium), so such a recording is interpolated."""
 
 _WORDS: dict[str, str] = {
-    "not_found": "the recording is not there any more",
+    "not_found": "the recording does not exist any more",
     "changed": "the recording has changed since the run",
     "unreadable": "the recording cannot be read any more",
     "timeout": f"the recording took more than {TIMEOUT_S:.0f} s to read",
@@ -39,12 +39,12 @@ assert _WORDS.keys() <= {*get_args(ErrorName), *get_args(Reason)}
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to read.
+    """A part of an utterance to read.
 
     Attributes:
         extent: The utterance.
-        start_s, end_s: The stretch, in seconds from the utterance's start.
-        sample_rate: Of the file when the manifest was made; `None` where that was not known.
+        start_s, end_s: The part, in seconds from the start of the utterance.
+        sample_rate: Sample rate of the file when the manifest was made, in Hz; `None` if it was unknown.
     """
 
     extent: Extent
@@ -55,14 +55,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A stretch that can be played.
+    """A part of an utterance that can be played.
 
     Attributes:
-        data: A FLAC file, or a WAV file where FLAC does not take the rate; mono.
-        media_type: Which of the two.
-        sample_rate: Hz, of the recording.
-        num_samples: At that rate.
-        envelope: `(2, bins)` lowest and highest sample of equal parts.
+        data: A mono FLAC file, or a WAV file if FLAC does not support the rate.
+        media_type: `audio/flac` or `audio/wav`.
+        sample_rate: Sample rate of the recording in Hz.
+        num_samples: Number of samples at this rate.
+        envelope: `(2, bins)` lowest and highest sample in each of equal parts.
     """
 
     data: bytes
@@ -73,12 +73,12 @@ class Clip:
 
     @property
     def duration_s(self) -> float:
-        """Seconds."""
+        """Duration in seconds."""
         return self.num_samples / self.sample_rate
 
 
 def read_clips(wanted: Sequence[Wanted]) -> list[Clip | str]:
-    """Each stretch, or in words why there is none."""
+    """Read each part. If a part cannot be read, return the reason in words instead."""
     if not wanted:
         return []
     try:
@@ -89,10 +89,10 @@ def read_clips(wanted: Sequence[Wanted]) -> list[Clip | str]:
 
 
 def _read(wanted: Wanted, alive: Callable[[], None]) -> Clip | str:
-    """Read one stretch, in a process of its own.
+    """Read one part. This runs in a separate process.
 
     Raises:
-        MemoryError: There is not enough to read it.
+        MemoryError: There is not enough memory.
     """
     try:
         rate = wanted.sample_rate or read_header(wanted.extent.path).sample_rate
@@ -108,7 +108,7 @@ def _read(wanted: Wanted, alive: Callable[[], None]) -> Clip | str:
 
 
 def _encoded(samples: NDArray[np.float32], rate: int) -> Clip:
-    # Float files may go beyond full scale, where 16 bits would clip them.
+    # Samples of float files may exceed full scale, and would be clipped in 16 bits.
     played, played_rate = samples / max(1.0, float(np.abs(samples).max())), rate
     if rate < _PLAYABLE_HZ:
         times = -(-_PLAYABLE_HZ // rate)
@@ -118,7 +118,7 @@ def _encoded(samples: NDArray[np.float32], rate: int) -> Clip:
     try:
         soundfile.write(data, played, played_rate, format="FLAC", subtype="PCM_16")
         media_type = "audio/flac"
-    except soundfile.LibsndfileError:  # a rate that FLAC has no room for
+    except soundfile.LibsndfileError:  # FLAC does not support this rate
         data = io.BytesIO()
         soundfile.write(data, played, played_rate, format="WAV", subtype="PCM_16")
         media_type = "audio/wav"

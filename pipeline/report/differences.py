@@ -1,4 +1,4 @@
-"""A transcript beside its reference, word by word."""
+"""Aligns a transcript with its reference, word by word."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rapidfuzz.distance import Levenshtein
 from pipeline.scoring.normalisers import standard
 
 MAX_WORDS = 400
-"""Words of either text up to which they are set side by side; the work grows with their product."""
+"""Longer texts are not aligned, because the time grows with the product of their lengths."""
 
 Operation = Literal["equal", "substitution", "deletion", "insertion"]
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A place in the alignment: the word of the reference, that of the text; empty where there is none."""
+    """A pair of aligned words of reference and transcript. A missing word is empty."""
 
     operation: Operation
     reference: str
@@ -27,10 +27,10 @@ class Pair:
 
 
 def side_by_side(reference: str, text: str) -> list[Pair] | None:
-    """Align the words of two texts, compared as the column `wer` compares them, shown as they were written.
+    """Align the words of two texts. They are normalised to compare them, but returned as they were written.
 
     Returns:
-        The places, or `None` where the texts are too long for it.
+        The pairs, or `None` if a text has more than `MAX_WORDS` words.
     """
     if max(reference.count(" "), text.count(" ")) >= MAX_WORDS:
         return None
@@ -53,7 +53,10 @@ def _operation(tag: str, one: int | None, other: int | None) -> Operation:
 
 
 def _words(text: str, normalise: Callable[[str], str]) -> Sequence[tuple[str, str]]:
-    """Words as they are compared, each with what is shown of it: as it was written, where that is one word there."""
+    """Return the normalised words, each with the word as written.
+
+    If the text as a whole normalises to other words than its single words do, the normalised words are shown.
+    """
     written = text.split()
     compared = [normalise(word) for word in written]
     whole = normalise(text).split()

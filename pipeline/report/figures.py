@@ -1,4 +1,4 @@
-"""The figures of torchaudio's tutorial "Speech Recognition with Wav2Vec2": time runs to the right, words stand above.
+"""Draws the figures of torchaudio's tutorial "Speech Recognition with Wav2Vec2", with the words above.
 
 https://docs.pytorch.org/audio/stable/tutorials/speech_recognition_pipeline_tutorial.html
 """
@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 MAX_LABELS = 64
-"""Labels of a picture: all of a model that spells; of one with thousands, the most likely."""
-_LETTER_IN, _LINE_IN = 0.085, 0.15  # of a word, in inches
+"""Maximum of labels in a picture. If a model has more, the most likely ones are shown."""
+_LETTER_IN, _LINE_IN = 0.085, 0.15  # width of a letter and height of a line, in inches
 _WORD, _INK = "#0b5394", "#333333"
 
-# What a person's own matplotlibrc says must not change, and names may hold `$`, what a picture shows.
+# Fixed settings, so that neither a user's matplotlibrc nor a `$` in a name changes the pictures.
 _STYLE: Any = {
     "text.parse_math": False,
     "text.usetex": False,
@@ -36,12 +36,12 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Excerpt:
-    """What a picture is of.
+    """The part of an utterance that a picture shows.
 
     Attributes:
-        name: That of the utterance.
-        seconds: The time shown, in words.
-        start_frame: The first frame shown, counted from the utterance's own first.
+        name: Id of the utterance.
+        seconds: The time range, in words.
+        start_frame: First frame, counted from the start of the utterance.
         words: `(word, first frame, last frame (exclusive))`, in the order of time.
     """
 
@@ -52,11 +52,11 @@ class Excerpt:
 
 
 def feature_figure(feature: NDArray[np.floating], layer: int, excerpt: Excerpt) -> Figure:
-    """Features of one layer: `(frames, dim)`; 1 is the first transformer layer."""
+    """Draw the features of one layer, `(frames, dim)`; 1 is the first transformer layer."""
     with matplotlib.rc_context(_STYLE):
         figure, axes, above = _panels(len(feature), height_in=4.2, excerpt=excerpt)
         values = feature.astype(np.float32)
-        # A few dimensions are so large in some layers that everything else would have one colour.
+        # In some layers, a few dimensions are so large that all others would have the same colour.
         low, high = np.percentile(values, (1, 99))
         image = axes.imshow(values.T, vmin=low, vmax=high, **_placed(values, excerpt))
         axes.set(ylabel="Feature dimension")
@@ -66,7 +66,14 @@ def feature_figure(feature: NDArray[np.floating], layer: int, excerpt: Excerpt) 
 
 
 def emission_figure(emission: NDArray[np.floating], labels: Sequence[str], values_are: str, excerpt: Excerpt) -> Figure:
-    """An emission, `(frames, labels)`, with the names of the labels; `values_are` logits or log-probabilities."""
+    """Draw an emission, `(frames, labels)`, with the names of the labels.
+
+    Args:
+        emission: The emission.
+        labels: Names of the labels, in the order of the columns.
+        values_are: `logits` or `log-probabilities`.
+        excerpt: The part of the utterance.
+    """
     values, labels, shown = emission.astype(np.float32), list(labels), "Class"
     if len(labels) > MAX_LABELS:
         shown = f"Class (of {len(labels):,}, the {MAX_LABELS} most likely)"
@@ -84,23 +91,23 @@ def emission_figure(emission: NDArray[np.floating], labels: Sequence[str], value
 
 
 def log_probabilities(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of an emission `(frames, labels)`: logits of a frame mean nothing beside those of another."""
+    """Return the log-probabilities of an emission, `(frames, labels)`. Logits of different frames do not compare."""
     highest = values.max(axis=1, keepdims=True)
     return np.asarray(values - (highest + np.log(np.exp(values - highest).sum(axis=1, keepdims=True))))
 
 
 def encode(figure: Figure, format_: str) -> bytes:
-    """A figure as a file (`png`, `svg`, `pdf`); the same figure gives the same bytes."""
+    """Return a figure as the bytes of a `png`, `svg` or `pdf` file. The same figure gives the same bytes."""
     written = io.BytesIO()
     undated = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[format_]
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands for what no font here has
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a missing glyph is drawn as a box
         figure.savefig(written, format=format_, dpi=120, metadata=undated)
     return written.getvalue()
 
 
 def _panels(frames: int, height_in: float, excerpt: Excerpt) -> tuple[Figure, Axes, Axes]:
-    """A figure with room for `height_in` inches of picture and the words above it."""
+    """Create a figure with axes for a picture of `height_in` inches, and axes for the words above it."""
     width_in = float(np.clip(5 + 0.02 * frames, 9, 24))
     upright = _is_crowded(excerpt.words, frames, 0.85 * width_in)
     longest = max((len(word) for word, *_ in excerpt.words), default=0)
@@ -118,7 +125,7 @@ def _panels(frames: int, height_in: float, excerpt: Excerpt) -> tuple[Figure, Ax
 
 
 def _is_crowded(words: Sequence[tuple[str, int, int]], frames: int, width_in: float) -> bool:
-    """Whether words that lie flat would run into one another."""
+    """Whether horizontal words would overlap."""
     ends = 0.0
     for word, first, last in words:
         middle = (first + last) / 2 / max(1, frames) * width_in
@@ -130,7 +137,7 @@ def _is_crowded(words: Sequence[tuple[str, int, int]], frames: int, width_in: fl
 
 
 def _draw_words(above: Axes, words: Sequence[tuple[str, int, int]], upright: bool, frames_per_in: float) -> None:
-    """A line over the frames of each word, and the word over the line where there is room."""
+    """Draw a line over the frames of each word, and the word above the line if there is room."""
     above.axis("off")
     above.set_ylim(0, 1)
     room = _LINE_IN * frames_per_in if upright else 0.0
@@ -145,10 +152,10 @@ def _draw_words(above: Axes, words: Sequence[tuple[str, int, int]], upright: boo
 
 
 def _placed(values: NDArray[np.float32], excerpt: Excerpt) -> dict[str, Any]:
-    """Where a picture of `(frames, rows)` lies: frames counted from the utterance's first, row 0 on top."""
+    """Return options of `imshow` that place a picture of `(frames, rows)` on the frame axis, with row 0 at the top."""
     frames, rows = values.shape
     extent = (excerpt.start_frame - 0.5, excerpt.start_frame + frames - 0.5, rows - 0.5, -0.5)
-    # Where there are more frames than pixels, `auto` averages them instead of leaving some out.
+    # If there are more frames than pixels, `auto` averages frames instead of dropping some.
     return {"aspect": "auto", "interpolation": "auto", "interpolation_stage": "data", "extent": extent}
 
 

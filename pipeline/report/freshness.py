@@ -1,4 +1,4 @@
-"""Whether a page still shows what there is: it carries a mark of what it was made of."""
+"""Tells whether a page is up to date. A page contains a digest of the data that it was made from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEAD_BYTES = 4096
 
 
 def mark_of(directory: RunDirectory, settings: ReportSettings) -> str:
-    """A digest of the committed shards, the scores and the settings of the page."""
+    """Return a digest of the committed shards, the scores and the settings of the page."""
     digest = hashlib.sha256(f"{__version__} {sorted(asdict(settings).items())}".encode())
     for _, record in sorted(directory.commits().items()):
         digest.update(encode_record(record))
@@ -26,7 +26,7 @@ def mark_of(directory: RunDirectory, settings: ReportSettings) -> str:
 
 
 def is_current(directory: RunDirectory, settings: ReportSettings) -> bool:
-    """Whether the page that lies there was made of what there is, as these settings say."""
+    """Whether the page in the run directory was made from the current data with these settings."""
     try:
         with directory.open(REPORT) as page:
             found = _MARK.search(page.read(_HEAD_BYTES))

@@ -1,4 +1,4 @@
-"""What the page says of the run as a whole: how it stands, scores, failures, configuration."""
+"""Reads what the page shows of the whole run: facts, scores, failures and configuration."""
 
 from __future__ import annotations
 
@@ -23,15 +23,23 @@ from pipeline.storage.run_record import RunRecord
 from pipeline.storage.summary import total
 
 MAX_GROUPS, MAX_VALUES = 16, 12
-"""Groups that are shown, and values of each: those with the highest rates."""
+"""Maximum of groups, and of values in a group. The values with the highest rates are shown."""
 MAX_CONFUSIONS = 10
+"""Maximum of wrong words of each kind."""
 MAX_FAILURES = 5
-"""Of each kind."""
+"""Maximum of rows for each kind of failure."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A row of the scores; the interval is `None` where there is but one speaker or utterance."""
+    """A row of the scores.
+
+    Attributes:
+        value: Value of the group; `None` for null and for the overall row.
+        utterances, words: Number of utterances, and of words in their references.
+        wer: Word error rate; `None` if there are no words.
+        low, high: Ends of its 95 % interval; `None` if there is none.
+    """
 
     value: str | None
     utterances: int
@@ -43,14 +51,14 @@ class Rate:
 
 @dataclass(frozen=True)
 class Scores:
-    """`scores.parquet`, as far as it is shown.
+    """The scores that the page shows.
 
     Attributes:
-        overall: Of everything; `None` where nothing is scored.
-        groups: Name to the rows shown, and how many there are.
-        left_out: Groups that are not shown.
-        scale: The highest rate shown, to draw against.
-        made: How texts were compared and intervals made, in words.
+        overall: The overall row; `None` if nothing is scored.
+        groups: Name, shown rows and number of all rows of each group.
+        left_out: Number of groups that are not shown.
+        scale: The highest rate shown, which sets the scale of the bars.
+        made: Normaliser and intervals, in words.
     """
 
     overall: Rate | None
@@ -62,7 +70,13 @@ class Scores:
 
 @dataclass(frozen=True)
 class FailureGroup:
-    """One kind of failure, and the first of its rows: id, path, message."""
+    """One kind of failure.
+
+    Attributes:
+        error: Name of the error.
+        count: Number of failures.
+        rows: The first failures: id, path and message.
+    """
 
     error: str
     count: int
@@ -72,7 +86,7 @@ class FailureGroup:
 def read_facts(
     directory: RunDirectory, records: Mapping[int, CommitRecord], recorded: RunRecord | None, timing: Timing | None
 ) -> dict[str, str]:
-    """Name and value of what a reader wants to know first."""
+    """Read the facts at the top of the page, by name."""
     identity = None if recorded is None else recorded.identity
     metadata = tables.metadata_of(directory.manifest.schema())
     made_with = metadata.get("made_with") or {}
@@ -106,7 +120,7 @@ def _moment(time: datetime) -> str:
 
 
 def read_scores(directory: RunDirectory) -> Scores | None:
-    """Read the scores; `None` where there are none."""
+    """Read the scores; return `None` if the run has none."""
     if not directory.scores.is_there:
         return None
     table = directory.scores.read()
@@ -116,7 +130,7 @@ def read_scores(directory: RunDirectory) -> Scores | None:
     groups = []
     for name, found in groupby((row for row in rows if row["group"] != "overall"), lambda row: str(row["group"])):
         rates = [_rate(row) for row in found]
-        if len(rates) > 1:  # the only value of a column says what stands above
+        if len(rates) > 1:  # a single value equals the overall row
             many = len(rates) > MAX_VALUES
             kept = sorted(rates, key=lambda rate: -(rate.wer or 0.0))[:MAX_VALUES] if many else rates
             groups.append((masked(name, 80), kept, len(rates)))
@@ -143,7 +157,7 @@ def _rate(row: Mapping[str, Any]) -> Rate:
 
 
 def read_confusions(directory: RunDirectory) -> dict[str, list[tuple[str, str, int]]]:
-    """Kind of error to the most frequent: the reference's word, the transcript's, how often."""
+    """Read the most frequent errors by kind: reference word, transcript word and count."""
     if not directory.confusions.is_there:
         return {}
     kinds: dict[str, list[tuple[str, str, int]]] = {"substitution": [], "deletion": [], "insertion": []}
@@ -155,7 +169,7 @@ def read_confusions(directory: RunDirectory) -> dict[str, list[tuple[str, str, i
 
 
 def read_failures(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> list[FailureGroup]:
-    """Failures by name, the most frequent first, each with the first of its rows."""
+    """Read the failures by kind, the most frequent first, each with its first rows."""
     counts = total(records.values()).failures
     found: dict[str, list[dict[str, str]]] = {name: [] for name in counts}
     for shard, record in records.items():
@@ -174,7 +188,7 @@ def _failures(stored: StoredTable, names: Sequence[str]) -> Iterator[dict[str, s
 
 
 def read_configuration(directory: RunDirectory) -> str:
-    """`config.yaml`, masked once more: it may have been edited, or be of a release that masked less."""
+    """Read `config.yaml`. Secrets are masked again, because the file may have been edited or be from an old release."""
     try:
         text = directory.read(CONFIG).decode("utf-8", "replace")
     except OSError:
@@ -184,12 +198,12 @@ def read_configuration(directory: RunDirectory) -> str:
         if isinstance(settings, dict):
             text = yaml.safe_dump(mask_secrets(settings), sort_keys=False, allow_unicode=True)
     except (yaml.YAMLError, RecursionError):
-        pass  # as it stands, masked as text
+        pass  # not YAML: masked as text
     return masked(text, 20_000)
 
 
 def fingerprint_lines(recorded: RunRecord | None) -> dict[str, str]:
-    """What identifies the work, from `run.json`."""
+    """Return the identity of the run from `run.json`, by name."""
     if recorded is None:
         return {}
     values = {"fingerprint": recorded.fingerprint, **recorded.identity.as_json()}

@@ -1,4 +1,4 @@
-"""The page: what is read of a run, put into the template. One string, which needs nothing but itself."""
+"""Builds the page: reads a run and renders the template to one self-contained HTML text."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def build_page(directory: RunDirectory, settings: ReportSettings) -> str:
     """Read a run and render its page.
 
     Raises:
-        UserError: There is no run, a table of it cannot be read, or a layer is asked for that is not stored.
+        UserError: There is no run, one of its tables cannot be read, or a requested layer is not stored.
     """
     directory.require_run()
     try:
@@ -54,12 +54,12 @@ def build_page(directory: RunDirectory, settings: ReportSettings) -> str:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
             f"{directory.root}: a table of this run cannot be read ({reason}); "
-            f"python -m pipeline.verify {directory.root} says which, and what a rerun will do"
+            f"python -m pipeline.verify {directory.root} names the table, and what a rerun will do"
         ) from error
 
 
 def _context(directory: RunDirectory, settings: ReportSettings) -> dict[str, Any]:
-    made_of = mark_of(directory, settings)  # before anything is read: what changes meanwhile makes it old
+    made_of = mark_of(directory, settings)  # taken first: if data change meanwhile, the page is out of date
     recorded = directory.read_record()
     identity = None if recorded is None else recorded.identity
     layers = _layers(settings.layers, identity)
@@ -104,19 +104,19 @@ def _context(directory: RunDirectory, settings: ReportSettings) -> dict[str, Any
 
 
 def _layers(wanted: Sequence[int] | None, identity: Identity | None) -> list[int]:
-    """The layers to show, of those that are stored: those asked for, or the first, the middle and the last."""
+    """Return the layers to show: the requested ones, or the first, the middle and the last of those stored."""
     stored = list(identity.layers) if identity else []
     if wanted is None:
         return sorted({stored[0], stored[len(stored) // 2], stored[-1]}) if stored else []
     missing = [layer for layer in wanted if layer not in stored]
     if missing and identity:
-        there = f"this run has layers {stored}" if stored else "this run keeps no features (outputs=...)"
+        there = f"this run has layers {stored}" if stored else "this run has no features (outputs=...)"
         raise UserError(f"report.layers={list(wanted)}: {missing} is not stored; {there}")
     return list(dict.fromkeys(wanted)) if identity else []
 
 
 def _wer(scores: Scores | None, standing: Standing) -> dict[str, Any] | None:
-    """The overall rate: of the scores, with its interval; else of the sums that commits keep."""
+    """Return the overall rate with its interval from the scores; without scores, the rate from the commit records."""
     if scores is not None and scores.overall is not None and scores.overall.wer is not None:
         overall = scores.overall
         return {"rate": overall.wer, "low": overall.low, "high": overall.high, "words": overall.words}
@@ -128,7 +128,7 @@ def _wer(scores: Scores | None, standing: Standing) -> dict[str, Any] | None:
 
 
 def _shares(timing: Timing | None) -> list[tuple[str, str, float]]:
-    """Name, what it is called, and its share of the working time."""
+    """Return name, label and share of the working time of each activity."""
     if timing is None or timing.wall_s <= 0:
         return []
     parts = {
@@ -141,7 +141,7 @@ def _shares(timing: Timing | None) -> list[tuple[str, str, float]]:
 
 
 def _charts(population: Population, timing: Timing | None) -> dict[str, str]:
-    """Charts by name; none of what there is not. They are drawn of numbers alone."""
+    """Draw the charts, by name. A chart without data is left out."""
     drawn = {}
     if timing is not None and timing.wall_s > 0:
         drawn["speed"] = charts.speed_chart(timing)
@@ -166,9 +166,9 @@ def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _ranking(choice: Choice, population: Population) -> str:
     if choice.by == "position":
-        return "Spread evenly over the run: without transcripts nothing says which are better."
+        return "Spread evenly over the run, because without transcripts there is no ranking."
     if "worst" not in choice.positions:
-        return "All there are."
+        return "All utterances with a result."
     by = "word error rate, then by avg_logprob" if choice.by == "wer" else "avg_logprob, the model's own certainty"
     ranked = int(np.isfinite(population.wer).sum()) if choice.by == "wer" else len(population)
     return f"Chosen among {ranked:,} utterances, ranked by {by}."
@@ -196,7 +196,7 @@ def _render(context: dict[str, Any]) -> str:
 
 
 def _hash(text: str) -> str:
-    """What the page's security policy lets a browser take in (Content Security Policy, level 2)."""
+    """Return the source expression that allows this text in the Content Security Policy (level 2) of the page."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 

@@ -1,4 +1,4 @@
-"""Emissions and features as small pictures, waveforms as outlines: each fills its width with time."""
+"""Draws emissions and features as small pictures, and waveforms as outlines. The width of each is the time axis."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from PIL import Image
 from pipeline.report.figures import log_probabilities
 
 MAX_COLUMNS = 1_200
-"""Frames of a picture; where there are more, neighbours share a column."""
+"""Maximum of columns in a picture. If there are more frames, neighbouring frames share a column."""
 MAX_LABELS = 40
-"""Labels of a picture: all of a model that spells; of one with thousands, those that come up."""
+"""Maximum of labels in a picture. If a model has more, the most likely ones are shown."""
 MAX_DIMS = 128
 LOWEST_PROBABILITY = 1e-4
-"""What is less likely than this looks the same."""
-# Fewer shades than a byte has: noise compresses twice as well, and nobody sees the difference.
+"""Lower probabilities have the colour of this one."""
+# Fewer than 256 shades, because noise then compresses twice as well without a visible difference.
 _SHADES = 64
 
 
 @dataclass(frozen=True)
 class EmissionPicture:
-    """Classes by frames, as in the torchaudio tutorial; the first label on top.
+    """Labels by frames, as in the torchaudio tutorial, with the first label at the top.
 
     Attributes:
         source: A PNG as a data URI.
-        labels: Indices of the labels shown, top to bottom.
-        frames: Frames shown.
+        labels: Indices of the labels, from top to bottom.
+        frames: Number of frames.
     """
 
     source: str
@@ -46,10 +46,10 @@ class FeaturePicture:
 
     Attributes:
         source: A PNG as a data URI.
-        layer: 1 is the first transformer layer.
-        dim: Dimensions stored.
-        every: Only every so many-th of them is shown.
-        low, high: Values of the darkest and of the brightest shade.
+        layer: The layer; 1 is the first transformer layer.
+        dim: Number of stored dimensions.
+        every: Step between the dimensions that are shown.
+        low, high: Values of the darkest and the brightest shade.
     """
 
     source: str
@@ -61,10 +61,10 @@ class FeaturePicture:
 
 
 def draw_emission(emission: NDArray[np.float32]) -> EmissionPicture:
-    """Log-probabilities of labels over time.
+    """Draw the log-probabilities of labels over time.
 
     Args:
-        emission: `(frames, labels)`: logits, or log-probabilities, which come out as they are.
+        emission: `(frames, labels)` logits or log-probabilities.
     """
     logprobs = log_probabilities(emission)
     labels = np.arange(emission.shape[1])
@@ -77,11 +77,11 @@ def draw_emission(emission: NDArray[np.float32]) -> EmissionPicture:
 
 
 def draw_features(feature: NDArray[np.float32], layer: int) -> FeaturePicture:
-    """Values of one layer's dimensions over time; the few most extreme ones, which would hide the rest, are cut.
+    """Draw the values of one layer's dimensions over time. The most extreme 1 % at each end are clipped.
 
     Args:
         feature: `(frames, dim)`.
-        layer: Its number.
+        layer: Number of the layer.
     """
     every = -(-feature.shape[1] // MAX_DIMS)
     low, high = (float(value) for value in np.quantile(feature, [0.01, 0.99]))
@@ -91,7 +91,7 @@ def draw_features(feature: NDArray[np.float32], layer: int) -> FeaturePicture:
 
 
 def outline(envelope: NDArray[np.float32]) -> str:
-    """The path of a waveform in a box of 1000 by 100, its loudest sample at the edge.
+    """Return the SVG path of a waveform in a box of 1000 by 100. The loudest sample touches the edge.
 
     Args:
         envelope: `(2, bins)` lowest and highest samples.
@@ -105,17 +105,17 @@ def outline(envelope: NDArray[np.float32]) -> str:
 
 
 def data_uri(media_type: str, data: bytes) -> str:
-    """Bytes as an address that needs no network."""
+    """Return bytes as a data URI."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
 def scale_colours(steps: int = 9) -> Sequence[str]:
-    """The colours of the pictures from the lowest to the highest value, for a legend."""
+    """Return the colours of the pictures from the lowest to the highest value, for a legend."""
     return [f"rgb({r} {g} {b})" for r, g, b in _palette()[np.linspace(0, _SHADES - 1, steps).astype(int)]]
 
 
 def _pooled(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`(frames, rows)` with at most `MAX_COLUMNS` frames: of neighbours the highest value is kept."""
+    """Reduce values `(frames, rows)` to at most `MAX_COLUMNS` frames. Each column has the maximum of its frames."""
     if len(values) <= MAX_COLUMNS:
         return values
     starts = np.linspace(0, len(values), MAX_COLUMNS, endpoint=False).astype(np.int64)
@@ -124,7 +124,7 @@ def _pooled(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _png(levels: NDArray[np.floating]) -> str:
-    """Levels from 0 to 1, `(rows, columns)`, as a picture with a palette."""
+    """Return levels from 0 to 1, `(rows, columns)`, as a PNG in a data URI."""
     shades = (np.clip(levels, 0.0, 1.0) * (_SHADES - 1)).round().astype(np.uint8)
     image = Image.fromarray(shades)
     image.putpalette(_palette().astype(np.uint8).tobytes())
@@ -134,6 +134,6 @@ def _png(levels: NDArray[np.floating]) -> str:
 
 
 def _palette() -> NDArray[np.int64]:
-    """Viridis, which colour-blind people read and which prints in grey, `(shades, 3)`."""
+    """Return the colours of viridis, `(shades, 3)`, which suit colour-blind readers and grey printers."""
     colours: NDArray[np.int64] = (colormaps["viridis"](np.linspace(0, 1, _SHADES))[:, :3] * 255).round().astype(int)
     return colours

@@ -1,4 +1,4 @@
-"""Every utterance with a result, as the few numbers that distributions and the choice of examples need."""
+"""Reads a few numbers of each utterance with a result, for histograms and for the choice of examples."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _NUMBERS = ("duration_s", "avg_logprob", "wer")
 
 @dataclass(frozen=True)
 class Population:
-    """Utterances with a result, in the order of the manifest; where there are transcripts, those that have one.
+    """Utterances with a result. If the run has transcripts, those with a transcript.
 
     Attributes:
-        file: `(utterances,)` index of the file in `files`.
-        row: `(utterances,)` row in that file.
-        files: Transcripts, or the manifest where there are none.
-        duration_s: `(utterances,)` seconds; NaN where nobody knows.
-        avg_logprob, wer: `(utterances,)`; NaN where there is none.
+        file: `(utterances,)` index of the utterance's file in `files`.
+        row: `(utterances,)` row in this file.
+        files: Files of `transcripts/`; without transcripts, the manifest.
+        duration_s: `(utterances,)` seconds; NaN if unknown.
+        avg_logprob, wer: `(utterances,)`; NaN if there is no value.
     """
 
     file: NDArray[np.int32]
@@ -37,11 +37,11 @@ class Population:
     wer: NDArray[np.float64]
 
     def __len__(self) -> int:
-        """Utterances."""
+        """Return the number of utterances."""
         return len(self.row)
 
     def ids(self, positions: NDArray[np.integer]) -> list[str]:
-        """Ids of some utterances."""
+        """Return the ids of the utterances at these positions."""
         found: dict[int, str] = {}
         for file in np.unique(self.file[positions]):
             column = self.files[file].read(["id"])["id"]
@@ -51,7 +51,7 @@ class Population:
 
 
 def read_population(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> Population:
-    """Read it, a file at a time."""
+    """Read the utterances with a result."""
     files = [directory.table("transcripts", shard) for shard, each in records.items() if "transcripts" in each.files]
     if not files:
         return _of_manifest(directory, records)
@@ -69,7 +69,7 @@ def read_population(directory: RunDirectory, records: Mapping[int, CommitRecord]
 
 
 def _of_manifest(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> Population:
-    """The rows of committed shards that did not fail."""
+    """Return the manifest rows of committed shards that did not fail."""
     table = directory.manifest.read(["id", "shard", "duration_s"])
     failed = [
         directory.table("failures", shard).read(["id"])["id"]

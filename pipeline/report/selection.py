@@ -1,4 +1,4 @@
-"""Which utterances are shown: the worst, the typical and the best."""
+"""Chooses the utterances that the page shows: the worst, the typical and the best."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Kind = Literal["worst", "typical", "best", "sample"]
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, and by what.
+    """The chosen utterances.
 
     Attributes:
-        positions: Of each kind, the most telling first: the worst of the worst, the best of the best.
-        by: What says which is worse.
+        positions: Positions in the population by kind. The worst of all comes first, as does the best of all.
+        by: Column that ranks the utterances; `position` if there is none.
     """
 
     positions: dict[Kind, NDArray[np.int64]]
@@ -25,15 +25,15 @@ class Choice:
 
 
 def choose(wer: NDArray[np.float64], avg_logprob: NDArray[np.float64], count: int) -> Choice:
-    """Choose `count` utterances of each kind, none twice; fewer where there are fewer.
+    """Choose up to `count` utterances of each kind. No utterance is chosen twice.
 
-    They are ranked by WER, where at least so many have one that every kind can be filled (or all have), and among
-    equal ones by `avg_logprob`; else by `avg_logprob` alone. Without either, the sample is spread evenly.
+    Utterances are ranked by WER and then by `avg_logprob`, if all have a WER or enough have one to fill each kind.
+    Otherwise they are ranked by `avg_logprob`. Without both, a sample is spread evenly over the run.
 
     Args:
-        wer: `(utterances,)`, NaN where there is none.
-        avg_logprob: `(utterances,)`, likewise.
-        count: Of each kind.
+        wer: `(utterances,)`; NaN if there is no value.
+        avg_logprob: `(utterances,)`; NaN if there is no value.
+        count: Number of utterances of each kind.
     """
     known = np.flatnonzero(~np.isnan(wer))
     if len(known) and (len(known) >= 3 * count or len(known) == len(wer)):
@@ -47,7 +47,7 @@ def choose(wer: NDArray[np.float64], avg_logprob: NDArray[np.float64], count: in
 
 
 def _kinds(order: NDArray[np.int64], count: int) -> dict[Kind, NDArray[np.int64]]:
-    """Cut a ranking, the worst first, into its two ends and its middle."""
+    """Take both ends and the middle of a ranking `order`, which starts with the worst."""
     total = len(order)
     if total <= min(count, 2):
         return {"sample": order} if total else {}

@@ -1,4 +1,4 @@
-"""Which seconds of a long utterance are shown and played."""
+"""Chooses the seconds of a long utterance that the page shows and plays."""
 
 from __future__ import annotations
 
@@ -10,17 +10,27 @@ from pipeline.records import Word
 from pipeline.report.selection import Kind
 
 CLIP_S = 20.0
-"""Seconds that are shown and played of one utterance, at most."""
+"""Maximum of seconds shown and played of one utterance."""
 _LEAD_S = 0.3
 
 
 def choose_stretch(
     words: Sequence[Word], start_s: float, duration_s: float, kind: Kind, longest_s: float = CLIP_S
 ) -> tuple[float, float]:
-    """First and last second of what is shown, in the file.
+    """Choose the part of an utterance to show.
 
-    Of an utterance longer than `longest_s`: where its words are least certain, if it is one of the worst; else where
-    most is said; the beginning, where nothing is.
+    For an utterance longer than `longest_s`, this is the part with the most speech. For one of the worst utterances,
+    it is the part with the most uncertain words. Without words, it is the beginning.
+
+    Args:
+        words: Words of the utterance.
+        start_s: Start of the utterance in its file, in seconds.
+        duration_s: Duration of the utterance in seconds.
+        kind: Why the utterance is shown.
+        longest_s: Maximum of seconds to show.
+
+    Returns:
+        First and last second in the file.
     """
     end_s = start_s + duration_s
     if duration_s <= longest_s or not words:

@@ -1,4 +1,4 @@
-"""`logs/metrics.jsonl` as a few hundred bins: how fast a run was over time, and what the time went into."""
+"""Summarises `logs/metrics.jsonl` in time bins: the speed of a run, and how its time was spent."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from pipeline.runtime.progress import PAUSE_S
 from pipeline.storage.run_directory import METRICS, RunDirectory
 
 BINS = 240
-"""At most so many; when the run outgrows them, neighbours are added up."""
+"""Maximum of bins. When a run needs more, neighbouring bins are merged."""
 _FIRST_BIN_S = 0.05
 _FIELDS = ("valid_s", "forward_s", "load_s", "write_s", "idle_s")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What a run's time went into; pauses between sessions are left out.
+    """How a run spent its time. Pauses between sessions are left out.
 
     Attributes:
-        width_s: Seconds of a bin.
-        audio_s: `(bins,)` seconds of audio done in each.
+        width_s: Seconds per bin.
+        audio_s: `(bins,)` seconds of audio that were processed.
         model_s, load_s, write_s, other_s: `(bins,)` seconds in which the model worked, waited for recordings, waited
-            for the writer, and had nothing to do for other reasons.
-        sessions: `(sessions,)` seconds at which each began; the first at 0.
-        first, last: When the first and the last batch ended.
+            for the writer, and was idle for other reasons.
+        sessions: `(sessions,)` seconds at which each session started; the first is 0.
+        first, last: Times at which the first and the last batch ended.
     """
 
     width_s: float
@@ -45,12 +45,12 @@ class Timing:
 
     @property
     def wall_s(self) -> float:
-        """Seconds of work."""
+        """Working time in seconds."""
         return float(self.model_s.sum() + self.load_s.sum() + self.write_s.sum() + self.other_s.sum())
 
     @property
     def real_time(self) -> float | None:
-        """Seconds of audio per second of work; `None` where none was measured."""
+        """Seconds of audio per second of work; `None` if no work was measured."""
         return float(self.audio_s.sum()) / self.wall_s if self.wall_s > 0 else None
 
 
@@ -62,9 +62,9 @@ class _Batch:
 
 
 def read_timing(directory: RunDirectory) -> Timing | None:
-    """Read the metrics of a run, of any length, in bounded memory; `None` where it is missing or holds no batch.
+    """Read the metrics of a run in bounded memory. Return `None` if there is no file or no batch.
 
-    A line that a crash cut short is passed over. A session begins where the number of the batch does not grow.
+    Incomplete lines, as after a crash, are skipped. A new session starts where the batch index does not increase.
     """
     bins, width = np.zeros((BINS, 5)), _FIRST_BIN_S
     position, sessions = 0.0, [0.0]
@@ -101,9 +101,10 @@ def _parsed(line: str) -> _Batch | None:
 
 
 def _spent(numbers: tuple[float, ...]) -> tuple[float, ...]:
-    """Seconds of audio, then of model, loader, writer, and the rest.
+    """Return seconds of audio, and the seconds of model, loader, writer and the rest.
 
-    What the device idles is what it waits for; loading and writing beside its work cost nothing.
+    The idle time of the device is split by the waiting times for loader and writer. Waiting while the device works
+    costs nothing.
     """
     valid_s, forward_s, load_s, write_s, idle_s = numbers
     idle_s = min(idle_s, PAUSE_S)
@@ -112,7 +113,7 @@ def _spent(numbers: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _spread(bins: NDArray[np.float64], width: float, start: float, stop: float, amounts: NDArray[np.float64]) -> None:
-    """Add a batch to the bins that it covers, evenly."""
+    """Spread the amounts of a batch evenly over the bins that the batch covers."""
     low, high = int(start / width), min(int(stop / width), len(bins) - 1)
     if low >= high or stop <= start:
         bins[high] += amounts

@@ -1,4 +1,4 @@
-"""The utterances that are shown: texts, sound, words and pictures, all on one axis of time."""
+"""Reads the utterances that the page shows: texts, sound, words and pictures on one time axis."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COLUMNS = ("id", "num_frames", "text", "avg_logprob", "words", "word_errors", "
 
 @dataclass(frozen=True)
 class PlacedWord:
-    """A word under the axis; times are those of the file."""
+    """A word below the time axis. Times are seconds in the file."""
 
     text: str
     start_s: float
@@ -42,7 +42,14 @@ class PlacedWord:
 
 @dataclass(frozen=True)
 class Emission:
-    """The emission's picture, its place, the labels beside it, and how many the model has."""
+    """The picture of an emission.
+
+    Attributes:
+        picture: The picture.
+        span: Its position on the time axis.
+        labels: Names of the labels shown, from top to bottom.
+        num_labels: Number of labels of the model.
+    """
 
     picture: EmissionPicture
     span: Span
@@ -52,7 +59,7 @@ class Emission:
 
 @dataclass(frozen=True)
 class Feature:
-    """The picture of one layer, and its place."""
+    """The picture of one layer, and its position on the time axis."""
 
     picture: FeaturePicture
     span: Span
@@ -60,23 +67,25 @@ class Feature:
 
 @dataclass(frozen=True)
 class ShownUtterance:
-    """Everything the page has of one utterance.
+    """Everything that the page shows of one utterance.
 
     Attributes:
-        kind, rank: Why it is shown; the first of its kind has rank 1.
+        kind, rank: Why the utterance is shown, and its rank within its kind, from 1.
         id, path: As in the tables.
         own: The dataset's own columns.
-        duration_s: Of the utterance, where that is known.
-        start_s, end_s: What is shown of it, in seconds of the file.
-        whole: Whether that is all of it.
+        duration_s: Duration of the utterance; `None` if unknown.
+        start_s, end_s: The part that is shown, in seconds of the file.
+        whole: Whether this is the whole utterance.
         wer, word_errors, reference_words, avg_logprob: As in the tables.
-        reference, text: `None` where there is none.
-        pairs: Both, word by word; `None` where there is no reference, or too much of it.
-        audio: The sound as a data URI; `None` where there is none.
-        problem: Why not, in words.
-        wave: The outline of the waveform.
-        words: Under the axis.
-        ticks: Seconds of the file, and their place in per cent.
+        reference, text: Reference and transcript; `None` if there is none.
+        pairs: Both, aligned word by word; `None` if one is missing or too long.
+        audio: The sound as a data URI; `None` if it cannot be played.
+        problem: Why there is no sound; empty if there is.
+        wave: SVG path of the waveform.
+        words: Words of the part that is shown.
+        ticks: Labels of the time axis, and their positions in per cent.
+        emission: Picture of the emission; `None` if there is none.
+        features: Pictures of the layers.
     """
 
     kind: Kind
@@ -105,13 +114,13 @@ class ShownUtterance:
 
     @property
     def shown_s(self) -> float:
-        """Seconds that are shown."""
+        """Seconds of the part that is shown."""
         return self.end_s - self.start_s
 
 
 @dataclass(frozen=True)
 class _Row:
-    """An utterance before its recording has been read."""
+    """A chosen utterance before its recording is read. `start_s` and `end_s` are the part to show, in the file."""
 
     kind: Kind
     rank: int
@@ -124,7 +133,7 @@ class _Row:
 
     @property
     def begin_s(self) -> float:
-        """Where the utterance begins in its file."""
+        """Start of the utterance in its file, in seconds."""
         return float(self.manifest["start_s"] or 0.0)
 
 
@@ -136,7 +145,16 @@ def read_utterances(
     channels: str,
     layers: Sequence[int],
 ) -> list[ShownUtterance]:
-    """Read what is shown of the chosen utterances; their recordings in processes of their own."""
+    """Read everything that the page shows of the chosen utterances.
+
+    Args:
+        directory: The run.
+        records: Commit records, by shard.
+        population: All utterances with a result.
+        choice: The chosen utterances.
+        channels: `mix`, `first` or `each`, as in the run.
+        layers: Layers to show.
+    """
     rows = list(_rows(directory, population, choice))
     clips = read_clips([_wanted(row, channels) for row in rows])
     ends = [
@@ -235,7 +253,7 @@ def _pairs(reference: str | None, text: str | None) -> list[Pair] | None:
 
 
 def _emissions(stored: StoredTable | None, rows: Sequence[tuple[_Row, float]]) -> dict[str, Emission]:
-    """Pictures of those utterances of a shard that have one, by id; each row with the end of what is shown."""
+    """Draw the emissions of a shard's utterances, by id. Each row comes with the end of the part that is shown."""
     if stored is None:
         return {}
     metadata = tables.metadata_of(stored.schema())
@@ -254,7 +272,7 @@ def _emissions(stored: StoredTable | None, rows: Sequence[tuple[_Row, float]]) -
 def _features(
     stored: StoredTable | None, rows: Sequence[tuple[_Row, float]], layers: Sequence[int]
 ) -> dict[str, list[Feature]]:
-    """The same of their layers."""
+    """Draw the features of a shard's utterances, by id. Each row comes with the end of the part that is shown."""
     if stored is None:
         return {}
     stride = tables.metadata_of(stored.schema())["seconds_per_frame"]
@@ -270,12 +288,12 @@ def _features(
 
 
 def _cut(row: _Row, end_s: float, stride: float) -> Cut:
-    """The frames of what is shown."""
+    """Return the frames of the part that is shown."""
     first, last = (row.start_s - row.begin_s) / stride, (end_s - row.begin_s) / stride
     return Cut(row.manifest["id"], max(0, math.floor(first + 1e-6)), math.ceil(last - 1e-6))
 
 
 def _place(row: _Row, end_s: float, stride: float, frames: Frames) -> Span:
-    """Where frames lie on the axis; frame i of an utterance starts at i x stride."""
+    """Return the position of frames on the time axis. Frame i of an utterance starts at i x stride."""
     start_s = row.begin_s + _cut(row, end_s, stride).first * stride
     return span_of(row.start_s, end_s, start_s, start_s + len(frames) * stride)

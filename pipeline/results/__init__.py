@@ -1,12 +1,12 @@
-"""Reading a run from Python: pandas tables and NumPy arrays. Does not import torch.
+"""Reads the results of a run as pandas tables and NumPy arrays. Does not import torch.
 
 from pipeline.results import open_run
 
 run = open_run("runs/voices/wav2vec2_asr_base_960h")
 run.transcripts[["id", "text", "wer"]]
 run.emission("Lab41-SRI-VOiCES-src-sp0307-ch127535-sg0042")  # (frames, labels)
-near = run.select(room="rm1", distractor=["none", "babb"])  # a run of these utterances
-rows, matrix = near.pooled_table(layer=12)  # a row an utterance; (rows, dim) float32
+near = run.select(room="rm1", distractor=["none", "babb"])  # the same run, restricted to these utterances
+rows, matrix = near.pooled_table(layer=12)  # one row per utterance; (rows, dim) float32
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Run", "open_run"]
 
 
 def open_run(run_dir: str | Path) -> Run:
-    """Open a run directory, finished or not; an unfinished one shows what is committed.
+    """Open a run directory. An unfinished run has the results that are committed.
 
     Raises:
         FileNotFoundError: There is no run in that folder.

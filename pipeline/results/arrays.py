@@ -1,4 +1,4 @@
-"""Arrays of `emissions/` and `features/`, read a row group at a time; those that hold nothing wanted stay unread."""
+"""Reads arrays of `emissions/` and `features/`, one row group at a time. Skips row groups without requested ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ from pipeline.storage.files import StoredTable
 
 @dataclass(frozen=True)
 class Table:
-    """A table of arrays: its name, its column of values and that of their width."""
+    """A table of arrays.
+
+    Attributes:
+        name: Name of the table.
+        values: Column of the arrays.
+        width: Column of their number of columns.
+    """
 
     name: str
     values: str
@@ -33,11 +39,12 @@ ARRAYS = (EMISSIONS.name, FEATURES.name)
 
 @dataclass(frozen=True)
 class Part:
-    """A row: the frames of an utterance, or a stretch of them where it is very long.
+    """A row of a table: all frames of an utterance, or some of them if the utterance is very long.
 
     Attributes:
-        start_frame: Its first frame, counted from the utterance's own first.
-        values: `(frames, width)`, as stored.
+        id: Id of the utterance.
+        start_frame: First frame, counted from the start of the utterance.
+        values: `(frames, width)`, in the stored type.
     """
 
     id: str
@@ -48,13 +55,15 @@ class Part:
 def read_parts(
     stored: StoredTable, table: Table, ids: Sequence[str] | None, layer: int | None = None
 ) -> Iterator[Part]:
-    """Stream the rows of one file, sorted by id, the parts of an utterance in order; a row group in memory at a time.
+    """Yield the rows of one file, sorted by id. The parts of an utterance are in order.
+
+    Memory holds one row group at a time.
 
     Args:
-        stored: File of `table`.
-        table: Which table it is.
-        ids: The utterances to read, sorted; `None` for all.
-        layer: The layer of features to read.
+        stored: The file.
+        table: The table that the file belongs to.
+        ids: Ids to read, sorted; `None` for all.
+        layer: Layer to read, for features.
     """
     wanted = [
         *([] if ids is None else [ds.field("id").isin(ids)]),
@@ -79,13 +88,24 @@ def _parts(
 def read_arrays(
     stored: StoredTable, table: Table, ids: Sequence[str] | None, layer: int | None = None
 ) -> Iterator[tuple[str, NDArray[np.floating]]]:
-    """Stream `(id, array)` of one file; the parts of an utterance are joined."""
+    """Yield `(id, array)` for each utterance of a file. The arguments are those of `read_parts`."""
     for id_, parts in groupby(read_parts(stored, table, ids, layer), key=lambda part: part.id):
         yield id_, np.concatenate([part.values for part in parts])
 
 
 def stretch(parts: Iterator[Part], start_frame: int, end_frame: int | None) -> NDArray[np.floating] | None:
-    """Some frames of the parts of an utterance, and none read that come later; `None` where there are no parts."""
+    """Return the frames `start_frame` to `end_frame` (exclusive) of an utterance.
+
+    Parts after these frames are not read.
+
+    Args:
+        parts: Parts of one utterance, in order.
+        start_frame: First frame.
+        end_frame: Frame after the last one; `None` for all.
+
+    Returns:
+        `(frames, width)`, or `None` if there are no parts.
+    """
     found: list[NDArray[np.floating]] = []
     for part in parts:
         if found and end_frame is not None and part.start_frame >= end_frame:
@@ -96,7 +116,7 @@ def stretch(parts: Iterator[Part], start_frame: int, end_frame: int | None) -> N
 
 
 def layers_of(files: Iterable[StoredTable]) -> tuple[int, ...]:
-    """Layers of the first file of features that has rows; every file of a run has the same."""
+    """Return the layers of the first file of features that has rows. All files of a run have the same layers."""
     for stored in files:
         with stored.open() as file:
             found = {layer for group in range(file.num_row_groups) for layer in _layers(file, group)}
@@ -106,7 +126,7 @@ def layers_of(files: Iterable[StoredTable]) -> tuple[int, ...]:
 
 
 def dim_of(files: Iterable[StoredTable]) -> int:
-    """Width of the features of the first file that has rows; 0 where none has."""
+    """Return the dimension of the features of the first file that has rows; 0 if no file has rows."""
     for stored in files:
         with stored.open() as file:
             for group in range(file.num_row_groups):

@@ -1,4 +1,4 @@
-"""The committed files of a run, and which of their rows are meant."""
+"""Finds the committed files that hold some utterances of a run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pipeline.storage.run_directory import RunDirectory
 
 @dataclass(frozen=True)
 class Committed:
-    """What is done of some utterances.
+    """The committed results of some utterances.
 
     Attributes:
         directory: The run.
-        records: The committed shards that hold any of them.
-        ids: The ids that are meant of each shard, sorted.
+        records: Commit records of the shards that hold any of the utterances, by shard.
+        ids: Ids of the utterances, sorted, by shard.
     """
 
     directory: RunDirectory
@@ -28,19 +28,19 @@ class Committed:
     ids: Mapping[int, list[str]]
 
     def files(self, table: str) -> list[tuple[StoredTable, list[str] | None]]:
-        """The files of a table, and the ids to read of each, sorted; `None` for all."""
+        """Return each file of a table, with the sorted ids to read; `None` for all."""
         return [self.file(shard, table) for shard, record in self.records.items() if table in record.files]
 
     def file(self, shard: int, table: str) -> tuple[StoredTable, list[str] | None]:
-        """The file of a committed shard, and the ids to read of it, as in `files`."""
+        """Return the file of a committed shard, with the sorted ids to read; `None` for all."""
         record, ids = self.records[shard], self.ids[shard]
         return self.directory.table(table, shard), None if len(ids) == record.utterances else ids
 
     def metadata(self, *names: str) -> dict[str, Any]:
-        """File metadata of the first of these tables that is there, the same in every file.
+        """Return the file metadata of the first of these tables that exists. All files of a table have the same.
 
         Raises:
-            LookupError: None is committed.
+            LookupError: None of the tables is committed.
         """
         for stored, _ in chain.from_iterable(map(self.files, names)):
             return tables.metadata_of(stored.schema())

@@ -1,4 +1,4 @@
-"""Arrow tables to pandas frames."""
+"""Converts Arrow tables to pandas data frames."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pipeline.storage import tables
 from pipeline.storage.files import StoredTable
 
 WORDS = pa.schema([("id", pa.string()), *tables.WORD])
-"""One row a word."""
+"""Schema of words: one row per word."""
 
-# A nullable integer column would read as float64; a count should stay a count.
+# Without these types, pandas would convert an integer column with nulls to float64.
 _NULLABLE = {
     pa.int16(): pd.Int16Dtype(),
     pa.int32(): pd.Int32Dtype(),
@@ -25,13 +25,13 @@ _NULLABLE = {
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
-    """A pandas frame; integers and booleans have pandas' nullable types."""
+    """Convert a table to a pandas data frame. Integers and booleans get pandas' nullable types."""
     frame: pd.DataFrame = table.to_pandas(types_mapper=_NULLABLE.get)
     return frame
 
 
 def read_rows(stored: StoredTable, ids: Iterable[str] | None, columns: list[str] | None = None) -> pa.Table:
-    """The rows of these ids, in the order of the file; every row where `ids` is `None`."""
+    """Read the rows of these ids, in the order of the file; all rows if `ids` is `None`."""
     table = stored.read(columns)
     if ids is None:
         return table
@@ -39,7 +39,7 @@ def read_rows(stored: StoredTable, ids: Iterable[str] | None, columns: list[str]
 
 
 def read_words(stored: StoredTable, ids: Iterable[str] | None) -> pa.Table:
-    """The words of a file of `transcripts/`, schema `WORDS`."""
+    """Read the words of a file of `transcripts/`, with schema `WORDS`."""
     table = read_rows(stored, ids, ["id", "words"])
     words = table["words"].combine_chunks()
     counts = words.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)

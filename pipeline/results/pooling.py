@@ -1,4 +1,4 @@
-"""Features over stretches of frames, an utterance or a word, as one vector each; in memory a part and a chunk."""
+"""Pools the features of an utterance or a word into one vector. Memory holds one part and one chunk of rows."""
 
 from __future__ import annotations
 
@@ -16,27 +16,32 @@ from pipeline.results.spans import FrameSpan, Spans
 POOLINGS = ("mean", "std", "max")
 BY = ("utterance", "word")
 _BLOCK_FRAMES = 1024
-"""Frames that are float64 at a time."""
+"""Frames that are converted to float64 at a time."""
 
 
 def check(by: str, pooling: str, max_rows: int) -> None:
-    """See that it can be done.
+    """Check the arguments of `Run.pooled`.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: An argument is not allowed.
     """
     for name, value, allowed in (("by", by, BY), ("pooling", pooling, POOLINGS)):
         if value not in allowed:
-            raise ValueError(f"{name}={value!r}: there are {', '.join(allowed)}")
+            raise ValueError(f"{name}={value!r}: not allowed; there are {', '.join(allowed)}")
     if max_rows < 1:
         raise ValueError(f"max_rows={max_rows}: must be 1 or more")
 
 
 class Pool:
-    """One span while the parts of its utterance come by; sums in float64, whatever is stored."""
+    """Pools the frames of one span, part by part. Sums are float64.
+
+    Attributes:
+        span: The span.
+        num_frames: Number of frames pooled so far.
+    """
 
     def __init__(self, span: FrameSpan, pooling: str) -> None:
-        """Nothing pooled yet."""
+        """Start without frames. `pooling` is one of `POOLINGS`."""
         self.span = span
         self.num_frames = 0
         self._pooling = pooling
@@ -45,7 +50,7 @@ class Pool:
         self._max: Any = -np.inf
 
     def add(self, part: Part) -> None:
-        """Take what the part holds of the span."""
+        """Add the frames of a part that lie in the span."""
         first, last = (max(0, frame - part.start_frame) for frame in (self.span.first, self.span.last))
         values = part.values[first:last]
         self.num_frames += len(values)
@@ -59,7 +64,7 @@ class Pool:
                 self._squares = self._squares + np.square(block, out=block).sum(axis=0)
 
     def result(self) -> NDArray[np.float64]:
-        """The pooled vector `(dim,)`; `std` is the deviation of these frames, not an estimate for others."""
+        """Return the pooled vector `(dim,)`. `std` is the population standard deviation of the frames."""
         if self._pooling == "max":
             return np.asarray(self._max)
         mean = np.asarray(self._sum / self.num_frames)
@@ -71,17 +76,17 @@ class Pool:
 def chunks(
     parts: Iterable[Part], rows: pd.DataFrame, spans: Spans, pooling: str, max_rows: int
 ) -> Iterator[tuple[pd.DataFrame, NDArray[np.float32]]]:
-    """Pool the spans of each utterance.
+    """Pool the spans of each utterance, and yield them in chunks.
 
     Args:
-        parts: Rows of one file and layer, the parts of an utterance in order.
-        rows: What to say of each span, which names its row by position; `num_frames` is filled in.
-        spans: Of each id, in the order of time.
+        parts: Rows of one file and layer. The parts of an utterance are in order.
+        rows: The row of each span, which names the row by position. `num_frames` is filled in.
+        spans: Spans by id, in the order of time.
         pooling: One of `POOLINGS`.
-        max_rows: Rows in a chunk.
+        max_rows: Maximum of rows in a chunk.
 
     Yields:
-        Rows and their matrix `(rows, dim)`.
+        Rows, and a matrix `(rows, dim)`.
     """
     matrix: NDArray[np.float32] | None = None
     done: list[Pool] = []
@@ -99,7 +104,7 @@ def chunks(
 
 
 def _pools(parts: Iterable[Part], spans: Spans, pooling: str) -> Iterator[Pool]:
-    """Each span's pool, as soon as its last frame has come by."""
+    """Yield the pool of each span when its last frame has been added."""
     for id_, own in groupby(parts, key=lambda part: part.id):
         waiting = iter(spans.get(id_, ()))
         span = next(waiting, None)

@@ -1,4 +1,4 @@
-"""One run's tables, or those of some of its utterances."""
+"""The tables of a run, or of some of its utterances."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pipeline.results import pooling as pools
 from pipeline.results.arrays import ARRAYS, EMISSIONS, FEATURES, Table
 from pipeline.results.committed import Committed
 from pipeline.results.frames import WORDS, read_rows, read_words, to_frame
+from pipeline.results.pooled import PooledFeatures
 from pipeline.results.scores import read_scores, score_again
-from pipeline.results.spans import Spans, utterance_spans, word_spans
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.files import StoredTable
@@ -25,10 +25,20 @@ from pipeline.storage.run_directory import RunDirectory
 
 
 class Run:
-    """The tables of one run. Frames are `pandas.DataFrame`s; integers with nulls have pandas' nullable types."""
+    """The tables of one run, as `pandas.DataFrame`s. Integers and booleans have pandas' nullable types.
+
+    Attributes:
+        path: The run directory.
+    """
 
     def __init__(self, directory: RunDirectory, whole: Run | None = None, manifest: pd.DataFrame | None = None) -> None:
-        """Use `open_run`, and `select` for some of its utterances: `manifest` has their rows of the `whole` run."""
+        """Read nothing yet. Use `open_run` and `select` instead of this constructor.
+
+        Args:
+            directory: The run directory.
+            whole: The whole run, for a selection of its utterances.
+            manifest: The selected rows of its manifest.
+        """
         self._directory = directory
         self._whole = whole or self
         self.path = directory.root
@@ -36,28 +46,28 @@ class Run:
             self.manifest = manifest
 
     def __repr__(self) -> str:
-        """Where it is, and how many utterances."""
+        """Return the path and the number of utterances."""
         of = "" if self._whole is self else f" of {len(self._whole.manifest)}"
         return f"<Run {self.path}: {len(self.manifest)}{of} utterances>"
 
     def select(self, where: selection.Where | None = None, /, **columns: Any) -> Run:
-        """A run of some of these utterances: the same members, restricted to them.
+        """Return the run restricted to some of its utterances.
 
-        Reading it reads only the shards and row groups that hold them.
+        The result has the same members. It reads only the shards and row groups that hold these utterances.
 
             run.select(room="rm1", distractor=["none", "babb"])
             run.select(lambda manifest: manifest.duration_s > 5)
             run.select(run.transcripts.query("wer > 0.5").id)
 
         Args:
-            where: A boolean Series over `manifest` or indexed by id (null is false), a function of `manifest` that
-                returns one, or ids.
-            columns: Column of `manifest` to a value, or to several of which any will do; `None` is null.
+            where: A boolean Series with the index of `manifest` or indexed by id (null counts as false), a function
+                that takes `manifest` and returns such a Series, or ids.
+            columns: A value, or several allowed values, for a column of `manifest`; `None` is null.
 
         Raises:
-            KeyError: A column or an id that is not there.
-            TypeError: A value that is not of its column's type.
-            ValueError: A boolean Series of other rows than the manifest's.
+            KeyError: A column or an id does not exist.
+            TypeError: A value has another type than its column.
+            ValueError: The rows of a boolean Series are not those of the manifest.
         """
         others = (self._concatenated(table, ["id"])["id"].to_pylist() for table in ("transcripts", "failures"))
         mask = selection.chosen(self.manifest, where, columns, others)
@@ -65,7 +75,7 @@ class Run:
 
     @cached_property
     def commits(self) -> dict[int, CommitRecord]:
-        """The committed shards that hold any of these utterances, as they were when this was first asked for."""
+        """Commit records of the shards that hold any of these utterances, by shard. They are read once."""
         if self._whole is self:
             return self._directory.commits()
         shards = set(self.manifest["shard"])
@@ -73,47 +83,47 @@ class Run:
 
     @cached_property
     def manifest(self) -> pd.DataFrame:
-        """One row an utterance, before any model ran."""
+        """One row per utterance, made before any model ran."""
         return to_frame(self._directory.manifest.read())
 
     @cached_property
     def transcripts(self) -> pd.DataFrame:
-        """One row for each utterance with a result; empty where transcripts were not asked for."""
+        """One row per utterance with a result; empty if transcripts were not requested."""
         return to_frame(self._concatenated("transcripts"))
 
     @cached_property
     def failures(self) -> pd.DataFrame:
-        """One row for each utterance without a result."""
+        """One row per utterance without a result."""
         return to_frame(self._concatenated("failures"))
 
     @cached_property
     def words(self) -> pd.DataFrame:
-        """One row a word: id, word, start_s, end_s (seconds in the original file), probability."""
+        """One row per word: id, word, start_s, end_s (seconds in the original file), probability."""
         found = [read_words(stored, ids) for stored, ids in self._committed.files("transcripts")]
         return to_frame(pa.concat_tables(found) if found else WORDS.empty_table())
 
     @property
     def scores(self) -> pd.DataFrame:
-        """Errors and rates overall and per group, with 95 % intervals; empty where nothing has been scored.
+        """Errors and rates overall and per group, with 95 % intervals; empty if nothing has been scored.
 
-        Those of a selection are counted anew, in the same groups and after the same normalisation.
+        For a selection, they are counted again with the same groups and the same normaliser.
         """
         return self._scored[0]
 
     @property
     def confusions(self) -> pd.DataFrame:
-        """Words that were read wrongly: kind, reference, hypothesis, count; the most frequent first."""
+        """Wrong words: kind, reference, hypothesis, count. The most frequent are first."""
         return self._scored[1]
 
     @property
     def alphabet(self) -> tuple[str, ...]:
-        """Labels in the order of an emission's columns, blank first."""
+        """Labels, in the order of an emission's columns."""
         labels: list[str] = self.emission_metadata["labels"]
         return tuple(labels)
 
     @cached_property
     def emission_metadata(self) -> dict[str, Any]:
-        """File metadata of the emissions: labels, blank, seconds per frame, sample rate, model, kind of values.
+        """File metadata of emissions: labels, blank, seconds per frame, sample rate, model, kind of values.
 
         Raises:
             LookupError: No shard with emissions is committed.
@@ -122,121 +132,117 @@ class Run:
 
     @property
     def seconds_per_frame(self) -> float:
-        """Seconds from a frame to the next.
+        """Seconds from one frame to the next.
 
         Raises:
-            LookupError: Neither emissions nor features are committed, which tell.
+            LookupError: Neither emissions nor features are committed.
         """
         return float(self._whole._committed.metadata(*ARRAYS)["seconds_per_frame"])
 
     @property
     def sample_rate(self) -> int:
-        """Samples per second that the model heard, whatever the files have.
+        """Sample rate of the model's input in Hz. Recordings may have another rate.
 
         Raises:
-            LookupError: Neither emissions nor features are committed, which tell.
+            LookupError: Neither emissions nor features are committed.
         """
         return int(self._whole._committed.metadata(*ARRAYS)["sample_rate"])
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
-        """The layers whose features are stored; 1 is the first transformer layer. Empty where none are."""
+        """Layers whose features are stored; 1 is the first transformer layer. Empty if there are no features."""
         return arrays.layers_of(stored for stored, _ in self._whole._committed.files(FEATURES.name))
 
     def emissions(self) -> Iterator[tuple[str, NDArray[np.floating]]]:
-        """Every `(id, emission)`, the emission `(frames, labels)`, a row group in memory at a time."""
+        """Yield `(id, emission)` of each utterance. The emission is `(frames, labels)`.
+
+        Memory holds one row group at a time.
+        """
         for stored, ids in self._committed.files(EMISSIONS.name):
             yield from arrays.read_arrays(stored, EMISSIONS, ids)
 
     def emission(self, id: str, start_frame: int = 0, end_frame: int | None = None) -> NDArray[np.floating]:
-        """The emission `(frames, labels)` of one utterance, or its frames from `start_frame` to before `end_frame`.
+        """Return the emission of one utterance, `(frames, labels)`.
+
+        Args:
+            id: Id of the utterance.
+            start_frame: First frame.
+            end_frame: Frame after the last one; `None` for all.
 
         Raises:
-            KeyError: It has none, with the reason: not in the manifest, failed, or not committed yet.
+            KeyError: The utterance has no emission. The message gives the reason.
         """
         return self._one(EMISSIONS, id, None, start_frame, end_frame)
 
     def features(self, layer: int) -> Iterator[tuple[str, NDArray[np.floating]]]:
-        """Every `(id, feature)` of one layer, the feature `(frames, dim)`, a row group in memory at a time.
+        """Yield `(id, feature)` of each utterance for one layer. The feature is `(frames, dim)`.
+
+        Memory holds one row group at a time.
 
         Raises:
-            KeyError: Features are stored, of other layers.
+            KeyError: The features of this layer are not stored.
         """
         self._check_layer(layer)
         files = self._committed.files(FEATURES.name)
         return (found for stored, ids in files for found in arrays.read_arrays(stored, FEATURES, ids, layer))
 
     def feature(self, id: str, layer: int, start_frame: int = 0, end_frame: int | None = None) -> NDArray[np.floating]:
-        """The feature `(frames, dim)` of one utterance and layer, or its frames from `start_frame` to `end_frame`.
+        """Return the feature of one utterance and layer, `(frames, dim)`.
 
-        Layer 1 is the first transformer layer; `end_frame` is the first that is left out.
+        Args:
+            id: Id of the utterance.
+            layer: The layer; 1 is the first transformer layer.
+            start_frame: First frame.
+            end_frame: Frame after the last one; `None` for all.
 
         Raises:
-            KeyError: It has none, with the reason.
+            KeyError: The utterance has no such feature. The message gives the reason.
         """
         return self._one(FEATURES, id, layer, start_frame, end_frame)
 
     def pooled(
         self, layer: int, by: str = "utterance", pooling: str = "mean", max_rows: int = 4096
     ) -> Iterator[tuple[pd.DataFrame, NDArray[np.float32]]]:
-        """Features of one layer, pooled, beside the rows that they are of, in chunks: `(rows, matrix)`.
+        """Yield the pooled features of one layer in chunks: `(rows, matrix)`.
 
-        `rows` has `id`; for words `word`, `start_s`, `end_s`, `probability`; `num_frames` that were pooled; and the
-        dataset's own columns. `matrix` is `(rows, dim)` float32, row for row; sums are taken in float64. In memory
-        at a time: a row group, a chunk and a shard's words, however long the run or an utterance is.
+        `rows` has the column `id`, for words also `word`, `start_s`, `end_s` and `probability`, then the number of
+        pooled frames `num_frames` and the dataset's own columns. `matrix` is `(rows, dim)` float32; its rows belong to
+        those of `rows`. Sums are taken in float64. Memory holds one row group, one chunk and the words of one shard.
 
         Args:
-            layer: 1 is the first transformer layer.
-            by: `utterance`, or `word`: the frames between its times, one at least.
-            pooling: `mean`, `std` (of these frames) or `max`.
-            max_rows: Rows in a chunk; a shard's last one has fewer.
+            layer: The layer; 1 is the first transformer layer.
+            by: `utterance`, or `word` for the frames between the times of a word, which are at least one frame.
+            pooling: `mean`, `std` (population standard deviation) or `max`.
+            max_rows: Maximum of rows in a chunk. The last chunk of a shard may have fewer.
 
         Raises:
-            LookupError: There are no features, for words no transcripts, or not of this layer.
-            ValueError: `by`, `pooling` or `max_rows` is none of what is allowed.
+            LookupError: The features of this layer are not stored, or there are no transcripts for `by="word"`.
+            ValueError: `by`, `pooling` or `max_rows` is not allowed.
         """
         pools.check(by, pooling, max_rows)
         self._check_layer(layer)
         self._whole._committed.metadata(FEATURES.name)
         if by == "word":
             self._whole._committed.metadata("transcripts")
-        return self._pooled(layer, by, pooling, max_rows)
+        return self._pooled_features.chunks(layer, by, pooling, max_rows)
 
     def pooled_table(
         self, layer: int, by: str = "utterance", pooling: str = "mean"
     ) -> tuple[pd.DataFrame, NDArray[np.float32]]:
-        """What `pooled` streams, all at once: `(rows, matrix)`.
+        """Return everything that `pooled` yields as one `(rows, matrix)`.
 
         Raises:
-            LookupError, ValueError: As `pooled` does.
+            LookupError, ValueError: As `pooled`.
         """
-        chunks = list(self.pooled(layer, by, pooling)) or [self._nothing_pooled(by)]
+        chunks = list(self.pooled(layer, by, pooling)) or [self._pooled_features.empty(by)]
         rows, matrices = zip(*chunks, strict=True)
         return pd.concat(rows, ignore_index=True), np.concatenate(matrices)
 
-    def _pooled(
-        self, layer: int, by: str, pooling: str, max_rows: int
-    ) -> Iterator[tuple[pd.DataFrame, NDArray[np.float32]]]:
-        for shard in self.commits:
-            stored, ids = self._committed.file(shard, FEATURES.name)
-            words = self._committed.file(shard, "transcripts") if by == "word" else None
-            rows, spans = self._spans(self.manifest[self.manifest["shard"] == shard], words)
-            yield from pools.chunks(arrays.read_parts(stored, FEATURES, ids, layer), rows, spans, pooling, max_rows)
-
-    def _nothing_pooled(self, by: str) -> tuple[pd.DataFrame, NDArray[np.float32]]:
-        files = [stored for stored, _ in self._whole._committed.files("transcripts")[:1] if by == "word"]
-        rows, _ = self._spans(self.manifest[:0], (files[0], []) if files else None)
-        dim = arrays.dim_of(stored for stored, _ in self._whole._committed.files(FEATURES.name))
-        return rows, np.empty((0, dim), np.float32)
-
-    def _spans(
-        self, manifest: pd.DataFrame, words: tuple[StoredTable, list[str] | None] | None
-    ) -> tuple[pd.DataFrame, Spans]:
-        """What to pool of a shard: utterances, or the words of a file of `transcripts/`."""
+    @property
+    def _pooled_features(self) -> PooledFeatures:
         own_columns = [field.name for field in self._own_fields]
-        if words is None:
-            return utterance_spans(manifest, own_columns)
-        return word_spans(*words, manifest, own_columns, self.seconds_per_frame)
+        whole = self._whole._committed
+        return PooledFeatures(self._committed, whole, self.manifest, own_columns, self.seconds_per_frame)
 
     @cached_property
     def _scored(self) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -288,7 +294,7 @@ class Run:
             raise KeyError(f"{id}: no such id in {where}{selection.did_you_mean(id, self._shards.index)}")
         record = self.commits.get(int(shard))
         if record is None:
-            raise KeyError(f"{id}: its shard {shard} is not committed yet; the run's command again goes on with it")
+            raise KeyError(f"{id}: its shard {shard} is not committed yet; run the same command again to continue")
         if table not in record.files:
             raise KeyError(f"{id}: this run has no {table}; run with outputs=[{table}]")
         return self._directory.table(table, int(shard))

@@ -1,4 +1,4 @@
-"""Scores of a run, and of some of its utterances."""
+"""Reads the scores of a run, and scores a selection of its utterances."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from pipeline.storage.run_directory import RunDirectory
 
 
 def read_scores(directory: RunDirectory) -> tuple[pa.Table, pa.Table]:
-    """Scores and confusions as they lie there; no rows where nothing has been scored."""
+    """Read scores and confusions. They have no rows if nothing has been scored."""
     return _read(directory.scores, SCORES), _read(directory.confusions, CONFUSIONS)
 
 
 def _read(stored: StoredTable, schema: pa.Schema) -> pa.Table:
     try:
         return stored.read()
-    except FileNotFoundError:  # a run that goes on removes them, at any moment
+    except FileNotFoundError:  # a run may remove them at any time
         return schema.empty_table()
 
 
 def score_again(
     scored: pa.Table, files: Sequence[tuple[StoredTable, Sequence[str] | None]], own: Sequence[pa.Field]
 ) -> tuple[pa.Table, pa.Table]:
-    """Scores and confusions of some utterances of a run.
+    """Score some utterances of a run, and return scores and confusions.
 
     Args:
-        scored: The scores of the run, which tell the groups and the normaliser.
-        files: Of `transcripts/`, with the ids to read of each; `None` for all.
+        scored: The scores of the run, from which the groups and the normaliser are taken.
+        files: Files of `transcripts/`, with the ids to read; `None` for all.
         own: The dataset's own columns.
 
     Raises:
-        UserError: The normaliser's package is not installed.
+        UserError: The package of the normaliser is not installed.
     """
-    # What counts takes a moment to import.
+    # These imports are slow, and most scripts do not need them.
     from pipeline.scoring.grouping import columns_to_read, score
     from pipeline.scoring.groups import choose_groups
 
-    # The first row is of everything; a group of which only one value is left stays a group.
+    # The first row is the overall row. A group with only one value in the selection is kept.
     groups = choose_groups(list(dict.fromkeys(scored["group"][1:].to_pylist())), own)
     normaliser = (scored.schema.metadata or {}).get(b"normaliser", b"standard").decode()
     names = [field.name for field in own]

@@ -1,4 +1,4 @@
-"""Which utterances of a manifest are meant."""
+"""Selects rows of a manifest for `Run.select`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rapidfuzz import fuzz, process
 
 Where: TypeAlias = pd.Series | Callable[[pd.DataFrame], pd.Series] | Iterable[str] | str
-"""A boolean Series, a function of the manifest that gives one, or ids."""
+"""A boolean Series, a function that takes the manifest and returns a boolean Series, or ids."""
 
 _KINDS: tuple[tuple[Callable[[Any], bool], str, tuple[type, ...]], ...] = (
     (pd.api.types.is_bool_dtype, "true or false", (bool, np.bool_)),
@@ -23,7 +23,10 @@ _KINDS: tuple[tuple[Callable[[Any], bool], str, tuple[type, ...]], ...] = (
 
 
 def did_you_mean(word: str, there: Iterable[str]) -> str:
-    """` (did you mean x?)`, or nothing where no candidate is close; of a corpus' ids in no time."""
+    """Return ` (did you mean x?)` for the closest candidate; an empty string if none is close.
+
+    `rapidfuzz` is fast enough for all ids of a corpus; `pipeline.runtime.errors.did_you_mean` is not.
+    """
     close = process.extractOne(word, there, scorer=fuzz.ratio, score_cutoff=60)
     return f" (did you mean {close[0]}?)" if close else ""
 
@@ -31,18 +34,18 @@ def did_you_mean(word: str, there: Iterable[str]) -> str:
 def chosen(
     manifest: pd.DataFrame, where: Where | None, columns: Mapping[str, Any], others: Iterable[list[str]]
 ) -> NDArray[np.bool_]:
-    """Whether each row of a manifest is meant: `(rows,)`; every condition must hold.
+    """Return whether each row of a manifest is selected, `(rows,)`. All conditions must hold.
 
     Args:
-        manifest: The rows to choose from.
+        manifest: The rows to select from.
         where: See `Run.select`.
-        columns: Column to a value, or to several of which any will do; null is a value.
-        others: The ids of the run's other tables; a Series of theirs might be taken for one of the manifest.
+        columns: A value, or several allowed values, for each column; null is a value.
+        others: Ids of the run's other tables. They show that a boolean Series was made from another table.
 
     Raises:
-        KeyError: A column or an id that is not there.
-        TypeError: A value that is not of the column's type, or a `where` that is none of its kinds.
-        ValueError: A boolean Series of other rows.
+        KeyError: A column or an id does not exist.
+        TypeError: A value has another type than its column, or `where` has a wrong type.
+        ValueError: The rows of a boolean Series are not those of the manifest.
     """
     mask = np.ones(len(manifest), dtype=bool)
     for name, value in columns.items():
@@ -63,7 +66,7 @@ def _is_any_of(manifest: pd.DataFrame, name: str, value: Any) -> NDArray[np.bool
     nulls = [each is None or each is pd.NA or (isinstance(each, float) and np.isnan(each)) for each in values]
     wanted = [each for each, null in zip(values, nulls, strict=True) if not null]
     for each in wanted:
-        # `True == 1`, but whoever compares a number with it means something else.
+        # `True == 1` in Python, but a user who compares a number with True made a mistake.
         if not isinstance(each, types) or (isinstance(each, (bool, np.bool_)) and bool not in types):
             there = ", ".join(f"{other} ({dtype})" for other, dtype in manifest.dtypes.items())
             raise TypeError(f"{name}={each!r}: {name} holds {kind}, not {type(each).__name__}; there are {there}")
@@ -90,13 +93,13 @@ def _where(manifest: pd.DataFrame, where: Where, others: Iterable[list[str]]) ->
 
 
 def _is_boolean(series: pd.Series) -> bool:
-    """Whether it holds true and false only, and nulls: `map` gives such a one as objects."""
+    """Whether a Series holds only booleans and nulls. `Series.map` returns such a Series with dtype object."""
     return bool(pd.api.types.is_bool_dtype(series.dtype) or pd.api.types.infer_dtype(series, skipna=True) == "boolean")
 
 
 def _rows_of(manifest: pd.DataFrame, series: pd.Series, others: Iterable[list[str]]) -> NDArray[np.bool_]:
-    """A boolean Series as a mask of the manifest's rows; null counts as false, as where pandas filters by it."""
-    if not series.index.is_(manifest.index):  # what is made of the manifest's columns keeps their very index
+    """Return a boolean Series as a mask of the manifest's rows, `(rows,)`. Null counts as false, as in pandas."""
+    if not series.index.is_(manifest.index):  # a Series made from the manifest's columns has the same index object
         series = _aligned(manifest, series, others)
     mask: NDArray[np.bool_] = series.fillna(False).to_numpy(dtype=bool)
     return mask
@@ -106,10 +109,12 @@ def _aligned(manifest: pd.DataFrame, series: pd.Series, others: Iterable[list[st
     remedy = "give one over run.manifest, or one indexed by id: run.transcripts.set_index('id').wer > 0.5"
     if series.index.isin(manifest["id"]).all():
         if series.index.has_duplicates:
-            raise ValueError(f"a boolean Series with an id twice; {remedy}")
+            raise ValueError(f"a boolean Series has an id twice; {remedy}")
         return series.reindex(manifest["id"], fill_value=False)
     if not series.index.equals(manifest.index):
-        raise ValueError(f"a boolean Series of {len(series)} other rows than the manifest's {len(manifest)}; {remedy}")
+        raise ValueError(
+            f"a boolean Series of {len(series)} rows does not match the manifest's {len(manifest)} rows; {remedy}"
+        )
     if any(len(ids) == len(series) and ids != manifest["id"].tolist() for ids in others):
-        raise ValueError(f"a boolean Series that may be in the order of another table than the manifest; {remedy}")
+        raise ValueError(f"a boolean Series may have the rows of another table than the manifest; {remedy}")
     return series

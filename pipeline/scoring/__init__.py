@@ -1,1 +1,1 @@
-"""Transcripts beside references: word and character errors, per group, with intervals."""
+"""Scores transcripts against references: word and character error rates, per group, with confidence intervals."""

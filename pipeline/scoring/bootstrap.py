@@ -1,4 +1,4 @@
-"""How far a rate may lie from what was measured: intervals by resampling (Bisani and Ney, ICASSP 2004)."""
+"""Bootstrap confidence intervals of error rates (Bisani and Ney, ICASSP 2004)."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from numpy.typing import NDArray
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 MAX_UNITS = 500
-"""More units than this are put together at random, into as many sums; their ends move by some 4 % of its width."""
+"""If there are more units, they are added up at random to this many sums. The ends of an interval then move by about
+4 % of its width."""
 
 
 def rate_intervals(
     errors: NDArray[np.int64], totals: NDArray[np.int64], seed: int = 0
 ) -> list[tuple[float, float] | None]:
-    """Percentile intervals of the rates `errors.sum(0) / totals.sum(0)`, drawing units with replacement.
+    """Return percentile intervals of the rates `errors.sum(0) / totals.sum(0)`. Units are drawn with replacement.
 
     Args:
-        errors: `(units, rates)`: what each unit, a speaker or an utterance, adds above the line.
-        totals: `(units, rates)`: and below it.
-        seed: The same numbers give the same interval.
+        errors: `(units, rates)` errors of each unit, which is a speaker or an utterance.
+        totals: `(units, rates)` reference words or characters of each unit.
+        seed: Seed of the draws. The same input and seed give the same intervals.
 
     Returns:
-        Lower and upper end of each rate; `None` where resampling cannot tell: there is one unit only, or all units
-        have the same rate, such as none of them an error.
+        Lower and upper end of each interval. `None` if there is only one unit, or if all units have the same rate.
     """
     units, rates = errors.shape
     if units < 2:

@@ -1,4 +1,4 @@
-"""Errors of one transcript against its reference: how many, and which words."""
+"""Counts the errors of a transcript against its reference, and finds the wrong words."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rapidfuzz.distance import Levenshtein
 from pipeline.scoring.normalisers import standard
 
 COUNTS = ("word_errors", "reference_words", "char_errors", "reference_chars")
-"""Columns of `transcripts` that sums are made of."""
+"""Columns of `transcripts` that commit records and scores sum up."""
 
 Kind = Literal["substitution", "deletion", "insertion"]
-# Texts are normalised before; nothing more is to be done to them than to cut them into words.
+# jiwer only splits the texts into words, because they are normalised already.
 _WORDS = jiwer.Compose([jiwer.ReduceToListOfListOfWords()])
 
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """Edit distances of one transcript to its reference, and the reference's lengths."""
+    """Edit distances between a transcript and its reference, and the lengths of the reference."""
 
     word_errors: int
     reference_words: int
@@ -30,17 +30,17 @@ class Errors:
 
     @property
     def wer(self) -> float | None:
-        """Word error rate; `None` where the reference has no words."""
+        """Word error rate; `None` if the reference has no words."""
         return self.word_errors / self.reference_words if self.reference_words else None
 
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """What became of the words of one reference, as jiwer aligns them.
+    """The alignment of a transcript with its reference, as jiwer computes it.
 
     Attributes:
-        hits, substitutions, deletions, insertions: Words.
-        errors: Each word that is wrong: how, the reference's word and the transcript's; `None` for none there.
+        hits, substitutions, deletions, insertions: Numbers of words.
+        errors: Kind, reference word and transcript word of each error; the missing word is `None`.
     """
 
     hits: int
@@ -51,7 +51,10 @@ class Alignment:
 
 
 def count_errors(hypothesis: str, reference: str) -> Errors:
-    """Levenshtein distances over words and over characters (spaces included) of the texts, normalised as `standard`."""
+    """Return Levenshtein distances over words and characters. Both texts are normalised with `standard` before.
+
+    Spaces count as characters.
+    """
     hypothesis, reference = standard(hypothesis), standard(reference)
     hypothesis_words, reference_words = hypothesis.split(), reference.split()
     return Errors(
@@ -63,7 +66,7 @@ def count_errors(hypothesis: str, reference: str) -> Errors:
 
 
 def char_errors(hypothesis: str, reference: str) -> int:
-    """Levenshtein distance over characters, spaces included."""
+    """Return the Levenshtein distance over characters, including spaces."""
     return Levenshtein.distance(hypothesis, reference)
 
 

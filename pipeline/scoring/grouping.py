@@ -1,4 +1,4 @@
-"""Errors summed overall and over each value of each grouping column, with intervals, and the words most often wrong."""
+"""Sums errors over all utterances and per group, with confidence intervals, and counts the wrong words."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from pipeline.scoring.schemas import CONFUSIONS, SCORES
 MAX_CONFUSIONS = 10_000
 _MAX_DISTINCT = 1_000_000
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "spk_id", "client_id")
-"""Columns that say who speaks, in the datasets' own words: utterances of one speaker are no independent samples."""
+"""Possible names of a dataset's speaker column. Intervals resample speakers, because the utterances of one speaker are
+not independent samples."""
 WORST = 5
 MIN_SPEAKERS = 5
-"""Of fewer speakers, resampling says too little: of 3 equal ones every third interval would miss the truth."""
+"""With fewer speakers there is no interval: with 3 equal speakers, one interval in three would miss the true rate."""
 _READ = ("id", "text", "reference", "duration_s", *COUNTS)
 
-# One scored utterance, as numbers.
+# Columns of the array that holds one row per scored utterance.
 _FIELDS = ("hits", "substitutions", "deletions", "insertions", "char_errors", "reference_chars")
 
 
 @dataclass(frozen=True, slots=True)
 class Worst:
-    """An utterance with many errors, its texts as they were compared."""
+    """An utterance with a high word error rate. Its texts are normalised."""
 
     id: str
     wer: float
@@ -43,11 +44,11 @@ class Worst:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a run scores.
+    """The scores of a run.
 
     Attributes:
-        table: Schema `SCORES`; no rows where no utterance has a reference.
-        confusions: Schema `CONFUSIONS`, the most frequent `MAX_CONFUSIONS`.
+        table: Rates, with schema `SCORES`; no rows if no utterance has a reference.
+        confusions: The `MAX_CONFUSIONS` most frequent errors, with schema `CONFUSIONS`.
         worst: The utterances with the highest word error rates, worst first.
     """
 
@@ -63,14 +64,14 @@ def score(
     own: Sequence[str],
     tell: Callable[[int], None] = lambda utterances: None,
 ) -> Scores:
-    """Compare every transcript that has a reference with it.
+    """Compare each transcript with its reference, if it has one.
 
     Args:
-        shards: Transcripts tables with id, text, reference, duration_s and the columns of `groups`, streamed.
-        groups: What to sum by, beside the whole.
+        shards: Transcripts tables with the columns of `columns_to_read`, one per shard.
+        groups: Groups to sum by.
         normaliser_name: One of `normalisers.DESCRIPTIONS`.
-        own: Names of all of the dataset's own columns, among which the speaker's is looked for.
-        tell: Told how many utterances have been looked at.
+        own: Names of all of the dataset's own columns, to find the speaker column.
+        tell: Called with the number of utterances so far.
     """
     normalise = normaliser(normaliser_name)
     speaker = next((name for name in SPEAKER_COLUMNS if name in own), None)
@@ -93,14 +94,14 @@ def score(
 
 
 def columns_to_read(groups: Sequence[Group], own: Sequence[str]) -> list[str]:
-    """The columns of `transcripts` that `score` needs."""
+    """Return the columns of `transcripts` that `score` needs."""
     wanted = {name for group in groups for name in group.columns} | set(SPEAKER_COLUMNS)
     return [*_READ, *(name for name in own if name in wanted)]
 
 
 @dataclass
 class _Codes:
-    """Values of a column as small numbers, over all shards."""
+    """Encodes the values of a column as integers, over all shards."""
 
     values: dict[str | None, int] = field(default_factory=dict)
     rows: list[NDArray[np.int32]] = field(default_factory=list)
@@ -119,7 +120,7 @@ class _Codes:
 
 
 class _Found:
-    """Everything scored so far: some numbers an utterance, no texts but the worst."""
+    """Collects the numbers of each scored utterance. Keeps only the texts of the worst utterances."""
 
     def __init__(self, groups: Sequence[Group], speaker: str | None) -> None:
         self._groups = list(groups)
@@ -135,17 +136,17 @@ class _Found:
 
     @property
     def resampled(self) -> str:
-        """What intervals are drawn over, where there is more than one of them."""
+        """What intervals resample: `speaker`, or `utterance` if fewer than two speakers are known."""
         return "utterance" if self._speaker is None or len(self._codes[self._speaker].values) < 2 else "speaker"
 
     def add(self, scored: pa.Table, normalise: Callable[[str], str], *, counted: bool) -> None:
         """Count the errors of a shard's utterances, all of which have references.
 
         Args:
-            scored: What `columns_to_read` names.
-            normalise: What is done to both texts.
-            counted: Whether the counts that stand in `scored` were made after that. Then only the texts with errors
-                are aligned, to tell which words are wrong: nothing is counted twice.
+            scored: The columns of `columns_to_read`.
+            normalise: Normaliser for both texts.
+            counted: Whether the counts in `scored` were made with the same normaliser. If so, only texts with errors
+                are aligned.
         """
         counts = np.zeros((scored.num_rows, len(_FIELDS)), dtype=np.int32)
         aligned = np.arange(scored.num_rows)
@@ -167,7 +168,7 @@ class _Found:
             words = each.hits + each.substitutions + each.deletions
             if each.errors and words:
                 self._note_worst(Worst(ids[index].as_py(), len(each.errors) / words, reference, hypothesis))
-        if len(self.confusions) > _MAX_DISTINCT:  # what was met once in so much is not frequent
+        if len(self.confusions) > _MAX_DISTINCT:  # bounds memory: single errors are not frequent
             self.confusions = Counter({pair: count for pair, count in self.confusions.items() if count > 1})
         self._counts.append(counts)
         seconds = np.asarray(scored["duration_s"].to_numpy(), dtype=np.float64)
@@ -179,20 +180,20 @@ class _Found:
 
     def _note_worst(self, worst: Worst) -> None:
         self._seen += 1
-        entry = (worst.wer, -self._seen, worst)  # `heapq` gives up the smallest: of those as bad, the last
+        entry = (worst.wer, -self._seen, worst)  # with equal rates, `heapq` drops the later utterance
         if len(self.worst) < WORST:
             heapq.heappush(self.worst, entry)
         else:
             heapq.heappushpop(self.worst, entry)
 
     def _drop(self, name: str) -> None:
-        """Keep no values of a column that tells utterances apart, unless it was asked for."""
+        """Drop the groups of a column with too many values, unless the user asked for them."""
         self._groups = [group for group in self._groups if not (group.limited and name in group.columns)]
         if not any(name in group.columns for group in self._groups):
             del self._codes[name]
 
     def rows(self) -> Iterator[dict[str, object]]:
-        """The rows of `SCORES`: overall, then every value of every group, nulls last."""
+        """Yield the rows of `SCORES`: first overall, then each value of each group, nulls last."""
         counts = np.concatenate(self._counts) if self._counts else np.zeros((0, len(_FIELDS)), np.int32)
         if not len(counts):
             return
@@ -202,7 +203,7 @@ class _Found:
         yield _row("overall", None, counts, hours, units, everything)
         for group in self._groups:
             if group.limited and not 1 < len(self._codes[group.columns[0]].values) <= MAX_GROUP_VALUES:
-                continue  # it says no more than the whole, or it is the speakers'
+                continue  # one value equals the overall row; the speaker column may have too many values
             codes = np.stack([self._codes[name].all() for name in group.columns], axis=1)
             distinct, member = np.unique(codes, axis=0, return_inverse=True)
             bounds = np.cumsum(np.bincount(member.reshape(-1)))[:-1]
@@ -216,7 +217,10 @@ class _Found:
                 yield _row(group.name, named[index], counts, hours, units, members[index])
 
     def _units(self, count: int) -> NDArray[np.int64] | None:
-        """The speaker of each utterance as a number; one of nobody known is a speaker of its own."""
+        """Return the speaker of each utterance as a number, `(utterances,)`; `None` without a speaker column.
+
+        Each utterance whose speaker is null gets a number of its own.
+        """
         if self._speaker is None:
             return None
         units = self._codes[self._speaker].all().astype(np.int64)
@@ -233,16 +237,25 @@ def _row(
     units: NDArray[np.int64] | None,
     members: NDArray[np.int64],
 ) -> dict[str, object]:
-    """One row: sums, rates and intervals of the utterances of a group."""
+    """Return one row of `SCORES`: sums, rates and intervals of a group.
+
+    Args:
+        group: Name of the group.
+        value: Value of the group.
+        counts: `(utterances, fields)` numbers of each scored utterance.
+        hours: `(utterances,)` hours of audio.
+        units: `(utterances,)` speaker of each utterance; `None` if speakers are unknown.
+        members: Indices of the group's utterances.
+    """
     own = counts[members].astype(np.int64)
     hits, substitutions, deletions, insertions, wrong_chars, chars = own.sum(axis=0).tolist()
     errors, words = substitutions + deletions + insertions, hits + substitutions + deletions
-    # Word and character errors above the line, words and characters below.
+    # Numerators are word and character errors; denominators are reference words and characters.
     above = np.stack([own[:, 1:4].sum(axis=1), own[:, 4]], axis=1)
     below = np.stack([own[:, :3].sum(axis=1), own[:, 5]], axis=1)
     if units is not None:
         distinct, unit = np.unique(units[members], return_inverse=True)
-        if len(distinct) > 1:  # of one speaker it is his utterances that vary
+        if len(distinct) > 1:  # with one speaker, utterances are resampled
             above, below = (_summed(values, unit, len(distinct)) for values in (above, below))
         if 1 < len(distinct) < MIN_SPEAKERS:
             above = above[:0]

@@ -1,4 +1,4 @@
-"""What scores are summed by: columns of the dataset, each for itself or crossed."""
+"""Groups that scores are summed by: a column of the dataset, or several columns crossed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pipeline.runtime.errors import UserError
 from pipeline.storage.tables import own_column_names
 
 MAX_GROUP_VALUES = 200
-"""A column with more distinct values than this tells utterances apart, not groups, unless it is asked for by name."""
+"""A column with more distinct values makes no groups, unless the user names it in `score.by`."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Columns whose values, taken together, make the groups.
+    """One or more columns. Each combination of their values is a group.
 
     Attributes:
-        name: As asked for: `room`, or `room+distractor`.
-        columns: The columns crossed.
-        limited: Whether it is left out where it has one value only, or more than `MAX_GROUP_VALUES`.
+        name: `room`, or `room+distractor` for crossed columns.
+        columns: Names of the columns.
+        limited: Whether to leave the columns out if they have only one value or more than `MAX_GROUP_VALUES`.
     """
 
     name: str
@@ -31,14 +31,14 @@ class Group:
 
 
 def choose_groups(by: Sequence[str] | None, own: Sequence[pa.Field]) -> list[Group]:
-    """The groups asked for, or every own column that can be one.
+    """Return the groups to sum by.
 
     Args:
-        by: Names of columns, crossed ones joined by `+`; `None`: every column but those of floating point numbers.
+        by: Names of columns; crossed columns are joined by `+`. `None` takes each column except floating point columns.
         own: The dataset's own columns.
 
     Raises:
-        UserError: There is no such column.
+        UserError: The dataset has no such column.
     """
     if by is None:
         return [
@@ -51,15 +51,15 @@ def choose_groups(by: Sequence[str] | None, own: Sequence[pa.Field]) -> list[Gro
 
 
 def _free(name: str) -> str:
-    """The name of a group that is not taken for the whole."""
+    """Return a name for a group that differs from `overall`."""
     return own_column_names([name], ["overall"])[name]
 
 
 def check_groups(by: Sequence[str] | None, names: Sequence[str]) -> None:
-    """See early whether a dataset has the columns that scores are asked for by.
+    """Check that a dataset has the columns of `score.by`.
 
     Raises:
-        UserError: It has not.
+        UserError: A column is missing, or is crossed with itself.
     """
     for asked in by or ():
         crossed = [asked] if asked in names else asked.split("+")
@@ -72,7 +72,7 @@ def check_groups(by: Sequence[str] | None, names: Sequence[str]) -> None:
 
 
 def name_of(values: Sequence[str | None]) -> str | None:
-    """The value of a group; of a crossed one no two are the same, whatever stands in them."""
+    """Return a unique name for a group from the values of its columns: `+` and `null` are escaped."""
     if len(values) == 1:
         return values[0]
     escaped = (None if value is None else value.replace("\\", r"\\").replace("+", r"\+") for value in values)
@@ -80,7 +80,7 @@ def name_of(values: Sequence[str | None]) -> str | None:
 
 
 def in_order(names: Sequence[str | None]) -> list[int]:
-    """Positions of names as a person sorts them: whole numbers by size, nulls last."""
+    """Return the indices that sort the names: whole numbers by value, other names alphabetically, nulls last."""
     numbers = all(name is None or re.fullmatch(r"-?\d{1,18}", name) for name in names)
 
     def key(index: int) -> tuple[bool, int, str]:

@@ -1,4 +1,4 @@
-"""What is done to a transcript and to its reference before they are compared."""
+"""Normalisers, which are applied to a transcript and its reference before both are compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pipeline.runtime.errors import UserError
 
 
 class _Kept(dict[int, str | None]):
-    """For `str.translate`: apostrophes as one, other punctuation dropped. Asking Unicode for each character is slow."""
+    """A table for `str.translate` that unifies apostrophes and drops other punctuation.
+
+    It remembers each character, because a look-up of the Unicode category is slow.
+    """
 
     def __missing__(self, code: int) -> str | None:
         char = chr(code)
@@ -25,11 +28,11 @@ DESCRIPTIONS = {
     "whisper_english": "Whisper's for English (numbers as digits, contractions written out, American spelling)",
     "none": "nothing but single spaces",
 }
-"""What each normaliser does, in words; the keys are `settings.NORMALISERS`."""
+"""Description of each normaliser."""
 
 
 def standard(text: str) -> str:
-    r"""NFKC, lower case, no punctuation but the apostrophe, single spaces.
+    r"""Normalise a text: NFKC, lower case, no punctuation but the apostrophe, single spaces.
 
     >>> standard("  It\u2019s  \u201cLate\u201d, Sir!")
     "it's late sir"
@@ -38,10 +41,10 @@ def standard(text: str) -> str:
 
 
 def check_normaliser(name: str) -> None:
-    """See early, and without loading anything, whether a normaliser can be had.
+    """Check that the package of a normaliser is installed, without importing the package.
 
     Raises:
-        UserError: Its package is not installed.
+        UserError: The package is not installed.
     """
     if name == "whisper_english" and importlib.util.find_spec("whisper_normalizer") is None:
         raise UserError(
@@ -51,17 +54,18 @@ def check_normaliser(name: str) -> None:
 
 
 def normaliser(name: str) -> Callable[[str], str]:
-    """The normaliser of that name, one of `DESCRIPTIONS`.
+    """Return the normaliser of that name, one of `DESCRIPTIONS`.
 
     Raises:
-        UserError: Its package is not installed.
+        UserError: The package of the normaliser is not installed.
     """
     check_normaliser(name)
     if name == "standard":
         return standard
     if name == "none":
         return lambda text: " ".join(text.split())
-    # https://github.com/openai/whisper/blob/main/whisper/normalizers/english.py, as a package without Whisper's model.
+    # The package has the code of https://github.com/openai/whisper/blob/main/whisper/normalizers/english.py without the
+    # model.
     from whisper_normalizer.english import EnglishTextNormalizer
 
     english = EnglishTextNormalizer()

@@ -1,4 +1,4 @@
-"""Columns of `scores.parquet` and `confusions.parquet`."""
+"""Schemas of `scores.parquet` and `confusions.parquet`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ SCORES = pa.schema(
         pa.field("cer_high", pa.float64()),
     ]
 )
-"""Schema of `scores.parquet`: the row with group `overall` and null value first, then a row per group value.
+"""Schema of `scores.parquet`. The first row has the group `overall` and a null value; then each group value has a row.
 
-The ends of the 95 % intervals are null where resampling cannot tell: of one utterance, or where none has an error. The
-file's metadata says which `normaliser` both texts went through, and what was `resampled` (speaker, utterance) how often
-(`resamples`).
+`wer_low` to `cer_high` are the ends of 95 % intervals. They are null if resampling cannot give an interval, as for one
+utterance, or if there are no errors. The file's metadata hold the `normaliser` of both texts, the resampled unit
+(`resampled`: speaker or utterance) and the number of samples (`resamples`).
 """
 
 CONFUSIONS = pa.schema(
@@ -41,4 +41,4 @@ CONFUSIONS = pa.schema(
         pa.field("count", pa.int64(), nullable=False),
     ]
 )
-"""Schema of `confusions.parquet`: each wrong word as a substitution, deletion or insertion, most frequent first."""
+"""Schema of `confusions.parquet`. Each row is a substitution, deletion or insertion; the most frequent is first."""

@@ -1,4 +1,4 @@
-"""Scores as a person reads them in a terminal."""
+"""Prints scores in a terminal."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from pipeline.scoring.grouping import Scores, Worst
 from pipeline.scoring.normalisers import DESCRIPTIONS
 
 PLAIN_WIDTH = 110
-"""Columns where the output is no terminal."""
+"""Width in characters if the output is not a terminal."""
 MAX_VALUES = 12
-"""Values of a group that are shown: those with the highest rates."""
+"""Number of values shown of a group: those with the highest rates."""
 MAX_CONFUSIONS = 8
 MAX_WORST = 3
 _ALL_COLUMNS = 96
-"""Columns of a terminal from which the kinds of errors have room beside the rest."""
+"""Width in characters from which substitutions, deletions and insertions are shown."""
 _NAME_WIDTH, _LEAST_NAME, _TEXT_WIDTH = 40, 12, 200
 
 
 def pictures(scores: Scores, width: int) -> Iterator[Table | Text]:
-    """The table of rates, the most frequent confusions and the worst utterances; nothing where nothing is scored.
+    """Yield the table of rates, the most frequent errors and the worst utterances; nothing if nothing is scored.
 
     Args:
-        scores: What a run scores.
-        width: Columns there are.
+        scores: The scores of a run.
+        width: Width of the terminal in characters.
     """
     rows = scores.table.to_pylist()
     if not rows:
@@ -47,7 +47,7 @@ def pictures(scores: Scores, width: int) -> Iterator[Table | Text]:
 
 
 def how_compared(metadata: Mapping[str, str]) -> str:
-    """What was done to texts and how intervals were made, as the metadata of `scores.parquet` has it, in words."""
+    """Describe the normaliser and the intervals from the metadata of `scores.parquet`."""
     said = []
     if "normaliser" in metadata:
         said.append(f"texts compared after: {DESCRIPTIONS.get(metadata['normaliser'], metadata['normaliser'])}")
@@ -71,7 +71,7 @@ def _rates(rows: Sequence[dict[str, Any]], width: int) -> Table:
         for row in shown:
             value = "(null)" if row["value"] is None else printable(row["value"], _NAME_WIDTH)
             lines.append((["  " + value, *_cells(row, bool(kinds))], ""))
-    # Numbers have what room they need; a name is cut before a number is.
+    # Names are shortened so that numbers fit.
     taken = sum(
         max(len(header[at]), *(len(cells[at]) for cells, _ in lines if at < len(cells))) + 3
         for at in range(1, len(header))

@@ -1,1 +1,1 @@
-"""What a run does, in order: manifest, infer, score, report; and the checks that come before each."""
+"""The stages of a run: manifest, infer and score, with the checks before each stage."""

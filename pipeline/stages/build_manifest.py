@@ -1,4 +1,4 @@
-"""The manifest of a dataset: recordings found, headers read, rows sharded."""
+"""Builds the manifest of a dataset: finds the recordings, reads their headers and assigns rows to shards."""
 
 from __future__ import annotations
 
@@ -27,20 +27,21 @@ def build(
     channels: str = "mix",
     timeout_s: float = 120.0,
 ) -> Manifest:
-    """Find the recordings of a dataset, read their headers in parallel, cut them into shards.
+    """Find the recordings of a dataset, read their headers in parallel, and assign them to shards.
 
-    A file whose header cannot be read is a row too, with nulls; it ends in the failures table. So is one that
-    hangs, crashes or exhausts the process that reads it, which the loader meets again and names.
+    If a header cannot be read, or the process that reads the header hangs, crashes or runs out of memory, the row has
+    nulls. The loader tries such a recording again later and writes the failure.
 
     Args:
         dataset: The connector.
         shard_hours: Hours of audio in one shard.
-        channels: With `each`, an utterance for which the dataset names no channel becomes one row a channel.
-        on_progress: Called with the rows done so far.
-        timeout_s: A header that takes longer cannot be read; where samples are counted, for every MiB of the file.
+        on_progress: Called with the number of rows so far.
+        channels: `mix`, `first` or `each`. With `each`, an utterance without a channel becomes one row per channel.
+        timeout_s: Seconds after which a header counts as unreadable. If all samples must be counted, this is the limit
+            for each MiB of the file.
 
     Raises:
-        UserError: Two utterances have one id, an id is empty, or there is nothing to do.
+        UserError: Two utterances have the same id, an id is empty, or there are no recordings.
     """
     types = dataset.columns()
     columns = tables.own_column_names(types)
@@ -71,7 +72,7 @@ def build(
 
 
 def _channels(utterance: Utterance, header: AudioHeader | None) -> list[Utterance]:
-    """An utterance as one a channel; the text of several channels is not the text of any one of them."""
+    """Return one utterance per channel. A reference for several channels is dropped, as it fits none of them alone."""
     if header is None or utterance.channel is not None:
         return [utterance]
     reference = utterance.reference if header.num_channels == 1 else None
@@ -114,9 +115,9 @@ def _check_ids(table: pa.Table) -> None:
         id_ = counts.field("values")[pc.index(pc.greater(counts.field("counts"), 1), True).as_py()].as_py()
         paths = table.filter(pc.equal(ids, id_))["path"].to_pylist()
         raise UserError(
-            f"id {id_!r} stands for {len(paths)} utterances ({' and '.join(paths[:2])}); ids must be unique, "
+            f"id {id_!r} belongs to {len(paths)} utterances ({' and '.join(paths[:2])}); ids must be unique, "
             f"so rename one, or give ids of your own in a list (dataset=manifest)"
         )
     if pc.any(pc.equal(ids, "")).as_py():
         path = table.filter(pc.equal(ids, ""))["path"][0]
-        raise UserError(f"an utterance of {path} has an empty id; give every one an id")
+        raise UserError(f"{path}: an utterance has an empty id; give each utterance an id")

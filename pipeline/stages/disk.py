@@ -1,10 +1,8 @@
-"""How large the tables will be, said before the model starts; refused where the disk cannot hold them."""
+"""Estimates the size of the tables before the model starts, and refuses a run that the disk cannot hold."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +10,20 @@ from numpy.typing import NDArray
 from pipeline.config.run_config import RunConfig
 from pipeline.runtime.errors import UserError
 from pipeline.storage.manifest import Manifest
+from pipeline.storage.run_directory import RunDirectory
 
 _BYTES = {"float16": 2, "float32": 4}
 _TRANSCRIPT_BYTES_PER_S = 60
-"""Text, words and times of fast speech, compressed: next to nothing beside the arrays."""
+"""Compressed text, words and times of fast speech: little compared with the arrays."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Bytes of the tables to come, each a little over what is seen, because floats hardly compress.
+    """Estimated bytes of the tables. The estimates are a little too high, because floats compress slightly.
 
     Attributes:
-        emissions, features, transcripts: Of each table.
-        largest_shard: Of all tables of the largest shard, which is staged before it is written.
+        emissions, features, transcripts: Bytes of each table.
+        largest_shard: Bytes of the largest shard, whose arrays are on the disk twice while its tables are written.
     """
 
     emissions: int
@@ -39,7 +38,13 @@ class Size:
 
 
 def estimate_bytes(config: RunConfig, manifest: Manifest, todo: NDArray[np.bool_]) -> Size:
-    """Estimate the tables of the rows `todo` from their durations."""
+    """Estimate the size of the tables from durations.
+
+    Args:
+        config: The configuration.
+        manifest: The manifest.
+        todo: `(rows,)` whether each row of the manifest will be computed.
+    """
     seconds = np.nan_to_num(manifest.duration_s, nan=0.0)
     frames_per_s = 1 / config.model.seconds_per_frame
     settings = config.settings
@@ -57,24 +62,25 @@ def estimate_bytes(config: RunConfig, manifest: Manifest, todo: NDArray[np.bool_
     )
 
 
-def check_disk(run_dir: Path, size: Size) -> None:
+def check_disk(directory: RunDirectory, size: Size) -> None:
     """Refuse a run whose tables the disk cannot hold.
 
     Raises:
-        UserError: With the settings that make the tables smaller.
+        UserError: The message names the settings that make the tables smaller.
     """
-    free = shutil.disk_usage(run_dir).free
+    free = directory.free_bytes()
     need = size.total + size.largest_shard
     if need > free:
         raise UserError(
-            f"run_dir={run_dir}: the tables need about {format_bytes(need)} (features {format_bytes(size.features)}, "
-            f"emissions {format_bytes(size.emissions)}) and the disk has {format_bytes(free)} free; ask for fewer "
-            f"layers with features.layers=, for less with outputs=[transcripts], or for another run_dir="
+            f"run_dir={directory.root}: the tables need about {format_bytes(need)} "
+            f"(features {format_bytes(size.features)}, emissions {format_bytes(size.emissions)}) "
+            f"and the disk has {format_bytes(free)} free; ask for fewer layers with features.layers=, "
+            f"for less with outputs=[transcripts], or for another run_dir="
         )
 
 
 def format_bytes(count: float) -> str:
-    """Bytes in decimal units, as disks are sold: `1.2 GB`."""
+    """Return a number of bytes in decimal units: `1.2 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

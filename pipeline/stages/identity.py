@@ -1,7 +1,7 @@
-"""The identity of a run: the manifest, the weights and every setting that changes results.
+"""Determines the identity of a run: the manifest, the weights and every setting that changes results.
 
-A run directory is resumed by identity, never by position. What can be compared without torch is compared before torch
-is imported: a finished run is recognised within seconds, and a refused resume is refused at once.
+Only a run with the same identity resumes a run directory. Identities are compared before torch is imported as far as
+possible, so that a finished run or a refused resume ends within seconds.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pipeline.storage.run_record import Identity, RunRecord, WeightsFile
 from pipeline.storage.tables import SCHEMA_VERSION
 
 _RECORDED = ("torch", "torchaudio", "numpy", "pyarrow", "soundfile", "hydra-core")
-"""Packages whose versions are recorded; minor releases of the first two may change results."""
+"""Packages whose versions are recorded. Minor releases of torch and torchaudio may change results."""
 
 
 def describe(config: RunConfig, digest: str, precision: str, weights_sha256: str) -> Identity:
-    """Everything that identifies the work of a run.
+    """Return the identity of a run.
 
     Args:
         config: The configuration.
@@ -54,12 +54,12 @@ def describe(config: RunConfig, digest: str, precision: str, weights_sha256: str
 
 
 def describe_known(config: RunConfig, digest: str, recorded: RunRecord) -> Identity:
-    """`describe`, as far as it can be known without torch: unknown values are taken as recorded.
+    """Return the identity of a run without importing torch. Values that are not known yet are taken from `recorded`.
 
     Args:
-        config: The configuration now.
+        config: The current configuration.
         digest: Digest of the manifest.
-        recorded: `run.json` as it stands.
+        recorded: The `run.json` of the run directory.
 
     Raises:
         UserError: `model.sha256` names other weights.
@@ -73,26 +73,26 @@ def describe_known(config: RunConfig, digest: str, recorded: RunRecord) -> Ident
     elif wanted not in (None, identity.weights_sha256):
         raise UserError(
             f"model.sha256={wanted}: run_dir={config.run_dir} was made with weights {identity.weights_sha256}; "
-            f"give model.sha256 of those to go on with it, or start another run with run_dir=..."
+            f"give their model.sha256 to continue the run, or start another run with run_dir=..."
         )
     return describe(config, digest, precision, weights or identity.weights_sha256)
 
 
 def weights_file(path: Path, sha256: str) -> WeightsFile:
-    """How to recognise a weights file again without reading it."""
+    """Return path, size and time of a weights file, with its SHA-256."""
     stat = path.stat()
     return WeightsFile(mask_marked(str(path)), stat.st_size, stat.st_mtime_ns, sha256)
 
 
 def note_manifest(directory: RunDirectory) -> None:
-    """Record in `run.json`, where there is one, that the manifest was written again; for the holder of the lock."""
+    """Update the manifest's file in `run.json`, if `run.json` exists. The caller holds the lock."""
     recorded = directory.read_record()
     if recorded is not None:
         directory.write(RUN_JSON, recorded.of_manifest(directory.file_record(MANIFEST)).encode())
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that compute and write, for the record."""
+    """Return the versions of the installed packages that compute and write, by name."""
     found = {"pipeline": __version__}
     for name in _RECORDED:
         try:
@@ -107,7 +107,7 @@ def _minor_version(package: str) -> str:
 
 
 def _known_sha256(path: Path, recorded: RunRecord) -> str | None:
-    """SHA-256 of a weights file, from the record where the file has not changed since; `None` if it is gone."""
+    """Return the SHA-256 of a weights file; `None` if it does not exist. A file that has not changed is not read."""
     if not path.is_file():
         return None
     if recorded.weights is not None and recorded.weights == weights_file(path, recorded.weights.sha256):

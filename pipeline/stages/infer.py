@@ -1,6 +1,6 @@
-"""Stage `infer`: find out what is left to do, refuse what would mix results, and have an executor do the rest.
+"""Stage `infer`: find the pending shards, refuse to mix results of different work, and start an executor.
 
-This is the only stage that imports torch; `pipeline.run` imports it when the stage begins.
+Only this stage imports torch. `pipeline.run` imports this module when the stage starts.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from pipeline.stages.disk import check_disk, estimate_bytes, format_bytes
 from pipeline.stages.resume import refusal, refuse_differences
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.run_directory import CONFIG, MANIFEST, RUN_JSON, RunDirectory
+from pipeline.storage.run_directory import COMMITS, CONFIG, MANIFEST, RUN_JSON, RunDirectory
 from pipeline.storage.run_record import Identity, RunRecord
 
 
 def infer(
     config: RunConfig, directory: RunDirectory, manifest: Manifest, console: Console, say: Callable[[str], None]
 ) -> str:
-    """Load, infer, decode, write and commit every shard that is not committed.
+    """Load, infer, decode, write and commit each shard that is not committed.
 
     Args:
         config: The configuration.
-        directory: The run, locked.
-        manifest: Its manifest.
-        console: For the live view.
-        say: Tells the person and the log one line.
+        directory: The run, locked by this process.
+        manifest: The manifest of the run.
+        console: Console of the live view.
+        say: Prints and logs a line.
 
     Returns:
         The speed in words.
 
     Raises:
-        UserError: No such device, no weights, other settings than the run's, or too small a disk.
-        RunError: More failures than allowed.
+        UserError: The device or the weights do not exist, the settings differ from those of the run, or the disk is
+            too small.
+        RunError: More than `max_failures` utterances failed.
     """
     job = prepare(config, directory, manifest, say)
     executor: Executor = config.executor.module.Executor(config.executor.options)
@@ -52,9 +53,9 @@ def infer(
 
 
 def prepare(config: RunConfig, directory: RunDirectory, manifest: Manifest, say: Callable[[str], None]) -> Job:
-    """Make the job of a run: its identity, what is committed already, what is left, and whether the disk can hold it.
+    """Create the job of a run: compare identities, find the pending shards and check the free disk space.
 
-    `run.json` and `config.yaml` are written here, so that shards can be committed under the identity.
+    This writes `run.json` and `config.yaml`, before any shard is committed.
 
     Raises:
         UserError: As `infer`.
@@ -69,7 +70,7 @@ def prepare(config: RunConfig, directory: RunDirectory, manifest: Manifest, say:
     attempts = _attempts_to_retry(directory, done) if settings.retry_failed else {}
     pending = tuple(shard for shard in range(manifest.num_shards) if shard not in done)
     size = estimate_bytes(config, manifest, np.isin(manifest.shard_of_row, pending))
-    check_disk(directory.root, size)
+    check_disk(directory, size)
     _write_record(config, directory, identity, device)
     say(
         f"{config.model.name} on {device} in {precision}, {len(pending)} of {manifest.num_shards} shards to do, "
@@ -92,14 +93,14 @@ def prepare(config: RunConfig, directory: RunDirectory, manifest: Manifest, say:
 
 
 def _refuse_other_work(config: RunConfig, directory: RunDirectory, identity: Identity) -> None:
-    """Refuse to mix results of other work with what is committed, and remove what other work left uncommitted."""
+    """Refuse to continue committed work of another identity. Remove uncommitted tables of another identity."""
     recorded = directory.read_record()
     if directory.has_commits():
         if recorded is not None:
             refuse_differences(config, recorded, identity)
         elif directory.committed_otherwise(identity.fingerprint):
-            there = f"fingerprint: another there, {identity.fingerprint} now"
-            raise refusal(directory.root, [f"{RUN_JSON}: lost there; {there}"])
+            difference = f"{RUN_JSON}: lost; fingerprint: another one in {COMMITS}/, {identity.fingerprint} now"
+            raise refusal(directory.root, [difference])
     elif recorded is not None and recorded.fingerprint != identity.fingerprint:
         directory.remove_uncommitted()
 
@@ -122,7 +123,7 @@ def _write_record(config: RunConfig, directory: RunDirectory, identity: Identity
 
 
 def _attempts_to_retry(directory: RunDirectory, done: dict[int, CommitRecord]) -> dict[int, dict[str, int]]:
-    """Take shards that hold failures out of `done`; return, by shard, how often each failure has been tried."""
+    """Remove shards with failures from `done`. Return the attempts of each failed id, by shard."""
     attempts = {}
     for shard in [shard for shard, record in done.items() if record.num_failures]:
         del done[shard]

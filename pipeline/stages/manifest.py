@@ -1,4 +1,7 @@
-"""Stage `manifest`: made once; later runs use it as it stands, wherever the corpus lies by then."""
+"""Stage `manifest`: make the manifest, or read the one that an earlier run made.
+
+If the corpus has moved since, the manifest is made again and must hold the same recordings.
+"""
 
 from __future__ import annotations
 
@@ -23,37 +26,47 @@ from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import MANIFEST, RunDirectory
 
 SHOWN_EVERY_S = 0.1
-"""Between two updates of a count on a terminal."""
+"""Seconds between two updates of a count on a terminal."""
 
 
 class ManifestStage:
-    """What was asked of this corpus, and what the run directory has of it."""
+    """Makes or reads the manifest of a run."""
 
     def __init__(
         self, config: RunConfig, directory: RunDirectory, console: Console, say: Callable[[str], None]
     ) -> None:
-        """Nothing is read or written before `run`."""
+        """Read and write nothing yet.
+
+        Args:
+            config: The configuration.
+            directory: The run.
+            console: Console of the live view.
+            say: Prints and logs a line.
+        """
         self._config = config
         self._directory = directory
         self._console = console
         self._say = say
 
     def made_with(self) -> dict[str, Any]:
-        """What decides the manifest."""
+        """Return the settings that determine the manifest."""
         options = dict(self._config.dataset_options)
         for key in {"root", "path"} & set(options):
             if options[key] is not None:
-                options[key] = os.path.abspath(os.path.expanduser(options[key]))  # "calls" here is not "calls" there
+                options[key] = os.path.abspath(
+                    os.path.expanduser(options[key])
+                )  # a relative path depends on the folder
         options = masking.mask_secrets(options, marked=True)
         name = type(self._config.dataset).__module__.rpartition(".")[2]
         each = {"channels": "each"} if self._config.settings.channels == "each" else {}
         return {"dataset": name, **options, **each, "shard.hours": self._config.settings.shard.hours}
 
     def run(self) -> Manifest:
-        """Make the manifest, or read the one that is there.
+        """Make the manifest, or read the existing one.
 
         Raises:
-            UserError: There is none and none is to be made, it has been edited, or results are of another corpus.
+            UserError: There is no manifest and the stage is not requested, the manifest has been edited, or the
+                committed results belong to another corpus.
         """
         stored, made_with = self._directory.manifest, self.made_with()
         if stored.is_there:
@@ -68,7 +81,9 @@ class ManifestStage:
             raise UserError(f"{stored}: there is no manifest; add manifest to stages=")
         manifest = self._build_manifest()
         recorded = self._directory.read_record()
-        if recorded is not None and self._directory.has_commits():  # the manifest was taken away: is this the same?
+        if (
+            recorded is not None and self._directory.has_commits()
+        ):  # the manifest was removed; the new one must be the same
             now = identity.describe_known(self._config, manifest.digest, recorded)
             refusals.refuse_differences(self._config, recorded, now)
         failpoint("manifest")
@@ -89,7 +104,7 @@ class ManifestStage:
             def tell(rows: int) -> None:
                 nonlocal shown, said
                 now = time.monotonic()
-                if now - shown >= SHOWN_EVERY_S:  # it is told every row, of which there may be millions
+                if now - shown >= SHOWN_EVERY_S:  # `tell` is called for each row
                     shown = now
                     status.update(f"reading headers: {rows} utterances")
                 if not self._console.is_terminal and now - said >= PLAIN_EVERY_S:
@@ -100,7 +115,7 @@ class ManifestStage:
             return build(self._config.dataset, settings.shard.hours, tell, settings.channels, settings.loader.timeout_s)
 
     def _moved(self, manifest: Manifest, before: dict[str, Any], made_with: dict[str, Any]) -> Manifest:
-        """The same corpus at another place is the same work; anything else is refused."""
+        """Make the manifest again, because the corpus may have moved. Refuse a corpus that has changed."""
         differences = refusals.making_differences(before, made_with)
         if before["shard.hours"] == made_with["shard.hours"]:
             again = self._build_manifest()
@@ -116,13 +131,14 @@ class ManifestStage:
         raise refusals.refusal(self._directory.root, differences)
 
     def _refuse_edited(self, manifest: Manifest) -> None:
-        """Refuse a manifest whose rows are not those that it was made with; results are of those."""
+        """Refuse a manifest that has been edited, because the committed results belong to the original rows."""
         recorded = self._directory.read_record()
         if recorded is not None and recorded.manifest_file == self._directory.file_record(MANIFEST):
             return
-        rows = manifests.digest_of(manifest.table)  # slower, and told from a kill between this file and run.json
+        # A kill before run.json was updated is no edit, so the rows decide.
+        rows = manifests.digest_of(manifest.table)
         made = manifest.digest if recorded is None else recorded.identity.manifest
         if not rows == made == manifest.digest:
             raise refusals.refusal(
-                self._directory.root, [f"manifest: {made} there, {rows} now, since {MANIFEST} has been edited"]
+                self._directory.root, [f"manifest: {made} before, {rows} now, because {MANIFEST} has been edited"]
             )

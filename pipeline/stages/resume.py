@@ -1,4 +1,4 @@
-"""What a refused resume says: everything that differs, the old value and the new, and the two ways out."""
+"""Refuses to resume a run with other settings. The message names each difference and the two remedies."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from pipeline.storage.run_record import Identity, RunRecord
 
 _MAX_DIFFERENCES = 12
 _MAX_CHARACTERS = 160
-"""Of one value. The SHA-256 of weights and where they lie are not shortened."""
+"""Values longer than this are shortened, except the SHA-256 and the path of weights."""
 _EXAMPLES, _EXAMPLE_COLUMNS = 3, 2
 
 
 def refuse_differences(config: RunConfig, recorded: RunRecord, identity: Identity, besides: Sequence[str] = ()) -> None:
-    """Refuse to mix results of different work in one run directory.
+    """Refuse to mix results of different identities in one run directory.
 
     Args:
-        config: The configuration now.
-        recorded: `run.json` as it stands.
-        identity: What `identity.describe` says now.
-        besides: Differences that were found elsewhere.
+        config: The current configuration.
+        recorded: The `run.json` of the run directory.
+        identity: The current identity.
+        besides: Further differences, for the message.
 
     Raises:
-        UserError: With every difference.
+        UserError: There is a difference. The message names each one.
     """
     before, now = recorded.identity.as_json(), identity.as_json()
     keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
@@ -39,34 +39,34 @@ def refuse_differences(config: RunConfig, recorded: RunRecord, identity: Identit
     if "weights_sha256" in found:
         path = None if recorded.weights is None else recorded.weights.path
         files = path, mask_marked(str(config.source.weights_path))
-        there, here = (f"{of.get('weights_sha256')} ({file})" for of, file in zip((before, now), files, strict=True))
-        found["weights_sha256"] = f"weights_sha256: {there} there, {here} now"
+        old, new = (f"{of.get('weights_sha256')} ({file})" for of, file in zip((before, now), files, strict=True))
+        found["weights_sha256"] = f"weights_sha256: {old} before, {new} now"
     if found or besides:
         raise refusal(config.run_dir, [*besides, *found.values()])
 
 
 def refusal(run_dir: Path, differences: Sequence[str]) -> UserError:
-    """The error that refuses to go on with a run directory: the differences, at most twelve, and the two ways out."""
+    """Return the error that refuses to continue a run. It names at most twelve differences and the two remedies."""
     shown, more = [*differences[:_MAX_DIFFERENCES]], len(differences) - _MAX_DIFFERENCES
     if more > 0:
         shown.append(f"and {more} more")
     return UserError(
         f"run_dir={run_dir}: was made with other settings ({'; '.join(shown)}); "
-        f"set them back to go on with it, or start another run with run_dir=..."
+        f"set them back to continue the run, or start another run with run_dir=..."
     )
 
 
 def making_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two records of how a manifest was made, but for the channels, which the identity has too."""
+    """Return the differences between the settings of two manifests. `channels` is left out: the identity has it too."""
     keys = [key for key in sorted({*before, *now} - {"channels"}) if before.get(key) != now.get(key)]
-    if "dataset" in keys:  # what only one dataset has to be told says nothing more
+    if "dataset" in keys:  # options that only one of the datasets has are left out
         keys = [key for key in keys if key in ("dataset", "root", "path") or (key in before and key in now)]
     whole = ("dataset", "shard.hours")
     return [_difference(key if key in whole else f"dataset.{key}", before.get(key), now.get(key)) for key in keys]
 
 
 def corpus_differences(before: pa.Table, now: pa.Table) -> str:
-    """What differs between two manifests: how many utterances, and some of them by their ids."""
+    """Describe the differences between two manifests: the number of utterances that differ, and some of their ids."""
     said = []
     for what, table, other in (("added", now, before), ("removed", before, now)):
         ids = table["id"].filter(pc.invert(_among(table, other)))
@@ -78,9 +78,9 @@ def corpus_differences(before: pa.Table, now: pa.Table) -> str:
 
 
 def _changed(before: pa.Table, now: pa.Table) -> list[str]:
-    """How many utterances both have that are not the same, but for where their files lie; with some of them."""
+    """Describe the utterances that both manifests have but that differ in a column other than the path."""
     shared = [name for name in before.column_names if name in now.column_names and name not in ("path", "shard")]
-    # Sorted, and without what only one has, an utterance stands at the same place in both.
+    # Both tables have the same ids and are sorted, so an utterance has the same row in both.
     old = before.select(shared).filter(_among(before, now)).sort_by("id").combine_chunks()
     new = now.select(shared).filter(_among(now, before)).sort_by("id").combine_chunks()
     differs = {}
@@ -112,7 +112,7 @@ def _counted(what: str, examples: Sequence[str], number: int) -> list[str]:
 
 
 def _difference(key: str, before: Any, now: Any, colon: str = ": ") -> str:
-    return f"{key}{colon}{_said(before)} there, {_said(now)} now"
+    return f"{key}{colon}{_said(before)} before, {_said(now)} now"
 
 
 def _said(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Stage `score`: everything committed, compared with its references."""
+"""Stage `score`: compare all committed transcripts with their references."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def score_run(
     settings: ScoreSettings,
     tell: Callable[[int], None] = lambda utterances: None,
 ) -> Scores:
-    """Score a run and write `scores.parquet` and `confusions.parquet`, or remove them where nothing can be scored.
+    """Score a run and write `scores.parquet` and `confusions.parquet`. If no utterance has a reference, remove them.
 
     Args:
         directory: The run.
-        records: Of the committed shards.
-        manifest: Its schema, which has the dataset's own columns.
+        records: Commit records, by shard.
+        manifest: Schema of the manifest, which has the dataset's own columns.
         settings: `score.*`.
-        tell: Told how many utterances have been looked at.
+        tell: Called with the number of utterances so far.
 
     Raises:
-        UserError: A column of `score.by` is not there, or the normaliser's package is not.
+        UserError: A column of `score.by` does not exist, or the package of the normaliser is not installed.
     """
     own = own_columns(manifest)
     names = [field.name for field in own]
@@ -43,10 +43,10 @@ def score_run(
     shards = (stored.read(columns) for stored in files)
     scores = score(shards, groups, settings.normaliser, names, tell)
     failpoint("scores")
-    directory.remove_scores()  # there are two files, which must not be of different scores
+    directory.remove_scores()  # the two files must never come from different scores
     if not scores.table.num_rows:
         return scores
-    # How it was made, for a run that is asked for other scores.
+    # `is_scored` compares the settings with this metadata.
     metadata = {**scores.table.schema.metadata, "by": made_by(settings)}
     directory.write_table(CONFUSIONS, scores.confusions)
     directory.write_table(SCORES, scores.table.replace_schema_metadata(metadata))
@@ -55,7 +55,7 @@ def score_run(
 
 
 def read_overall(directory: RunDirectory) -> tuple[int, int, str] | None:
-    """Wrong words, words of the references and the normaliser of the scores that lie there."""
+    """Read word errors, reference words and normaliser from `scores.parquet`; return `None` if it cannot be read."""
     try:
         table = directory.scores.read(["word_errors", "reference_words"]).slice(0, 1)
     except (OSError, pa.ArrowException):
@@ -66,7 +66,7 @@ def read_overall(directory: RunDirectory) -> tuple[int, int, str] | None:
 
 
 def is_scored(directory: RunDirectory, settings: ScoreSettings) -> bool:
-    """Whether the scores that lie there were made as these settings say."""
+    """Whether the scores in the run directory were made with these settings."""
     try:
         metadata = directory.scores.schema().metadata or {}
     except (OSError, pa.ArrowInvalid):
@@ -76,5 +76,5 @@ def is_scored(directory: RunDirectory, settings: ScoreSettings) -> bool:
 
 
 def made_by(settings: ScoreSettings) -> str:
-    """`score.by` as the file's metadata has it."""
+    """Return `score.by` as it is written in the file's metadata."""
     return json.dumps(settings.by)

@@ -1,1 +1,1 @@
-"""The run directory: schemas of the tables, the manifest, commit records, the lock."""
+"""The run directory: schemas of the tables, manifest, commit records, lock."""

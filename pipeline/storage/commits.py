@@ -1,4 +1,4 @@
-"""Commit records: what makes a shard done, and the checks that come before one is written."""
+"""Commit records. A shard is done when its commit record exists; the tables are checked before it is written."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 from pipeline.runtime.digests import decode_checked, encode_checked
 
 IN_PARTS = ("emissions", "features")
-"""Tables in which an utterance may go on in further rows."""
+"""Tables in which a long utterance has several rows, called parts."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommittedFile:
-    """A table's file as the commit record lists it."""
+    """The file of a table, as the commit record lists it."""
 
     path: str
     size: int
@@ -28,17 +28,17 @@ class CommittedFile:
 
 @dataclass(frozen=True, slots=True)
 class CommitRecord:
-    """`commits/shard-00017.json`: what makes a shard done.
+    """The content of `commits/shard-00017.json`. A shard is done when this file exists.
 
     Attributes:
         shard: Number of the shard.
-        fingerprint: Of the run that wrote it.
-        files: Table name to file.
-        utterances: Rows of the manifest in this shard.
-        audio_s: Seconds of audio in this shard that were transcribed.
-        failures: Error name to count.
-        counts: Sums that summaries need without opening the tables (word errors and the like).
-        committed_at: UTC, ISO 8601.
+        fingerprint: Fingerprint of the run that wrote the shard.
+        files: File of each table, by table name.
+        utterances: Number of manifest rows in this shard.
+        audio_s: Seconds of audio in this shard that have a result.
+        failures: Number of failures, by error name.
+        counts: Sums such as the number of word errors, so that summaries need not open the tables.
+        committed_at: Time of the commit in UTC, as ISO 8601.
     """
 
     shard: int
@@ -52,7 +52,7 @@ class CommitRecord:
 
     @property
     def num_failures(self) -> int:
-        """Utterances of this shard without a result."""
+        """Number of utterances in this shard without a result."""
         return sum(self.failures.values())
 
 
@@ -64,16 +64,25 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "failures": dict,
     "counts": dict,
 }
-"""What JSON must have given for the fields of a record."""
+"""The type that each field of a record must have after JSON is parsed."""
 
 
 def encode_record(record: CommitRecord) -> bytes:
-    """A commit record as it stands on disk."""
+    """Return the bytes of a commit record's file."""
     return encode_checked(asdict(record))
 
 
 def check_accounting(staged: Mapping[str, Path], expected_ids: Sequence[str], rows_per_id: Mapping[str, int]) -> None:
-    """Every id is in all requested tables or in failures, never both, never neither."""
+    """Check that each id is either in all requested tables or in failures.
+
+    Args:
+        staged: File of each table, by table name.
+        expected_ids: Every id of the shard.
+        rows_per_id: Number of rows that an utterance with a result has in a table, by table name.
+
+    Raises:
+        AssertionError: An id is in both, in neither, or in a table too often.
+    """
     failed = Counter(pq.read_table(staged["failures"], columns=["id"])["id"].to_pylist())
     for table, rows in rows_per_id.items():
         found = Counter(_ids(staged[table], in_parts=table in IN_PARTS))
@@ -84,14 +93,14 @@ def check_accounting(staged: Mapping[str, Path], expected_ids: Sequence[str], ro
 
 
 def _ids(path: Path, in_parts: bool) -> list[str]:
-    """The id of every row, of the first part alone where an utterance goes on in further rows."""
+    """Return the id of every row. If the table has parts, return only the ids of first parts."""
     table = pq.read_table(path, columns=["id", "part"] if in_parts else ["id"])
     ids: list[str] = (table.filter(pc.equal(table["part"], 0)) if in_parts else table)["id"].to_pylist()
     return ids
 
 
 def read_record(data: bytes) -> CommitRecord | None:
-    """A commit record, or `None` where the bytes are damaged: then the shard is done again."""
+    """Parse a commit record. Return `None` if the bytes are damaged; the shard is then computed again."""
     try:
         return decode_record(data)
     except ValueError:
@@ -99,10 +108,10 @@ def read_record(data: bytes) -> CommitRecord | None:
 
 
 def decode_record(data: bytes) -> CommitRecord:
-    """A commit record of the bytes on disk.
+    """Parse the bytes of a commit record's file.
 
     Raises:
-        ValueError: They are not a commit record, or have been edited.
+        ValueError: The bytes are not a commit record, or they have been edited.
     """
     try:
         content = decode_checked(data)

@@ -1,13 +1,13 @@
-"""The place where a run directory lies: files under names, each put there whole. Today a folder of a local file system.
+"""Files of a run directory, addressed by name. A file appears under its name only when it is complete.
 
-A run directory asks for nothing else, so an object store can take the folder's place: there
-`publish` puts each staged file once under its final name, since nothing is renamed.
+`RunDirectory` uses the file system only through this module, so an object store could take its place.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,19 +24,28 @@ from pipeline.runtime.failpoints import failpoint
 
 
 class Files:
-    """Files below a folder, by names with slashes such as `transcripts/shard-00000.parquet`."""
+    """Files in a folder. Their names are relative paths such as `transcripts/shard-00000.parquet`."""
 
     def __init__(self, root: Path, staging: str) -> None:
-        """Take the folder, which need not exist yet, and the name of the folder below it for unfinished files."""
+        """Create no file yet.
+
+        Args:
+            root: The folder, which need not exist yet.
+            staging: Name of the subfolder for unfinished files.
+        """
         self.root = root
         self._staging = root / staging
 
     def locate(self, name: str) -> Path:
-        """Where a file lies, for messages."""
+        """Return the path of a file, for messages."""
         return self.root / name
 
+    def free_bytes(self) -> int:
+        """Return the free space on the disk that holds the folder, in bytes."""
+        return shutil.disk_usage(self.root).free
+
     def size(self, name: str) -> int | None:
-        """Bytes of a file; `None` where there is no regular file of that name."""
+        """Return the size of a file in bytes; `None` if no regular file has that name."""
         try:
             status = os.stat(self.root / name)
         except OSError:
@@ -47,7 +56,7 @@ class Files:
         """Open a file for reading.
 
         Raises:
-            OSError: There is no such file, or it is not a regular file (a FIFO would never answer).
+            OSError: The file does not exist, or it is not a regular file (reading a FIFO would block).
         """
         path = self.root / name
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -65,12 +74,17 @@ class Files:
         return content
 
     def names(self, folder: str = "") -> list[str]:
-        """Names of everything in a folder, without the folder's, sorted; none where there is no folder."""
+        """Return the sorted names of a folder's entries; an empty list if the folder does not exist."""
         path = self.root / folder
         return sorted(entry.name for entry in os.scandir(path)) if path.is_dir() else []
 
     def remove(self, name: str, *, durable: bool = False) -> None:
-        """Remove a file, where there is one; `durable`: so that it stays removed after a loss of power."""
+        """Remove a file if it exists.
+
+        Args:
+            name: The file.
+            durable: Sync the folder, so that the file stays removed after a power failure.
+        """
         path = self.root / name
         path.unlink(missing_ok=True)
         if durable:
@@ -78,7 +92,7 @@ class Files:
                 fsync(path.parent)
 
     def publish(self, staged: Mapping[str, Path], shard: int) -> None:
-        """Put the staged files of a shard under their final names, and make the names durable."""
+        """Move the staged files of a shard to their final names, and sync the folders."""
         for index, (name, path) in enumerate(staged.items()):
             target = self.root / name
             with naming(target):
@@ -92,14 +106,14 @@ class Files:
                 fsync(folder)
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Write a small file so that a crash leaves the old file or the new file."""
+        """Write a small file atomically: after a crash, either the old or the new file is there."""
         target = self.root / name
         staged = self._staging / f"file-{uuid.uuid4().hex}"
         self._staging.mkdir(parents=True, exist_ok=True)
         try:
             with naming(target):
                 failpoint("file")
-                staged.touch(exist_ok=False)  # not through a link, nor over what is there
+                staged.touch(exist_ok=False)  # fails if the name exists, even as a symbolic link
                 staged.write_bytes(data)
                 failpoint("file-staged")
                 fsync(staged)
@@ -115,36 +129,40 @@ class Files:
 
 @dataclass(frozen=True)
 class StoredTable:
-    """A Parquet file of a run directory, opened each time it is read."""
+    """A Parquet file of a run directory. Each read opens the file again."""
 
     files: Files
     name: str
 
     def __str__(self) -> str:
-        """Where it lies, for messages."""
+        """Return the path of the file, for messages."""
         return str(self.files.locate(self.name))
 
     @property
     def is_there(self) -> bool:
-        """Whether the file is there."""
+        """Whether the file exists."""
         return self.files.size(self.name) is not None
 
     @contextmanager
     def open(self, **options: Any) -> Iterator[pq.ParquetFile]:
-        """Open the file for as long as the context lasts.
+        """Open the file, and close it at the end of the context.
 
         Args:
-            options: For `pyarrow.parquet.ParquetFile`.
+            options: Options of `pyarrow.parquet.ParquetFile`.
 
         Raises:
-            OSError: There is no such file, or it cannot be read.
-            pyarrow.ArrowInvalid: It is not a Parquet file.
+            OSError: The file does not exist or cannot be read.
+            pyarrow.ArrowInvalid: The file is not a Parquet file.
         """
         with self.files.open(self.name) as source, pq.ParquetFile(source, **options) as file:
             yield file
 
     def read(self, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
-        """Read the table, or some columns, or the rows that `filters` keeps.
+        """Read the table.
+
+        Args:
+            columns: Columns to read; `None` for all.
+            filters: Expression that selects rows; `None` for all.
 
         Raises:
             OSError, pyarrow.ArrowInvalid: As `open`.
@@ -170,13 +188,13 @@ class StoredTable:
             return [group.id for group in kept.row_groups]
 
     def schema(self) -> pa.Schema:
-        """Columns and metadata, without reading a row."""
+        """Return columns and metadata without reading rows."""
         with self.open() as file:
             return file.schema_arrow
 
 
 def fsync(path: Path) -> None:
-    """Make a file or the names in a folder durable."""
+    """Sync a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

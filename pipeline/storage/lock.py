@@ -1,13 +1,14 @@
-"""The lock on a run directory: one writer, and nothing that a dead one could leave behind.
+"""The lock on a run directory, which allows one writer at a time.
 
-A record lock of the system, which drops it when the process ends, however it ends; a process that is only stopped
-(SIGSTOP) keeps it, because it may go on. Unlike one of `flock` it is not inherited by forked workers, which may
-outlive a killed run by a moment, and it can be asked about without being taken. The text in the file is for people;
-that the file lies there means nothing.
+The lock is a POSIX record lock (`fcntl`). The system releases the lock when the process ends, even after a crash. A
+process that is only paused (SIGSTOP) keeps the lock, because the process may continue. Forked workers do not inherit a
+record lock as they would inherit a lock of `flock`; workers may live a moment longer than a killed run. Other processes
+can query a record lock without taking it. The text in the lock file is for people. The file itself may exist without
+being locked.
 
-On a network file system the lock is as good as the server's: NFS gives a lock back only some time after its machine
-has died (90 s for version 4), and file systems that keep locks to each machine (some FUSE and cluster file systems)
-let two machines write at once, which the order of a commit makes harmless only as long as both do the same work.
+On a network file system, the lock depends on the server. NFS version 4 releases the lock of a crashed machine only
+after about 90 s. Some FUSE and cluster file systems keep locks local to each machine, so two machines can write at
+once. The order of a commit makes that harmless as long as both machines compute the same run.
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ from pathlib import Path
 from pipeline.runtime.errors import UserError
 
 _FLOCK = "hhqqi4x"
-"""C's `struct flock` on 64-bit Linux: type, whence, start, length, process."""
+"""Layout of C's `struct flock` on 64-bit Linux: type, whence, start, length, process."""
 
 
 @contextmanager
 def hold(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock of the file `path`, which is made where it is missing; not twice in one process.
+    """Hold a lock while the context lasts. A process must not take the same lock twice.
 
     Args:
-        path: The file.
-        what: What it locks, for messages: `run_dir=...`.
+        path: The lock file; created if it is missing.
+        what: What the lock protects, for messages: `run_dir=...`.
 
     Raises:
-        UserError: Another process holds it, or the file cannot be written or locked.
+        UserError: Another process holds the lock, or the file cannot be written or locked.
     """
     descriptor = _locked(path, what)
     try:
         said = (
             f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC).isoformat(timespec='seconds')}"
         )
-        # Never empty in between: somebody may be reading it.
+        # The text is written before the file is cut, so that a reader never finds the file empty.
         os.truncate(descriptor, os.pwrite(descriptor, said.encode(), 0))
         yield
     finally:
@@ -52,7 +53,7 @@ def hold(path: Path, what: str) -> Iterator[None]:
 
 
 def holder(path: Path) -> str | None:
-    """Who holds the lock: process, machine and since when (UTC), as far as can be known; `None` where nobody does."""
+    """Return who holds the lock: process, machine and start time in UTC, as far as known. `None` if nobody does."""
     try:
         with open(path) as handle:
             asked = struct.pack(_FLOCK, fcntl.F_WRLCK, 0, 0, 0, 0)
@@ -62,14 +63,15 @@ def holder(path: Path) -> str | None:
         return None
     if kind == fcntl.F_UNLCK:
         return None
-    # The system does not know processes of other machines and containers; the file may be its last holder's still.
+    # The system reports no id for a process on another machine or in another container. The text in the file may
+    # still be that of the previous holder.
     if process <= 0 or said.startswith(f"process {process} "):
         return said or "another process"
     return f"process {process}"
 
 
 def _locked(path: Path, what: str) -> int:
-    """A descriptor of the locked file."""
+    """Lock the file and return its descriptor."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,12 +83,13 @@ def _locked(path: Path, what: str) -> int:
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor
         except FileNotFoundError:
-            pass  # its last holder took it away in between, as where it is another file by now
+            pass  # the last holder has just removed the file
         except OSError as error:
             os.close(descriptor)
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise UserError(
-                    f"{what}: cannot be locked ({error.strerror}); choose a run_dir= on a file system that has locks"
+                    f"{what}: cannot be locked ({error.strerror}); "
+                    f"choose a run_dir= on a file system that supports locks"
                 ) from None
             raise UserError(
                 f"{what}: locked by {holder(path) or 'another process'}; "

@@ -1,4 +1,4 @@
-"""The manifest: one row an utterance, made once, before any model runs; validated, digested, sharded."""
+"""The manifest: one row per utterance, made before any model runs, with the shard of each row."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ BLOCK_ROWS = 4096
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest in memory, as columns.
+    """A manifest in memory.
 
     Attributes:
-        table: Schema of `tables.manifest_schema`.
-        digest: SHA-256 of what identifies the work; not of where the root lies.
+        table: The rows, with the schema of `tables.manifest_schema`.
+        digest: SHA-256 of the rows without the paths, so that a corpus may be moved.
     """
 
     table: pa.Table
     digest: str
 
     def __len__(self) -> int:
-        """Rows."""
+        """Return the number of rows."""
         return int(self.table.num_rows)
 
     @cached_property
     def shard_of_row(self) -> NDArray[np.int32]:
-        """Shard of every row, ascending."""
+        """Shard of each row, `(rows,)`, ascending."""
         return np.asarray(self.table["shard"].to_numpy())
 
     @cached_property
     def duration_s(self) -> NDArray[np.float64]:
-        """Seconds of every row, NaN where the header could not be read."""
+        """Duration of each row in seconds, `(rows,)`; NaN if the header could not be read."""
         return np.asarray(self.table["duration_s"].to_numpy(), dtype=np.float64)
 
     @property
     def num_shards(self) -> int:
-        """Shards."""
+        """Number of shards."""
         return int(self.shard_of_row[-1]) + 1 if len(self) else 0
 
     @property
@@ -60,12 +60,16 @@ class Manifest:
         return [field.name for field in tables.own_columns(self.table.schema)]
 
     def rows_of_shard(self, shard: int) -> range:
-        """Rows of one shard."""
+        """Return the rows of one shard."""
         first, last = np.searchsorted(self.shard_of_row, [shard, shard + 1])
         return range(int(first), int(last))
 
     def num_samples_at(self, sample_rate: int) -> NDArray[np.int64]:
-        """Samples of every row after resampling to `sample_rate`; 0 where the header could not be read."""
+        """Return the samples of each row after resampling, `(rows,)`; 0 if the header could not be read.
+
+        Args:
+            sample_rate: Target rate in Hz.
+        """
         samples = self.table["num_samples"].fill_null(0).to_numpy()
         rates = self.table["sample_rate"].fill_null(sample_rate).to_numpy()
         result: NDArray[np.int64] = samples.astype(np.int64)
@@ -75,7 +79,7 @@ class Manifest:
         return result
 
     def utterance(self, row: int) -> Utterance:
-        """One row, without the dataset's own columns."""
+        """Return one row as an utterance, without the dataset's own columns."""
         get = self.table.column
         return Utterance(
             id=get("id")[row].as_py(),
@@ -87,17 +91,17 @@ class Manifest:
         )
 
     def measured(self, row: int) -> tuple[int, int]:
-        """Hz and samples of a row whose header could be read."""
+        """Return sample rate (Hz) and number of samples of a row whose header could be read."""
         return self.table["sample_rate"][row].as_py(), self.table["num_samples"][row].as_py()
 
     def file_size(self, row: int) -> int | None:
-        """Bytes of the file when the manifest was made; `None` where it could not be found."""
+        """Return the size in bytes that the file had when the manifest was made; `None` if there was no file."""
         size: int | None = self.table["file_size"][row].as_py()
         return size
 
 
 def write(directory: RunDirectory, manifest: Manifest, made_with: dict[str, Any]) -> None:
-    """Write the manifest, with its digest and how it was made in the file's metadata."""
+    """Write the manifest. The file's metadata hold the digest and the settings `made_with`."""
     metadata = {"digest": manifest.digest, "made_with": made_with, "schema_version": tables.SCHEMA_VERSION}
     directory.write_table(
         MANIFEST, manifest.table.replace_schema_metadata({key: json.dumps(value) for key, value in metadata.items()})
@@ -105,7 +109,7 @@ def write(directory: RunDirectory, manifest: Manifest, made_with: dict[str, Any]
 
 
 def read(stored: StoredTable) -> tuple[Manifest, dict[str, Any]]:
-    """Read a manifest back, and how it was made.
+    """Read a manifest, and the settings that it was made with.
 
     Raises:
         UserError: The file is not a manifest.
@@ -119,18 +123,18 @@ def read(stored: StoredTable) -> tuple[Manifest, dict[str, Any]]:
 
 
 UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError)
-"""What a file that is no manifest makes its readers raise."""
+"""Exceptions that reading a damaged manifest can raise."""
 
 
 def unreadable(stored: StoredTable, error: BaseException) -> UserError:
-    """The refusal of a file that is no manifest."""
+    """Return the error for a file that is not a manifest."""
     return UserError(f"{stored}: not a readable manifest ({error}); remove it, or choose another run_dir=")
 
 
 def digest_of(table: pa.Table) -> str:
-    """SHA-256 over the rows as JSON, which is the same on every machine and in every release of Arrow.
+    """Return the SHA-256 of the rows, without their paths.
 
-    Where the files lie is left out.
+    The digest is taken over JSON, so that the digest is the same on every machine and in every release of Arrow.
     """
     digest = hashlib.sha256()
     for row in _rows(table.drop_columns(["path"])):

@@ -1,8 +1,9 @@
-"""The run directory: everything that reads or writes a run goes through this module. A shard is whole or not done.
+"""The run directory. All code that reads or writes a run uses this module.
 
-Order of a commit: every table is written under `.staging/` (the same file system, and never inside a table's folder,
-because DuckDB and Polars read dot-files there), made durable, and put under its final name. The commit record goes
-the same way, last. A kill at any instruction leaves whole files or none under the public names.
+A commit writes each table of a shard to `.staging/`, syncs the files to disk and moves them to their final names. Then
+it writes the commit record in the same way. After a kill at any point, each file under a final name is complete.
+`.staging/` is on the same file system as the tables. It is not in a table's folder, because DuckDB and Polars also read
+hidden files there.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pipeline.storage.lock import hold, holder
 from pipeline.storage.run_record import RunRecord, StoredFile
 
 TABLES = ("transcripts", "emissions", "features", "failures")
-"""The folders of tables that a run directory can have."""
+"""Tables of a run; each has a folder of this name."""
 COMMITS = "commits"
 MANIFEST = "manifest.parquet"
 RUN_JSON = "run.json"
@@ -41,15 +42,15 @@ STAGING = ".staging"
 
 
 class RunDirectory:
-    """One run's files. Names are relative to the run directory, with slashes.
+    """The files of one run. File names are relative to the run directory.
 
     Attributes:
-        root: Where it lies, for messages and for the lines that tell a person how to read it.
+        root: The folder, for messages.
         manifest, scores, confusions: Tables of the whole run.
     """
 
     def __init__(self, root: Path) -> None:
-        """Take the folder, which need not exist yet. Nothing is created before it is needed."""
+        """Create nothing yet; the folder need not exist."""
         self.root = root
         self._files = Files(root, STAGING)
         self._staging = root / STAGING
@@ -60,22 +61,26 @@ class RunDirectory:
     # Reading.
 
     def locate(self, name: str) -> Path:
-        """Where a file lies, for messages."""
+        """Return the path of a file, for messages."""
         return self._files.locate(name)
 
     def has(self, name: str) -> bool:
-        """Whether there is a file of this name."""
+        """Whether a regular file has this name."""
         return self._files.size(name) is not None
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; `None` where there is no regular file of that name."""
+        """Return the size of a file in bytes; `None` if no regular file has that name."""
         return self._files.size(name)
+
+    def free_bytes(self) -> int:
+        """Return the free space on the disk that holds the run directory, in bytes."""
+        return self._files.free_bytes()
 
     def open(self, name: str) -> pa.NativeFile:
         """Open a file for reading, as bytes.
 
         Raises:
-            OSError: There is no such file, or it is not a regular file.
+            OSError: The file does not exist, or it is not a regular file.
         """
         return self._files.open(name)
 
@@ -88,31 +93,31 @@ class RunDirectory:
         return self._files.read(name)
 
     def names(self, folder: str = "") -> list[str]:
-        """Names of everything in a folder, sorted; none where there is no folder."""
+        """Return the sorted names of a folder's entries; an empty list if the folder does not exist."""
         return self._files.names(folder)
 
     def table(self, table: str, shard: int) -> StoredTable:
-        """The file of one table and shard. Its name is deterministic, so writing it twice is harmless."""
+        """Return the file of one table and shard. A shard that is computed again replaces this file."""
         return StoredTable(self._files, f"{table}/shard-{shard:05d}.parquet")
 
     def commit_name(self, shard: int) -> str:
-        """The name of a shard's commit record."""
+        """Return the name of a shard's commit record."""
         return f"{COMMITS}/shard-{shard:05d}.json"
 
     def require_run(self) -> None:
-        """Refuse a folder that holds no run.
+        """Check that the folder holds a run.
 
         Raises:
-            UserError: It holds none.
+            UserError: It does not.
         """
         if not self.manifest.is_there:
             raise UserError(f"{self.root}: no run there (no {MANIFEST}); give the run_dir of a run")
 
     def read_record(self) -> RunRecord | None:
-        """`run.json`, or `None` where no run has begun.
+        """Read `run.json`; return `None` if it does not exist.
 
         Raises:
-            UserError: The file is there and cannot be read.
+            UserError: The file exists but cannot be read.
         """
         try:
             return RunRecord.decode(self.read(RUN_JSON))
@@ -126,7 +131,7 @@ class RunDirectory:
             ) from None
 
     def file_record(self, name: str) -> StoredFile:
-        """Size and SHA-256 of a file.
+        """Return the size and SHA-256 of a file.
 
         Raises:
             OSError: As `open`.
@@ -137,7 +142,10 @@ class RunDirectory:
     # Commit records.
 
     def committed(self, fingerprint: str) -> dict[int, CommitRecord]:
-        """The shards that are done: record there, fingerprint right, files there with the right sizes."""
+        """Return the commit records of the shards that are done, by shard.
+
+        A shard is done if its record has this fingerprint and all its files exist with the recorded sizes.
+        """
         done = {}
         for record in self._records():
             if record is not None and record.fingerprint == fingerprint and self._has_files(record):
@@ -145,23 +153,23 @@ class RunDirectory:
         return done
 
     def commits(self) -> dict[int, CommitRecord]:
-        """The shards that are done of the run that `run.json` describes."""
+        """Return the commit records of the shards that are done in the run that `run.json` describes, by shard."""
         recorded = self.read_record()
         return self.committed(recorded.fingerprint) if recorded is not None else {}
 
     def has_commits(self) -> bool:
-        """Whether any commit record is there, sound or not: then there are results that must not be mixed."""
+        """Whether any commit record exists, even a damaged one. If so, other work must not write here."""
         return bool(self._record_names())
 
     def committed_otherwise(self, fingerprint: str) -> bool:
-        """Whether a commit record belongs to another run than `fingerprint`, or cannot be read."""
+        """Whether any commit record has a fingerprint other than this one, or cannot be read."""
         return any(record is None or record.fingerprint != fingerprint for record in self._records())
 
     def _record_names(self) -> list[str]:
         return [name for name in self.names(COMMITS) if name.startswith("shard-") and name.endswith(".json")]
 
     def _records(self) -> Iterator[CommitRecord | None]:
-        """Every commit record, `None` for a record that cannot be read."""
+        """Yield each commit record; `None` for a record that cannot be read."""
         for name in self._record_names():
             try:
                 yield read_record(self.read(f"{COMMITS}/{name}"))
@@ -169,67 +177,67 @@ class RunDirectory:
                 yield None
 
     def _has_files(self, record: CommitRecord) -> bool:
-        """Whether the files of a record are there; files of other names than the record's shard has are not ours."""
+        """Whether all files of a record exist with the recorded sizes, under the names that this shard's files have."""
         return all(
             file.path == (name := self.table(table, record.shard).name) and self.size(name) == file.size
             for table, file in record.files.items()
         )
 
-    # Writing; for the holder of the lock.
+    # Writing. The caller holds the lock.
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run directory for one writer.
+        """Lock the run directory for this process while the context lasts.
 
         Raises:
-            UserError: Another process holds it, or the folder cannot be written.
+            UserError: Another process holds the lock, or the folder cannot be written.
         """
         with hold(self._staging / "lock", f"run_dir={self.root}"):
             yield
 
     def is_locked(self) -> bool:
-        """Whether a process holds the run directory now."""
+        """Whether a process holds the lock now."""
         return holder(self._staging / "lock") is not None
 
     @contextmanager
     def new_or_kept(self) -> Iterator[None]:
-        """Remove a run directory that was made in this context, where no manifest comes of it."""
+        """At the end of the context, remove the run directory if it was created in the context and has no manifest."""
         new = [path for path in (self.root, *self.root.parents) if not path.exists()]
         try:
             yield
         finally:
             if new and not self.manifest.is_there:
                 log = self.locate(LOG)
-                with suppress(UserError), self.lock():  # not what another process has begun meanwhile
+                with suppress(UserError), self.lock():  # another process may have started a run here
                     for path in (self._staging / "lock", log):
                         path.unlink(missing_ok=True)
                 for path in (self._staging, log.parent, *new):
-                    with suppress(OSError):  # not there, or not empty: then it is not ours to remove
+                    with suppress(OSError):  # a folder that is not empty stays
                         path.rmdir()
 
     def local_log(self, name: str = LOG) -> Path:
-        """A file to append to, in a folder that is there: logs and metrics are written as they come, not put whole."""
+        """Return the path of a log or metrics file, whose folder is created. Such a file is appended to."""
         path = self.locate(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Write a small file so that a crash leaves the old file or the new file."""
+        """Write a small file atomically: after a crash, either the old or the new file is there."""
         self._files.write(name, data)
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a whole Parquet file so that a crash leaves the old file or the new file."""
+        """Write a Parquet file atomically: after a crash, either the old or the new file is there."""
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         self.write(name, memoryview(sink.getvalue()))
 
     def remove_scores(self) -> None:
-        """Remove the scores: what they sum is about to change, or there is nothing to score."""
+        """Remove the scores, because the transcripts are about to change or none has a reference."""
         for name in (SCORES, CONFUSIONS):
             self._files.remove(name)
 
     def remove_leftovers(self) -> None:
-        """Remove what dead attempts left in `.staging/`. Nothing else is touched."""
+        """Remove unfinished files of earlier attempts from `.staging/`."""
         for path in self._staging.iterdir():
             if path.name.startswith("shard-") and path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -237,21 +245,21 @@ class RunDirectory:
                 path.unlink(missing_ok=True)
 
     def remove_uncommitted(self) -> None:
-        """Remove tables that an attempt with other settings left behind; the caller knows that none is committed."""
+        """Remove tables that an attempt with other settings left. The caller has checked that no shard is committed."""
         for table in TABLES:
             for name in self.names(table):
                 if name.startswith("shard-") and name.endswith(".parquet"):
                     self._files.remove(f"{table}/{name}")
 
     def new_staging(self, shard: int) -> Path:
-        """A fresh local folder for one attempt at a shard."""
+        """Create a staging folder for one attempt at a shard, and return its path."""
         path = Path(self._staging / f"shard-{shard:05d}-{uuid.uuid4().hex}")
         self._staging.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700)  # what is written in it has names that are known
+        path.mkdir(mode=0o700)  # others must not place files here: the names are predictable
         return path
 
     def has_staging(self, shard: int) -> bool:
-        """Whether an attempt at a shard left its folder behind."""
+        """Whether an attempt at a shard left its staging folder."""
         return any(name.startswith(f"shard-{shard:05d}-") for name in self.names(STAGING))
 
     def commit(
@@ -261,16 +269,16 @@ class RunDirectory:
         expected_ids: Sequence[str],
         rows_per_id: Mapping[str, int],
     ) -> CommitRecord:
-        """Check the staged tables of a shard, publish them and write the commit record last.
+        """Check the staged tables of a shard, publish them, and write the commit record last.
 
         Args:
-            record: The record without `files` and `committed_at`, which are filled in here.
-            staged: Table name to staged file; `failures` is always one of them.
+            record: The record without `files` and `committed_at`, which this method adds.
+            staged: Staged file of each table, by table name; `failures` is always one of them.
             expected_ids: Every id of the shard.
-            rows_per_id: Table name to the rows that an utterance with a result has there.
+            rows_per_id: Number of rows that an utterance with a result has in a table, by table name.
 
         Raises:
-            AssertionError: The tables do not account for every id exactly once, which is a bug of ours.
+            AssertionError: The tables do not hold each id exactly once. This would be a bug.
         """
         check_accounting(staged, expected_ids, rows_per_id)
         shard, files, paths = record.shard, {}, {}
@@ -285,7 +293,7 @@ class RunDirectory:
                 )
             paths[name] = path
         failpoint("staged", shard)
-        # A shard that is done again stops being done before its first file changes.
+        # If the shard is computed again, its old record goes before its first file changes.
         self.retract(shard)
         self._files.publish(paths, shard)
         failpoint("renamed", shard)
@@ -293,14 +301,14 @@ class RunDirectory:
         try:
             self.write(self.commit_name(shard), encode_record(done))
         except OSError:
-            with suppress(OSError):  # a record that could not be made durable is no record
+            with suppress(OSError):  # the record may not survive a power failure
                 self._files.remove(self.commit_name(shard))
             raise
         failpoint("committed", shard)
         return done
 
     def retract(self, shard: int) -> None:
-        """Remove the commit record of a shard, where there is one: the shard is to be done again."""
+        """Remove the commit record of a shard if it exists, so that the shard is computed again."""
         name = self.commit_name(shard)
         if self.locate(name).exists():
             failpoint("retract", shard)

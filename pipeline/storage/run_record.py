@@ -1,7 +1,7 @@
-"""`run.json`: what a run computes, with which weights, and where it was computed last.
+"""`run.json`: what a run computes, with which weights, and on which device it ran last.
 
-The identity is everything that decides what stands in the tables. Its digest, the fingerprint, stands in every commit
-record. A run directory is resumed only by a run of the same identity.
+The identity holds everything that determines the content of the tables. The fingerprint is the digest of the identity;
+each commit record contains the fingerprint. Only a run with the same identity can resume a run directory.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ _KEYS = {
     "feature_dtype": "features.dtype",
     "emission_dtype": "emissions.dtype",
 }
-"""Fields of an identity whose key in the file is another than their name."""
+"""Keys in the file that differ from the names of the fields."""
 _OPTIONS = ("model.", "decoder.")
-"""What the keys of options begin with."""
+"""Prefixes of the keys of options."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that decides what stands in a run's tables.
+    """Everything that determines the content of a run's tables.
 
     Attributes:
-        schema_version: Of the tables.
+        schema_version: Version of the table schemas.
         manifest: Digest of the manifest.
         model: The choice of the group `model`.
         weights_sha256: SHA-256 of the weights file.
         precision: fp32, bf16 or fp16.
         outputs: The requested tables, sorted.
         channels: mix, first or each.
-        chunk_seconds, chunk_context_seconds: How long recordings are cut.
-        torch, torchaudio: Their versions without the patch release.
-        layers: Layers in `features/`; empty where features are not requested.
-        feature_dtype, emission_dtype: float16 or float32; `None` where the table is not requested.
-        decoder: The choice of the group `decoder`; `None` where transcripts are not requested.
-        options: What the model and the decoder were told besides: `model.labels`, `decoder.beam_size` and the like.
+        chunk_seconds, chunk_context_seconds: Length of a chunk, and of the context on each side of it.
+        torch, torchaudio: Versions without the patch release.
+        layers: Layers in `features/`; empty if features are not requested.
+        feature_dtype, emission_dtype: float16 or float32; `None` if the table is not requested.
+        decoder: The choice of the group `decoder`; `None` if transcripts are not requested.
+        options: Further options of the model and the decoder, such as `model.labels` and `decoder.beam_size`.
     """
 
     schema_version: int
@@ -67,11 +67,11 @@ class Identity:
         return digest_of_json(self.as_json())
 
     def dtype(self, table: str) -> str | None:
-        """The type of the values in `emissions` or `features`; `None` for other tables."""
+        """Return the type of the values in `emissions` or `features`; `None` for other tables."""
         return {"emissions": self.emission_dtype, "features": self.feature_dtype}.get(table)
 
     def as_json(self) -> dict[str, Any]:
-        """The identity as `run.json` has it; keys of what is not requested are left out."""
+        """Return the identity as in `run.json`. Keys of tables that are not requested are left out."""
         values = {_KEYS.get(each.name, each.name): getattr(self, each.name) for each in fields(self)}
         options = values.pop("options")
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
@@ -79,7 +79,7 @@ class Identity:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Identity:
-        """The identity that `as_json` wrote.
+        """Read an identity that `as_json` returned.
 
         Raises:
             ValueError: A key is missing or unknown.
@@ -109,7 +109,7 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """How to recognise a weights file without reading it again."""
+    """Path, size and time of a weights file, which tell whether the file has changed since it was hashed."""
 
     path: str
     size: int
@@ -124,10 +124,10 @@ class RunRecord:
     Attributes:
         identity: What the run computes.
         weights: The weights file.
-        manifest_file: The file of the manifest, whose digest leaves out where the recordings lie.
-        versions: Package to version, of what computed and wrote last.
-        device: Where the model ran last; `None` in files that do not say it.
-        written: UTC, ISO 8601.
+        manifest_file: Size and SHA-256 of `manifest.parquet`, including the paths that the manifest's digest omits.
+        versions: Versions of the packages that ran last, by package name.
+        device: Device that the model ran on last; `None` in files that do not say it.
+        written: Time of writing in UTC, as ISO 8601.
     """
 
     identity: Identity
@@ -143,18 +143,18 @@ class RunRecord:
         return self.identity.fingerprint
 
     def of_manifest(self, file: StoredFile) -> RunRecord:
-        """The same record after the manifest's file was written again."""
+        """Return the same record with another `manifest_file`."""
         return replace(self, manifest_file=file)
 
     def encode(self) -> bytes:
-        """The bytes of `run.json`."""
+        """Return the bytes of `run.json`."""
         content = asdict(self) | {"identity": self.identity.as_json()}
         present = {key: value for key, value in content.items() if value is not None}
         return encode_checked({"fingerprint": self.fingerprint, **present})
 
     @classmethod
     def decode(cls, data: bytes) -> RunRecord:
-        """The record in the bytes of `run.json`, also of the first release.
+        """Parse the bytes of `run.json`, also those of the first release.
 
         Raises:
             ValueError: The bytes are not a run record, or they have been edited.

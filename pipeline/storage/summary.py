@@ -1,4 +1,4 @@
-"""How far a run is: sums over its commit records, for the end of a run, `status` and the report."""
+"""Progress of a run: sums over its commit records, for the end of a run, `status` and the report."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Totals:
     """Sums over committed shards.
 
     Attributes:
-        shards: Committed shards.
-        utterances: Rows of the manifest in them.
+        shards: Number of committed shards.
+        utterances: Number of manifest rows in these shards.
         audio_s: Seconds of audio with a result.
-        failures: Error name to count.
-        empty: Transcripts without a word.
-        word_errors, reference_words: Where there are references.
+        failures: Number of failures, by error name.
+        empty: Number of transcripts without a word.
+        word_errors, reference_words: Sums over the utterances that have a reference.
     """
 
     shards: int
@@ -38,17 +38,17 @@ class Totals:
 
     @property
     def num_failures(self) -> int:
-        """Utterances without a result."""
+        """Number of utterances without a result."""
         return sum(self.failures.values())
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
         totals: Sums over the committed shards.
-        num_utterances, num_shards: Of the manifest.
+        num_utterances, num_shards: Utterances and shards of the manifest.
         pending_s: Seconds of audio in shards that are not committed.
         locked: Whether a process holds the run directory.
     """
@@ -61,12 +61,12 @@ class Standing:
 
     @property
     def done(self) -> int:
-        """Utterances with a result."""
+        """Number of utterances with a result."""
         return self.totals.utterances - self.totals.num_failures
 
     @property
     def pending(self) -> int:
-        """Utterances in shards that are not committed."""
+        """Number of utterances in shards that are not committed."""
         return self.num_utterances - self.totals.utterances
 
     @property
@@ -76,11 +76,11 @@ class Standing:
 
 
 def read_standing(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> Standing:
-    """Read how far a run is.
+    """Read the progress of a run.
 
     Args:
         directory: The run.
-        records: Of its committed shards.
+        records: Commit records, by shard.
 
     Raises:
         UserError: The manifest cannot be read.
@@ -101,7 +101,7 @@ def read_standing(directory: RunDirectory, records: Mapping[int, CommitRecord]) 
 
 
 def total(records: Iterable[CommitRecord]) -> Totals:
-    """Add up commit records; no table is opened."""
+    """Add up commit records. No table is opened."""
     records = list(records)
     counts: Counter[str] = Counter()
     failures: Counter[str] = Counter()
@@ -126,14 +126,14 @@ def lines(
     speed: str = "",
     scored: tuple[int, int, str] | None = None,
 ) -> list[str]:
-    """The closing lines of a run: rows, failures by name, hours, speed, WER, where and how to read it.
+    """Return the last lines that a run prints: utterances, failures, WER, and how to read the results.
 
     Args:
-        totals: Sums over its shards, whose errors are counted after the normaliser `standard`.
-        run_dir: Where it is.
-        outputs: Its tables.
-        speed: In words.
-        scored: Wrong words, words of the references and the normaliser, where scores are of another one.
+        totals: Sums over the shards. Their errors are counted after the normaliser `standard`.
+        run_dir: The run directory.
+        outputs: Tables of the run.
+        speed: The speed in words.
+        scored: Word errors, reference words and normaliser of the scores, if the run has been scored.
     """
     done = totals.utterances - totals.num_failures
     said = [f"{done} of {totals.utterances} utterances, {format_hours(totals.audio_s)} of audio{speed}"]
@@ -156,6 +156,6 @@ def lines(
 
 
 def _quoted(path: Path) -> str:
-    """A path as Python reads it back, in double quotes where that needs no escape."""
+    """Return a path as a Python string literal, in double quotes if nothing needs an escape."""
     plain = str(path).isprintable() and not set(str(path)) & set('"\\')
     return f'"{path}"' if plain else ascii(str(path))

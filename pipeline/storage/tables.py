@@ -1,4 +1,4 @@
-"""Explicit, versioned Arrow schemas, and records to tables. The columns are the public surface."""
+"""Arrow schemas of all tables, and functions that build the tables. The columns are a public interface."""
 
 from __future__ import annotations
 
@@ -75,28 +75,28 @@ _ARROW_TYPES = {
 
 _ARROW_OWN = ("__filename", "__fragment_index", "__batch_index", "__last_in_fragment")
 CHANNEL = "channel"
-"""The channel of the file, 1 the first: ahead of the dataset's own columns, where rows name their channel."""
+"""Column for the channel of the file; 1 is the first. It comes before the dataset's own columns, if it is there."""
 RESERVED = frozenset([*(field.name for field in (*MANIFEST_FIELDS, *TRANSCRIPT_FIELDS)), CHANNEL, *_ARROW_OWN])
-"""Names that a dataset's own column cannot have; such a column becomes `meta_<name>`."""
+"""Names that a dataset's own column cannot have. A column with such a name is renamed to `meta_<name>`."""
 
 
 def manifest_schema(columns: Mapping[str, str]) -> pa.Schema:
-    """Schema of `manifest.parquet` for a dataset's own columns (name to Arrow type name)."""
+    """Return the schema of `manifest.parquet`. `columns` are the dataset's own columns: name to Arrow type name."""
     return pa.schema([*MANIFEST_FIELDS, *_own_fields(columns)])
 
 
 def transcripts_schema(manifest: pa.Schema) -> pa.Schema:
-    """Schema of `transcripts/` for a manifest: the dataset's own columns come last."""
+    """Return the schema of `transcripts/` for the schema of a manifest. The dataset's own columns come last."""
     return pa.schema([*TRANSCRIPT_FIELDS, *own_columns(manifest)])
 
 
 def own_columns(manifest: pa.Schema) -> list[pa.Field]:
-    """The dataset's own columns of a manifest."""
+    """Return the dataset's own columns of a manifest."""
     return [manifest.field(index) for index in range(len(MANIFEST_FIELDS), len(manifest))]
 
 
 def emissions_schema(dtype: str) -> pa.Schema:
-    """Schema of `emissions/`; `dtype` is float32 or float16."""
+    """Return the schema of `emissions/`; `dtype` is float32 or float16."""
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -110,7 +110,7 @@ def emissions_schema(dtype: str) -> pa.Schema:
 
 
 def features_schema(dtype: str) -> pa.Schema:
-    """Schema of `features/`; `dtype` is float16 or float32."""
+    """Return the schema of `features/`; `dtype` is float16 or float32."""
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -125,14 +125,14 @@ def features_schema(dtype: str) -> pa.Schema:
 
 
 def own_column_names(names: Iterable[str], reserved: Iterable[str] = RESERVED) -> dict[str, str]:
-    """Map each of a dataset's own columns to the name that it has beside columns of ours.
+    """Map the names of a dataset's own columns to unique names in our tables.
 
-    A name that is free stays as it is. A name that is taken, by a column of ours or by another column of the dataset,
-    gets `meta_` in front until it is free. Bytes that are not UTF-8 are written as %XX.
+    If a name is reserved or taken by another column of the dataset, the prefix `meta_` is added until the name is free.
+    Bytes that are not UTF-8 are written as %XX.
 
     Args:
-        names: The dataset's own names.
-        reserved: The names of our columns.
+        names: Names of the dataset's own columns.
+        reserved: Names of the columns of our tables.
     """
     names = list(names)
     taken = {*reserved, ""}
@@ -152,7 +152,7 @@ def own_column_names(names: Iterable[str], reserved: Iterable[str] = RESERVED) -
 
 
 def transcript_columns(transcript: Transcript) -> dict[str, Any]:
-    """The decoder's share of a transcripts row."""
+    """Return the columns of a transcripts row that come from the decoder."""
     return {
         "num_frames": transcript.num_frames,
         "text": transcript.text,
@@ -163,24 +163,24 @@ def transcript_columns(transcript: Transcript) -> dict[str, Any]:
 
 
 def failures_table(failures: Iterable[Failure]) -> pa.Table:
-    """The failures of a shard, sorted by id."""
+    """Return the failures of a shard as a table, sorted by id."""
     return pa.Table.from_pylist([asdict(row) for row in sorted(failures, key=lambda f: f.id)], schema=FAILURES)
 
 
 def emission_rows(ids: Sequence[str], parts: Sequence[ArrayPart], dtype: str, num_labels: int) -> pa.Table:
-    """Rows of `emissions/`: the values of each part are `(frames, labels)`."""
+    """Return rows of `emissions/`. The values of each part are `(frames, labels)`."""
     return _array_rows(emissions_schema(dtype), {"num_labels": num_labels}, ids, parts)
 
 
 def feature_rows(ids: Sequence[str], layer: int, parts: Sequence[ArrayPart], dtype: str, dim: int) -> pa.Table:
-    """Rows of `features/` of one layer: the values of each part are `(frames, dim)`."""
+    """Return rows of `features/` for one layer. The values of each part are `(frames, dim)`."""
     return _array_rows(features_schema(dtype), {"layer": layer, "dim": dim}, ids, parts)
 
 
 def _array_rows(
     schema: pa.Schema, constants: Mapping[str, int], ids: Sequence[str], parts: Sequence[ArrayPart]
 ) -> pa.Table:
-    """One row a part; `constants` are the columns with one value, the last column the lists."""
+    """Return one row per part. `constants` are columns with the same value in each row; the last column has lists."""
     columns = {
         "id": pa.array(ids, pa.string()),
         "part": pa.array([part.part for part in parts], pa.int16()),
@@ -196,20 +196,20 @@ def _array_rows(
 def open_writer(
     path: Path, schema: pa.Schema, metadata: Mapping[str, Any] | None = None, values: str | None = None
 ) -> pq.ParquetWriter:
-    """A Parquet writer with the settings this project has measured.
+    """Open a Parquet writer, with compression that suits long lists of floats.
 
     Args:
         path: File to write.
         schema: Columns.
-        metadata: File metadata; every value is kept as JSON.
-        values: The column that holds long lists of floats, if there is one.
+        metadata: File metadata. Each value is stored as JSON.
+        values: The column that holds long lists of floats, if the table has one.
     """
     full = {"schema_version": SCHEMA_VERSION, **(metadata or {})}
     schema = schema.with_metadata({key: json.dumps(value, ensure_ascii=False) for key, value in full.items()})
     if values is None:
         return pq.ParquetWriter(path, schema, compression="zstd")
-    # Floats hardly repeat, so a dictionary only costs time. Split by byte they compress; float16 stays
-    # plain, because DuckDB refuses float16 with BYTE_STREAM_SPLIT.
+    # Floats rarely repeat, so a dictionary only costs time. BYTE_STREAM_SPLIT makes float32 compressible. float16 stays
+    # plain, because DuckDB cannot read float16 with BYTE_STREAM_SPLIT.
     leaf = f"{values}.list.element"
     is_float32 = schema.field(values).type.value_type == pa.float32()
     return pq.ParquetWriter(
@@ -224,7 +224,7 @@ def open_writer(
 
 
 def metadata_of(schema: pa.Schema) -> dict[str, Any]:
-    """The JSON values that `open_writer` put into the metadata of a file with this schema."""
+    """Return the metadata that `open_writer` wrote into a file with this schema."""
     raw = schema.metadata or {}
     return {key.decode(): json.loads(value) for key, value in raw.items() if not key.startswith((b"ARROW", b"pandas"))}
 
@@ -238,7 +238,7 @@ def _values(dtype: str) -> pa.DataType:
 
 
 def _lists(arrays: Sequence[NDArray[np.floating]], value_type: pa.DataType) -> pa.ListArray:
-    """One list a row over one flat buffer, without a Python object a value."""
+    """Build a list array from one flat buffer, without a Python object per value."""
     offsets = np.zeros(len(arrays) + 1, dtype=np.int32)
     np.cumsum([array.size for array in arrays], out=offsets[1:])
     flat = np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.empty(0)

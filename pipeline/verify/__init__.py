@@ -1,10 +1,11 @@
-"""Whether a run directory holds what was committed: every byte, every row, every record. Does not import torch.
+"""Checks whether a run directory still holds everything that was committed. Does not import torch.
 
-Not sound is whatever contradicts what was committed: a file or record that is missing, edited or of another run, rows
-that do not account for every id once, and tables that readers see (they read `transcripts/*.parquet`) with no record
-that vouches for them. The tables of a commit that was killed between its renames and its record are such tables too;
-the run knows them by the attempt's folder in `.staging/`, and so does this module: they are a note, because the next
-run replaces them. Without that folder nobody can tell them from a shard whose record was deleted.
+A run directory is not sound if a file or a commit record is missing, edited or from another run, if the tables do not
+hold each id exactly once, or if a table has no commit record although readers of `transcripts/*.parquet` see it.
 
-Shards that are not done are pending, which is no damage. Reading only: nothing here writes or deletes.
+A commit that was killed after it moved the tables, but before it wrote the record, leaves tables without a record. Its
+folder in `.staging/` shows that. Such tables are a note and no problem, because the next run replaces them. If the
+folder is missing too, the record may have been deleted, and the shard counts as damaged.
+
+Shards that are not done are pending, not damaged. Only `--retract` changes anything: it removes commit records.
 """

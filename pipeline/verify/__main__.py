@@ -1,6 +1,6 @@
-"""`python -m pipeline.verify RUN_DIR`: whether a run directory still holds what was committed.
+"""`python -m pipeline.verify RUN_DIR` checks whether a run directory still holds everything that was committed.
 
-Reading needs no torch; only `--exactness` loads the model. What counts as not sound stands in `pipeline.verify`.
+Only `--exactness` imports torch. `pipeline.verify` says when a run directory is not sound.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ _PAGE = """\
 usage: python -m pipeline.verify RUN_DIR [option ...]
 
 Checks everything that a run has committed: hashes, sizes, row counts and
-columns of every table, commit records, manifest and run.json, and that every
-id of the manifest is in all requested tables or in failures, once. One line
-for each thing that is not as it was committed, with what a rerun will do; then
-what is sound and what the same command again would do. RUN_DIR is the folder
-that the run writes to, such as runs/digits/digits. Reads only, also while the
-run goes on.
+columns of each table, the commit records, the manifest and run.json. Also
+checks that each id of the manifest is either in all requested tables or in
+failures. Prints one line for each problem, with the remedy, and a summary of
+what is sound and what a rerun would do. RUN_DIR is the folder that the run
+writes to, such as runs/digits/digits. Changes nothing without --retract. The
+run may be going on.
 
 options
   --exactness N   also run N utterances again, each alone, and print the
-                  largest difference to what is stored; loads the model
-  --device NAME   where to: auto (default), cpu, cuda, cuda:1
-  --retract       take back the commit records of damaged shards, so that the
-                  same command again does these shards again, and only these;
-                  the one thing that is ever removed
+                  largest difference to the stored values; loads the model
+  --device NAME   device for --exactness: auto (default), cpu, cuda, cuda:1
+  --retract       remove the commit records of damaged shards, so that a rerun
+                  of the same command computes these shards again, and only
+                  these
   -h, --help      this page
 
 exit codes
-  0    sound; shards that are not done yet are no damage
-  1    not sound, or with --exactness not the same alone
-  2    there is no run in that folder, or what was asked cannot be done"""
+  0    sound; shards may be pending
+  1    not sound, or --exactness found a difference, or a file could not be
+       read
+  2    there is no run in that folder, or the options cannot be used"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -62,14 +63,14 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--retract", action="store_true")
     given = parser.parse_args(arguments)
     if given.exactness is not None and given.exactness < 1:
-        raise UserError(f"--exactness={given.exactness}: must be 1 or more; so many utterances are run again")
+        raise UserError(f"--exactness={given.exactness}: must be 1 or more, the number of utterances to run again")
     if given.device is not None and given.exactness is None:
-        raise UserError(f"--device={given.device}: is where to run utterances again; add --exactness N")
+        raise UserError(f"--device={given.device}: needs --exactness; add --exactness N")
     return given
 
 
 class _Verification:
-    """One invocation: what it was asked and what it says."""
+    """One call of the command."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         self._given = given
@@ -77,9 +78,9 @@ class _Verification:
         self._console = Console(file=standard_output(), highlight=False, soft_wrap=True)
 
     def run(self) -> int:
-        """Check, say, take back and run again, as far as that was asked for."""
+        """Check the run, print the findings, and do what the options ask for. Return the exit code."""
         if self._given.retract and self._directory.has_commits():
-            with self._directory.lock():  # whoever cannot take back records learns it before hours of reading
+            with self._directory.lock():  # checks before hours of reading that the lock can be had
                 pass
         found = self._audit()
         for line in messages.findings(found, self._directory, self._given.retract):
@@ -92,7 +93,7 @@ class _Verification:
         except UserError as error:
             if not found.problems:
                 raise
-            self._say(f"error: {error}")  # of what is not sound the exit code tells more
+            self._say(f"error: {error}")  # the exit code reports the problems
             exact = False
         return 0 if exact and not found.problems else 1
 
@@ -106,23 +107,25 @@ class _Verification:
             return audit(self._directory, lambda done, total: status.update(f"checked {done} of {total} shards"))
 
     def _retract(self, found: Audit) -> None:
-        """Take back what a rerun would take as done; everything else that is damaged it does again by itself."""
+        """Remove the commit records of damaged shards that a rerun would skip. A rerun finds other damage by itself."""
         if found.work.manifest is None or found.work.recorded is None:
-            self._say("no record is taken back before the manifest and run.json are sound: they say what it should be")
+            self._say("no commit record is removed: without a sound manifest and run.json, damage is uncertain")
             return
         with self._directory.lock():
             for shard in found.taken_as_done:
                 record = self._directory.commit_name(shard)
-                # Looked at once more, now that no run can have done it again meanwhile.
+                # Checked again under the lock, because a run may have computed the shard again before.
                 if self._directory.has(record) and audit_shard(self._directory, found.work, shard).state == "damaged":
                     self._directory.retract(shard)
-                    self._say(f"took back {self._directory.locate(record)}")
+                    self._say(f"removed {self._directory.locate(record)}")
 
     def _is_exact(self, found: Audit) -> bool:
-        """Run utterances again; whether they are what is stored of them."""
+        """Run utterances again, and return whether they equal the stored values."""
         work = found.work
         if work.manifest is None or work.recorded is None:
-            raise UserError(f"{self._directory.root}: without a sound manifest and run.json nothing can be run again")
+            raise UserError(
+                f"{self._directory.root}: --exactness needs a sound manifest and run.json; repair them first"
+            )
         from pipeline.verify.exactness import rerun_alone  # loads torch
 
         records = [each.record for each in found.shards if each.state == "sound" and each.record is not None]

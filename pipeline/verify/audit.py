@@ -1,4 +1,4 @@
-"""A whole run directory: `run.json`, the manifest, every shard, the scores, and what does not belong there."""
+"""Checks a whole run directory: `run.json`, the manifest, each shard, the scores, and files of unknown names."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ from pipeline.verify.scores import audit_scores
 from pipeline.verify.shard import UNREADABLE, Problem, ShardAudit, State, Work, audit_shard, reason
 
 THREADS = 4
-"""Files are hashed faster than one core does it, where the disk gives more."""
+"""Threads that hash files: a fast disk delivers more than one core can hash."""
 _NAME = re.compile(r"shard-(\d{5,})\.(json|parquet)")
 _KNOWN = {
     *TABLES, COMMITS, MANIFEST, RUN_JSON, CONFIG, SCORES, CONFUSIONS, STAGING, "report", "logs",
 }  # fmt: skip
 _UNCHECKED = {"fingerprint", "identity", "weights", "versions", "written"}
-"""Keys of `run.json` as it was before it had a checksum."""
+"""Keys of `run.json` in releases that wrote no checksum."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """A run directory.
+    """The state of a run directory.
 
     Attributes:
-        work: What the run does.
-        shards: Every shard of the manifest (of the records, where the manifest is lost), ascending.
-        taken_as_done: Damaged shards that a rerun would take as done, because it looks at sizes only.
-        problems: Everything that is not as it was committed.
-        notes: What is worth a word.
-        locked: Whether a process held the run directory.
+        work: What the run computes.
+        shards: Each shard of the manifest, ascending. Without a readable manifest, each shard that has files.
+        taken_as_done: Damaged shards that a rerun would skip, because a rerun compares only file sizes.
+        problems: Everything that differs from what was committed.
+        notes: Observations that are no problems.
+        locked: Whether a process held the lock of the run directory.
     """
 
     work: Work
@@ -63,18 +63,18 @@ class Audit:
     locked: bool = False
 
     def of(self, *states: State) -> list[int]:
-        """The shards in one of these states."""
+        """Return the shards in any of these states."""
         return [each.shard for each in self.shards if each.state in states]
 
     def utterances(self, shards: Sequence[int]) -> int:
-        """Rows of the manifest in these shards."""
+        """Return the number of manifest rows in these shards."""
         if self.work.manifest is None:
             records = {each.shard: each.record for each in self.shards}
             return sum(record.utterances for shard in shards if (record := records[shard]) is not None)
         return int(np.isin(self.work.manifest.shard_of_row, shards).sum())
 
     def audio_s(self, shards: Sequence[int]) -> float:
-        """Seconds of audio in these shards."""
+        """Return the seconds of audio in these shards."""
         if self.work.manifest is None:
             return sum(each.record.audio_s for each in self.shards if each.record and each.shard in shards)
         manifest = self.work.manifest
@@ -85,8 +85,8 @@ def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda
     """Check everything in a run directory.
 
     Args:
-        directory: The run; another process may be writing it.
-        on_shard: Told how many shards have been checked, of how many.
+        directory: The run. Another process may be writing to it.
+        on_shard: Called after each shard with the number of shards checked and their total.
 
     Raises:
         UserError: There is no run in that folder.
@@ -116,7 +116,7 @@ def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda
     for path, is_read in _unknown(directory, work, listed, {*shards}):
         if is_read:
             problems.append(
-                Problem(path, "not a file of this run, but readers of the folder take it in", "move it away")
+                Problem(path, "not a file of this run, but readers of the folder read it too", "move it away")
             )
         else:
             notes.append(f"{path}: not a file of this run; left as it is")
@@ -127,8 +127,8 @@ def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda
 
 
 def _record(directory: RunDirectory, committed: bool, problems: list[Problem]) -> RunRecord | None:
-    """`run.json`, where it can be believed."""
-    remedy = f"remove {directory.locate(RUN_JSON)}; the same command again writes it anew"
+    """Read `run.json`; return `None` if it is missing or damaged."""
+    remedy = f"remove {directory.locate(RUN_JSON)}; a rerun writes it anew"
     try:
         data = directory.read(RUN_JSON)
         record = RunRecord.decode(data)
@@ -136,13 +136,13 @@ def _record(directory: RunDirectory, committed: bool, problems: list[Problem]) -
         if CHECKSUM not in content and {*content} - _UNCHECKED:
             what = "has lost its checksum"
         elif json.dumps(content, indent=1).encode() != data:
-            what = "is not as the run wrote it"
+            what = "has been edited"
         else:
             return record
     except FileNotFoundError:
         if not committed:
-            return None  # a run that was stopped before its model was there
-        what, remedy = "missing, though shards are committed", "the same command again writes it anew"
+            return None  # the run was stopped before it had loaded its model
+        what, remedy = "missing, though shards are committed", "a rerun writes it anew"
     except UNREADABLE as error:
         what = f"cannot be read ({reason(error)})"
     problems.append(Problem(RUN_JSON, what, remedy))
@@ -150,8 +150,8 @@ def _record(directory: RunDirectory, committed: bool, problems: list[Problem]) -
 
 
 def _manifest(directory: RunDirectory, recorded: RunRecord | None, problems: list[Problem]) -> Manifest | None:
-    """The manifest, where it can be believed."""
-    remedy = "the same command again makes it anew, and goes on with this run if the recordings are the same"
+    """Read the manifest; return `None` if it is missing or its rows are damaged."""
+    remedy = "a rerun makes it anew, and continues this run if the recordings are the same"
     if not directory.manifest.is_there:
         problems.append(Problem(MANIFEST, "missing", remedy))
         return None
@@ -162,9 +162,10 @@ def _manifest(directory: RunDirectory, recorded: RunRecord | None, problems: lis
         expected = manifest.digest if recorded is None else recorded.identity.manifest
         file = None if recorded is None else recorded.manifest_file
         if digest != expected:
-            what = f"its rows have the digest {digest}, {'it' if recorded is None else 'run.json'} says {expected}"
+            source = "its metadata say" if recorded is None else "run.json says"
+            what = f"its rows have the digest {digest}, {source} {expected}"
         elif digest != manifest.digest:
-            what = f"its rows have the digest {digest}, it says {manifest.digest} itself"
+            what = f"its rows have the digest {digest}, its metadata say {manifest.digest}"
         else:
             found = directory.file_record(MANIFEST)
             if file is not None and file != found:
@@ -173,7 +174,7 @@ def _manifest(directory: RunDirectory, recorded: RunRecord | None, problems: lis
                     f"run.json says {file.size} bytes of sha256 {file.sha256}"
                 )
                 problems.append(Problem(MANIFEST, what, remedy))
-            return manifest  # its ids are right, if not where the files lie
+            return manifest  # the digest is right, so only paths can differ
     except (UserError, *UNREADABLE) as error:
         what = f"cannot be read ({reason(error.__context__ or error)})"
     problems.append(Problem(MANIFEST, what, remedy))
@@ -181,7 +182,7 @@ def _manifest(directory: RunDirectory, recorded: RunRecord | None, problems: lis
 
 
 def _fingerprint(directory: RunDirectory, recorded: RunRecord | None, commits: Sequence[str]) -> str:
-    """The fingerprint of the run; where `run.json` cannot be believed, the fingerprint of most records."""
+    """Return the fingerprint of the run. If `run.json` is damaged, return the most frequent one of the records."""
     if recorded is not None:
         return recorded.fingerprint
     found: Counter[str] = Counter()
@@ -196,7 +197,7 @@ def _fingerprint(directory: RunDirectory, recorded: RunRecord | None, commits: S
 def _unknown(
     directory: RunDirectory, work: Work, listed: dict[str, list[str]], shards: set[int]
 ) -> Iterator[tuple[str, bool]]:
-    """Files that no run wrote here, and whether readers of a table's folder take them for a part of it."""
+    """Yield each file that no run wrote, and whether readers of a table's folder would read it."""
     for name in directory.names():
         if name not in _KNOWN:
             yield name, False

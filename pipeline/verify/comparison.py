@@ -1,7 +1,7 @@
-"""One utterance that was run again alone, beside what is stored of it.
+"""Compares an utterance that was run again, alone, with its stored values.
 
-The two are the same if their values are at most `TOLERANCE` apart, and no label changed where the two best logits
-differ by more than `NEAR_TIE`. Values stored in float16 may be off by the rounding of float16 besides.
+The two are the same if their values differ by at most `TOLERANCE`, and if no label changed where the two best logits
+differ by more than `NEAR_TIE`. Values stored in float16 may also differ by the rounding of float16.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ NEAR_TIE = 2e-4
 
 @dataclass
 class Comparison:
-    """One utterance alone beside what is stored of it.
+    """The comparison of one utterance.
 
     Attributes:
-        id: Its id.
-        stored: Name (`emissions`, `features of layer 2`) to the stored values, `(frames, width)`.
-        ctc_text: The stored label sequence; `None` where there are no transcripts.
-        largest: Name to the largest difference, float16's rounding taken off.
-        labels: Frames whose labels have been compared.
-        changed: Of them, those with another label though no other was near.
-        frames: Frames so far.
-        near_ties: Frames whose best two labels are so near that either may win.
-        wrong: Other ways in which it is not the same.
-        failure: Why it could not be run again.
+        id: Id of the utterance.
+        stored: The stored values, `(frames, width)`, by name: `emissions`, `features of layer 2`.
+        ctc_text: The stored label sequence; `None` if the run has no transcripts.
+        largest: The largest difference by name, minus the rounding of float16.
+        labels: Number of frames whose labels have been compared.
+        changed: Number of these frames that have another label without a near tie.
+        frames: Number of frames so far.
+        near_ties: Number of frames whose best two logits differ by at most `NEAR_TIE`.
+        wrong: Other differences, in words.
+        failure: Why the utterance could not be run again; `None` if it could.
     """
 
     id: str
@@ -48,11 +48,11 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether it is the same within the tolerance."""
+        """Whether the utterance is the same within the tolerance."""
         return not self.wrong and not self.changed and all(value <= TOLERANCE for value in self.largest.values())
 
     def take(self, piece: Emission) -> None:
-        """Compare the next frames."""
+        """Compare the next frames of the utterance."""
         values = {f"features of layer {layer}": found for layer, found in piece.features.items()}
         if piece.logits is not None:
             values["emissions"] = piece.logits
@@ -64,7 +64,7 @@ class Comparison:
                 continue
             stored = self.stored[name][self.frames : self.frames + len(found)]
             if stored.shape != found.shape:
-                continue  # said at the end, with the number of frames
+                continue  # `finish` compares the number of frames
             rounding = _rounding(stored)
             apart = np.abs(found.astype(np.float32) - stored.astype(np.float32)) - rounding
             largest = float(apart.max(initial=0.0))
@@ -76,16 +76,16 @@ class Comparison:
         self.frames += piece.num_frames
 
     def finish(self, transcript: Transcript | None) -> None:
-        """Compare what is known at the end."""
+        """Compare the number of frames and the text."""
         for name, stored in self.stored.items():
             if len(stored) != self.frames:
-                self.wrong.append(f"{len(stored)} frames of {name} are stored, alone it has {self.frames}")
+                self.wrong.append(f"{len(stored)} frames of {name} are stored, alone there are {self.frames}")
         if transcript is not None and transcript.ctc_text != self.ctc_text and not self.near_ties:
             self.wrong.append(f"the stored text is {self.ctc_text!r}, alone it is {transcript.ctc_text!r}")
 
 
 def _rounding(stored: NDArray[np.floating]) -> NDArray[np.float32]:
-    """How far each stored value may be from what was stored: half a step of float16, nothing in float32."""
+    """Return the largest rounding error of each stored value: half a step of float16, 0 for float32."""
     if stored.dtype != np.float16:
         return np.zeros(stored.shape, dtype=np.float32)
     half: NDArray[np.float32] = np.spacing(np.abs(stored)).astype(np.float32) / np.float32(2)

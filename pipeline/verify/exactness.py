@@ -1,7 +1,6 @@
-"""Utterances of a run again, each alone, beside what is stored: whether the company of a batch changed an answer.
+"""Runs utterances again, each alone, to check that results do not depend on the other utterances of a batch.
 
-The engine, the precision, the chunks and the joins are those of the run. In half precision the differences are told
-and nothing is judged.
+Engine, precision, chunks and joins are those of the run. In half precision, differences are reported but not judged.
 """
 
 from __future__ import annotations
@@ -38,7 +37,13 @@ LOADER_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True)
 class Exactness:
-    """What came of it: where and how it was computed, and every utterance."""
+    """The result of running utterances again.
+
+    Attributes:
+        device, precision: Where and how the utterances were run again.
+        utterances: The comparison of each utterance.
+        notes: Packages whose version differs from that of the run.
+    """
 
     device: str
     precision: str
@@ -47,22 +52,22 @@ class Exactness:
 
     @property
     def compared(self) -> list[Comparison]:
-        """The utterances that could be run again."""
+        """Comparisons of the utterances that could be run again."""
         return [each for each in self.utterances if each.failure is None]
 
     @property
     def judged(self) -> bool:
-        """Whether the tolerance is for this precision."""
+        """Whether the tolerance applies: it is for fp32 only."""
         return self.precision == "fp32"
 
     @property
     def same(self) -> bool:
-        """Whether nothing that is judged differs."""
+        """Whether all utterances are the same, or the differences are not judged."""
         return not self.judged or all(each.same for each in self.compared)
 
 
 def choose(count: int, total: int) -> list[int]:
-    """`count` places among `total`, evenly, the same each time; all where there are no more."""
+    """Return `count` indices below `total`, evenly spaced and always the same; all if `total` is not larger."""
     if count >= total:
         return list(range(total))
     return [(2 * index + 1) * total // (2 * count) for index in range(count)]
@@ -76,18 +81,19 @@ def rerun_alone(
     count: int,
     device_name: str = "auto",
 ) -> Exactness:
-    """Run utterances again, each alone, with the engine, the loader and the decoder of the run itself.
+    """Run utterances again, each alone, with the same engine, loader and decoder as the run.
 
     Args:
         directory: The run.
-        manifest: Its manifest.
-        recorded: Its `run.json`.
-        records: Of the shards whose tables are sound.
-        count: How many utterances.
-        device_name: `auto`, `cpu`, `cuda`, `cuda:1`.
+        manifest: The manifest of the run.
+        recorded: The `run.json` of the run.
+        records: Commit records of the sound shards.
+        count: Number of utterances to run.
+        device_name: `auto`, `cpu`, `cuda` or `cuda:1`.
 
     Raises:
-        UserError: No such device, a precision it has not, other weights than the run's, or nothing to compare with.
+        UserError: The device does not exist or lacks the precision, the weights are not those of the run, or no
+            utterance can be compared.
     """
     identity = recorded.identity
     path = "" if recorded.weights is None else recorded.weights.path
@@ -95,13 +101,13 @@ def rerun_alone(
     device = resolve_device(device_name)
     if device.type == "cpu" and identity.precision != "fp32":
         raise UserError(
-            f"{directory.root}: was made in {identity.precision}, which needs CUDA; run this where there is a GPU"
+            f"{directory.root}: the run used precision {identity.precision}, which needs CUDA; run this on a GPU"
         )
     rows = _rows_with_results(directory, manifest, records)
     if not len(rows):
         raise UserError(f"{directory.root}: no utterance with a result is committed; there is nothing to run again")
     computation = Computation.of(identity, source)
-    # Compared in float32, and with logits even where none are stored, so that near ties are known.
+    # Features are compared in float32. Logits are needed to find near ties, even if the run stored none.
     computation = replace(computation, feature_dtype="float32", wants_logits=bool(source.facts.labels))
     loader = build_loader(
         computation,
@@ -123,7 +129,11 @@ def rerun_alone(
 
 
 class _Comparisons:
-    """The comparison of each utterance, made while its chunks are run again."""
+    """Compares each utterance while its chunks are run again.
+
+    Attributes:
+        of_row: Comparison by manifest row.
+    """
 
     def __init__(self, stored: Run, manifest: Manifest, identity: Identity) -> None:
         self.of_row: dict[int, Comparison] = {}
@@ -132,7 +142,7 @@ class _Comparisons:
         self._identity = identity
 
     def run(self, batches: Iterable[Batch], engine: Engine, decoder: Decoder | None) -> None:
-        """Run every batch and compare what comes of it with what is stored."""
+        """Run each batch, and compare its results with the stored values."""
         stitcher = Stitcher()
         transcription = None if decoder is None else Transcription(decoder, lambda row: 0.0)
         for batch in batches:
@@ -149,7 +159,7 @@ class _Comparisons:
                 comparison.take(piece)
                 if piece.chunk.last:
                     comparison.finish(transcripts.get(piece.chunk.row))
-                    comparison.stored = {}  # compared; it may be large
+                    comparison.stored = {}  # frees memory
 
     def _begin(self, row: int) -> Comparison:
         id_, outputs = self._manifest.table["id"][row].as_py(), self._identity.outputs
@@ -167,7 +177,7 @@ class _Comparisons:
 def _rows_with_results(
     directory: RunDirectory, manifest: Manifest, records: Sequence[CommitRecord]
 ) -> NDArray[np.int64]:
-    """Manifest rows of these shards that have a result, ascending."""
+    """Return the manifest rows of these shards that have a result, ascending."""
     kept = [np.empty(0, dtype=np.int64)]
     for record in sorted(records, key=lambda record: record.shard):
         rows = manifest.rows_of_shard(record.shard)
@@ -178,7 +188,7 @@ def _rows_with_results(
 
 
 def _plan(rows: Sequence[int], manifest: Manifest, computation: Computation) -> Iterator[PlannedBatch]:
-    """Every chunk of every row a batch of its own; the chunks of a row follow one another."""
+    """Plan one batch for each chunk. The chunks of a row follow one another."""
     num_samples = manifest.num_samples_at(computation.facts.sample_rate)
     index = 0
     for row in rows:
@@ -188,7 +198,7 @@ def _plan(rows: Sequence[int], manifest: Manifest, computation: Computation) -> 
 
 
 def _version_notes(recorded: RunRecord) -> list[str]:
-    """The packages that computed the run in another version than the one here."""
+    """Return a note for each package whose version differs from the one that computed the run."""
     then = recorded.versions
     return [
         f"note: the run was made with {name} {then[name]}, this is {version(name)}"

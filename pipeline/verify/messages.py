@@ -1,4 +1,4 @@
-"""An audit in words: a line a problem, what is sound, and what the same command again would do."""
+"""Describes an audit in words: one line per problem, and a summary of what is sound and what a rerun would do."""
 
 from __future__ import annotations
 
@@ -18,63 +18,63 @@ if TYPE_CHECKING:
 
 
 def findings(found: Audit, directory: RunDirectory, retracts: bool) -> Iterator[str]:
-    """A line for each problem and each thing worth a word.
+    """Yield a line for each problem and each note.
 
     Args:
         found: The audit.
         directory: The run.
-        retracts: Whether the records of damaged shards are about to be taken back.
+        retracts: Whether the commit records of damaged shards are about to be removed.
     """
     for problem in found.problems:
         yield f"{problem.path}: {problem.what}; {_remedy(problem, found, directory, retracts)}"
     for note in found.notes:
         yield f"note: {note}"
     if found.locked:
-        yield "note: a process writes this run at this moment; what it commits meanwhile may not be in this"
+        yield "note: a process is writing to this run; its latest commits may be missing here"
 
 
 def _remedy(problem: Problem, found: Audit, directory: RunDirectory, retracts: bool) -> str:
     if problem.shard is None:
         return problem.remedy
-    again = f"the same command again does shard {problem.shard} again"
+    again = f"a rerun computes shard {problem.shard} again"
     if problem.shard not in found.taken_as_done or (retracts and _retractable(found)):
         return again
     record = shlex.quote(str(directory.locate(directory.commit_name(problem.shard))))
-    return f"a rerun takes shard {problem.shard} as done as long as its record is there: rm {record}, then {again}"
+    return f"a rerun skips shard {problem.shard} as long as its commit record exists: rm {record}, then {again}"
 
 
 def summary(found: Audit, directory: RunDirectory, retracted: bool) -> str:
-    """Shards, utterances and what a rerun does, in one line; arguments as for `findings`."""
+    """Return one line about shards, utterances and what a rerun would do. The arguments are those of `findings`."""
     sound, damaged, pending = found.of("sound"), found.of("damaged"), found.of("pending")
     todo = sorted([*damaged, *pending])
     total = f"{found.utterances([*sound, *todo])}"
     if found.work.manifest is None and any(each.record is None for each in found.shards):
-        total += " or more"  # nothing else says how many a shard has
+        total += " or more"  # the size of a shard is unknown without manifest and record
     verdict = f"not sound, {_counted(len(found.problems), 'problem')}" if found.problems else "sound"
     said = [
         f"{verdict}: {_counted(len(sound), 'shard')} sound, {len(damaged)} damaged, {len(pending)} pending",
         f"{found.utterances(sound)} of {total} utterances sound",
     ]
     if todo:
-        does = f"a rerun does {_shards(todo)}{' again' if damaged and not pending else ''}"
+        does = f"a rerun computes {_shards(todo)}{' again' if damaged and not pending else ''}"
         said.append(f"{does}: {_counted(found.utterances(todo), 'utterance')}, {format_hours(found.audio_s(todo))}")
     else:
-        said.append("a rerun does no shard again")
+        said.append("a rerun computes no shard again")
     if found.taken_as_done and not (retracted and _retractable(found)):
         command = f"python -m pipeline.verify {shlex.quote(str(directory.root))} --retract"
-        said.append(f"of {_shards(found.taken_as_done)} the record has to go first: {command}")
+        said.append(f"first remove the commit record of {_shards(found.taken_as_done)}: {command}")
     if any(problem.path in ("manifest.parquet", "run.json") for problem in found.problems):
-        said.append("but first the manifest and run.json have to be set right")
+        said.append("but first repair the manifest and run.json")
     return "; ".join(said)
 
 
 def _retractable(found: Audit) -> bool:
-    """Whether it is known what a record should say."""
+    """Whether manifest and `run.json` are sound, so that a damaged record can be told from a sound one."""
     return found.work.manifest is not None and found.work.recorded is not None
 
 
 def exactness_lines(exactness: Exactness) -> Iterator[str]:
-    """What came of running utterances alone."""
+    """Yield lines about the utterances that were run again."""
     for each in exactness.utterances:
         if each.failure is not None:
             yield f"note: {each.id!r} could not be run again ({each.failure})"
@@ -90,12 +90,12 @@ def exactness_lines(exactness: Exactness) -> Iterator[str]:
 
 def _verdict(exactness: Exactness) -> str:
     if not exactness.judged:
-        return f"differences of {exactness.precision} are told, not judged"
+        return f"differences in {exactness.precision} are reported, not judged"
     return "the same" if exactness.same else f"{sum(not each.same for each in exactness.compared)} not the same"
 
 
 def _apart(comparisons: Sequence[Comparison]) -> list[str]:
-    """Largest differences, and labels that changed."""
+    """Return the largest differences and the number of changed labels, in words."""
     said = []
     for kind in ("emissions", "features"):
         found = [value for each in comparisons for name, value in each.largest.items() if name.startswith(kind)]
@@ -108,7 +108,7 @@ def _apart(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _shards(shards: Sequence[int]) -> str:
-    """`shards 2, 4 to 7 and 9`."""
+    """Return shard numbers in words: `shards 2, 4 to 7 and 9`."""
     runs = [[shard for _, shard in run] for _, run in groupby(enumerate(shards), lambda item: item[1] - item[0])]
     said = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
     listed = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"

@@ -1,7 +1,7 @@
-"""The accounting identity of a committed shard, from the columns that are not floats.
+"""Checks the rows of a committed shard, without reading the arrays.
 
-Every id is in all requested tables or in failures, never both, never neither; none twice, none of elsewhere; the
-parts of an utterance follow one another and are as long as its transcript says.
+Each id of the shard must be either in all requested tables or in failures, and only once. No other id may occur. The
+parts of an utterance must follow one another, and have as many frames as its transcript says.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from pipeline.storage.commits import CommitRecord
 from pipeline.storage.files import StoredTable
 
 _NAMED = 3
-"""Ids that a message names of those it means."""
+"""Number of ids that a message names."""
 _COLUMNS = {
     "transcripts": ("id", "num_frames", "text", *COUNTS),
     "emissions": ("id", "part", "start_frame", "num_frames"),
     "features": ("id", "layer", "part", "start_frame", "num_frames"),
     "failures": ("id", "error"),
 }
-"""What is read of a table."""
+"""Columns to read of each table."""
 
 Finding = tuple[str, str]
-"""A table, and what is wrong with it."""
+"""Name of a table, and what is wrong with the table."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Rows:
 
     Attributes:
         table: The columns that were read.
-        codes: `(rows,)` the place of each id among those of the shard; -1 for an id of elsewhere.
-        count: Ids of the shard.
+        codes: `(rows,)` index of each row's id among the ids of the shard; -1 for an id of another shard.
+        count: Number of ids in the shard.
     """
 
     table: pa.Table
@@ -49,11 +49,11 @@ class Rows:
     count: int
 
     def numbers(self, column: str) -> NDArray[np.int64]:
-        """A column of integers, null as -1."""
+        """Return a column of integers, `(rows,)`; null is -1."""
         return np.asarray(self.table[column].fill_null(-1).to_numpy(), dtype=np.int64)
 
     def occurrences(self, among: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
-        """`(ids,)` how often each id of the shard is there, in the rows `among`."""
+        """Return how often each id of the shard occurs, `(ids,)`. `among`, `(rows,)`, restricts the rows."""
         codes = self.codes if among is None else self.codes[among]
         return np.bincount(codes[codes >= 0], minlength=self.count)
 
@@ -61,14 +61,13 @@ class Rows:
 def check_rows(
     files: Mapping[str, StoredTable], record: CommitRecord, ids: pa.Array | None, layers: Sequence[int] | None
 ) -> Iterator[Finding]:
-    """What contradicts the accounting identity, or the sums in the record.
+    """Yield each contradiction in the rows of a shard, or between the rows and the sums in the commit record.
 
     Args:
-        files: Table to file; `failures` is one of them.
+        files: File of each table, by table name; `failures` is one of them.
         record: The commit record.
-        ids: Those of the shard in the manifest; `None` where the manifest is lost: then the tables are compared with
-            one another.
-        layers: Requested layers of features; `None` for those that there are.
+        ids: Ids of the shard in the manifest. `None` if the manifest is lost: the tables are compared with one another.
+        layers: Requested layers of features; `None` takes those in the table.
 
     Raises:
         OSError, pyarrow.ArrowException, ValueError, KeyError: A file cannot be read.
@@ -82,7 +81,7 @@ def check_rows(
     for table, each in rows.items():
         if (each.codes < 0).any():
             foreign = each.table["id"].filter(pa.array(each.codes < 0)).unique()
-            yield table, f"holds {_named(foreign)}, not of this shard"
+            yield table, f"holds {_named(foreign)}, which this shard does not have"
         if table == "failures":
             if (failed > 1).any():
                 yield table, f"holds {_named(ids, failed > 1)} more than once"
@@ -90,7 +89,7 @@ def check_rows(
             there = sorted({*each.numbers("layer").tolist()})
             for layer in sorted({*there, *(there if layers is None else layers)}):
                 if layers is not None and layer not in layers:
-                    yield table, f"holds layer {layer}, which was not asked for"
+                    yield table, f"holds layer {layer}, which was not requested"
                     continue
                 of_layer = each.numbers("layer") == layer
                 yield from _check_table(table, each, ids, failed, lengths, of_layer, f" of layer {layer}")
@@ -113,14 +112,24 @@ def _check_table(
     among: NDArray[np.bool_] | None = None,
     of: str = "",
 ) -> Iterator[Finding]:
-    """One table, or one layer of it, beside the failures and the tables before it (`lengths`, in frames)."""
+    """Check one table, or one of its layers.
+
+    Args:
+        table: Name of the table.
+        rows: Its rows.
+        ids: Ids of the shard.
+        failed: `(ids,)` how often each id is in failures.
+        lengths: `(ids,)` frames of each utterance in the tables before, by table name. This table is added.
+        among: `(rows,)` the rows to check; `None` for all.
+        of: The layer in words, for messages.
+    """
     present = rows.occurrences(among) > 0
     both = present & (failed > 0)
     neither = ~present & (failed == 0)
     if both.any():
-        yield table, f"holds {_named(ids, both)}{of}, which failures holds too"
+        yield table, f"holds {_named(ids, both)}{of}, but so does failures"
     if neither.any():
-        yield table, f"lacks {_named(ids, neither)}{of}, which failures has not either"
+        yield table, f"lacks {_named(ids, neither)}{of}, and so does failures"
     if table == "transcripts":
         twice = rows.occurrences() > 1
         if twice.any():
@@ -135,12 +144,15 @@ def _check_table(
         odd = present & ~wrong & (expected > 0) & (frames != expected)
         if odd.any():
             first = int(np.flatnonzero(odd)[0])
-            yield table, (f"{_named(ids, odd)}{of}: {frames[first]} frames, where {other} has {expected[first]}")
+            yield table, f"{_named(ids, odd)}{of}: {frames[first]} frames, but {other} has {expected[first]}"
     lengths.setdefault(table, np.where(wrong, -1, frames))
 
 
 def _frames_of_parts(rows: Rows, among: NDArray[np.bool_] | None) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """`(ids,)` the frames of each, and whether its parts are other than 0, 1, ... each beginning where one ends."""
+    """Return the frames of each id, `(ids,)`, and whether its parts are wrong, `(ids,)`.
+
+    The parts of an utterance must have the numbers 0, 1, ..., and each must start where the one before ends.
+    """
     here = rows.codes >= 0 if among is None else among & (rows.codes >= 0)
     codes, part, start, count = (
         values[here] for values in (rows.codes, *map(rows.numbers, ("part", "start_frame", "num_frames")))
@@ -156,7 +168,7 @@ def _frames_of_parts(rows: Rows, among: NDArray[np.bool_] | None) -> tuple[NDArr
 
 
 def _check_sums(rows: Mapping[str, Rows], record: CommitRecord, utterances: int) -> Iterator[Finding]:
-    """The sums that summaries take from the commit record."""
+    """Compare the sums in the commit record with the tables."""
     if record.utterances != utterances:
         yield "commits", f"counts {record.utterances} utterances, the shard has {utterances}"
     errors = dict(Counter(rows["failures"].table["error"].to_pylist()))
@@ -177,7 +189,7 @@ def _counts(errors: Mapping[str, int]) -> str:
 
 
 def _named(ids: pa.Array, chosen: NDArray[np.bool_] | None = None) -> str:
-    """The first few of the chosen ids, and how many more there are."""
+    """Return the first few ids, and how many more there are, in words. `chosen`, `(ids,)`, selects among `ids`."""
     meant = ids if chosen is None else ids.filter(pa.array(chosen))
     said = ", ".join(map(repr, meant[:_NAMED].to_pylist()))
     return said + (f" and {len(meant) - _NAMED} more" if len(meant) > _NAMED else "")

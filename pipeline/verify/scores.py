@@ -1,4 +1,4 @@
-"""The scores of a complete run: whether they are what its shards add up to."""
+"""Checks whether the scores of a complete run are the sums over its shards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from pipeline.verify.shard import UNREADABLE, Problem, reason
 
 
 def audit_scores(directory: RunDirectory, records: Sequence[CommitRecord]) -> Iterator[Problem]:
-    """`scores.parquet`, which says what the records of a complete run add up to, and `confusions.parquet` beside it."""
+    """Check `scores.parquet` and `confusions.parquet` of a complete run.
+
+    Args:
+        directory: The run.
+        records: Commit records of all shards.
+    """
     scores = yield from _read_whole(directory.scores, SCORES)
     confusions = yield from _read_whole(directory.confusions, CONFUSIONS)
     if scores is None:
@@ -25,16 +30,16 @@ def audit_scores(directory: RunDirectory, records: Sequence[CommitRecord]) -> It
     overall = (scores.slice(0, 1).to_pylist() or [{}])[0]
     metadata = scores.schema.metadata or {}
     wrong = [row for row in scores.to_pylist() if not _adds_up(row)]
-    if metadata.get(b"normaliser") == b"standard":  # as the shards count them
+    if metadata.get(b"normaliser") == b"standard":  # the records count errors after this normaliser
         for name in COUNTS:
             expected = sum(record.counts.get(name, 0) for record in records)
             if overall.get(name) != expected:
-                wrong = []  # of the same edit
+                wrong = []  # one message is enough
                 said = overall.get(name, "no")
                 what = f"has {said} {name} overall, the shards have {expected}"
                 yield Problem(directory.scores.name, what, _made_anew(directory.scores))
     for row in wrong[:1]:
-        what = f"the rates of {row['group']} {row['value'] or ''}".rstrip() + " are not those of its counts"
+        what = f"the rates of {row['group']} {row['value'] or ''}".rstrip() + " do not match its counts"
         yield Problem(directory.scores.name, what, _made_anew(directory.scores))
     if confusions is not None and 0 < confusions.num_rows < MAX_CONFUSIONS:
         counted = sum(confusions["count"].to_pylist())
@@ -57,7 +62,7 @@ def _read_whole(stored: StoredTable, schema: pa.Schema) -> Generator[Problem, No
             table = file.read()
         if table.schema.equals(schema):
             return table
-        what = f"has other columns than {stored.name.removesuffix('.parquet')} have"
+        what = f"does not have the columns of {stored.name}"
         yield Problem(stored.name, what, _made_anew(stored))
     except FileNotFoundError:
         pass
@@ -67,4 +72,4 @@ def _read_whole(stored: StoredTable, schema: pa.Schema) -> Generator[Problem, No
 
 
 def _made_anew(stored: StoredTable) -> str:
-    return f"remove {stored}; the same command again writes it anew"
+    return f"remove {stored}; a rerun writes it anew"

@@ -1,4 +1,4 @@
-"""One shard: whether its record, its files and their rows are what was committed."""
+"""Checks one shard: its commit record, its files and their rows."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from pipeline.storage.run_record import Identity, RunRecord
 from pipeline.verify.rows import check_rows
 
 ATTEMPTS = 3
-"""Looks at a shard that changes under the eyes, because a run commits it."""
+"""Number of checks of a shard that a run commits meanwhile."""
 UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
-"""What a file that is not what it should be makes a reader raise."""
+"""Exceptions that reading a damaged file can raise."""
 
 State = Literal["sound", "damaged", "pending"]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as it was committed.
+    """A difference from what was committed.
 
     Attributes:
         path: The file, relative to the run directory.
-        what: What was expected and what was found.
-        remedy: What sets it right, where that is not the shard's doing again.
-        shard: The shard it belongs to, if it does.
+        what: What was found and what was expected.
+        remedy: How to repair the file; empty for a file of a shard, which a rerun computes again.
+        shard: The shard that the file belongs to; `None` for a file of the whole run.
     """
 
     path: str
@@ -47,7 +47,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Work:
-    """What a run does, as far as its own files can be believed: `manifest` and `run.json`, or `None`."""
+    """What a run computes.
+
+    Attributes:
+        fingerprint: Fingerprint of the run.
+        manifest: The manifest; `None` if it is missing or damaged.
+        recorded: `run.json`; `None` if it is missing or damaged.
+    """
 
     fingerprint: str
     manifest: Manifest | None
@@ -55,21 +61,21 @@ class Work:
 
     @property
     def identity(self) -> Identity | None:
-        """Every setting that changes results."""
+        """All settings that change results; `None` without a sound `run.json`."""
         return None if self.recorded is None else self.recorded.identity
 
     @property
     def tables(self) -> set[str] | None:
-        """The tables that every committed shard has."""
+        """Tables that each committed shard has; `None` without a sound `run.json`."""
         return None if self.identity is None else {*self.identity.outputs, "failures"}
 
     @property
     def layers(self) -> list[int] | None:
-        """The layers in `features/`."""
+        """Layers in `features/`; `None` without a sound `run.json`."""
         return None if self.identity is None else list(self.identity.layers)
 
     def schema(self, table: str) -> pa.Schema | None:
-        """The columns of a table, which are the same in every shard."""
+        """Return the schema of a table, which is the same in each shard; `None` if it is unknown."""
         if table == "failures":
             return tables.FAILURES
         if table == "transcripts":
@@ -82,7 +88,15 @@ class Work:
 
 @dataclass(frozen=True)
 class ShardAudit:
-    """One shard: its state, its record where that can be believed, what is wrong, what is worth a word."""
+    """The state of one shard.
+
+    Attributes:
+        shard: Number of the shard.
+        state: Whether the shard is sound, damaged or pending.
+        record: The commit record; `None` if it is missing or damaged.
+        problems: Everything that differs from what was committed.
+        notes: Observations that are no problems.
+    """
 
     shard: int
     state: State
@@ -92,40 +106,40 @@ class ShardAudit:
 
 
 def audit_shard(directory: RunDirectory, work: Work, shard: int) -> ShardAudit:
-    """Check one shard; once more where a run has committed it meanwhile."""
+    """Check one shard. If a run commits the shard meanwhile, check it again."""
     for _ in range(ATTEMPTS):
-        before = _raw(directory, directory.commit_name(shard))
-        found = _look(directory, work, shard, before)
-        if not found.problems or _raw(directory, directory.commit_name(shard)) == before:
+        before = _read_or_none(directory, directory.commit_name(shard))
+        found = _audit_with_record(directory, work, shard, before)
+        if not found.problems or _read_or_none(directory, directory.commit_name(shard)) == before:
             return found
     return _being_written(shard)
 
 
 def _being_written(shard: int) -> ShardAudit:
-    return ShardAudit(shard, "pending", notes=(f"shard {shard} is being written at this moment",))
+    return ShardAudit(shard, "pending", notes=(f"shard {shard} is being written now",))
 
 
-def _look(directory: RunDirectory, work: Work, shard: int, data: bytes | None) -> ShardAudit:
-    """Check one shard with the commit record `data`."""
+def _audit_with_record(directory: RunDirectory, work: Work, shard: int, data: bytes | None) -> ShardAudit:
+    """Check one shard, whose commit record has the bytes `data`; `None` if there is no record."""
     if data is None:
-        return _without_record(directory, work, shard)
+        return _audit_without_record(directory, work, shard)
     name = directory.commit_name(shard)
     record = None
     try:
         record = decode_record(data)
-        wrong = _record_wrong(directory, work, shard, record)
+        wrong = _find_wrong_field(directory, work, shard, record)
         if not wrong and json.dumps(json.loads(data), indent=1).encode() != data:
-            wrong = "is not as the run wrote it"
+            wrong = "has been edited"
     except ValueError as error:
         wrong = f"cannot be read ({reason(error)})"
     if record is None or wrong:
         return ShardAudit(shard, "damaged", None, (Problem(name, wrong, shard=shard),))
-    problems = [Problem(path, what, shard=shard) for path, what in _files(directory, work, record, name)]
+    problems = [Problem(path, what, shard=shard) for path, what in _find_damage(directory, work, record, name)]
     return ShardAudit(shard, "damaged" if problems else "sound", record, tuple(problems))
 
 
-def _record_wrong(directory: RunDirectory, work: Work, shard: int, record: CommitRecord) -> str:
-    """What a record says that this shard's cannot say; empty where there is nothing."""
+def _find_wrong_field(directory: RunDirectory, work: Work, shard: int, record: CommitRecord) -> str:
+    """Return why this record cannot be the record of this shard; an empty string if it can."""
     if record.shard != shard:
         return f"is the record of shard {record.shard}"
     if record.fingerprint != work.fingerprint:
@@ -140,8 +154,8 @@ def _record_wrong(directory: RunDirectory, work: Work, shard: int, record: Commi
     return ""
 
 
-def _without_record(directory: RunDirectory, work: Work, shard: int) -> ShardAudit:
-    """A shard that is pending, unless its tables lie there and nothing says why."""
+def _audit_without_record(directory: RunDirectory, work: Work, shard: int) -> ShardAudit:
+    """Check a shard that has no commit record. It is pending, or damaged if it has tables without an explanation."""
     files = [directory.table(table, shard) for table in TABLES if work.tables is None or table in work.tables]
     there = ", ".join(stored.name for stored in files if stored.is_there)
     if not there:
@@ -149,24 +163,33 @@ def _without_record(directory: RunDirectory, work: Work, shard: int) -> ShardAud
     if directory.is_locked():
         return _being_written(shard)
     if directory.has_staging(shard):
-        said = f"{there}: left by a commit that did not end; the same command again replaces them"
+        said = f"{there}: left by an unfinished commit; a rerun replaces them"
         return ShardAudit(shard, "pending", notes=(said,))
-    what = f"missing beside {there}: it was deleted, or the commit did not end"
+    what = f"missing, though there is {there}: the record was deleted, or the commit did not finish"
     return ShardAudit(shard, "damaged", problems=(Problem(directory.commit_name(shard), what, shard=shard),))
 
 
-def _files(directory: RunDirectory, work: Work, record: CommitRecord, name: str) -> Iterator[tuple[str, str]]:
-    """What is wrong with the files of a committed shard and, where nothing is, with the rows in them."""
+def _find_damage(directory: RunDirectory, work: Work, record: CommitRecord, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the path of each damaged file of a committed shard, and what is wrong with the file.
+
+    Bytes are checked first, then columns, then rows. A later check runs only if the earlier ones found nothing.
+
+    Args:
+        directory: The run.
+        work: What the run computes.
+        record: The commit record.
+        name: The record's file.
+    """
     stored = {table: directory.table(table, record.shard) for table in record.files}
     wrong = [
         (file.path, what)
         for table, file in record.files.items()
-        if (what := _bytes_wrong(directory, stored[table].name, file))
+        if (what := _compare_bytes(directory, stored[table].name, file))
     ]
     wrong = wrong or [
         (file.path, what)
         for table, file in record.files.items()
-        if (what := _shape_wrong(stored[table], file, work.schema(table)))
+        if (what := _compare_columns(stored[table], file, work.schema(table)))
     ]
     if wrong:
         yield from wrong
@@ -189,7 +212,8 @@ def _files(directory: RunDirectory, work: Work, record: CommitRecord, name: str)
         yield name, f"the tables it lists cannot be read ({reason(error)})"
 
 
-def _bytes_wrong(directory: RunDirectory, name: str, file: CommittedFile) -> str | None:
+def _compare_bytes(directory: RunDirectory, name: str, file: CommittedFile) -> str | None:
+    """Return how size or SHA-256 of a file differ from the record; `None` if they do not."""
     try:
         size = directory.size(name)
         if size is not None and size != file.size:
@@ -202,7 +226,8 @@ def _bytes_wrong(directory: RunDirectory, name: str, file: CommittedFile) -> str
     return None if sha256 == file.sha256 else f"has the sha256 {sha256}, {file.sha256} was committed"
 
 
-def _shape_wrong(stored: StoredTable, file: CommittedFile, schema: pa.Schema | None) -> str | None:
+def _compare_columns(stored: StoredTable, file: CommittedFile, schema: pa.Schema | None) -> str | None:
+    """Return how the number of rows or the columns of a table are wrong; `None` if they are right."""
     try:
         with stored.open() as opened:
             rows, found = opened.metadata.num_rows, opened.schema_arrow
@@ -212,12 +237,12 @@ def _shape_wrong(stored: StoredTable, file: CommittedFile, schema: pa.Schema | N
         return f"has {rows} rows, {file.rows} were committed"
     if schema is not None and not found.equals(schema):
         odd = [str(column) for column in found if column not in schema] or ["some missing, or in another order"]
-        return f"has other columns than its table ({', '.join(odd)})"
+        return f"has wrong columns ({', '.join(odd)})"
     return None
 
 
-def _raw(directory: RunDirectory, name: str) -> bytes | None:
-    """A small file; empty where it is there and cannot be read."""
+def _read_or_none(directory: RunDirectory, name: str) -> bytes | None:
+    """Return the bytes of a small file; `None` if it does not exist, empty bytes if it cannot be read."""
     try:
         return directory.read(name)
     except FileNotFoundError:
@@ -227,7 +252,7 @@ def _raw(directory: RunDirectory, name: str) -> bytes | None:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error, without the path, which stands beside it."""
+    """Return the first line of an error's message, without the path."""
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(error, KeyError):
         said = f"lacks {said}"

@@ -21,7 +21,7 @@ import soundfile
 
 from pipeline.config.schema import ReportSettings, ScoreSettings
 from pipeline.datasets import SHIPPED
-from pipeline.inference.shard_tables import ShardAssembler, TableSettings
+from pipeline.inference.shard_tables import ShardTables, TableSettings
 from pipeline.models.labels import ENGLISH_LABELS
 from pipeline.records import Chunk, Emission, Failure, Transcript, Word
 from pipeline.report import write_report
@@ -77,15 +77,15 @@ def make_run(folder: Path, utterances: int, shard_rows: int = 1_000) -> RunDirec
     logits = rng.standard_normal((FRAMES, len(ENGLISH_LABELS))).astype(np.float32)
     features = {layer: rng.standard_normal((FRAMES, DIM)).astype(np.float16) for layer in layers}
     for shard in range(manifest.num_shards):
-        assembler = ShardAssembler(shard, directory, manifest, settings)
+        results = ShardTables(shard, directory, manifest, settings)
         for row in manifest.rows_of_shard(shard):
             if row % 500 == 3:
                 utterance = manifest.utterance(row)
-                assembler.fail(Failure(utterance.id, utterance.path, "load", "truncated", "made up"))
+                results.fail(Failure(utterance.id, utterance.path, "load", "truncated", "made up"))
                 continue
-            assembler.transcribe(row, _transcript(said[row], rng))
-            assembler.add(Emission(Chunk(row, info.frames), FRAMES, logits, features, None))
-        assembler.commit()
+            results.transcribe(row, _transcript(said[row], rng))
+            results.add(Emission(Chunk(row, info.frames), FRAMES, logits, features, None))
+        results.commit()
     _metrics(directory, utterances, info.duration)
     score_run(directory, directory.commits(), table.schema, ScoreSettings())
     return directory

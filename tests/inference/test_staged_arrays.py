@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.inference import staged_arrays
-from pipeline.inference.staged_arrays import ArraySpool
+from pipeline.inference.staged_arrays import StagedArrays
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_arrays_come_back_in_the_order_asked_for(dtype: str, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     arrays = {row: random.normal(size=(row + 1, 4)).astype(np.float32) for row in (7, 2, 9, 0)}
-    with ArraySpool(tmp_path / "spool", np.dtype(dtype), 4) as kept:
+    with StagedArrays(tmp_path / "spool", np.dtype(dtype), 4) as kept:
         for row, array in arrays.items():
             kept.append(row, array)
         for order in ([0, 2, 7, 9], [9, 0], [2]):
@@ -46,7 +46,7 @@ def test_stretches_that_come_between_others_are_joined_and_cut_into_parts(
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder:
         patch.setattr(staged_arrays, "ROW_GROUP_BYTES", limit)
         patch.setattr(staged_arrays, "PART_BYTES", limit)
-        with ArraySpool(Path(folder) / "spool", np.dtype("float32"), 3) as kept:
+        with StagedArrays(Path(folder) / "spool", np.dtype("float32"), 3) as kept:
             for row in order:
                 size = frames[row][len(written[row])]
                 written[row].append(np.asarray([[next(values)] * 3 for _ in range(size)], np.float32).reshape(-1, 3))
@@ -65,7 +65,7 @@ def test_stretches_that_come_between_others_are_joined_and_cut_into_parts(
 def test_a_row_group_holds_a_bounded_number_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staged_arrays, "ROW_GROUP_BYTES", 40)  # ten float32
     monkeypatch.setattr(staged_arrays, "PART_BYTES", 40)
-    with ArraySpool(tmp_path / "spool", np.dtype("float32"), 1) as kept:
+    with StagedArrays(tmp_path / "spool", np.dtype("float32"), 1) as kept:
         for row, size in enumerate([4, 6, 1, 25, 3, 0, 7, 1]):
             kept.append(row, np.full((size, 1), row, dtype=np.float32))
         groups = list(kept.row_groups(range(8)))
@@ -81,7 +81,7 @@ def test_a_row_group_holds_a_bounded_number_of_bytes(tmp_path: Path, monkeypatch
 
 
 def test_an_array_without_frames_and_one_that_is_not_contiguous_are_kept(tmp_path: Path) -> None:
-    with ArraySpool(tmp_path / "spool", np.dtype("float32"), 2) as kept:
+    with StagedArrays(tmp_path / "spool", np.dtype("float32"), 2) as kept:
         kept.append(0, np.empty((0, 2), dtype=np.float32))
         kept.append(1, np.arange(6, dtype=np.float32).reshape(2, 3).T)
         ((empty, turned),) = kept.row_groups([0, 1])
@@ -91,26 +91,26 @@ def test_an_array_without_frames_and_one_that_is_not_contiguous_are_kept(tmp_pat
 
 def test_an_array_of_another_width_is_a_bug(tmp_path: Path) -> None:
     with (
-        ArraySpool(tmp_path / "spool", np.dtype("float32"), 4) as kept,
+        StagedArrays(tmp_path / "spool", np.dtype("float32"), 4) as kept,
         pytest.raises(AssertionError, match="3 values are not frames of 4"),
     ):
         kept.append(0, np.zeros((2, 3), np.float32))
 
 
 def test_no_rows_are_no_groups(tmp_path: Path) -> None:
-    with ArraySpool(tmp_path / "spool", np.dtype("float32"), 1) as kept:
+    with StagedArrays(tmp_path / "spool", np.dtype("float32"), 1) as kept:
         assert list(kept.row_groups([])) == []
 
 
 def test_the_file_is_closed_when_the_shard_is_given_up(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), ArraySpool(tmp_path / "spool", np.dtype("float32"), 1) as kept:
+    with pytest.raises(KeyboardInterrupt), StagedArrays(tmp_path / "spool", np.dtype("float32"), 1) as kept:
         raise KeyboardInterrupt
     with pytest.raises(ValueError):
         kept.append(0, np.zeros((1, 1), dtype=np.float32))
 
 
 def test_what_comes_after_a_reading_does_not_overwrite_what_came_before(tmp_path: Path) -> None:
-    with ArraySpool(tmp_path / "spool", np.dtype("float32"), 2) as kept:
+    with StagedArrays(tmp_path / "spool", np.dtype("float32"), 2) as kept:
         kept.append(0, np.zeros((1, 2), dtype=np.float32))
         kept.append(1, np.ones((1, 2), dtype=np.float32))
         list(kept.row_groups([0]))

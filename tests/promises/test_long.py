@@ -432,7 +432,7 @@ def test_the_plan_of_the_batches_does_not_change_a_long_recording(
 def test_other_chunks_are_another_run(cut_run: Path, recording: Path, tmp_path: Path) -> None:
     done = run(*given(recording.parent, cut_run), "chunk.seconds=8", cwd=tmp_path)
     assert done.returncode == 2
-    assert "chunk.seconds: 5.0 there, 8.0 now" in done.stderr
+    assert "chunk.seconds: 5.0 before, 8.0 now" in done.stderr
 
 
 def test_the_same_run_again_is_equal_bit_for_bit(cut_run: Path, recording: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import torch
 from published_weights import random_state_dict
 from running import DATA, ROOT, assert_accounting, environment, execute, ids, listed, main, refused, run_prepared
 
-from pipeline.inference.staged_arrays import ArraySpool
+from pipeline.inference.staged_arrays import StagedArrays
 from pipeline.models.catalog import MODELS
 from pipeline.models.sources import load_model, named
 from pipeline.runtime.digests import sha256_file
@@ -563,7 +563,7 @@ def test_names_in_staging_cannot_be_foreseen_and_are_never_followed(
         directory.new_staging(3)
     (tmp_path / "folder" / "x.spool").symlink_to(victim)
     with pytest.raises(FileExistsError):
-        ArraySpool(tmp_path / "folder" / "x.spool", "float32", 1)  # type: ignore[arg-type]
+        StagedArrays(tmp_path / "folder" / "x.spool", "float32", 1)  # type: ignore[arg-type]
     assert victim.read_text() == "mine"
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["x.spool"]
 

@@ -143,7 +143,7 @@ def test_without_scores_the_page_says_how_to_get_them(out: Path) -> None:
     assert "stages=[score,report]" in text
     assert re.search(r"Word error rate \d+\.\d\d % [\d,]+ reference words", text)  # commits keep the sums
     assert "Most frequent errors" not in text
-    assert "No utterances were asked for" in text
+    assert "No utterances are shown" in text
 
 
 def test_without_metrics_log_and_configuration_the_rest_stands(out: Path) -> None:
@@ -164,7 +164,7 @@ def test_an_unfinished_run_says_what_is_left(out: Path, monkeypatch: pytest.Monk
     first.unlink()
     text = text_of(page(out, utterances=1))
     assert f"unfinished {left} utterances (" in text
-    assert "the same command again continues" in text
+    assert "run the same command again to continue" in text
     monkeypatch.setattr(RunDirectory, "is_locked", lambda self: True)  # by another process
     assert f"running {left} utterances (" in text_of(page(out, utterances=0))
 
@@ -176,7 +176,7 @@ def test_a_run_that_has_only_a_manifest_says_so(out: Path) -> None:
         (out / name).unlink()
     text = text_of(page(out))
     assert "Nothing is committed yet." in text
-    assert "there is only a manifest" in text
+    assert "has only a manifest" in text
     assert "unfinished 70 utterances" in text
 
 
@@ -185,7 +185,7 @@ def test_a_run_in_which_everything_failed_shows_the_reasons(tmp_path: Path) -> N
     for name in ("a.wav", "b.wav"):
         (tmp_path / "calls" / name).write_text("no recording")
     text = text_of(page(infer(tmp_path, "dataset=folder", f"dataset.root={tmp_path / 'calls'}", code=3)))
-    assert "every one that was tried failed" in text
+    assert "all utterances so far failed" in text
     assert re.search(r"unsupported_format 2 a\.wav .* b\.wav", text)
     assert "Utterances 0 of 2" in text
 
@@ -223,9 +223,9 @@ def test_each_side_of_a_call_plays_its_own_channel_and_there_need_be_no_referenc
     assert {*played} == {"call.wav#c1", "call.wav#c2"}
     for channel in (0, 1):
         assert np.abs(played[f"call.wav#c{channel + 1}"] - call[:, channel]).max() < 2**-14
-    assert "no references, so there is nothing to score against" in text_of(markup)
+    assert "no references, so there is nothing to score" in text_of(markup)
     assert "data:image" not in markup
-    assert "This run keeps no emissions and no features (outputs=...)" in text_of(markup)
+    assert "This run has no emissions and no features (outputs=...)" in text_of(markup)
 
 
 def test_segments_and_hours_show_twenty_seconds_at_the_file_s_own_times(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_recording_that_is_gone_or_has_changed_is_shown_without_its_sound(fini
     pq.write_table(changed, moved / "out" / "manifest.parquet")
     rewritten(moved / "out", "transcripts", here)
     parts = [text_of(part) for part in utterances(page(moved / "out", utterances=1)).values()]
-    assert "No player: the recording is not there any more" in parts[0]
+    assert "No player: the recording does not exist any more" in parts[0]
     assert re.search(
         r"No player: the recording has changed since the run \(the file has \d+ bytes, but had \d+", parts[1]
     )
@@ -354,7 +354,7 @@ def test_the_command_writes_the_page_and_names_it(out: Path, capsys: pytest.Capt
     [
         ([], "the following arguments are required: RUN_DIR; usage: python -m pipeline.report"),
         (["nowhere"], "nowhere: no run there (no manifest.parquet); give the run_dir of a run"),
-        (["nowhere", "--utterances", "-1"], "--utterances=-1: must be 1 to 20; so many of each kind are shown"),
+        (["nowhere", "--utterances", "-1"], "--utterances=-1: must be 1 to 20, the number of each kind"),
         (["nowhere", "--utterances", "x"], "invalid int value: 'x'"),
         (["nowhere", "--layers", "1,b"], "--layers=1,b: must be numbers of layers with commas, such as 1,6,12"),
         (["nowhere", "--theme"], "unrecognized arguments: --theme"),

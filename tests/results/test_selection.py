@@ -102,7 +102,7 @@ def test_ids_series_and_functions_choose_too(run: Run) -> None:
         ([None], {}, TypeError, ["boolean Series", "ids"]),
         (pd.Series([1, 0] * 3 + [None], dtype=object), {}, TypeError, ["1", "boolean Series", "ids"]),
         (pd.Series([True, "u3"], dtype=object), {}, TypeError, ["True", "boolean Series", "ids"]),
-        (pd.Series([True, False]), {}, ValueError, ["2 other rows", "7", "set_index('id')"]),
+        (pd.Series([True, False]), {}, ValueError, ["Series of 2 rows does not match", "7", "set_index('id')"]),
         (pd.Series([True, True], index=["u1", "u1"]), {}, ValueError, ["twice"]),
     ],
 )
@@ -118,7 +118,7 @@ def test_what_cannot_choose_is_refused_with_what_there_is(
 def test_a_series_of_another_table_is_not_taken_for_one_of_the_manifest(tmp_path: Path) -> None:
     run = open_run(make_run(tmp_path / "run", [SHARDS[0]], COLUMNS))
     assert run.transcripts.id.tolist() != run.manifest.id.tolist()
-    with pytest.raises(ValueError, match="order of another table"):
+    with pytest.raises(ValueError, match="rows of another table"):
         run.select(run.transcripts.wer > 0)
     assert chosen(run.select(run.transcripts.set_index("id").wer > 0)) == {"u2"}
     assert chosen(run.select(lambda rows: rows.room == "rm2")) == {"u2"}

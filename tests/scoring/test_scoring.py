@@ -68,6 +68,7 @@ def test_text_is_compared_after_nfkc_lower_case_and_without_punctuation(text: st
     assert standard(text) == expected
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_normalised_text_has_single_spaces_and_no_punctuation_but_the_apostrophe(text: str) -> None:
     result = standard(text)
@@ -99,6 +100,7 @@ def test_a_normaliser_whose_package_is_missing_is_refused_with_the_extra(monkeyp
         normaliser("whisper_english")
 
 
+@settings(deadline=None)
 @given(WORDS | st.text("ab' ,", max_size=12), WORDS | st.text("ab' ,", max_size=12))
 def test_errors_are_the_edit_distances_of_the_slow_reference(hypothesis: str, reference: str) -> None:
     errors = count_errors(hypothesis, reference)
@@ -127,6 +129,7 @@ def test_errors_by_hand(hypothesis: str, reference: str, expected: Errors, wer: 
     assert errors.wer == wer
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(WORDS, WORDS), max_size=5))
 def test_an_alignment_has_the_counts_of_jiwer_and_adds_up(pairs: list[tuple[str, str]]) -> None:
     found = align([hypothesis for hypothesis, _ in pairs], [reference for _, reference in pairs])

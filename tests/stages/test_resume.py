@@ -22,7 +22,7 @@ from pipeline.stages.resume import corpus_differences
 from pipeline.storage.run_record import RunRecord
 
 WEIGHTS = SHIPPED / "model" / "digits.safetensors"
-WAYS_OUT = ("set them back to go on with it", "or start another run with run_dir=...")
+WAYS_OUT = ("set them back to continue the run", "or start another run with run_dir=...")
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +88,12 @@ def damage(made: Path) -> None:
 
 
 SETTINGS = [
-    ("chunk.seconds=30", "chunk.seconds: 60.0 there, 30.0 now"),
-    ("chunk.context_seconds=2", "chunk.context_seconds: 4.0 there, 2.0 now"),
-    ("channels=first", "channels: mix there, first now"),
-    ("channels=each", "channels: mix there, each now"),
-    ("outputs=[transcripts,features]", "outputs: [transcripts] there, [features,transcripts] now"),
-    ("shard.hours=0.5", "shard.hours: 1.0 there, 0.5 now"),
+    ("chunk.seconds=30", "chunk.seconds: 60.0 before, 30.0 now"),
+    ("chunk.context_seconds=2", "chunk.context_seconds: 4.0 before, 2.0 now"),
+    ("channels=first", "channels: mix before, first now"),
+    ("channels=each", "channels: mix before, each now"),
+    ("outputs=[transcripts,features]", "outputs: [transcripts] before, [features,transcripts] now"),
+    ("shard.hours=0.5", "shard.hours: 1.0 before, 0.5 now"),
 ]
 
 
@@ -111,7 +111,7 @@ def test_an_option_of_the_dataset_is_refused_only_where_the_corpus_is_another(
     shutil.copy(DATA / "fsdd" / "7_theo_1.wav", made.parent / "calls")
     assert main(given("dataset.extensions=[wav]")) == 0  # the manifest is used as it stands
     said = refusal(made, capsys, "dataset.extensions=[wav,flac]")
-    assert "dataset.extensions: [wav] there, [wav,flac] now; utterances: 1 added (7_theo_1.wav)" in said
+    assert "dataset.extensions: [wav] before, [wav,flac] now; utterances: 1 added (7_theo_1.wav)" in said
 
 
 def test_every_difference_is_listed_not_the_first_alone(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,12 +124,12 @@ def test_every_difference_is_listed_not_the_first_alone(made: Path, capsys: pyte
         made, capsys, "chunk.seconds=30", "channels=first", "dataset.root=moved", "outputs=[transcripts,features]"
     )
     for part in (
-        f"dataset.root: {made.parent / 'calls'} there, {made.parent / 'moved'} now",
+        f"dataset.root: {made.parent / 'calls'} before, {made.parent / 'moved'} now",
         "utterances: 1 added (7_theo_1.wav)",
-        "chunk.seconds: 60.0 there, 30.0 now",
-        "channels: mix there, first now",
-        "features.dtype: not set there, float16 now",
-        "features.layers: not set there, [4] now",
+        "chunk.seconds: 60.0 before, 30.0 now",
+        "channels: mix before, first now",
+        "features.dtype: not set before, float16 now",
+        "features.layers: not set before, [4] now",
         "weights_sha256: ",
     ):
         assert part in said
@@ -145,9 +145,9 @@ def test_changed_weights_are_refused_with_both_sums_and_where_they_lie(
     new = sha256_file(Path("other.safetensors"))
     there, here = made.parent / "w.safetensors", made.parent / "other.safetensors"
     said = refusal(made, capsys, "model.checkpoint=other.safetensors")
-    assert f"weights_sha256: {old} ({there}) there, {new} ({here}) now" in said
+    assert f"weights_sha256: {old} ({there}) before, {new} ({here}) now" in said
     shutil.copy("other.safetensors", "w.safetensors")  # the same place, other bytes
-    assert f"weights_sha256: {old} ({there}) there, {new} ({there}) now" in refusal(made, capsys)
+    assert f"weights_sha256: {old} ({there}) before, {new} ({there}) now" in refusal(made, capsys)
 
 
 def test_another_model_is_refused_with_both_names(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,8 +155,8 @@ def test_another_model_is_refused_with_both_names(made: Path, capsys: pytest.Cap
     capsys.readouterr()
     assert main(changed) == 2
     said = capsys.readouterr().err
-    assert "model: checkpoint there, digits now" in said
-    assert "model.architecture: digits there, not set now" in said
+    assert "model: checkpoint before, digits now" in said
+    assert "model.architecture: digits before, not set now" in said
     assert all(way in said for way in WAYS_OUT)
 
 
@@ -168,7 +168,7 @@ def test_another_release_that_may_change_results_is_refused(
     monkeypatch.setattr(identity, "version", lambda name: "9.8.7" if name == package else real(name))
     minor = ".".join(real(package).split(".")[:2])
     said = refusal(made, capsys)
-    assert f"({package}: {minor} there, 9.8 now)" in said
+    assert f"({package}: {minor} before, 9.8 now)" in said
     patch = f"{minor}.99"
     monkeypatch.setattr(identity, "version", lambda name: patch if name == package else real(name))
     assert main(given()) == 0  # a patch release does not
@@ -195,7 +195,7 @@ def test_a_precision_found_when_the_model_is_loaded_is_refused_likewise(
 ) -> None:
     damage(made)  # so that there is work, and the model is loaded
     changed_identity(made, precision="bf16")
-    assert "(precision: bf16 there, fp32 now)" in refusal(made, capsys)
+    assert "(precision: bf16 before, fp32 now)" in refusal(made, capsys)
 
 
 def test_a_moved_corpus_that_changed_is_refused_with_what_was_added_removed_and_changed(
@@ -209,12 +209,12 @@ def test_a_moved_corpus_that_changed_is_refused_with_what_was_added_removed_and_
     for number in range(5):
         shutil.copy(DATA / "fsdd" / "7_theo_1.wav", moved / f"new-{number}.wav")
     said = refusal(made, capsys, "dataset.root=moved")
-    assert f"dataset.root: {made.parent / 'calls'} there, {moved} now" in said
+    assert f"dataset.root: {made.parent / 'calls'} before, {moved} now" in said
     assert "5 added (new-0.wav, new-1.wav, new-2.wav, ...)" in said
     assert f"1 removed ({first})" in said
     assert f"1 changed ({second}: " in said
     now = (moved / second).stat().st_size
-    assert f"file_size {size} there, {now} now" in said or "duration_s " in said
+    assert f"file_size {size} before, {now} now" in said or "duration_s " in said
 
 
 def test_a_manifest_taken_away_is_made_again_only_if_it_is_the_same(
@@ -226,7 +226,7 @@ def test_a_manifest_taken_away_is_made_again_only_if_it_is_the_same(
     old = json.loads(pq.read_schema(manifest).metadata[b"digest"])
     manifest.unlink()
     shutil.copy(DATA / "fsdd" / "7_theo_1.wav", made.parent / "calls")
-    assert f"manifest: {old} there, " in refusal(made, capsys)
+    assert f"manifest: {old} before, " in refusal(made, capsys)
     assert not manifest.exists()  # the one that the results are of may still be put back
 
 
@@ -272,18 +272,18 @@ CORPORA: list[tuple[list[dict[str, object]], list[dict[str, object]], str]] = [
     ([row("a")], [row("a"), row("b")], "utterances: 1 added (b)"),
     ([row("a"), row("b")], [row("a")], "utterances: 1 removed (b)"),
     ([row("a"), row("b")], [row("c"), row("b")], "utterances: 1 added (c), 1 removed (a)"),
-    ([row("a", reference="x")], [row("a", reference="y")], "utterances: 1 changed (a: reference x there, y now)"),
-    ([row("a")], [row("a", start_s=1.5)], "utterances: 1 changed (a: start_s not set there, 1.5 now)"),
+    ([row("a", reference="x")], [row("a", reference="y")], "utterances: 1 changed (a: reference x before, y now)"),
+    ([row("a")], [row("a", start_s=1.5)], "utterances: 1 changed (a: start_s not set before, 1.5 now)"),
     (
         [row(str(number)) for number in range(9)],
         [row(str(number), reference="y") for number in range(9)],
-        "utterances: 9 changed (0: reference not set there, y now, 1: reference not set there, y now, "
-        "2: reference not set there, y now, ...)",
+        "utterances: 9 changed (0: reference not set before, y now, 1: reference not set before, y now, "
+        "2: reference not set before, y now, ...)",
     ),
     ([row("a"), row("b")], [row("b"), row("a")], "utterances: the same in another order, or in other shards"),
     ([row("a")], [row("a", path="/moved")], "utterances: the same in another order, or in other shards"),
     ([row("a", room="1")], [row("a", mic="1")], "utterances: columns mic, room in one alone"),
-    ([row("a", room="1")], [row("a", room=2)], "utterances: 1 changed (a: room 1 there, 2 now)"),
+    ([row("a", room="1")], [row("a", room=2)], "utterances: 1 changed (a: room 1 before, 2 now)"),
 ]
 
 

@@ -395,9 +395,9 @@ LISTS = (
     BadList("a start that is a word", "l.csv", "path,start\na.wav,soon\n", "line 2: start='soon': must be a number"),
     BadList("a start before the file", "l.csv", "path,start\na.wav,-1\n", "line 2: start=-1: must not be negative"),
     BadList("a channel that is a letter", "l.csv", "path,channel\na.wav,B\n", "channel='B': must be a channel"),
-    BadList("ids twice", "l.csv", "path,id\na.wav,x\nb.wav,x\n", r"id 'x' stands for 2 utterances .*a\.wav and"),
-    BadList("an empty id", "l.jsonl", '{"audio_filepath": "a.wav", "id": ""}\n', "has an empty id; give every one"),
-    BadList("the same segment twice", "l.csv", "path,start,end\na.wav,1,2\na.wav,1,2\n", "stands for 2 utterances"),
+    BadList("ids twice", "l.csv", "path,id\na.wav,x\nb.wav,x\n", r"id 'x' belongs to 2 utterances .*a\.wav and"),
+    BadList("an empty id", "l.jsonl", '{"audio_filepath": "a.wav", "id": ""}\n', "has an empty id; give each"),
+    BadList("the same segment twice", "l.csv", "path,start,end\na.wav,1,2\na.wav,1,2\n", "belongs to 2 utterances"),
     BadList("a line without a path", "l.jsonl", '{"text": "x"}\n', "line 1: audio_filepath is missing; there"),
     BadList("a path that is a number", "l.jsonl", '{"audio_filepath": 7}\n', "audio_filepath=7: must be a path"),
     BadList(

@@ -187,7 +187,8 @@ def test_a_finished_run_is_sound(undisturbed: Path, capsys: pytest.CaptureFixtur
     shards = len(list((undisturbed / "commits").iterdir()))
     assert (code, errors) == (0, "")
     assert said == [
-        f"sound: {shards} shards sound, 0 damaged, 0 pending; 31 of 31 utterances sound; a rerun does no shard again"
+        f"sound: {shards} shards sound, 0 damaged, 0 pending; 31 of 31 utterances sound; "
+        "a rerun computes no shard again"
     ]
     assert mtimes(undisturbed) == before
 
@@ -226,7 +227,7 @@ def test_a_shard_that_is_not_done_is_pending_and_no_damage(out: Path, capsys: py
     code, said, _ = verified(out, capsys)
     assert code == 0
     assert "1 pending" in said[-1]
-    assert f"a rerun does shard {SHARD}: " in said[-1]
+    assert f"a rerun computes shard {SHARD}: " in said[-1]
 
 
 @pytest.mark.parametrize("point", ["renaming:2", "renamed:2"])
@@ -237,7 +238,7 @@ def test_tables_of_a_commit_that_was_killed_are_named_and_no_damage(
     assert killed.returncode == -signal.SIGKILL
     code, said, _ = verified(tmp_path / "out", capsys)
     assert code == 0
-    assert any("failures/shard-00002.parquet" in line and "left by a commit that did not end" in line for line in said)
+    assert any("failures/shard-00002.parquet" in line and "left by an unfinished commit" in line for line in said)
     assert "2 shards sound, 0 damaged" in said[-1]
 
 
@@ -250,8 +251,8 @@ def test_a_run_that_is_being_written_is_sound_and_said_to_be(
         assert wait_until(lambda: table_file(out, "features", 2).exists())
         code, said, _ = verified(out, capsys)
         assert code == 0
-        assert "note: shard 2 is being written at this moment" in said
-        assert "note: a process writes this run at this moment" in "\n".join(said)
+        assert "note: shard 2 is being written now" in said
+        assert "note: a process is writing to this run" in "\n".join(said)
         assert said[-1].startswith("sound: 2 shards sound, 0 damaged")
         code, said, errors = verified(out, capsys, "--retract")
         assert (code, said) == (2, [])
@@ -266,7 +267,7 @@ def test_a_shard_that_is_committed_while_it_is_looked_at_is_no_problem(
     from pipeline.verify import shard
 
     record_file(out).unlink()
-    look = shard._look
+    look = shard._audit_with_record
 
     def commits_meanwhile(*arguments: Any) -> Any:
         found = look(*arguments)
@@ -274,7 +275,7 @@ def test_a_shard_that_is_committed_while_it_is_looked_at_is_no_problem(
             shutil.copy(record_file(undisturbed), record_file(out))
         return found
 
-    monkeypatch.setattr(shard, "_look", commits_meanwhile)
+    monkeypatch.setattr(shard, "_audit_with_record", commits_meanwhile)
     code, said, _ = verified(out, capsys)
     assert (code, len(said)) == (0, 1)
 
@@ -334,20 +335,20 @@ DAMAGE: dict[str, tuple[Damage, str, str]] = {
     **{
         f"{table}, a foreign id": (
             lambda out, table=table: rewrite(out, table, row_for("foreign")),
-            f"{table}/shard-00001.parquet", "'foreign', not of this shard",
+            f"{table}/shard-00001.parquet", "'foreign', which this shard does not have",
         )
         for table in ("transcripts", "emissions", "features", "failures")
     },
     **{
         f"{table}, a failed id": (
             lambda out, table=table: rewrite(out, table, row_for(failed_id(out))),
-            f"{table}/shard-00001.parquet", "which failures holds too",
+            f"{table}/shard-00001.parquet", "but so does failures",
         )
         for table in ("transcripts", "emissions", "features")
     },
     "a result among the failures": (
         lambda out: rewrite(out, "failures", row_for(first_id(out))),
-        "emissions/shard-00001.parquet", "which failures holds too",
+        "emissions/shard-00001.parquet", "but so does failures",
     ),
     "emissions, a part missing": (
         lambda out: rewrite(out, "emissions", change_first("part", 1)), "emissions/shard-00001.parquet", "parts of",
@@ -358,7 +359,7 @@ DAMAGE: dict[str, tuple[Damage, str, str]] = {
     ),
     "emissions, other frames than the transcript": (
         lambda out: rewrite(out, "emissions", change_first("num_frames", 7)),
-        "emissions/shard-00001.parquet", "7 frames, where transcripts has",
+        "emissions/shard-00001.parquet", "7 frames, but transcripts has",
     ),
     "features, a layer missing": (
         lambda out: rewrite(out, "features", lambda table: table.filter(pa.compute.equal(table["layer"], 2))),
@@ -366,7 +367,7 @@ DAMAGE: dict[str, tuple[Damage, str, str]] = {
     ),
     "features, a layer too many": (
         lambda out: rewrite(out, "features", change_first("layer", 3)),
-        "features/shard-00001.parquet", "layer 3, which was not asked for",
+        "features/shard-00001.parquet", "layer 3, which was not requested",
     ),
     "emissions, another type": (
         lambda out: rewrite(out, "emissions", lambda table: table.drop_columns(["num_labels"])),
@@ -391,12 +392,12 @@ DAMAGE: dict[str, tuple[Damage, str, str]] = {
     ),
     "record, a space more": (
         lambda out: record_file(out).write_text(record_file(out).read_text() + " "),
-        "commits/shard-00001.json", "not as the run wrote it",
+        "commits/shard-00001.json", "has been edited",
     ),
     "record, cut": (
         lambda out: record_file(out).write_bytes(record_file(out).read_bytes()[:80]), "commits/shard-00001.json", ""
     ),
-    "record, deleted": (lambda out: record_file(out).unlink(), "commits/shard-00001.json", "missing beside trans"),
+    "record, deleted": (lambda out: record_file(out).unlink(), "commits/shard-00001.json", "though there is trans"),
     "record, of another shard": (
         lambda out: shutil.copy(record_file(out, 2), record_file(out)), "commits/shard-00001.json", "of shard 2"
     ),
@@ -475,15 +476,15 @@ WHOLE: dict[str, tuple[Damage, str, str]] = {
     ),
     "confusions, other columns": (
         lambda out: pq.write_table(pa.table({"kind": ["deletion"]}), out / "confusions.parquet"),
-        "confusions.parquet", "other columns than confusions have",
+        "confusions.parquet", "does not have the columns of confusions.parquet",
     ),
     "a table nobody knows": (
         lambda out: shutil.copy(table_file(out, "transcripts"), out / "transcripts" / "copy.parquet"),
-        "transcripts/copy.parquet", "readers of the folder take it in",
+        "transcripts/copy.parquet", "readers of the folder read it too",
     ),
     "a shard nobody knows": (
         lambda out: shutil.copy(table_file(out, "transcripts"), table_file(out, "transcripts", 99)),
-        "transcripts/shard-00099.parquet", "readers of the folder take it in",
+        "transcripts/shard-00099.parquet", "readers of the folder read it too",
     ),
     "a record nobody knows": (
         lambda out: shutil.copy(record_file(out), record_file(out, 99)),
@@ -501,10 +502,10 @@ def test_damage_to_a_shard_is_named_and_only_that_shard_is_damaged(
     code, said, errors = verified(out, capsys)
     assert (code, errors) == (1, "")
     assert any(line.startswith(f"{path}: ") and what in line for line in said), said
-    assert all("does shard 1 again" in line for line in said[:-1])
+    assert all("computes shard 1 again" in line for line in said[:-1])
     assert said[-1].startswith(f"not sound, {len(said) - 1} problem")
     assert "1 damaged, 0 pending" in said[-1]
-    assert "a rerun does shard 1 again: " in said[-1]
+    assert "a rerun computes shard 1 again: " in said[-1]
 
 
 @pytest.mark.parametrize("damage", WHOLE)
@@ -531,10 +532,13 @@ def test_two_damages_are_two_lines_and_one_rerun(out: Path, capsys: pytest.Captu
     assert [line.split(":")[0] for line in said[:-1]] == [
         "emissions/shard-00000.parquet", "features/shard-00002.parquet", "emissions/shard-00003.parquet"
     ]  # fmt: skip
-    assert f"rm {record_file(out, 0)}, then the same command again does shard 0 again" in said[0]
-    assert said[1].endswith("; the same command again does shard 2 again")
-    assert "a rerun does shards 0, 2 to 3 again" in said[-1] or "a rerun does shards 0 and 2 to 3 again" in said[-1]
-    assert f"of shard 0 the record has to go first: python -m pipeline.verify {out} --retract" in said[-1]
+    assert f"rm {record_file(out, 0)}, then a rerun computes shard 0 again" in said[0]
+    assert said[1].endswith("; a rerun computes shard 2 again")
+    assert (
+        "a rerun computes shards 0, 2 to 3 again" in said[-1]
+        or "a rerun computes shards 0 and 2 to 3 again" in said[-1]
+    )
+    assert f"first remove the commit record of shard 0: python -m pipeline.verify {out} --retract" in said[-1]
 
 
 @pytest.fixture(scope="module")
@@ -581,8 +585,8 @@ def test_after_retract_the_same_command_does_the_damaged_shard_again_and_only_th
     DAMAGE[damage][0](out)
     code, said, _ = verified(out, capsys, "--retract")
     assert code == 1
-    assert f"took back {record_file(out)}" in said
-    assert "the record has to go first" not in said[-1]
+    assert f"removed {record_file(out)}" in said
+    assert "first remove the commit record" not in said[-1]
     assert sorted(path.stem for path in (out / "commits").iterdir()) == sorted(
         path.stem for path in (undisturbed / "commits").iterdir() if path.stem != "shard-00001"
     )
@@ -646,7 +650,7 @@ def test_retract_takes_back_nothing_that_it_cannot_judge(out: Path, capsys: pyte
     before = mtimes(out)
     code, said, _ = verified(out, capsys, "--retract")
     assert code == 1
-    assert "no record is taken back before the manifest and run.json are sound" in "\n".join(said)
+    assert "no commit record is removed: without a sound manifest and run.json" in "\n".join(said)
     assert mtimes(out) == before
 
 
@@ -726,7 +730,10 @@ def test_values_that_the_model_does_not_give_are_not_the_same(
 
 @pytest.mark.parametrize(
     ("key", "value", "said_"),
-    [("weights_sha256", "0" * 64, "the run was made with 0000"), ("precision", "bf16", "made in bf16, which needs")],
+    [
+        ("weights_sha256", "0" * 64, "the run was made with 0000"),
+        ("precision", "bf16", "the run used precision bf16, which needs"),
+    ],
 )
 def test_what_the_run_was_made_with_and_is_not_here_is_refused(
     key: str, value: str, said_: str, out: Path, capsys: pytest.CaptureFixture[str]
