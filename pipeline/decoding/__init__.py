@@ -2,8 +2,8 @@
 
 A decoder is a module of this package, or of another package that has an entry point in the group
 `overnight_speech.decoders`. The module has a dataclass `Options` and a class
-`Decoder(options, labels, seconds_per_frame)` that implements the protocol `Decoder` below. The fields of `Options` are the
-keys `decoder.*` of the configuration, and part of the run's identity.
+`Decoder(options, labels, seconds_per_frame)` that implements the protocol `Decoder` below. The fields of `Options` are
+the keys `decoder.*` of the configuration, and part of the run's identity.
 """
 
 from __future__ import annotations
