@@ -231,7 +231,7 @@ class Emission:
     path: BestPath | None
 
     def cut(self, first: int, last: int) -> Emission:
-        """Returns the frames `first` to `last` (exclusive), counted from the first frame of the chunk."""
+        """Return the frames `first` to `last` (exclusive), counted from the first frame of the chunk."""
         own = slice(first, last)
         return Emission(
             chunk=self.chunk,

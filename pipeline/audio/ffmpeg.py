@@ -51,7 +51,7 @@ class FFmpegDecoder:
     """
 
     def __init__(self, file: BinaryIO, demuxer: str, *, measured: bool = True) -> None:
-        """Opens the container and decodes the first frame.
+        """Open the container and decode the first frame.
 
         Args:
             file: A seekable file. It stays open, and nobody else may use it while the decoder is open.
@@ -82,22 +82,22 @@ class FFmpegDecoder:
         self.close()
 
     def close(self) -> None:
-        """Frees what FFmpeg holds. The file stays open."""
+        """Free what FFmpeg holds. The file stays open."""
         self._container.close()
 
     def next_sample(self) -> int:
-        """Returns the index of the next sample."""
+        """Return the index of the next sample."""
         return self._position
 
     def seekable(self) -> bool:
-        """Returns false.
+        """Return false.
 
         FFmpeg seeks only to near a packet, and the first samples after a seek depend on what was decoded before.
         """
         return False
 
     def seek(self, frames: int) -> int:
-        """Decodes up to a later sample, and returns the index of the next sample.
+        """Decode up to a later sample, and return the index of the next sample.
 
         Raises:
             ValueError: The sample lies before the current position.
@@ -109,7 +109,7 @@ class FFmpegDecoder:
         return self._position
 
     def read(self, frames: int, dtype: Literal["float32"] = "float32", always_2d: bool = True) -> NDArray[np.float32]:
-        """Decodes at most `frames` samples.
+        """Decode at most `frames` samples.
 
         Args:
             frames: Samples to decode; fewer are returned only at the end.
@@ -137,7 +137,7 @@ class FFmpegDecoder:
         return _scaled(np.concatenate(parts)) if parts else np.zeros((0, self.channels), np.float32)
 
     def _next(self) -> NDArray[Any]:
-        """Returns the samples of the next frame in the decoder's own type; no samples at the end."""
+        """Return the samples of the next frame in the decoder's own type; no samples at the end."""
         try:
             for frame, num_samples in self._frames:
                 self._require_same(frame)
@@ -148,7 +148,7 @@ class FFmpegDecoder:
         return np.zeros((0, self.channels), np.float32)
 
     def _require_same(self, frame: AudioFrame) -> None:
-        """Refuses a frame whose sample rate, channels or sample format differ from those of the first frame."""
+        """Refuse a frame whose sample rate, channels or sample format differ from those of the first frame."""
         rate, channels, kind = frame.sample_rate, frame.layout.nb_channels, frame.format.name
         if not self.channels:
             self.samplerate, self.channels, self._kind = rate, channels, kind
@@ -183,7 +183,7 @@ def _main_stream(container: InputContainer) -> AudioStream:
 
 
 def _samples(frame: AudioFrame) -> NDArray[Any]:
-    """Returns `(samples, channels)` in the decoder's own type; `AudioFrame.to_ndarray` takes three times as long."""
+    """Return `(samples, channels)` in the decoder's own type; `AudioFrame.to_ndarray` takes three times as long."""
     type_ = _TYPES[frame.format.name.removesuffix("p")]
     buffers = cast("tuple[memoryview, ...]", frame.planes)
     if not frame.format.is_planar:
@@ -194,7 +194,7 @@ def _samples(frame: AudioFrame) -> NDArray[Any]:
 
 
 def _scaled(samples: NDArray[Any]) -> NDArray[np.float32]:
-    """Scales samples of any type to float32 in [-1, 1]."""
+    """Scale samples of any type to float32 in [-1, 1]."""
     kind = next(kind for kind, type_ in _TYPES.items() if samples.dtype == type_)
     if kind not in _SCALES:
         return samples.astype(np.float32, copy=False)
@@ -204,7 +204,7 @@ def _scaled(samples: NDArray[Any]) -> NDArray[np.float32]:
 
 @cache
 def _audio_decoders() -> str:
-    """Returns the names of all audio decoders, comma-separated.
+    """Return the names of all audio decoders, comma-separated.
 
     FFmpeg may use no others. Without this list, it starts a video decoder to learn the size of the picture.
     """
@@ -217,7 +217,7 @@ def _audio_decoders() -> str:
 
 
 def _open_nothing(url: str, flags: int, options: dict[str, str]) -> BinaryIO:
-    """Refuses a file that FFmpeg wants to open because the recording refers to it."""
+    """Refuse a file that FFmpeg wants to open because the recording refers to it."""
     raise AudioError("unreadable", "the file refers to another file, which was not opened")
 
 
@@ -230,7 +230,7 @@ class _NamelessFile:
         self.tell = file.tell
 
     def seek(self, offset: int, whence: int) -> int:
-        """Returns the new position, or a negative error number if a damaged file leads to an impossible position."""
+        """Return the new position, or a negative error number if a damaged file leads to an impossible position."""
         try:
             return self._file.seek(offset, whence)
         except (OSError, OverflowError):

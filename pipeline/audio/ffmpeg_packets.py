@@ -28,7 +28,7 @@ _GAP_S = 0.1
 
 
 def decode(container: InputContainer, stream: AudioStream, measured: bool) -> Iterator[tuple[AudioFrame, int]]:
-    """Yields the frames of a stream, each with the number of its samples that belong to the recording.
+    """Yield the frames of a stream, each with the number of its samples that belong to the recording.
 
     These are all samples, except in the last frame of an M4A or MP4. There the duration of the last packet or the edit
     list says where the recording ends within the frame (ISO/IEC 14496-12, 8.6.1.2 and 8.6.6). Fragmented files keep
@@ -70,7 +70,7 @@ def decode(container: InputContainer, stream: AudioStream, measured: bool) -> It
 
 
 def _decode_packet(packet: Packet[AudioStream], rest: Iterator[Packet[AudioStream]], done: int) -> list[AudioFrame]:
-    """Decodes one packet to frames; `done` samples were decoded before, and `rest` are the packets after this one."""
+    """Decode one packet to frames; `done` samples were decoded before, and `rest` are the packets after this one."""
     try:
         return packet.decode()
     except av.FFmpegError as error:
@@ -80,7 +80,7 @@ def _decode_packet(packet: Packet[AudioStream], rest: Iterator[Packet[AudioStrea
 
 
 def _packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[AudioStream]]:
-    """Yields the packets of one stream; FFmpeg skips those of the others."""
+    """Yield the packets of one stream; FFmpeg skips those of the others."""
     for other in container.streams:
         if other is not stream:
             other.discard = Discard.all
@@ -88,7 +88,7 @@ def _packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[
 
 
 def _matroska_packets(container: InputContainer, stream: AudioStream, measured: bool) -> Iterator[Packet[AudioStream]]:
-    """Yields the packets of one stream of a Matroska file, and checks that none are missing.
+    """Yield the packets of one stream of a Matroska file, and checks that none are missing.
 
     FFmpeg skips damaged clusters without an error. Damage shows in two ways. Either both time and bytes are missing
     between two packets, while a pause in the recording leaves out only time. Or the last packet of all streams ends
@@ -116,7 +116,7 @@ def _matroska_packets(container: InputContainer, stream: AudioStream, measured: 
 
 
 def error_name(error: av.FFmpegError) -> ErrorName:
-    """Returns the name of the failure that an error of FFmpeg means."""
+    """Return the name of the failure that an error of FFmpeg means."""
     if isinstance(error, MemoryError):
         return "unreadable" if _memory_is_there() else "out_of_memory"
     if isinstance(error, LookupError):
@@ -125,7 +125,7 @@ def error_name(error: av.FFmpegError) -> ErrorName:
 
 
 def error_message(error: av.FFmpegError) -> str:
-    """Returns FFmpeg's message, or a clearer one."""
+    """Return FFmpeg's message, or a clearer one."""
     if isinstance(error, MemoryError) and _memory_is_there():
         return "the file asks for more memory than a recording takes"
     return error.strerror or type(error).__name__

@@ -27,7 +27,7 @@ class Headers:
     """
 
     def __init__(self, timeout_s: float) -> None:
-        """Starts no process yet.
+        """Start no process yet.
 
         Args:
             timeout_s: Seconds after which a header counts as unreadable. Where samples have to be counted, the
@@ -45,7 +45,7 @@ class Headers:
         self._supervisor.close()
 
     def of(self, paths: Sequence[str]) -> Iterator[tuple[AudioHeader | None, int | None]]:
-        """Yields the header and the size in bytes of each path, in order.
+        """Yield the header and the size in bytes of each path, in order.
 
         The header is `None` if it cannot be read. The size is `None` if the file is missing.
         """
@@ -64,7 +64,7 @@ class Headers:
 
 
 def _probe(timeout_s: float, path: str, alive: Callable[[], None]) -> tuple[AudioHeader | None, int | None]:
-    """Reads the header and the size of one file; runs in a child process.
+    """Read the header and the size of one file; runs in a child process.
 
     Raises:
         MemoryError: There is too little memory to read the header.

@@ -31,13 +31,13 @@ class SndfileDecoder(soundfile.SoundFile):  # type: ignore[misc, unused-ignore] 
     """
 
     def seek(self, frames: int, whence: int = os.SEEK_SET) -> int:
-        """Moves to a sample, as `soundfile.SoundFile.seek` does; does nothing if the decoder is already there."""
+        """Move to a sample, as `soundfile.SoundFile.seek` does; does nothing if the decoder is already there."""
         if whence == os.SEEK_SET and frames == self.tell():
             return frames
         return int(super().seek(frames, whence))
 
     def next_sample(self) -> int:
-        """Returns the index of the next sample; 0 if the codec cannot tell."""
+        """Return the index of the next sample; 0 if the codec cannot tell."""
         return int(self.tell()) if self.seekable() else 0
 
 
@@ -47,13 +47,13 @@ def has_no_decoder(error: soundfile.LibsndfileError, *, is_ogg: bool) -> bool:
 
 
 def error_name(error: soundfile.LibsndfileError) -> ErrorName:
-    """Returns the name of the failure that an error of libsndfile means."""
+    """Return the name of the failure that an error of libsndfile means."""
     if error.code == _MEMORY_CODE:
         return "out_of_memory"
     return "truncated" if error.code in _ENDED_CODES else "unreadable"
 
 
 def error_message(error: soundfile.LibsndfileError) -> str:
-    """Returns libsndfile's message, or a clearer one."""
+    """Return libsndfile's message, or a clearer one."""
     message: str = _CLEAR_MESSAGES.get(error.code, error.error_string)
     return message

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 
 def resampled_length(num_samples: int, orig_rate: int, new_rate: int) -> int:
-    """Returns the number of samples at `new_rate` Hz that `num_samples` at `orig_rate` Hz become."""
+    """Return the number of samples at `new_rate` Hz that `num_samples` at `orig_rate` Hz become."""
     return int(resampled_lengths(np.asarray([num_samples]), orig_rate, new_rate)[0])
 
 
 def resampled_lengths(num_samples: NDArray[np.int64], orig_rate: int, new_rate: int) -> NDArray[np.int64]:
-    """Computes `resampled_length` of many recordings at once.
+    """Compute `resampled_length` of many recordings at once.
 
     torchaudio rounds the quotient to float32 before it rounds up, so beyond 2^24 samples the length is off by a few
     samples. The output of the convolution limits the length (`torchaudio.functional._apply_sinc_resample_kernel`).

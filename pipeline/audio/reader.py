@@ -73,7 +73,7 @@ _EXACT_SUBTYPES = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 
 
 def read_header(path: str, go_on: Callable[[], bool] = lambda: True) -> AudioHeader:
-    """Reads the header of a recording. If the header does not state a length, the samples are decoded and counted.
+    """Read the header of a recording. If the header does not state a length, the samples are decoded and counted.
 
     Args:
         path: Path as in the manifest.
@@ -116,7 +116,7 @@ class Recording:
         return self.num_samples is not None and self.decoder.seekable()
 
     def blocks(self, num_samples: int | None) -> Iterator[NDArray[np.float32]]:
-        """Decodes from the current position and yields blocks of shape `(samples, channels)`.
+        """Decode from the current position and yields blocks of shape `(samples, channels)`.
 
         Args:
             num_samples: Samples to decode at most; `None` decodes to the end.
@@ -129,7 +129,7 @@ class Recording:
 
 @contextmanager
 def open_recording(path: str, file_size: int | None = None) -> Iterator[Recording]:
-    """Opens a recording. Call it inside `named_errors`.
+    """Open a recording. Call it inside `named_errors`.
 
     Args:
         path: Path as in the manifest; `%XX` stands for an undecodable byte.
@@ -151,7 +151,7 @@ def open_recording(path: str, file_size: int | None = None) -> Iterator[Recordin
 
 @contextmanager
 def named_errors() -> Iterator[None]:
-    """Turns every error that a recording can cause into an `AudioError`."""
+    """Turn every error that a recording can cause into an `AudioError`."""
     try:
         yield
     except soundfile.LibsndfileError as error:
@@ -167,7 +167,7 @@ def named_errors() -> Iterator[None]:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Opens a path for `open`; does not wait if the path is a FIFO."""
+    """Open a path for `open`; does not wait if the path is a FIFO."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -180,7 +180,7 @@ def _require_regular(status: os.stat_result) -> None:
 
 
 def _decode(file: BinaryIO, file_size: int) -> Iterator[Recording]:
-    """Yields the recording once, with the decoder for its content, and closes the decoder afterwards."""
+    """Yield the recording once, with the decoder for its content, and close the decoder afterwards."""
     container = read_multimedia(file, file_size)
     if container is not None:
         _require_possible(container)
@@ -213,7 +213,7 @@ def _decode(file: BinaryIO, file_size: int) -> Iterator[Recording]:
 def _open_with_libsndfile(
     file: BinaryIO, corrected: CorrectedFile | None, container: Container
 ) -> SndfileDecoder | None:
-    """Opens the file with libsndfile; returns `None` if libsndfile has no decoder for it and FFmpeg may have one.
+    """Open the file with libsndfile; returns `None` if libsndfile has no decoder for it and FFmpeg may have one.
 
     Raises:
         AudioError: unsupported_format.
@@ -233,7 +233,7 @@ def _open_with_libsndfile(
 
 
 def _decode_with_ffmpeg(file: BinaryIO, file_size: int, container: Container) -> Iterator[Recording]:
-    """Yields the recording once, decoded by FFmpeg.
+    """Yield the recording once, decoded by FFmpeg.
 
     The number of samples is left unknown, because a container's duration is off by encoder delay, padding or rounding.
     """
@@ -251,7 +251,7 @@ def _decode_with_ffmpeg(file: BinaryIO, file_size: int, container: Container) ->
 
 
 def _require_possible(container: Container) -> None:
-    """Refuses a header whose claims are impossible, or that no decoder reads right."""
+    """Refuse a header whose claims are impossible, or that no decoder reads right."""
     if container.sample_rate is not None:
         _require_sample_rate(container.sample_rate)
     if container.num_channels is not None and not 1 <= container.num_channels <= MAX_CHANNELS:

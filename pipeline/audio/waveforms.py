@@ -54,7 +54,7 @@ def read_waveform(
     file_size: int | None = None,
     channel: int | None = None,
 ) -> tuple[NDArray[np.float32], int]:
-    """Decodes a recording, or one segment of it, to mono. The arguments are the attributes of `Extent`.
+    """Decode a recording, or one segment of it, to mono. The arguments are the attributes of `Extent`.
 
     Returns:
         `(samples,)` in [-1, 1], and the sample rate in Hz.
@@ -72,7 +72,7 @@ class WaveformReader:
         self._forward: _ForwardReader | None = None
 
     def read(self, extent: Extent, window: tuple[int, int | None] = (0, None)) -> tuple[NDArray[np.float32], int]:
-        """Decodes one window of a segment to mono.
+        """Decode one window of a segment to mono.
 
         Args:
             extent: The recording, segment and channel.
@@ -105,7 +105,7 @@ class WaveformReader:
                 raise
 
     def close(self) -> None:
-        """Closes the recording that was kept open, if there is one."""
+        """Close the recording that was kept open, if there is one."""
         if self._forward is not None:
             forward, self._forward = self._forward, None
             forward.stack.close()
@@ -127,7 +127,7 @@ class _ForwardReader:
         self._held = np.zeros(0, np.float32)
 
     def read(self, extent: Extent, window: tuple[int, int | None]) -> NDArray[np.float32]:
-        """Decodes a window of a segment, and decodes and drops the samples before it.
+        """Decode a window of a segment, and decodes and drop the samples before it.
 
         Raises:
             _AlreadyPassedError: The window begins before the samples that are still held.
@@ -150,7 +150,7 @@ class _ForwardReader:
 
 
 def _read(recording: Recording, extent: Extent, window: tuple[int, int | None]) -> NDArray[np.float32]:
-    """Reads a window of a segment of a recording in which the decoder can seek."""
+    """Read a window of a segment of a recording in which the decoder can seek."""
     rate = int(recording.decoder.samplerate)
     first, last = _window_range(extent, window, rate, recording.num_samples)
     if first:
@@ -164,7 +164,7 @@ def _read(recording: Recording, extent: Extent, window: tuple[int, int | None]) 
 
 
 def _mono(recording: Recording, num_samples: int | None, channel: int | None) -> Iterator[NDArray[np.float32]]:
-    """Decodes at most `num_samples` and yields blocks of one channel, or of the average of all, `(samples,)` each."""
+    """Decode at most `num_samples` and yields blocks of one channel, or of the average of all, `(samples,)` each."""
     channels = recording.decoder.channels
     if channel is not None and not 1 <= channel <= channels:
         has = f"the recording has {channels} channel{'s' if channels > 1 else ''}"
@@ -180,7 +180,7 @@ def _mono(recording: Recording, num_samples: int | None, channel: int | None) ->
 
 
 def _skip(recording: Recording, num_samples: int, first: int, rate: int) -> None:
-    """Decodes and drops `num_samples` samples, up to the sample `first`.
+    """Decode and drops `num_samples` samples, up to the sample `first`.
 
     Raises:
         AudioError: The recording ends before `first`.
@@ -190,7 +190,7 @@ def _skip(recording: Recording, num_samples: int, first: int, rate: int) -> None
 
 
 def _check(samples: NDArray[np.float32], first: int, last: int | None, recording: Recording, rate: int) -> None:
-    """Refuses samples if there are too few or none, or if one is not finite or too large.
+    """Refuse samples if there are too few or none, or if one is not finite or too large.
 
     `first` and `last` (exclusive; `None` for the end) are the position of the samples in the file.
     """
@@ -215,14 +215,14 @@ def _check(samples: NDArray[np.float32], first: int, last: int | None, recording
 def _window_range(
     extent: Extent, window: tuple[int, int | None], rate: int, total: int | None
 ) -> tuple[int, int | None]:
-    """Returns the first and last sample (exclusive) of a window of a segment, counted in the file."""
+    """Return the first and last sample (exclusive) of a window of a segment, counted in the file."""
     start, stop = _segment_range(extent, rate, total)
     ends = (stop, None if window[1] is None else start + window[1])
     return start + window[0], min((end for end in ends if end is not None), default=None)
 
 
 def _segment_range(extent: Extent, rate: int, total: int | None) -> tuple[int, int | None]:
-    """Returns the first and last sample (exclusive) of a segment in its file; the last is `None` if unknown.
+    """Return the first and last sample (exclusive) of a segment in its file; the last is `None` if unknown.
 
     Raises:
         AudioError: The segment is impossible, or not within the recording's `total` samples.

@@ -120,7 +120,7 @@ def walk_files(root: str, skip: frozenset[str] = frozenset(), key: str = "datase
 
 
 def _names(folder: bytes) -> list[bytes]:
-    """Names in a folder; those of folders end in a slash, which sorts them as in a full path."""
+    """Name in a folder; those of folders end in a slash, which sorts them as in a full path."""
     names = []
     with os.scandir(folder) as entries:
         for entry in entries:

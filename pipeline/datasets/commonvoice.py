@@ -61,7 +61,7 @@ class Dataset:
             raise UserError(f"dataset.split={options.split}: {path} is missing; {remedy}")
 
     def columns(self) -> dict[str, str]:
-        """Returns all columns of the list except path and sentence. Votes are numbers, everything else is text.
+        """Return all columns of the list except path and sentence. Votes are numbers, everything else is text.
 
         Raises:
             UserError: The list cannot be read, or has no column for the path or the sentence.
@@ -70,7 +70,7 @@ class Dataset:
         return {encode_path(name): "int32" if name in _COUNTS else "string" for name in header if name not in _OWN}
 
     def utterances(self) -> Iterator[Utterance]:
-        """Yields every clip of the list.
+        """Yield every clip of the list.
 
         Raises:
             UserError: The list is empty, or a line is wrong.
@@ -78,7 +78,7 @@ class Dataset:
         return refuse_empty(self._utterances(), f"{self._source.name}: lists no clips; choose another dataset.split")
 
     def _read(self) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-        """Returns the names of the columns, and an iterator over the line number and the cells of each row."""
+        """Return the names of the columns, and an iterator over the line number and the cells of each row."""
         # Quotes in these files belong to the sentences and are often unbalanced; they do not enclose values.
         rows = records(self._source, "\t", quotes=False)
         number, header = next(rows, (1, []))
@@ -109,7 +109,7 @@ class Dataset:
 
 
 def _file_name(listed: str) -> str:
-    """Returns the file name of a clip. The first releases list it without its extension.
+    """Return the file name of a clip. The first releases list it without its extension.
 
     Raises:
         ValueError: `listed` is not a plain file name. A path could lead out of the corpus.

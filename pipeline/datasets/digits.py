@@ -33,11 +33,11 @@ class Dataset:
             raise UserError(f"dataset=digits: {self._list} is missing; install the project again")
 
     def columns(self) -> dict[str, str]:
-        """Returns the columns: the speaker and the number of digits."""
+        """Return the columns: the speaker and the number of digits."""
         return {"speaker": "string", "num_digits": "int16"}
 
     def utterances(self) -> Iterator[Utterance]:
-        """Yields every recording, sorted bytewise by its name.
+        """Yield every recording, sorted bytewise by its name.
 
         Raises:
             UserError: The list is empty or damaged.

@@ -60,11 +60,11 @@ class Dataset:
         self.notice: str | None = None
 
     def columns(self) -> dict[str, str]:
-        """Returns no columns, because a folder says nothing about its recordings."""
+        """Return no columns, because a folder says nothing about its recordings."""
         return {}
 
     def utterances(self) -> Iterator[Utterance]:
-        """Yields every recording, sorted bytewise by its path.
+        """Yield every recording, sorted bytewise by its path.
 
         Raises:
             UserError: There are no recordings, or a folder cannot be read.
@@ -83,7 +83,7 @@ class Dataset:
 
 
 def read_reference(path: str) -> str | None:
-    """Returns the text of a file without surrounding white space; `None` if the file has no text.
+    """Return the text of a file without surrounding white space; `None` if the file has no text.
 
     The file is UTF-8, or UTF-16 with a byte order mark. Bytes that cannot be decoded become U+FFFD. A file that is not
     regular, cannot be read or is larger than 1 MB counts as no reference.

@@ -55,11 +55,11 @@ class Dataset:
         self.notice: str | None = None
 
     def columns(self) -> dict[str, str]:
-        """Returns the columns, which come from file names, folders, SPEAKERS.TXT and CHAPTERS.TXT; null if unknown."""
+        """Return the columns, which come from file names, folders, SPEAKERS.TXT and CHAPTERS.TXT; null if unknown."""
         return dict.fromkeys(_COLUMNS, "string")
 
     def utterances(self) -> Iterator[Utterance]:
-        """Yields every recording, sorted bytewise by its path.
+        """Yield every recording, sorted bytewise by its path.
 
         Missing recordings come at the position of their chapter's list. A recording whose name does not follow the
         scheme has null in the columns that come from the name.
@@ -95,7 +95,7 @@ class Dataset:
                 )
 
     def _above(self, name: str) -> Source:
-        """Finds a table of the release: in the root, in the folder above it, or in `LibriSpeech` below it."""
+        """Find a table of the release: in the root, in the folder above it, or in `LibriSpeech` below it."""
         folders = (self.root, os.path.dirname(self.root), os.path.join(self.root, "LibriSpeech"))
         paths = [os.path.join(folder, name) for folder in folders]
         path = next((path for path in paths if os.path.isfile(path)), paths[0])
@@ -128,7 +128,7 @@ def _cell(cells: list[str], index: int) -> str | None:
 
 
 def _read_texts(path: str) -> dict[str, str | None]:
-    """Returns the texts of a chapter by the stems of its recordings; nothing if the file is missing.
+    """Return the texts of a chapter by the stems of its recordings; nothing if the file is missing.
 
     Raises:
         UserError: The file cannot be read, or a line does not begin with a stem. Anything else must not become a path.
@@ -147,7 +147,7 @@ def _read_texts(path: str) -> dict[str, str | None]:
 
 
 def _read_table(source: Source) -> dict[str, list[str]]:
-    """Returns the rows of a table of the release by their first cell, a number; nothing if the file is missing."""
+    """Return the rows of a table of the release by their first cell, a number; nothing if the file is missing."""
     if not os.path.isfile(source.path):
         return {}
     rows = ([cell.strip() for cell in line.split("|", 7)] for _, line in source.lines() if not line.startswith(";"))

@@ -80,7 +80,7 @@ class Dataset:
     """The utterances of a list, in the list's order."""
 
     def __init__(self, options: Options) -> None:
-        """Checks that the list exists. Its lines are read when the manifest is made.
+        """Check that the list exists. Its lines are read when the manifest is made.
 
         Raises:
             UserError: The list does not exist or cannot be read twice, or an option is wrong.
@@ -121,7 +121,7 @@ class Dataset:
             raise UserError(f"{name}: not a folder; give the Kaldi data folder, which holds wav.scp")
 
     def columns(self) -> dict[str, str]:
-        """Returns the columns of the list that are not path, times, channel, id or reference.
+        """Return the columns of the list that are not path, times, channel, id or reference.
 
         Raises:
             UserError: The list cannot be read, or a line is wrong; the message has the line's number.
@@ -129,7 +129,7 @@ class Dataset:
         return self._scanned.types
 
     def utterances(self) -> Iterator[Utterance]:
-        """Yields every row of the list as an utterance.
+        """Yield every row of the list as an utterance.
 
         Raises:
             UserError: The list is empty, or a line is wrong.
@@ -176,7 +176,7 @@ class Dataset:
         return _Scan(common or self._folder, dict(types))
 
     def _check_base(self, listed: str) -> None:
-        """Refuses a list whose first path exists only relative to the working directory, and not to the list's folder.
+        """Refuse a list whose first path exists only relative to the working directory, and not to the list's folder.
 
         Raises:
             UserError: The path exists only there. The user must say which folder is meant.
@@ -217,7 +217,7 @@ class Dataset:
                 return jsonl.listing(source, options.columns)
 
     def _find(self, names: Set[str]) -> Mapping[str, str]:
-        """Returns the paths of the recordings of an RTTM file by their names without extension.
+        """Return the paths of the recordings of an RTTM file by their names without extension.
 
         Raises:
             UserError: A name matches two files, or the folder cannot be read.

@@ -90,11 +90,11 @@ class Dataset:
             )
 
     def columns(self) -> dict[str, str]:
-        """Returns the columns, which come from the file names, the folders and the gender table."""
+        """Return the columns, which come from the file names, the folders and the gender table."""
         return dict(_COLUMNS)
 
     def utterances(self) -> Iterator[Utterance]:
-        """Yields every recording, sorted bytewise by its path.
+        """Yield every recording, sorted bytewise by its path.
 
         A WAV whose name does not follow the scheme has null in the columns that come from the name.
 
@@ -126,7 +126,7 @@ class Dataset:
 
 
 def parse_name(stem: str) -> dict[str, Scalar]:
-    """Returns the columns that a file name determines; all `None` if the name does not follow the scheme."""
+    """Return the columns that a file name determines; all `None` if the name does not follow the scheme."""
     columns: dict[str, Scalar] = dict.fromkeys(_COLUMNS)
     match = NAME.fullmatch(stem)
     if match:
@@ -143,7 +143,7 @@ class References:
     """
 
     def __init__(self, root: str) -> None:
-        """Reads both files below `root`.
+        """Read both files below `root`.
 
         Raises:
             UserError: A file exists but cannot be read.
@@ -157,7 +157,7 @@ class References:
             raise UserError(f"{newer}: not a CSV file ({error}); restore it, or remove it") from None
 
     def of(self, stem: str) -> str | None:
-        """Returns the reference transcript of a recording by its stem; `None` if there is none."""
+        """Return the reference transcript of a recording by its stem; `None` if there is none."""
         return next((text for texts in self._texts if (text := texts.of(stem)) is not None), None)
 
 
@@ -193,7 +193,7 @@ def _passage(stem: str) -> tuple[int, int, int] | None:
 
 
 def _read_lines(path: str) -> Iterator[str]:
-    """Yields the lines of a UTF-8 file; none if the file is missing."""
+    """Yield the lines of a UTF-8 file; none if the file is missing."""
     try:
         with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
             yield from file
@@ -204,7 +204,7 @@ def _read_lines(path: str) -> Iterator[str]:
 
 
 def _csv_rows(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
-    """Yields the name and the text of `index,file_name,transcript` lines."""
+    """Yield the name and the text of `index,file_name,transcript` lines."""
     name_at, text_at = 1, 2
     for row in csv.reader(lines):
         if "file_name" in row and "transcript" in row:
@@ -214,7 +214,7 @@ def _csv_rows(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
 
 
 def _older_rows(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
-    """Yields the name and the text of `name TRANSCRIPT` lines."""
+    """Yield the name and the text of `name TRANSCRIPT` lines."""
     for line in lines:
         name, _, text = line.strip().replace("\t", " ").partition(" ")
         if name:
@@ -222,7 +222,7 @@ def _older_rows(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
 
 
 def _read_genders(folder: str) -> dict[int, str]:
-    """Returns the gender by speaker number.
+    """Return the gender by speaker number.
 
     Speakers may be written with or without `sp` and leading zeros, and the header may begin with `;`.
     """

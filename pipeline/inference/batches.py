@@ -50,7 +50,7 @@ class Batch:
 
 
 def collate(plan: PlannedBatch, items: list[Waveform | Rejected]) -> Batch:
-    """Pads the waveforms of a batch with zeros to the longest. `items` has one entry for each chunk of the plan."""
+    """Pad the waveforms of a batch with zeros to the longest. `items` has one entry for each chunk of the plan."""
     loaded = [item for item in items if isinstance(item, Waveform)]
     lengths = torch.tensor([len(item.samples) for item in loaded], dtype=torch.int64)
     waveforms = torch.zeros(len(loaded), int(lengths.max()) if loaded else 0)
@@ -73,7 +73,7 @@ class BatchFiles:
         self._sent = 0
 
     def open(self, workers: int, prefetch: int) -> None:
-        """Opens the files. Call this before the workers are forked.
+        """Open the files. Call this before the workers are forked.
 
         Args:
             workers: Number of worker processes.
@@ -88,7 +88,7 @@ class BatchFiles:
                 self._files[-1].append(os.memfd_create("batch"))
 
     def write(self, worker: int, batch: Batch) -> StoredBatch:
-        """Writes a batch to the worker's next file; runs in the worker.
+        """Write a batch to the worker's next file; runs in the worker.
 
         The worker uses its files in turn, so the batch stays until the worker has written all other files.
 
@@ -110,7 +110,7 @@ class BatchFiles:
         return StoredBatch(file, tuple(batch.waveforms.shape), len(rest))
 
     def close(self) -> None:
-        """Closes the files, which frees their memory."""
+        """Close the files, which frees their memory."""
         while self._files:
             for file in self._files.pop():
                 os.close(file)
@@ -131,7 +131,7 @@ class StoredBatch:
     rest_bytes: int
 
     def read(self, pinned: bool = False) -> Batch:
-        """Reads the batch into memory of this process; `pinned` takes page-locked memory for CUDA."""
+        """Read the batch into memory of this process; `pinned` takes page-locked memory for CUDA."""
         waveforms = torch.empty(self.shape, pin_memory=pinned)
         lengths = torch.empty(self.shape[0], dtype=torch.int64)
         rest = np.empty(self.rest_bytes, np.uint8)
@@ -143,11 +143,11 @@ class StoredBatch:
         return Batch(plan, chunks, waveforms, lengths, rejected)
 
     def pin_memory(self) -> Batch:
-        """Reads the batch into page-locked memory. `DataLoader` calls this in a separate thread."""
+        """Read the batch into page-locked memory. `DataLoader` calls this in a separate thread."""
         return self.read(pinned=True)
 
     def _read_part(self, part: NDArray[np.generic], position: int) -> int:
-        """Fills `part` with the bytes of the file from `position`, and returns the position after them."""
+        """Fill `part` with the bytes of the file from `position`, and return the position after them."""
         data = part.reshape(-1).data.cast("B") if part.size else memoryview(bytearray())
         while data:
             count = os.preadv(self.file, [data], position)

@@ -60,7 +60,7 @@ class Loader:
         pin_memory: bool = False,
         stderr: Path | None = None,
     ) -> None:
-        """Starts no process yet.
+        """Start no process yet.
 
         Args:
             recordings: The recordings to load.
@@ -78,7 +78,7 @@ class Loader:
         self._failed: set[int] = set()
 
     def batches(self, plan: Iterable[PlannedBatch]) -> Generator[Batch, None, None]:
-        """Loads the planned batches, without later chunks of utterances that have failed.
+        """Load the planned batches, without later chunks of utterances that have failed.
 
         Raises:
             RunError: The worker processes cannot be started.
@@ -94,7 +94,7 @@ class Loader:
             in_flight.clear()
 
     def _track(self, plan: Iterator[PlannedBatch], in_flight: deque[PlannedBatch]) -> Iterator[PlannedBatch]:
-        """Yields the batches of a plan without failed utterances, and adds each batch to `in_flight`."""
+        """Yield the batches of a plan without failed utterances, and add each batch to `in_flight`."""
         for batch in plan:
             in_flight.append(batch)
             yield self._without_failed(batch)
@@ -109,7 +109,7 @@ class Loader:
     def _load_until_lost(
         self, plan: Iterator[PlannedBatch], in_flight: deque[PlannedBatch], workers: int, prefetch: int = 2
     ) -> Generator[Batch, None, _LostWorker | None]:
-        """Yields batches until the plan is done (returns `None`) or a worker is lost (returns the reason)."""
+        """Yield batches until the plan is done (returns `None`) or a worker is lost (returns the reason)."""
         if workers == 0:
             for batch in map(self.recordings.load_batch, plan):
                 self._note_failed(batch)
@@ -128,7 +128,7 @@ class Loader:
                 yield replace(found, plan=in_flight.popleft())
 
     def _load_in_isolation(self, plan: PlannedBatch) -> Batch:
-        """Loads a batch one chunk at a time. If the worker is lost, the chunk that it was loading fails."""
+        """Load a batch one chunk at a time. If the worker is lost, the chunk that it was loading fails."""
         items: list[Waveform | Rejected] = []
         chunks = deque(self._without_failed(plan).chunks)
         while chunks:
@@ -216,7 +216,7 @@ class _WorkerPool:
         return f"reading the recording takes more than the {self._allowance / 2**30:.1f} GiB that a process may take"
 
     def next_batch(self) -> Batch | _LostWorker | None:
-        """Returns the next batch, why a worker was lost, or `None` at the end of the plan."""
+        """Return the next batch, why a worker was lost, or `None` at the end of the plan."""
         silent_s = 0.0
         while True:
             try:
@@ -242,7 +242,7 @@ class _WorkerPool:
             return found.read() if isinstance(found, StoredBatch) else found
 
     def close(self) -> None:
-        """Kills the workers, even if they hang."""
+        """Kill the workers, even if they hang."""
         for worker in self._workers:
             worker.kill()
         del self._batches
@@ -262,7 +262,7 @@ class _WorkerPool:
 
 
 def _prepare_worker(parent: int, allowance: int, stderr: Path | None, _: int) -> None:
-    """Runs first in each worker: redirects stderr, and limits what the process may do."""
+    """Run first in each worker: redirects stderr, and limit what the process may do."""
     if stderr is not None:
         with open(stderr, "ab") as log:
             os.dup2(log.fileno(), 2)
@@ -270,7 +270,7 @@ def _prepare_worker(parent: int, allowance: int, stderr: Path | None, _: int) ->
 
 
 def _remove_sigchld_handler() -> None:
-    """Removes torch's SIGCHLD handler, which raises an error in whatever line runs when a worker dies.
+    """Remove torch's SIGCHLD handler, which raises an error in whatever line runs when a worker dies.
 
     The loader still notices a death within `POLL_S`, because DataLoader checks its workers whenever the queue stays
     empty (torch/utils/data/dataloader.py, `_try_get_data`).

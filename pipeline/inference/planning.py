@@ -24,7 +24,7 @@ then stay together, and reading them in one go saves more time than the addition
 
 
 def assign_shards(duration_s: NDArray[np.float64], hours: float) -> NDArray[np.int32]:
-    """Divides the manifest, in its order, into shards of about `hours` hours of audio.
+    """Divide the manifest, in its order, into shards of about `hours` hours of audio.
 
     Args:
         duration_s: `(rows,)` duration of each row in seconds; NaN if unknown, which counts as 0.
@@ -65,7 +65,7 @@ class Chunking:
     def of_seconds(
         cls, seconds: float, context_seconds: float, *, sample_rate: int, stride: int, receptive_field: int
     ) -> Chunking:
-        """Converts `chunk.seconds` and `chunk.context_seconds` to samples and frames of a model.
+        """Convert `chunk.seconds` and `chunk.context_seconds` to samples and frames of a model.
 
         Args:
             seconds: Maximal length of a chunk in seconds.
@@ -82,7 +82,7 @@ class Chunking:
         )
 
     def chunks(self, row: int, num_samples: int) -> list[Chunk]:
-        """Cuts an utterance into chunks of equal length (the last may be a fraction of a stride longer).
+        """Cut an utterance into chunks of equal length (the last may be a fraction of a stride longer).
 
         Neighbouring chunks overlap by at least twice the context, and the join is in the middle of the overlap. So each
         frame has its context, and no chunk is a short remainder.
@@ -151,7 +151,7 @@ def plan_shard(
 
 
 def _similar(num_samples: int) -> int:
-    """Returns the index of a class of lengths; lengths of one class differ by at most the factor `SIMILAR`."""
+    """Return the index of a class of lengths; lengths of one class differ by at most the factor `SIMILAR`."""
     return int(math.log(num_samples) / math.log(SIMILAR)) if num_samples else -1
 
 
@@ -162,7 +162,7 @@ def plan_run(
     max_samples: int,
     chunking: Chunking,
 ) -> Iterator[PlannedBatch]:
-    """Yields the batches of the given shards, shard after shard. A shard is planned when its first batch is needed.
+    """Yield the batches of the given shards, shard after shard. A shard is planned when its first batch is needed.
 
     Args:
         shards: Shards to plan, in order.

@@ -32,7 +32,7 @@ class Recordings:
         channels: str = "mix",
         max_samples: int | None = None,
     ) -> None:
-        """Sets what to load.
+        """Set what to load.
 
         Args:
             manifest: The recordings.
@@ -50,7 +50,7 @@ class Recordings:
         self._reader = WaveformReader()  # each loading process has its own copy
 
     def load_batch(self, plan: PlannedBatch, begin: Callable[[int], None] = lambda position: None) -> Batch:
-        """Loads one planned batch; calls `begin` with the position of each chunk before loading the chunk."""
+        """Load one planned batch; calls `begin` with the position of each chunk before loading the chunk."""
         items = []
         for position, chunk in enumerate(plan.chunks):
             begin(position)
@@ -58,7 +58,7 @@ class Recordings:
         return collate(plan, items)
 
     def load(self, chunk: Chunk) -> Waveform | Rejected:
-        """Loads one chunk as a mono waveform at the model's sample rate."""
+        """Load one chunk as a mono waveform at the model's sample rate."""
         failpoint("decode")
         utterance = self.manifest.utterance(chunk.row)
         extent = Extent(
@@ -96,7 +96,7 @@ class Recordings:
         return Waveform(chunk, waveform)
 
     def _require_same_plan(self, utterance: Utterance, header: AudioHeader) -> None:
-        """Refuses a recording that was unreadable when the manifest was made and would be planned differently now.
+        """Refuse a recording that was unreadable when the manifest was made and would be planned differently now.
 
         A recording becomes readable if, for example, the extra for its format is installed. If it is too long for one
         chunk, or has several channels under `channels=each`, a new manifest would cut it into chunks or channels. Run
@@ -115,7 +115,7 @@ class Recordings:
             )
 
     def _load_window(self, extent: Extent, chunk: Chunk) -> Tensor:
-        """Loads a chunk of a longer utterance, and reads only the samples that the chunk depends on.
+        """Load a chunk of a longer utterance, and read only the samples that the chunk depends on.
 
         The result equals the same samples of the whole utterance, resampled at once.
         """
@@ -130,7 +130,7 @@ class Recordings:
 
     @staticmethod
     def _require_same_rate(found: int, known: int | None) -> None:
-        """Refuses a file that was replaced by a file of the same size with another sample rate."""
+        """Refuse a file that was replaced by a file of the same size with another sample rate."""
         if known is not None and found != known:
             message = f"the sample rate is {found} Hz, but was {known} Hz when the manifest was made"
             raise AudioError("changed", message)

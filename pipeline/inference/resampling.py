@@ -25,7 +25,7 @@ _BLOCK_ELEMENTS = 2**20
 
 
 def resample(waveform: Tensor, orig_rate: int, new_rate: int) -> Tensor:
-    """Resamples with a windowed sinc.
+    """Resample with a windowed sinc.
 
     Args:
         waveform: `(..., samples)`, float32, on the CPU.
@@ -61,7 +61,7 @@ def resample(waveform: Tensor, orig_rate: int, new_rate: int) -> Tensor:
 
 
 def source_window(start: int, stop: int, orig_rate: int, new_rate: int) -> tuple[int, int]:
-    """Returns the input samples on which samples `start` to `stop` of the resampled waveform depend.
+    """Return the input samples on which samples `start` to `stop` of the resampled waveform depend.
 
     Returns:
         First and last input sample (exclusive, possibly beyond the end of the waveform). The first is a multiple of
@@ -78,7 +78,7 @@ def source_window(start: int, stop: int, orig_rate: int, new_rate: int) -> tuple
 
 
 def resample_window(waveform: Tensor, first: int, start: int, stop: int, orig_rate: int, new_rate: int) -> Tensor:
-    """Computes samples `start` to `stop` of a resampled waveform from the window that `source_window` returns.
+    """Compute samples `start` to `stop` of a resampled waveform from the window that `source_window` returns.
 
     Args:
         waveform: `(samples,)` float32, the window of the whole waveform; shorter if the whole waveform ends in it.
@@ -123,14 +123,14 @@ class _Taps:
 
 
 def _width(orig: int, new: int) -> int:
-    """Returns the number of input samples on either side of a filter's centre, rounded as in torchaudio."""
+    """Return the number of input samples on either side of a filter's centre, rounded as in torchaudio."""
     return math.ceil(_LOWPASS_WIDTH * orig / (min(orig, new) * _ROLLOFF))
 
 
 # The taps take about 50 bytes for each Hz of the larger rate: 38 MB at 768 kHz.
 @lru_cache(maxsize=2)
 def _sparse_taps(orig: int, new: int) -> _Taps:
-    """Computes the entries of `torchaudio.functional._get_sinc_resample_kernel` that are not zero.
+    """Compute the entries of `torchaudio.functional._get_sinc_resample_kernel` that are not zero.
 
     Phase j is at j x orig / new input samples. More than `width` samples away from there, the window is zero up to
     float32 rounding. The operations have the same order as in torchaudio: at these ratios torchaudio's rounding error
@@ -158,7 +158,7 @@ def _sparse_taps(orig: int, new: int) -> _Taps:
 
 
 def _apply(signal: Tensor, taps: _Taps, orig: int, new: int, target: int) -> Tensor:
-    """Applies the taps to a signal `(samples,)` and returns `(target,)`; works in blocks of bounded memory."""
+    """Apply the taps to a signal `(samples,)` and returns `(target,)`; works in blocks of bounded memory."""
     num_taps = taps.weights.shape[1]
     width = _width(orig, new)
     windows = torch.nn.functional.pad(signal, (width, width + orig + num_taps)).unfold(0, num_taps, 1)

@@ -110,7 +110,7 @@ def _more_than_data(error: pickle.UnpicklingError) -> str:
 
 
 def _bare(content: Any) -> dict[str, Tensor] | None:
-    """Names to tensors, out of what a trainer puts around them; `None` where there are none."""
+    """Name to tensors, out of what a trainer puts around them; `None` where there are none."""
     for key in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -42,11 +42,11 @@ class Convolution(nn.Module):
             self.norm.load_state_dict(block.layer_norm.state_dict())
 
     def num_frames(self, num_frames: Tensor) -> Tensor:
-        """Returns the number of frames after the convolution."""
+        """Return the number of frames after the convolution."""
         return (num_frames - self.kernel).div(self.stride, rounding_mode="floor") + 1
 
     def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Computes the convolution.
+        """Compute the convolution.
 
         Windows overlap, and a matrix product cannot read overlapping rows in place. Windows that are cut at the stride
         do not overlap. So a kernel of 3 with stride 2 becomes a product over pairs of frames, and one over the frame
@@ -82,7 +82,7 @@ class Convolution(nn.Module):
                 self._begin(windows, weight, result)
 
     def _pairwise(self, x: Tensor, result: Tensor) -> None:
-        """Computes two frames at a time for a kernel of 3 with stride 2, with five products of channels instead of six.
+        """Compute two frames at a time for a kernel of 3 with stride 2, with five products of channels instead of six.
 
         The outer taps a and c apply only to even frames e, and two consecutive results share the even frame e1
         (Winograd's F(2, 2)): e0 a + e1 c = (e0 - e1) a + e1 (a + c), and e1 a + e2 c = (e2 - e1) c + e1 (a + c).
@@ -103,7 +103,7 @@ class Convolution(nn.Module):
         seconds.addmm_(fours[:, 2 * channels :], self.last_and_middle)
 
     def _begin(self, windows: Tensor, weight: Tensor, result: Tensor) -> None:
-        """Writes the first product to `result`, with the bias."""
+        """Write the first product to `result`, with the bias."""
         if self.bias is None:
             torch.mm(windows, weight, out=result)
         else:

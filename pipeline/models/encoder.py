@@ -31,7 +31,7 @@ class PackedEncoder(nn.Module):
     """
 
     def __init__(self, encoder: Any, dtype: torch.dtype) -> None:
-        """Takes the weights of an encoder, and casts them in place.
+        """Take the weights of an encoder, and casts them in place.
 
         Args:
             encoder: torchaudio's `Encoder`, in eval mode.
@@ -52,7 +52,7 @@ class PackedEncoder(nn.Module):
     def forward(
         self, x: Tensor, counts: Sequence[int], layers: Collection[int], together: bool
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Runs the transformer.
+        """Run the transformer.
 
         Args:
             x: `(total frames, channels)`, the utterances one after another.
@@ -104,7 +104,7 @@ class _PositionalConvolution(nn.Module):
         self.register_buffer("lowered", weight.permute(0, 3, 4, 2, 1).flatten(2, 3).contiguous(), persistent=False)
 
     def forward(self, x: Tensor, counts: Sequence[int], together: bool) -> Tensor:
-        """Computes `(total frames, dim)` from `(total frames, dim)`. Each utterance has zeros beyond its ends."""
+        """Compute `(total frames, dim)` from `(total frames, dim)`. Each utterance has zeros beyond its ends."""
         given = x.to(self.conv.weight.dtype)
         if not together:
             return F.gelu(self._lowered(given, counts)).to(x.dtype)
@@ -114,7 +114,7 @@ class _PositionalConvolution(nn.Module):
         return torch.cat([row[:count] for row, count in zip(convolved, counts, strict=True)]).to(x.dtype)
 
     def _lowered(self, x: Tensor, counts: Sequence[int]) -> Tensor:
-        """Computes the convolution as matrix products, on a CPU twice as fast as oneDNN's grouped convolution.
+        """Compute the convolution as matrix products, on a CPU twice as fast as oneDNN's grouped convolution.
 
         Consecutive windows of the kernel overlap in all but one frame, and a matrix product cannot read overlapping
         rows in place. The kernel is therefore cut into pieces of `TAPS` taps, for which windows that are `TAPS` frames
@@ -184,7 +184,7 @@ class _Gate(nn.Module):
         self.scale = attention.gru_rel_pos_const
 
     def forward(self, x: Tensor) -> Tensor:
-        """Computes `(heads, frames, 1)` from `(frames, dim)`, as `WavLMSelfAttention.forward` does."""
+        """Compute `(heads, frames, 1)` from `(frames, dim)`, as `WavLMSelfAttention.forward` does."""
         by_head = x.view(len(x), self.heads, -1).transpose(0, 1)
         gates = torch.sigmoid(self.linear(by_head).view(self.heads, len(x), 2, 4).sum(-1))
         first, second = gates.chunk(2, dim=-1)
@@ -250,7 +250,7 @@ class _PackedFlashAttention:
 
 
 def position_bias(attention: Any, frames: int) -> Tensor:
-    """Computes WavLM's relative position bias, which each layer weights with its own gates.
+    """Compute WavLM's relative position bias, which each layer weights with its own gates.
 
     The bias depends only on the distance between two frames. So this function looks it up once per distance, while
     `WavLMSelfAttention.compute_bias` does so for each pair of frames of each utterance.
@@ -271,14 +271,14 @@ def position_bias(attention: Any, frames: int) -> Tensor:
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """Makes a linear layer that shares the given weights."""
+    """Make a linear layer that shares the given weights."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     linear.weight, linear.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
     return linear
 
 
 def _joined(*parts: nn.Linear) -> nn.Linear:
-    """Joins linear layers with the same input into one layer.
+    """Join linear layers with the same input into one layer.
 
     The weights of the given layers become views of the joined weights, so that memory does not hold them twice.
     """
@@ -291,7 +291,7 @@ def _joined(*parts: nn.Linear) -> nn.Linear:
 
 
 def _folded(conv: nn.Conv1d) -> nn.Conv1d:
-    """Copies a convolution with its weight norm computed.
+    """Copy a convolution with its weight norm computed.
 
     `remove_parametrizations` is not used, because it removes the weight from every copy of the module too: it edits the
     class, which the copies share.

@@ -42,7 +42,7 @@ class EngineSettings:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turns `auto`, `cpu`, `cuda` or `cuda:1` into a device.
+    """Turn `auto`, `cpu`, `cuda` or `cuda:1` into a device.
 
     Raises:
         UserError: torch does not see the device.
@@ -57,7 +57,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """Turns `auto` into fp32 on a CPU and bf16 on CUDA.
+    """Turn `auto` into fp32 on a CPU and bf16 on CUDA.
 
     Raises:
         UserError: Half precision is asked for on a CPU.
@@ -70,7 +70,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def default_batch_seconds(device: torch.device) -> float:
-    """Returns the padded seconds of audio in one batch, by the memory of the device."""
+    """Return the padded seconds of audio in one batch, by the memory of the device."""
     if device.type == "cpu":
         return CPU_BATCH_SECONDS
     memory = torch.cuda.get_device_properties(device).total_memory
@@ -78,13 +78,13 @@ def default_batch_seconds(device: torch.device) -> float:
 
 
 def default_workers(device: torch.device) -> int:
-    """Returns the number of loading processes: one if the model needs the cores itself, more for a GPU."""
+    """Return the number of loading processes: one if the model needs the cores itself, more for a GPU."""
     cores = len(os.sched_getaffinity(0))
     return 1 if device.type == "cpu" else max(1, min(12, cores - 2))
 
 
 def default_committers(device: torch.device) -> int:
-    """Returns the number of shards to commit at a time: one if the model needs the cores itself, more for a GPU."""
+    """Return the number of shards to commit at a time: one if the model needs the cores itself, more for a GPU."""
     return 1 if device.type == "cpu" else max(1, min(8, len(os.sched_getaffinity(0)) // 4))
 
 
@@ -98,14 +98,14 @@ class Started:
     """
 
     def __init__(self, began: Moment, before: Moment | None) -> None:
-        """Takes the moments at which the device begins this batch and has computed the batch before."""
+        """Take the moments at which the device begins this batch and has computed the batch before."""
         self.parts: list[Transfer | Rejected] = []
         self.cut: list[int] = []
         self.ended = self._began = began
         self._before = before
 
     def results(self) -> tuple[list[Emission], list[Rejected]]:
-        """Waits for the results and returns an `Emission` or a `Rejected` per chunk, two for a chunk in halves."""
+        """Wait for the results and return an `Emission` or a `Rejected` per chunk, two for a chunk in halves."""
         emissions: list[Emission] = []
         rejected: list[Rejected] = []
         for part in self.parts:
@@ -139,7 +139,7 @@ class Engine:
         precision: str,
         settings: EngineSettings,
     ) -> None:
-        """Moves the model to its device, and switches TF32 off in all of torch, so that float32 means float32."""
+        """Move the model to its device, and switches TF32 off in all of torch, so that float32 means float32."""
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self.device = device
@@ -170,12 +170,12 @@ class Engine:
         return self._streams.overlaps
 
     def run(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> tuple[list[Emission], list[Rejected]]:
-        """Runs one padded batch and waits for its results. The arguments are those of `start`."""
+        """Run one padded batch and waits for its results. The arguments are those of `start`."""
         return self.start(chunks, waveforms, lengths).results()
 
     @torch.inference_mode()
     def start(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> Started:
-        """Starts one padded batch. Splits the batch if it does not fit into the device's memory.
+        """Start one padded batch. Split the batch if it does not fit into the device's memory.
 
         Args:
             chunks: The chunk of each waveform.
@@ -201,7 +201,7 @@ class Engine:
         return started
 
     def _try(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> Transfer | None:
-        """Starts a batch that should fit into memory; returns `None` if it does not fit."""
+        """Start a batch that should fit into memory; returns `None` if it does not fit."""
         size, padded = len(chunks), waveforms.numel()
         free, total = self._memory()
         needed = self._working_bytes(size, waveforms.shape[1])
@@ -220,7 +220,7 @@ class Engine:
         return None
 
     def _start_halves(self, chunk: Chunk, waveform: Tensor) -> list[Transfer | Rejected]:
-        """Starts the halves of a chunk that does not fit into memory, recursively.
+        """Start the halves of a chunk that does not fit into memory, recursively.
 
         Args:
             chunk: The chunk.
@@ -244,7 +244,7 @@ class Engine:
         return [replace(refused[0], chunk=chunk)] if refused else parts
 
     def _memory(self) -> tuple[float, float]:
-        """Returns the bytes of memory that are free for a batch, and the total.
+        """Return the bytes of memory that are free for a batch, and the total.
 
         On CUDA both are infinite, because CUDA raises an error when memory runs out. On a CPU, Linux would kill the
         process instead. So a batch that exceeds the free memory is split, and so is a single utterance that exceeds the

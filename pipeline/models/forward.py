@@ -37,7 +37,7 @@ class ModelOutput:
     features: dict[int, Tensor]
 
     def split(self, values: Tensor) -> tuple[Tensor, ...]:
-        """Splits `logits` or the features of a layer into one tensor per utterance."""
+        """Split `logits` or the features of a layer into one tensor per utterance."""
         return torch.split(values, self.num_frames.tolist())
 
 
@@ -53,7 +53,7 @@ class ExactForward(nn.Module):
         log_softmax: bool = False,
         together: bool | None = None,
     ) -> None:
-        """Takes the weights of `model`, and casts them in place.
+        """Take the weights of `model`, and casts them in place.
 
         Args:
             model: The model in eval mode, without the wrapper that some bundles add.
@@ -76,7 +76,7 @@ class ExactForward(nn.Module):
 
     @torch.inference_mode()
     def forward(self, waveforms: Tensor, lengths: Tensor, layers: Collection[int]) -> ModelOutput:
-        """Runs the model once.
+        """Run the model once.
 
         Args:
             waveforms: `(batch, samples)` float32, zero beyond each length, on the model's device.
@@ -94,7 +94,7 @@ class ExactForward(nn.Module):
         return ModelOutput(num_frames=num_frames, logits=logits, features=features)
 
     def working_bytes(self, batch: int, num_samples: int) -> float:
-        """Estimates the bytes that a padded batch takes in addition to the weights, at most.
+        """Estimate the bytes that a padded batch takes in addition to the weights, at most.
 
         The estimate is the sum of three copies of the front end's largest activation in float32, two copies of the
         widest activation of a layer and, for WavLM, three copies of the position bias, which grows with the square of

@@ -39,7 +39,7 @@ class FrontEnd(nn.Module):
     """
 
     def __init__(self, blocks: Iterable[Any], normalize_waveform: bool, dtype: torch.dtype) -> None:
-        """Takes the weights of torchaudio's `ConvLayerBlock`s.
+        """Take the weights of torchaudio's `ConvLayerBlock`s.
 
         Args:
             blocks: The blocks; the first has one input channel. Either each block has a layer norm, or the first has
@@ -72,7 +72,7 @@ class FrontEnd(nn.Module):
         return math.prod(convolution.stride for convolution in self.convolutions)
 
     def forward(self, waveforms: Tensor, lengths: Tensor, together: bool) -> tuple[Tensor, Tensor]:
-        """Computes the frames of all utterances.
+        """Compute the frames of all utterances.
 
         The waveforms are joined to one signal, in which each begins at a multiple of `stride`. So the frames of each
         begin on the same grid after every convolution. Frames that span two utterances are dropped at the end. This way
@@ -106,7 +106,7 @@ class FrontEnd(nn.Module):
         return torch.cat(pieces), num_frames
 
     def most_values(self, num_samples: int, together: bool) -> float:
-        """Returns the number of values of the largest activation for a batch of `num_samples` samples."""
+        """Return the number of values of the largest activation for a batch of `num_samples` samples."""
         first, *others = self.convolutions[:EARLY]
         channels, stride = first.weight.shape[1], math.prod(convolution.stride for convolution in others)
         largest = num_samples / first.stride * channels
@@ -115,7 +115,7 @@ class FrontEnd(nn.Module):
         return min(largest, TILE_FRAMES * stride * channels) + largest / stride
 
     def _signal(self, waveforms: Tensor, lengths: Tensor, together: bool) -> tuple[Tensor, list[int]]:
-        """Joins the waveforms to one signal.
+        """Join the waveforms to one signal.
 
         With `together`, all utterances take the same number of samples. The first convolution, which has its own
         weights for each utterance, is then one batched product. In tiles, each utterance takes only its own length.
@@ -138,7 +138,7 @@ class FrontEnd(nn.Module):
     def _early(
         self, signal: Tensor, places: Sequence[int], folded: tuple[Tensor, Tensor] | None, together: bool
     ) -> Tensor:
-        """Computes the early convolutions, `(frames, channels)`, from the signal `(samples,)`."""
+        """Compute the early convolutions, `(frames, channels)`, from the signal `(samples,)`."""
         first, *others = self.convolutions[:EARLY]
         stride = math.prod(convolution.stride for convolution in others)
         windows = signal.unfold(0, first.kernel, first.stride)
@@ -171,7 +171,7 @@ class FrontEnd(nn.Module):
     def _folded_alone(
         self, windows: Tensor, tile: slice, places: Sequence[int], folded: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """Computes the first convolution and its group norm in a tile of windows, utterance after utterance."""
+        """Compute the first convolution and its group norm in a tile of windows, utterance after utterance."""
         first = self.convolutions[0]
         x = windows.new_empty((tile.stop - tile.start, first.weight.shape[1]))
         # The shift is one more row of the weights. Adding it separately would take another pass over the output.
@@ -187,7 +187,7 @@ class FrontEnd(nn.Module):
         return x
 
     def _folded_together(self, windows: Tensor, batch: int, folded: tuple[Tensor, Tensor]) -> Tensor:
-        """Computes the first convolution and its group norm at once, for utterances of the same number of windows."""
+        """Compute the first convolution and its group norm at once, for utterances of the same number of windows."""
         mean, weight = folded
         by_utterance = windows.reshape(batch, -1, windows.shape[1])
         extended = weight.new_ones((*by_utterance.shape[:2], windows.shape[1] + 1))
@@ -196,7 +196,7 @@ class FrontEnd(nn.Module):
 
 
 def normalized(waveforms: Tensor, lengths: Tensor) -> Tensor:
-    """Scales each waveform to mean 0 and variance 1 over its valid samples; the rest is zero.
+    """Scale each waveform to mean 0 and variance 1 over its valid samples; the rest is zero.
 
     The function applies the same operation as stock torchaudio does to a recording alone, one waveform at a time. In
     float32 this operation loses digits if a recording has an offset, and layer norms amplify the difference in quiet
@@ -216,7 +216,7 @@ def normalized(waveforms: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _fold_group_norm(waveforms: Tensor, num_frames: Tensor, layer: Any) -> tuple[Tensor, Tensor]:
-    """Folds the group norm into the weights of the first convolution, so that both are one product.
+    """Fold the group norm into the weights of the first convolution, so that both are one product.
 
     The convolution has one input channel. For a window u of the waveform, a channel of its output is w.u + bias. The
     mean of the channel over time is w.m + bias and its variance w'Cw, where m and C are the mean and the covariance of
@@ -251,16 +251,16 @@ def _fold_group_norm(waveforms: Tensor, num_frames: Tensor, layer: Any) -> tuple
 
 
 def _normed(x: Tensor, convolution: Convolution) -> Tensor:
-    """Applies the layer norm of a convolution, if it has one."""
+    """Apply the layer norm of a convolution, if it has one."""
     return x if convolution.norm is None else cast(Tensor, convolution.norm(x))
 
 
 def gelu_(x: Tensor) -> Tensor:
-    """Applies `gelu` in place. `torch.nn.functional` has no such function, and these activations are large."""
+    """Apply `gelu` in place. `torch.nn.functional` has no such function, and these activations are large."""
     result: Tensor = torch.ops.aten.gelu_(x)
     return result
 
 
 def padding_mask(num_valid: Tensor, size: int) -> Tensor:
-    """Returns `(batch, size)` bool, true beyond the valid samples or frames of each utterance."""
+    """Return `(batch, size)` bool, true beyond the valid samples or frames of each utterance."""
     return torch.arange(size, device=num_valid.device)[None] >= num_valid[:, None]

@@ -48,7 +48,7 @@ class Child:
         self.received = 0
 
     def wait_for_exit(self) -> int | None:
-        """Closes the connection and waits for the process to end.
+        """Close the connection and waits for the process to end.
 
         Returns:
             The exit code, negative for a signal; `None` if the process hangs in the kernel, where not even SIGKILL
@@ -74,7 +74,7 @@ def run_child(
     allowance: int,
     mask: set[Any],
 ) -> NoReturn:
-    """Runs a child that was just forked, and exits.
+    """Run a child that was just forked, and exits.
 
     The function never returns into the parent's code, and skips the parent's exit handlers.
 
@@ -106,7 +106,7 @@ def run_child(
 def _work(
     function: Callable[[Any, Callable[[], None]], Any], heartbeat: Heartbeat, slot: int, connection: Connection
 ) -> None:
-    """Applies the function to the items of each task until the parent closes the connection."""
+    """Apply the function to the items of each task until the parent closes the connection."""
 
     def alive() -> None:
         heartbeat.alive(slot)
@@ -135,7 +135,7 @@ def _work(
 
 
 def _silence_stderr() -> int:
-    """Redirects this process's stderr to /dev/null, and returns a descriptor of the old stderr.
+    """Redirect this process's stderr to /dev/null, and return a descriptor of the old stderr.
 
     Decoders print warnings that name no file and would disturb the live view of the terminal. Their errors reach the
     parent as results.

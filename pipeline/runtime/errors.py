@@ -20,7 +20,7 @@ class OneLineError(Exception):
     """An error whose message is one line without secrets, whatever values it quotes."""
 
     def __init__(self, message: str) -> None:
-        """Masks secrets in the message, and escapes line breaks and other control characters."""
+        """Mask secrets in the message, and escapes line breaks and other control characters."""
         super().__init__(re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda match: repr(match[0])[1:-1], mask(message)))
 
 
@@ -51,7 +51,7 @@ class AudioError(Exception):
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Adds `path` to an `OSError` raised in the block, if the error does not name a file."""
+    """Add `path` to an `OSError` raised in the block, if the error does not name a file."""
     try:
         yield
     except OSError as error:
@@ -61,7 +61,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str:
-    """Turns an error of Hydra or OmegaConf into one line that says what is allowed. Uses the innermost cause."""
+    """Turn an error of Hydra or OmegaConf into one line that says what is allowed. Use the innermost cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -81,7 +81,7 @@ def explain(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, candidates: Sequence[str]) -> str:
-    """Returns ` (did you mean x?)` for the closest candidate; an empty string if none is close."""
+    """Return ` (did you mean x?)` for the closest candidate; an empty string if none is close."""
     close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""
 

@@ -70,7 +70,7 @@ _lock = threading.Lock()
 
 
 def arm(text: str) -> None:
-    """Sets the rules from the text of the environment variable, in place of earlier rules.
+    """Set the rules from the text of the environment variable, in place of earlier rules.
 
     Raises:
         UserError: A rule names an unknown point or action.
@@ -79,7 +79,7 @@ def arm(text: str) -> None:
 
 
 def failpoint(name: str, shard: int | None = None) -> None:
-    """Marks a point at which a rule may kill, stop or fail the process."""
+    """Mark a point at which a rule may kill, stop or fail the process."""
     if _armed:
         _reach(name, shard)
 

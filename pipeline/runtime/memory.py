@@ -12,7 +12,7 @@ LEAST_ALLOWANCE = 2**30
 
 
 def available_memory(group: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
-    """Returns the bytes of memory that are available to this process now, and the total.
+    """Return the bytes of memory that are available to this process now, and the total.
 
     The numbers are those of the machine, or those of the control group (version 2) if they are smaller. Memory that
     holds cached files counts as available, because the system frees it on demand.
@@ -30,12 +30,12 @@ def available_memory(group: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
 
 
 def reading_allowance() -> int:
-    """Returns the bytes that a process may take to read recordings: a quarter of all memory, at least 1 GiB."""
+    """Return the bytes that a process may take to read recordings: a quarter of all memory, at least 1 GiB."""
     return max(LEAST_ALLOWANCE, available_memory()[1] // 4)
 
 
 def limit_growth(allowance: int) -> None:
-    """Limits this process to `allowance` bytes more than it has now; larger allocations raise `MemoryError`.
+    """Limit this process to `allowance` bytes more than it has now; larger allocations raise `MemoryError`.
 
     The limit is on private writable memory (Linux's RLIMIT_DATA). It does not count memory that a forked process shares
     with its parent, memory that is reserved but unused, or the address space of CUDA. Some kernels, such as gVisor,

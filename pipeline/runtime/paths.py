@@ -15,7 +15,7 @@ _WRITTEN_BYTES = re.compile("%([89A-F][0-9A-F])")
 
 
 def encode_path(path: str) -> str:
-    """Converts a path to valid UTF-8 text. Undecodable bytes become `%80` to `%FF`; all else is unchanged.
+    """Convert a path to valid UTF-8 text. Undecodable bytes become `%80` to `%FF`; all else is unchanged.
 
     A surrogate that does not represent a byte becomes U+FFFD. Only JSON can contain one.
     """
@@ -24,7 +24,7 @@ def encode_path(path: str) -> str:
 
 
 def resolve_path(text: str) -> str:
-    """Reverses `encode_path`.
+    """Reverse `encode_path`.
 
     Args:
         text: A path as in the manifest, or one that was never encoded.

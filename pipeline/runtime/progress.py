@@ -65,7 +65,7 @@ class RunProgress:
         done_shards: int,
         failures: int = 0,
     ) -> None:
-        """Sets up the view; entering the context starts it.
+        """Set up the view; entering the context starts it.
 
         Args:
             console: Where to show the progress.
@@ -96,7 +96,7 @@ class RunProgress:
             self._live.update(self._task, completed=done_s)
 
     def __enter__(self) -> RunProgress:
-        """Opens the metrics file and starts the view."""
+        """Open the metrics file and start the view."""
         self._metrics_path.parent.mkdir(parents=True, exist_ok=True)
         self._metrics = open(self._metrics_path, "a", encoding="utf-8")
         self._started = time.monotonic()
@@ -107,7 +107,7 @@ class RunProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Shows the final state and closes the metrics file."""
+        """Show the final state and close the metrics file."""
         if self._live is not None:
             self._show()
             self._live.stop()
@@ -136,7 +136,7 @@ class RunProgress:
         return self.waited_s / max(self.elapsed_s, 1e-9)
 
     def batch(self, metrics: BatchMetrics, covered_s: float) -> None:
-        """Counts one batch and writes its metrics.
+        """Count one batch and write its metrics.
 
         Args:
             metrics: The metrics of the batch.
@@ -153,12 +153,12 @@ class RunProgress:
         self._show()
 
     def shard_committed(self) -> None:
-        """Counts one committed shard."""
+        """Count one committed shard."""
         self._shards = (self._shards[0] + 1, self._shards[1])
         self._show()
 
     def line(self) -> str:
-        """Returns one line with the hours done, speed, remaining time, shards, failures and waiting time."""
+        """Return one line with the hours done, speed, remaining time, shards, failures and waiting time."""
         done = self._before_s + self.done_s
         left = max(0.0, self._total_s - done)
         eta = format_duration(left / self.real_time) if self.real_time > 0 else "?"
@@ -183,14 +183,14 @@ class RunProgress:
 
 
 def format_hours(seconds: float) -> str:
-    """Formats seconds of audio as hours; as minutes or seconds if less than an hour or a minute."""
+    """Format seconds of audio as hours; as minutes or seconds if less than an hour or a minute."""
     if seconds >= 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
 
 
 def format_duration(seconds: float) -> str:
-    """Formats seconds as `2 h 05 min`, `3 min 20 s` or `4.5 s`."""
+    """Format seconds as `2 h 05 min`, `3 min 20 s` or `4.5 s`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -24,7 +24,7 @@ class Heartbeat:
     """
 
     def __init__(self, children: int) -> None:
-        """Allocates the memory before the children are forked. Each child writes to its own slot, from 0."""
+        """Allocate the memory before the children are forked. Each child writes to its own slot, from 0."""
         self._numbers = memoryview(mmap.mmap(-1, 16 * children)).cast("q")
         self._seen = [0] * children
         self._silent_s = [0.0] * children
@@ -45,15 +45,15 @@ class Heartbeat:
         self.begin(slot, _IDLE)
 
     def position(self, slot: int) -> int:
-        """Returns the position of the child's item in its task; negative if the child is idle."""
+        """Return the position of the child's item in its task; negative if the child is idle."""
         return self._numbers[2 * slot + 1]
 
     def beats(self) -> int:
-        """Returns a number that grows with every sign of life of any child."""
+        """Return a number that grows with every sign of life of any child."""
         return sum(self._numbers[::2])
 
     def silent_s(self, slot: int, looked_s: float) -> float:
-        """Returns the seconds for which a child has worked on one item without a sign of life.
+        """Return the seconds for which a child has worked on one item without a sign of life.
 
         Args:
             slot: The slot of the child.
@@ -67,7 +67,7 @@ class Heartbeat:
 
 
 def confine(parent: int, allowance: int) -> None:
-    """Prepares this process, which was just forked, to read untrusted files.
+    """Prepare this process, which was just forked, to read untrusted files.
 
     The process ignores SIGINT and SIGHUP, because the parent handles a stop. It is killed when its parent (or the
     parent's thread that forked it) ends, even if a decoder hangs. Its memory is limited.

@@ -57,7 +57,7 @@ _stop = _StopRequest()
 
 @contextmanager
 def handling_signals() -> Iterator[None]:
-    """Handles the signals while the main thread is in the block.
+    """Handle the signals while the main thread is in the block.
 
     A signal that was ignored from the start stays ignored, as under nohup or in a background job of a script.
 
@@ -77,7 +77,7 @@ def handling_signals() -> Iterator[None]:
 
 @contextmanager
 def deferring_stop() -> Iterator[None]:
-    """Lets the main thread finish the block before a stop. Nothing in the block may wait for long.
+    """Let the main thread finish the block before a stop. Nothing in the block may wait for long.
 
     Raises:
         Stopped: At the end of the block, if a signal has arrived in it and no other exception was raised.
@@ -93,7 +93,7 @@ def deferring_stop() -> Iterator[None]:
 
 @contextmanager
 def allowing_stop() -> Iterator[None]:
-    """Lets a stop interrupt this part of a `deferring_stop` block, because it only waits.
+    """Let a stop interrupt this part of a `deferring_stop` block, because it only waits.
 
     Raises:
         Stopped: A signal arrives in the block, or has arrived before.
@@ -132,7 +132,7 @@ def _raise(signum: int) -> NoReturn:
 
 
 def _say(text: str) -> None:
-    """Writes a line to stderr and shows the cursor, which the live view hides.
+    """Write a line to stderr and show the cursor, which the live view hides.
 
     `print` is not used, because the signal may have arrived in the middle of another `print`.
     """
@@ -142,7 +142,7 @@ def _say(text: str) -> None:
 
 
 def _leave_lost_terminal() -> None:
-    """Redirects a standard stream to /dev/null if its terminal has closed, so that later writes do not fail."""
+    """Redirect a standard stream to /dev/null if its terminal has closed, so that later writes do not fail."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             descriptor = stream.fileno()

@@ -13,7 +13,7 @@ LOG = logging.getLogger("pipeline")
 
 
 def standard_output() -> TextIO:
-    """Returns `sys.stdout`, wrapped so that a failed write does not raise."""
+    """Return `sys.stdout`, wrapped so that a failed write does not raise."""
     return cast(TextIO, FaultTolerantStream(sys.stdout))
 
 
@@ -24,7 +24,7 @@ class FaultTolerantStream(io.TextIOBase):
     """
 
     def __init__(self, stream: TextIO) -> None:
-        """Wraps `stream`."""
+        """Wrap `stream`."""
         self._stream = stream
 
     @property
@@ -37,11 +37,11 @@ class FaultTolerantStream(io.TextIOBase):
         return self._stream.isatty()
 
     def fileno(self) -> int:
-        """Returns the descriptor of the stream."""
+        """Return the descriptor of the stream."""
         return self._stream.fileno()
 
     def write(self, text: str) -> int:
-        """Writes the text, or discards it if the stream fails."""
+        """Write the text, or discards it if the stream fails."""
         try:
             self._stream.write(text)
         except OSError as error:
@@ -49,7 +49,7 @@ class FaultTolerantStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Flushes the stream, or discards everything from now on if that fails."""
+        """Flushe the stream, or discards everything from now on if that fails."""
         try:
             self._stream.flush()
         except OSError as error:

@@ -57,7 +57,7 @@ class Supervisor(Generic[Item, Result]):
     def __init__(
         self, function: Callable[[Item, Callable[[], None]], Result], *, processes: int, timeout_s: float
     ) -> None:
-        """Starts no process yet.
+        """Start no process yet.
 
         Args:
             function: Takes an item and a callback. A slow function calls the callback to show that it makes progress.
@@ -82,7 +82,7 @@ class Supervisor(Generic[Item, Result]):
         self.close()
 
     def map(self, items: Sequence[Item]) -> Iterator[Result | Lost]:
-        """Yields the results in the order of the items.
+        """Yield the results in the order of the items.
 
         An item whose child died or ran out of memory is tried once more, alone, because an earlier item may have been
         the cause. An item that hung is not tried again, because that takes long.
@@ -118,14 +118,14 @@ class Supervisor(Generic[Item, Result]):
                 num_yielded += 1
 
     def close(self) -> None:
-        """Kills the children."""
+        """Kill the children."""
         for child in self._children:
             os.kill(child.pid, signal.SIGKILL)
         while self._children:
             self._children.pop().wait_for_exit()
 
     def _assign_tasks(self, tasks: deque[list[int]], items: Sequence[Item]) -> None:
-        """Gives tasks to idle children, and forks more children where tasks have waited for the present ones."""
+        """Give tasks to idle children, and forks more children where tasks have waited for the present ones."""
         idle = [child for child in self._children if not child.task]
         waited = not self._children or time.monotonic() - self._grew >= GROW_S
         room = min(len(self._free_slots), max(1, len(self._children))) if waited else 0
@@ -147,7 +147,7 @@ class Supervisor(Generic[Item, Result]):
                 child.connection.send([items[index] for index in child.task])
 
     def _fork(self) -> Child:
-        """Forks a child and returns it in the parent."""
+        """Fork a child and return it in the parent."""
         parent = os.getpid()
         parent_end, child_end = Pipe()
         slot = self._free_slots[-1]
@@ -180,7 +180,7 @@ class Supervisor(Generic[Item, Result]):
         return self._children[-1]
 
     def _receive_results(self, done: dict[int, Any], look_s: float) -> list[tuple[Child, bool]]:
-        """Puts the results that come within `look_s` seconds into `done`. Returns lost children, and if they hung."""
+        """Put the results that come within `look_s` seconds into `done`. Return lost children, and if they hung."""
         before = time.monotonic()
         ready = wait([child.connection for child in self._children], look_s)
         looked_s = min(time.monotonic() - before, LOOK_S)
@@ -196,7 +196,7 @@ class Supervisor(Generic[Item, Result]):
 
     @staticmethod
     def _receive_from(child: Child, done: dict[int, Any]) -> bool:
-        """Puts the results that a child has sent into `done`. Returns false if the child has died."""
+        """Put the results that a child has sent into `done`. Return false if the child has died."""
         try:
             results = child.connection.recv()
         except (EOFError, OSError):
@@ -208,7 +208,7 @@ class Supervisor(Generic[Item, Result]):
         return True
 
     def _remove_lost(self, child: Child, hung: bool, tasks: deque[list[int]]) -> tuple[int | None, Reason]:
-        """Removes a lost child, and puts the rest of its task back into `tasks`.
+        """Remove a lost child, and put the rest of its task back into `tasks`.
 
         Returns:
             The index of the item that the child was working on, `None` if it was idle; and why the child was lost.

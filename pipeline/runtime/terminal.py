@@ -10,13 +10,13 @@ from pipeline.runtime.redaction import mask
 
 
 def escape_what_cannot_be_encoded() -> None:
-    """Makes stdout and stderr escape characters that the terminal's encoding lacks, instead of raising an error."""
+    """Make stdout and stderr escape characters that the terminal's encoding lacks, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def printable(text: str, limit: int | None = None) -> str:
-    """Returns the text as one line without control characters and secrets, shortened to `limit` characters."""
+    """Return the text as one line without control characters and secrets, shortened to `limit` characters."""
     plain = "".join(char if char.isprintable() else repr(char)[1:-1] for char in mask(encode_path(text)))
     return plain if limit is None or len(plain) <= limit else f"{plain[: limit - 1]}\N{HORIZONTAL ELLIPSIS}"

@@ -19,7 +19,7 @@ _NIST_PACKED = re.compile(rb"^sample_coding -s[0-9]+ \S*(embedded|mpeg)", re.MUL
 
 
 def read_rare_container(file: BinaryIO, file_size: int) -> Container | None:
-    """Reads the header of an open regular file in CAF, NIST SPHERE, VOC or AVR format.
+    """Read the header of an open regular file in CAF, NIST SPHERE, VOC or AVR format.
 
     Args:
         file: A seekable file. Its position changes.
@@ -44,7 +44,7 @@ def read_rare_container(file: BinaryIO, file_size: int) -> Container | None:
 
 
 def _caf(file: BinaryIO, file_size: int) -> Container:
-    """Reads Core Audio Format: chunks of a four-letter name, a 64-bit size (-1 if unknown) and a body."""
+    """Read Core Audio Format: chunks of a four-letter name, a 64-bit size (-1 if unknown) and a body."""
     position = 8
     for _ in range(_MAX_ELEMENTS):
         head = read_at(file, position, 12)
@@ -58,7 +58,7 @@ def _caf(file: BinaryIO, file_size: int) -> Container:
 
 
 def _nist(file: BinaryIO, head: bytes, file_size: int) -> Container:
-    """Reads NIST SPHERE: header lines of a name, a type and a value. Packed audio has another size than they state."""
+    """Read NIST SPHERE: header lines of a name, a type and a value. Packed audio has another size than they state."""
     length = head[8:16].strip()
     if not length.isdigit():
         return Container()
@@ -71,7 +71,7 @@ def _nist(file: BinaryIO, head: bytes, file_size: int) -> Container:
 
 
 def _voc(file: BinaryIO, head: bytes, file_size: int) -> Container:
-    """Reads Creative Voice: blocks of a type, a 24-bit size and a body. A single zero byte ends the file."""
+    """Read Creative Voice: blocks of a type, a 24-bit size and a body. A single zero byte ends the file."""
     position = int.from_bytes(head[20:22], "little")
     for _ in range(_MAX_ELEMENTS):
         block = read_at(file, position, 4)
@@ -82,7 +82,7 @@ def _voc(file: BinaryIO, head: bytes, file_size: int) -> Container:
 
 
 def _avr(head: bytes, file_size: int) -> Container:
-    """Reads Audio Visual Research: a header of 128 bytes with channels, bits and samples at fixed offsets."""
+    """Read Audio Visual Research: a header of 128 bytes with channels, bits and samples at fixed offsets."""
     stereo, bits = struct.unpack(">hh", head[12:16])
     (num_samples,) = struct.unpack(">I", head[26:30])
     bytes_per_sample = (2 if stereo else 1) * (2 if bits > 8 else 1)

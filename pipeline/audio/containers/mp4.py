@@ -39,7 +39,7 @@ _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 def read_multimedia(file: BinaryIO, file_size: int) -> Container | None:
-    """Reads the structure of an open regular file that takes FFmpeg to decode.
+    """Read the structure of an open regular file that takes FFmpeg to decode.
 
     Args:
         file: A seekable file. Its position changes.
@@ -67,7 +67,7 @@ def read_multimedia(file: BinaryIO, file_size: int) -> Container | None:
 
 
 def _boxes(file: BinaryIO, file_size: int) -> Container:
-    """Reads MP4, M4A, 3GP and MOV (ISO/IEC 14496-12, 4.2).
+    """Read MP4, M4A, 3GP and MOV (ISO/IEC 14496-12, 4.2).
 
     The file is a sequence of boxes, each with a size, a four-letter name and a body. Some bodies hold boxes.
     """
@@ -99,7 +99,7 @@ def _boxes(file: BinaryIO, file_size: int) -> Container:
 
 
 def _matroska(file: BinaryIO, file_size: int) -> Container:
-    """Reads Matroska and WebM (RFC 8794, RFC 9559): elements of an id, a size (which may be unknown) and a body."""
+    """Read Matroska and WebM (RFC 8794, RFC 9559): elements of an id, a size (which may be unknown) and a body."""
     position = claimed = info_end = 0
     measured = whole_known = False
     for _ in range(_MAX_ELEMENTS):
@@ -128,12 +128,12 @@ def _matroska(file: BinaryIO, file_size: int) -> Container:
 
 
 def _vint_length(data: bytes) -> int:
-    """Returns the bytes of a variable-length number: one more than its leading zero bits, or 0 if `data` has none."""
+    """Return the bytes of a variable-length number: one more than its leading zero bits, or 0 if `data` has none."""
     return 9 - data[0].bit_length() if data and data[0] else 0
 
 
 def _asf(file: BinaryIO, head: bytes, file_size: int) -> Container:
-    """Reads Windows Media (Advanced Systems Format, sections 3 and 5).
+    """Read Windows Media (Advanced Systems Format, sections 3 and 5).
 
     The file is a sequence of objects, each with a GUID, the size of the whole object and a body.
     """

@@ -61,7 +61,7 @@ class Container:
 
 
 def read_container(file: BinaryIO, file_size: int) -> Container:
-    """Reads the header of an open regular file, and for Ogg also its last page.
+    """Read the header of an open regular file, and for Ogg also its last page.
 
     Args:
         file: A seekable file. Its position changes.
@@ -95,13 +95,13 @@ def is_placeholder(size: int) -> bool:
 
 
 def read_at(file: BinaryIO, offset: int, count: int) -> bytes:
-    """Reads at most `count` bytes from `offset`, which may be beyond the end of the file."""
+    """Read at most `count` bytes from `offset`, which may be beyond the end of the file."""
     file.seek(offset)
     return file.read(count)
 
 
 def _chunked(file: BinaryIO, file_size: int, order: str) -> Container:
-    """Reads RIFF, RIFX, RF64 and the IFF family (AIFF, 8SVX): chunks of a four-letter name, a size and a body."""
+    """Read RIFF, RIFX, RF64 and the IFF family (AIFF, 8SVX): chunks of a four-letter name, a size and a body."""
     position, size64 = 12, None
     sample_rate = num_channels = None
     for _ in range(_MAX_CHUNKS):
@@ -144,7 +144,7 @@ def _audio_follows(file: BinaryIO, start: int, file_size: int, order: str) -> bo
 
 
 def _w64(file: BinaryIO, file_size: int) -> Container:
-    """Reads Sony Wave64: chunks with a 16-byte name and a 64-bit size, aligned to 8 bytes.
+    """Read Sony Wave64: chunks with a 16-byte name and a 64-bit size, aligned to 8 bytes.
 
     The size includes the 24 bytes of name and size.
     """
@@ -170,7 +170,7 @@ def _au(head: bytes, file_size: int) -> Container:
 
 
 def _ogg(file: BinaryIO, file_size: int) -> Container:
-    """Compares the end of the last Ogg page with the end of the file (RFC 3533, section 6)."""
+    """Compare the end of the last Ogg page with the end of the file (RFC 3533, section 6)."""
     start = max(0, file_size - _OGG_PAGE_BYTES)
     tail = read_at(file, start, _OGG_PAGE_BYTES)
     page = tail.rfind(b"OggS")
@@ -184,7 +184,7 @@ def _ogg(file: BinaryIO, file_size: int) -> Container:
 
 
 def _ogg_serials(file: BinaryIO) -> set[bytes]:
-    """Returns the serial numbers of the streams that begin at the start of the file.
+    """Return the serial numbers of the streams that begin at the start of the file.
 
     Their first pages come before all other pages (RFC 3533, section 6).
     """
@@ -200,7 +200,7 @@ def _ogg_serials(file: BinaryIO) -> set[bytes]:
 
 
 def skip_id3(head: bytes) -> int:
-    """Returns the bytes of the ID3v2 tag before the audio of a file that begins with `head`; 0 if there is none."""
+    """Return the bytes of the ID3v2 tag before the audio of a file that begins with `head`; 0 if there is none."""
     if head[:3] != b"ID3" or len(head) < 10:
         return 0
     # Each byte of an ID3v2 size holds seven bits.
@@ -223,7 +223,7 @@ def _mpeg(file: BinaryIO, head: bytes) -> Container:
 
 
 def _claimed_mpeg_bytes(tag: bytes) -> int | None:
-    """Returns the bytes of audio that a Xing or Info tag states; `None` if the tag has no such field."""
+    """Return the bytes of audio that a Xing or Info tag states; `None` if the tag has no such field."""
     if tag[:4] == b"VBRI" or len(tag) < 16:
         return None
     (flags,) = struct.unpack(">I", tag[4:8])
@@ -245,7 +245,7 @@ class CorrectedFile:
     """
 
     def __init__(self, file: BinaryIO, file_size: int, container: Container) -> None:
-        """Wraps `file`, which is not closed; `file_size` is in bytes."""
+        """Wrap `file`, which is not closed; `file_size` is in bytes."""
         self._file = file
         self._end = file_size
         self._size = 64 * file_size + 2**20 if container.unmeasured else file_size
@@ -254,16 +254,16 @@ class CorrectedFile:
         self.furthest = 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves to an offset and returns the new position, as `io.RawIOBase.seek` does."""
+        """Move to an offset and return the new position, as `io.RawIOBase.seek` does."""
         self._position = offset + (0, self._position, self._size)[whence]
         return self._position
 
     def tell(self) -> int:
-        """Returns the position, as `io.RawIOBase.tell` does."""
+        """Return the position, as `io.RawIOBase.tell` does."""
         return self._position
 
     def read(self, count: int) -> bytes:
-        """Reads at most `count` bytes, as `io.RawIOBase.read` does."""
+        """Read at most `count` bytes, as `io.RawIOBase.read` does."""
         if self._position > self._end + 2**16:
             data = bytearray(min(count, 2**16, max(0, self._size - self._position)))
         else:

@@ -20,7 +20,7 @@ _NUMBERS = ("start", "end", "duration", "channel")
 
 
 def listing(source: Source, columns: Columns, delimiter: str | None, quotes: bool) -> Listing:
-    """Returns the list in a CSV or TSV file.
+    """Return the list in a CSV or TSV file.
 
     Args:
         source: The file.
@@ -52,7 +52,7 @@ def listing(source: Source, columns: Columns, delimiter: str | None, quotes: boo
 def records(
     source: Source, delimiter: str | None, quotes: bool, remedy: str = "restore the list"
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yields the header and every row, each as the number of its first line and its values.
+    """Yield the header and every row, each as the number of its first line and its values.
 
     Args:
         source: The file.

@@ -18,7 +18,7 @@ _LOOKED_AT = 100
 
 
 def detect(source: Source) -> str:
-    """Returns the format of a list, one of `FORMATS`.
+    """Return the format of a list, one of `FORMATS`.
 
     A folder is a Kaldi data folder. For a file, a known ending decides; without one, the first line decides. The keys
     of JSON lines tell lhotse's from others.

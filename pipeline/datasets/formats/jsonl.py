@@ -14,7 +14,7 @@ from pipeline.runtime.errors import UserError
 
 
 def listing(source: Source, columns: Columns) -> Listing:
-    """Returns the list in a file of JSON lines; `columns` gives the meaning of the keys."""
+    """Return the list in a file of JSON lines; `columns` gives the meaning of the keys."""
     roles = json_keys(columns)
     # A default key may be missing in every line. A key that the user names must be in some line, or it is misspelt.
     named = {role for role in ROLES if getattr(columns, role)}

@@ -27,7 +27,7 @@ def is_data_folder(folder: str) -> bool:
 
 
 def listing(source: Source) -> Listing:
-    """Returns the list in a data folder."""
+    """Return the list in a data folder."""
     has_segments = os.path.lexists(os.path.join(source.path, "segments"))
 
     def rows() -> Iterator[Row]:
@@ -61,7 +61,7 @@ class _Folder:
         end_s: float | None = None,
         number: int | None = None,
     ) -> Row:
-        """Makes the row of an utterance.
+        """Make the row of an utterance.
 
         Args:
             utterance: The id of the utterance.
@@ -135,7 +135,7 @@ def _segments(source: Source, folder: _Folder) -> Iterator[Row]:
 
 
 def _wav_scp(source: Source) -> Iterator[tuple[int, tuple[str, str]]]:
-    """Yields the line number, and the recording and path, of every line of `wav.scp`."""
+    """Yield the line number, and the recording and path, of every line of `wav.scp`."""
     scp = _file(source, "wav.scp")
     for number, line in scp.lines():
         parts = fields(line, 2)
@@ -146,7 +146,7 @@ def _wav_scp(source: Source) -> Iterator[tuple[int, tuple[str, str]]]:
 
 
 def _plain_path(file: str) -> str:
-    """Checks that a value in `wav.scp` is the path of a file, and returns it.
+    """Check that a value in `wav.scp` is the path of a file, and return it.
 
     Raises:
         ValueError: The value is a command, standard input, or a position in an archive.
@@ -166,7 +166,7 @@ def _plain_path(file: str) -> str:
 
 
 def _side(line: str | None) -> int | None:
-    """Returns the channel, from 1, of a value `file channel` in `reco2file_and_channel`; it is A or B, or 1 or 2."""
+    """Return the channel, from 1, of a value `file channel` in `reco2file_and_channel`; it is A or B, or 1 or 2."""
     parts = fields(line or "")
     if not parts:
         return None

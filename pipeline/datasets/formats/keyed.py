@@ -22,7 +22,7 @@ _FIELDS = re.compile(r"[ \t\r\n]+")
 
 
 def fields(line: str, at_most: int = 0) -> list[str]:
-    """Splits a line at blanks into at most `at_most` parts (0: any number); the last part keeps the rest."""
+    """Split a line at blanks into at most `at_most` parts (0: any number); the last part keeps the rest."""
     text = line.strip(_BLANKS)
     return _FIELDS.split(text, maxsplit=max(0, at_most - 1)) if text else []
 
@@ -35,7 +35,7 @@ class KeyedLines:
     """
 
     def __init__(self, source: Source, file: BinaryIO) -> None:
-        """Reads the file once.
+        """Read the file once.
 
         Raises:
             UserError: The file cannot be read, a line is not UTF-8, or a key appears twice.
@@ -60,7 +60,7 @@ class KeyedLines:
                 raise UserError(f"{source.name}: {first[0]!r} appears twice; keep one of the two lines")
 
     def get(self, key: str) -> str | None:
-        """Returns the value of a key; an empty string if the line has only the key, `None` if there is no such key."""
+        """Return the value of a key; an empty string if the line has only the key, `None` if there is no such key."""
         wanted = _hash(key)
         for index in range(bisect_left(self._hashes, wanted), len(self._hashes)):
             if self._hashes[index] != wanted:
@@ -83,7 +83,7 @@ class KeyedLines:
 
 @contextmanager
 def keyed_lines(source: Source) -> Iterator[KeyedLines | None]:
-    """Opens a file of `key value` lines; yields `None` if the file does not exist.
+    """Open a file of `key value` lines; yields `None` if the file does not exist.
 
     Raises:
         UserError: As `KeyedLines`.

@@ -30,7 +30,7 @@ def is_lhotse(entry: Mapping[str, Any]) -> bool:
 
 
 def listing(source: Source) -> Listing:
-    """Returns the list in a lhotse manifest."""
+    """Return the list in a lhotse manifest."""
 
     def rows() -> Iterator[Row]:
         for number, entry in source.objects():
@@ -84,7 +84,7 @@ def _cut(cut: Mapping[str, Any]) -> Row:
 
 
 def _files(recording: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
-    """Returns the path of every file of a recording, with the recording's channels in that file, counted from 0."""
+    """Return the path of every file of a recording, with the recording's channels in that file, counted from 0."""
     if recording.get("transforms"):
         reason = "has transforms, which this project does not apply; save the transformed audio to a file"
         raise ValueError(f"recording {shown(_id(recording))}: {reason}")
@@ -106,7 +106,7 @@ def _files(recording: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
 
 
 def _file_and_channel(cut: Mapping[str, Any], files: list[tuple[str, list[int]]], id_: str) -> tuple[str, int | None]:
-    """Returns the file of a cut and the channel in that file, from 1; `None` if the cut has all of its channels."""
+    """Return the file of a cut and the channel in that file, from 1; `None` if the cut has all of its channels."""
     given = cut.get("channel")
     wanted = set(_channels(given if isinstance(given, list) else [given]))
     for file, channels in files:
@@ -122,7 +122,7 @@ def _file_and_channel(cut: Mapping[str, Any], files: list[tuple[str, list[int]]]
 
 
 def _channels(values: list[Any]) -> list[int]:
-    """Checks channel numbers, which lhotse counts from 0."""
+    """Check channel numbers, which lhotse counts from 0."""
     found = [channel("channel", value, first=0) for value in values]
     if None in found:
         raise ValueError("channel=None: must be a channel number, counted from 0")

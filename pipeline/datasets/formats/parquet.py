@@ -36,7 +36,7 @@ structs as JSON."""
 
 
 def listing(source: Source, columns: Columns) -> Listing:
-    """Returns the list in a Parquet file; `columns` gives the meaning of the columns.
+    """Return the list in a Parquet file; `columns` gives the meaning of the columns.
 
     Raises:
         UserError: The file is not Parquet, or a column holds bytes, such as embedded audio.
@@ -94,7 +94,7 @@ def _value(value: Any) -> Any:
 
 
 def _plain(arrow_type: pa.DataType) -> pa.DataType:
-    """Returns the type of the values, without dictionary encoding or extension types."""
+    """Return the type of the values, without dictionary encoding or extension types."""
     if pa.types.is_dictionary(arrow_type):
         return arrow_type.value_type
     return arrow_type.storage_type if isinstance(arrow_type, pa.BaseExtensionType) else arrow_type

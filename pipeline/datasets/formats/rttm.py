@@ -40,7 +40,7 @@ class _Turn:
 
 
 def listing(source: Source, find: Callable[[Set[str]], Mapping[str, str]]) -> Listing:
-    """Returns the segments in an RTTM file.
+    """Return the segments in an RTTM file.
 
     Args:
         source: The file.

@@ -29,11 +29,11 @@ class Source:
     name: str
 
     def refusal(self, number: int, reason: object) -> UserError:
-        """Returns the error for a wrong line."""
+        """Return the error for a wrong line."""
         return UserError(f"{self.name}: line {number}: {reason}")
 
     def raw_lines(self) -> Iterator[tuple[int, bytes]]:
-        """Yields the number and the bytes of every line, with its line ending.
+        """Yield the number and the bytes of every line, with its line ending.
 
         Raises:
             UserError: The file cannot be read, or a line is longer than `MAX_LINE_BYTES`.
@@ -56,7 +56,7 @@ class Source:
             raise UserError(f"{self.name}: cannot be read ({reason}); restore it") from None
 
     def lines(self) -> Iterator[tuple[int, str]]:
-        """Yields the number and the text of every line, with its line ending.
+        """Yield the number and the text of every line, with its line ending.
 
         Raises:
             UserError: As `raw_lines`, or a line is not UTF-8.
@@ -65,7 +65,7 @@ class Source:
             yield number, self.text(number, line)
 
     def text(self, number: int, line: bytes) -> str:
-        """Decodes a line.
+        """Decode a line.
 
         Raises:
             UserError: The line is not UTF-8.
@@ -79,7 +79,7 @@ class Source:
             raise self.refusal(number, f"not UTF-8; {remedy}") from None
 
     def objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields the number and the JSON object of every line that is not blank.
+        """Yield the number and the JSON object of every line that is not blank.
 
         Raises:
             UserError: As `lines`, or a line is not a JSON object.
@@ -93,7 +93,7 @@ class Source:
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """Parses a JSON object.
+    """Parse a JSON object.
 
     Raises:
         ValueError: The text is not a JSON object; the message has the reason.

@@ -25,13 +25,13 @@ _BOOLS = {"true": True, "false": False}
 
 
 def shown(value: Any) -> str:
-    """Formats a value for a message: its `repr`, shortened to 80 characters."""
+    """Format a value for a message: its `repr`, shortened to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def seconds(key: str, value: Any) -> float | None:
-    """Checks a time in seconds and returns it as a float; `None` stays `None`.
+    """Check a time in seconds and return it as a float; `None` stays `None`.
 
     Raises:
         ValueError: The value is not a number, or is beyond `MAX_SECONDS`.
@@ -45,7 +45,7 @@ def seconds(key: str, value: Any) -> float | None:
 
 
 def point(key: str, value: Any) -> float | None:
-    """Checks a position in a recording, in seconds from its beginning; `None` stays `None`.
+    """Check a position in a recording, in seconds from its beginning; `None` stays `None`.
 
     Raises:
         ValueError: As `seconds`, or the value is negative.
@@ -57,7 +57,7 @@ def point(key: str, value: Any) -> float | None:
 
 
 def channel(key: str, value: Any, first: int = 1) -> int | None:
-    """Checks a channel number and returns it counted from 1; `None` stays `None`.
+    """Check a channel number and return it counted from 1; `None` stays `None`.
 
     Args:
         key: Name of the value in the list.
@@ -75,7 +75,7 @@ def channel(key: str, value: Any, first: int = 1) -> int | None:
 
 
 def path(key: str, value: Any) -> str:
-    """Checks a path and returns it as listed.
+    """Check a path and return it as listed.
 
     Raises:
         ValueError: The value is not text, or empty, or a URL. The message leaves a URL out, because it may hold a
@@ -89,7 +89,7 @@ def path(key: str, value: Any) -> str:
 
 
 def reference(key: str, value: Any) -> str | None:
-    """Checks a reference transcript and returns it without surrounding white space; `None` if nothing is left.
+    """Check a reference transcript and return it without surrounding white space; `None` if nothing is left.
 
     Raises:
         ValueError: The value is neither text nor a number.
@@ -102,14 +102,14 @@ def reference(key: str, value: Any) -> str | None:
 
 
 def segment_mark(start_s: float | None, end_s: float | None) -> str:
-    """Returns the suffix for the id of a segment, `#12340-15980` in milliseconds; an empty string for a whole file."""
+    """Return the suffix for the id of a segment, `#12340-15980` in milliseconds; an empty string for a whole file."""
     if start_s is None:
         return ""
     return f"#{round(start_s * 1000)}-{'' if end_s is None else round(end_s * 1000)}"
 
 
 def number_in(text: str | None) -> float | int | str | None:
-    """Returns the number that a text spells; the text itself if it spells none."""
+    """Return the number that a text spells; the text itself if it spells none."""
     if text is None or not _ANY_DECIMAL.fullmatch(text):
         return text
     return int(text) if _INTEGER.fullmatch(text) else float(text)
@@ -121,7 +121,7 @@ def is_number(value: Any) -> bool:
 
 
 def kind_of(value: Any) -> str:
-    """Returns the kind of a value: null, bool, int64, float64, or string for everything else."""
+    """Return the kind of a value: null, bool, int64, float64, or string for everything else."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -132,7 +132,7 @@ def kind_of(value: Any) -> str:
 
 
 def kind_of_text(text: str | None) -> str:
-    """Returns the kind of a value in a format that has only text, as `kind_of`."""
+    """Return the kind of a value in a format that has only text, as `kind_of`."""
     if text is None:
         return "null"
     if _INTEGER.fullmatch(text):
@@ -143,7 +143,7 @@ def kind_of_text(text: str | None) -> str:
 
 
 def column_type(kinds: set[str]) -> str:
-    """Returns the Arrow type of a column from the kinds of its values; a mixture of other than numbers is a string."""
+    """Return the Arrow type of a column from the kinds of its values; a mixture of other than numbers is a string."""
     found = kinds - {"null"}
     if len(found) == 1:
         return next(iter(found))
@@ -151,7 +151,7 @@ def column_type(kinds: set[str]) -> str:
 
 
 def column_value(value: Any, arrow_type: str) -> Scalar:
-    """Converts a value to the type of its column. In a string column, other values become JSON."""
+    """Convert a value to the type of its column. In a string column, other values become JSON."""
     if value is None:
         return None
     if arrow_type == "string":
