@@ -51,7 +51,7 @@ LOG.addHandler(logging.NullHandler())  # before the run directory is known there
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the pipeline; returns the exit code of the contract."""
+    """Run the pipeline; return the exit code of the contract."""
     # oneDNN keeps a compiled convolution for every shape it has met, 1,024 of them. Here hardly two batches have
     # one length, so it would be memory that grows with the corpus, for nothing. Read when torch is imported.
     for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):

@@ -88,7 +88,7 @@ def _packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[
 
 
 def _matroska_packets(container: InputContainer, stream: AudioStream, measured: bool) -> Iterator[Packet[AudioStream]]:
-    """Yield the packets of one stream of a Matroska file, and checks that none are missing.
+    """Yield the packets of one stream of a Matroska file, and check that none are missing.
 
     FFmpeg skips damaged clusters without an error. Damage shows in two ways. Either both time and bytes are missing
     between two packets, while a pause in the recording leaves out only time. Or the last packet of all streams ends

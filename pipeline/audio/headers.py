@@ -64,7 +64,7 @@ class Headers:
 
 
 def _probe(timeout_s: float, path: str, alive: Callable[[], None]) -> tuple[AudioHeader | None, int | None]:
-    """Read the header and the size of one file; runs in a child process.
+    """Read the header and the size of one file. This runs in a child process.
 
     Raises:
         MemoryError: There is too little memory to read the header.

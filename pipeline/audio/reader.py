@@ -116,7 +116,7 @@ class Recording:
         return self.num_samples is not None and self.decoder.seekable()
 
     def blocks(self, num_samples: int | None) -> Iterator[NDArray[np.float32]]:
-        """Decode from the current position and yields blocks of shape `(samples, channels)`.
+        """Decode from the current position and yield blocks of shape `(samples, channels)`.
 
         Args:
             num_samples: Samples to decode at most; `None` decodes to the end.
@@ -213,7 +213,7 @@ def _decode(file: BinaryIO, file_size: int) -> Iterator[Recording]:
 def _open_with_libsndfile(
     file: BinaryIO, corrected: CorrectedFile | None, container: Container
 ) -> SndfileDecoder | None:
-    """Open the file with libsndfile; returns `None` if libsndfile has no decoder for it and FFmpeg may have one.
+    """Open the file with libsndfile; return `None` if libsndfile has no decoder for it and FFmpeg may have one.
 
     Raises:
         AudioError: unsupported_format.

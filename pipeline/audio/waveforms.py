@@ -127,7 +127,7 @@ class _ForwardReader:
         self._held = np.zeros(0, np.float32)
 
     def read(self, extent: Extent, window: tuple[int, int | None]) -> NDArray[np.float32]:
-        """Decode a window of a segment, and decodes and drop the samples before it.
+        """Decode a window of a segment, and decode and drop the samples before it.
 
         Raises:
             _AlreadyPassedError: The window begins before the samples that are still held.
@@ -164,7 +164,7 @@ def _read(recording: Recording, extent: Extent, window: tuple[int, int | None]) 
 
 
 def _mono(recording: Recording, num_samples: int | None, channel: int | None) -> Iterator[NDArray[np.float32]]:
-    """Decode at most `num_samples` and yields blocks of one channel, or of the average of all, `(samples,)` each."""
+    """Decode at most `num_samples` and yield blocks of one channel, or of the average of all, `(samples,)` each."""
     channels = recording.decoder.channels
     if channel is not None and not 1 <= channel <= channels:
         has = f"the recording has {channels} channel{'s' if channels > 1 else ''}"
@@ -180,7 +180,7 @@ def _mono(recording: Recording, num_samples: int | None, channel: int | None) ->
 
 
 def _skip(recording: Recording, num_samples: int, first: int, rate: int) -> None:
-    """Decode and drops `num_samples` samples, up to the sample `first`.
+    """Decode and drop `num_samples` samples, up to the sample `first`.
 
     Raises:
         AudioError: The recording ends before `first`.

@@ -88,7 +88,7 @@ class BatchFiles:
                 self._files[-1].append(os.memfd_create("batch"))
 
     def write(self, worker: int, batch: Batch) -> StoredBatch:
-        """Write a batch to the worker's next file; runs in the worker.
+        """Write a batch to the worker's next file. This runs in the worker.
 
         The worker uses its files in turn, so the batch stays until the worker has written all other files.
 

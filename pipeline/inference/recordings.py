@@ -50,7 +50,7 @@ class Recordings:
         self._reader = WaveformReader()  # each loading process has its own copy
 
     def load_batch(self, plan: PlannedBatch, begin: Callable[[int], None] = lambda position: None) -> Batch:
-        """Load one planned batch; calls `begin` with the position of each chunk before loading the chunk."""
+        """Load one planned batch; call `begin` with the position of each chunk before loading the chunk."""
         items = []
         for position, chunk in enumerate(plan.chunks):
             begin(position)

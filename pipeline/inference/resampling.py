@@ -158,7 +158,7 @@ def _sparse_taps(orig: int, new: int) -> _Taps:
 
 
 def _apply(signal: Tensor, taps: _Taps, orig: int, new: int, target: int) -> Tensor:
-    """Apply the taps to a signal `(samples,)` and returns `(target,)`; works in blocks of bounded memory."""
+    """Apply the taps to a signal `(samples,)` and return `(target,)`, in blocks of bounded memory."""
     num_taps = taps.weights.shape[1]
     width = _width(orig, new)
     windows = torch.nn.functional.pad(signal, (width, width + orig + num_taps)).unfold(0, num_taps, 1)

@@ -170,7 +170,7 @@ class Engine:
         return self._streams.overlaps
 
     def run(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> tuple[list[Emission], list[Rejected]]:
-        """Run one padded batch and waits for its results. The arguments are those of `start`."""
+        """Run one padded batch and wait for its results. The arguments are those of `start`."""
         return self.start(chunks, waveforms, lengths).results()
 
     @torch.inference_mode()
@@ -201,7 +201,7 @@ class Engine:
         return started
 
     def _try(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> Transfer | None:
-        """Start a batch that should fit into memory; returns `None` if it does not fit."""
+        """Start a batch that should fit into memory; return `None` if it does not fit."""
         size, padded = len(chunks), waveforms.numel()
         free, total = self._memory()
         needed = self._working_bytes(size, waveforms.shape[1])

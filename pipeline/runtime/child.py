@@ -48,7 +48,7 @@ class Child:
         self.received = 0
 
     def wait_for_exit(self) -> int | None:
-        """Close the connection and waits for the process to end.
+        """Close the connection and wait for the process to end.
 
         Returns:
             The exit code, negative for a signal; `None` if the process hangs in the kernel, where not even SIGKILL
@@ -74,7 +74,7 @@ def run_child(
     allowance: int,
     mask: set[Any],
 ) -> NoReturn:
-    """Run a child that was just forked, and exits.
+    """Run a child that was just forked, and exit.
 
     The function never returns into the parent's code, and skips the parent's exit handlers.
 

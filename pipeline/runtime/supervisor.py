@@ -125,7 +125,7 @@ class Supervisor(Generic[Item, Result]):
             self._children.pop().wait_for_exit()
 
     def _assign_tasks(self, tasks: deque[list[int]], items: Sequence[Item]) -> None:
-        """Give tasks to idle children, and forks more children where tasks have waited for the present ones."""
+        """Give tasks to idle children, and fork more children where tasks have waited for the present ones."""
         idle = [child for child in self._children if not child.task]
         waited = not self._children or time.monotonic() - self._grew >= GROW_S
         room = min(len(self._free_slots), max(1, len(self._children))) if waited else 0

@@ -83,7 +83,7 @@ class KeyedLines:
 
 @contextmanager
 def keyed_lines(source: Source) -> Iterator[KeyedLines | None]:
-    """Open a file of `key value` lines; yields `None` if the file does not exist.
+    """Open a file of `key value` lines; yield `None` if the file does not exist.
 
     Raises:
         UserError: As `KeyedLines`.

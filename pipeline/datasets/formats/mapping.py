@@ -56,14 +56,14 @@ _USUAL = {
 
 
 def json_keys(columns: Columns) -> dict[str, str]:
-    """Map each role (an attribute of `Columns`) to its key in a list of JSON lines; leaves out roles without a key."""
+    """Map each role (an attribute of `Columns`) to its key in a list of JSON lines; leave out roles without a key."""
     given = {role: getattr(columns, role) for role in ROLES}
     keys = {role: JSON_KEYS.get(role) if key is None else key for role, key in given.items()}
     return {role: key for role, key in keys.items() if key}
 
 
 def header_columns(columns: Columns, header: Sequence[str], source_name: str) -> dict[str, str]:
-    """Map each role (an attribute of `Columns`) to its column in a list with a header; leaves out roles without one.
+    """Map each role (an attribute of `Columns`) to its column in a list with a header; leave out roles without one.
 
     Raises:
         UserError: A column is missing or appears twice, or several columns could have a role.
