@@ -86,6 +86,7 @@ class RunProgress:
         self.failures = failures
         self.waited_s = 0.0
         self._started = time.monotonic()
+        self._begun = False
         self._last_line = self._started
         self._live: Progress | None = None
         if console.is_terminal:
@@ -117,8 +118,9 @@ class RunProgress:
             self._metrics.close()
 
     def begin(self) -> None:
-        """Start the clock: the model is loaded, and the first batch is about to be asked for."""
-        self._started = time.monotonic()
+        """Start the clock: a model is loaded, and the first batch is about to be asked for. Later calls do nothing."""
+        if not self._begun:
+            self._begun, self._started = True, time.monotonic()
 
     @property
     def elapsed_s(self) -> float:

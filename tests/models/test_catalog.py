@@ -18,7 +18,7 @@ from pipeline.models import __main__ as models
 from pipeline.models.catalog import BUNDLES, MODELS
 from pipeline.models.facts import ModelFacts
 from pipeline.models.labels import LABEL_SETS
-from pipeline.models.sources import named
+from pipeline.models.sources import SOURCES, named
 
 FACTS = [bundle.facts for bundle in BUNDLES.values()]
 
@@ -32,7 +32,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_model_has_a_choice_and_every_choice_a_model() -> None:
-    assert choices.group_choices("model") == sorted([*MODELS, "checkpoint"])
+    served = [name for source in SOURCES.shipped() for name in SOURCES.load(source).NAMES]
+    assert {*MODELS} < {*served}
+    assert choices.group_choices("model") == sorted(served)
     for name, facts in MODELS.items():
         chosen = load(["dataset=digits", f"model={name}"])
         assert chosen.model is facts

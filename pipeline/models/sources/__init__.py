@@ -39,6 +39,20 @@ class ModelSource(Protocol):
     sha256: str | None
     remedy: str
 
+    @classmethod
+    def from_record(cls, name: str, identity: Mapping[str, Any], weights_path: str) -> ModelSource:
+        """The source that a run used; for `verify --exactness`, which runs utterances again.
+
+        Args:
+            name: The model's name.
+            identity: The identity in `run.json`, which has what `identity()` gave.
+            weights_path: Where the weights file was.
+
+        Raises:
+            UserError: The file is not there.
+        """
+        ...
+
     def identity(self) -> dict[str, Any]:
         """What identifies a run besides the model's name and the SHA-256 of its weights, by key."""
         ...
