@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple
 
 from pipeline.config.groups import PRIMARY, OwnConf, open_conf
-from pipeline.runtime.errors import UserError, did_you_mean
+from pipeline.runtime.command import Parser
+from pipeline.runtime.errors import UserError, did_you_mean, one_of
+
+USAGE = "python -m pipeline.run [option ...] [key=value ...]"
 
 
-class Parser(argparse.ArgumentParser):
-    """For commands that take no settings: their own page is their help, and a mistake is one line."""
-
-    def __init__(self, usage: str) -> None:
-        """`usage` ends the line that says what is wrong."""
-        super().__init__(usage=usage, add_help=False, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        """Refuse what was typed.
-
-        Raises:
-            UserError: Always.
-        """
-        raise UserError(f"{message}; usage: {self.usage}")
-
-
-@dataclass(frozen=True)
-class Option:
-    """An option.
-
-    Attributes:
-        short: The short name.
-        full: The full name.
-        value: The name of the value on the help page; empty where the option takes none.
-        does: What the option does, for the help page.
-    """
+class Option(NamedTuple):
+    """An option: its two names, the name of its value (empty where it takes none), and its line on the help page."""
 
     short: str
     full: str
@@ -62,20 +40,18 @@ OPTIONS = (
     ),
     Option("-c", "--cfg", "job", "check the settings, print every one as YAML, do nothing"),
     Option("-m", "--multirun", "", "one run after the other for every combination of key=a,b"),
-    Option("-sc", "--shell-completion", "install=SHELL", 'Tab completion: eval "$(... -sc install=bash)"; zsh, fish'),
+    Option("-sc", "--shell-completion", "install=SHELL", 'Tab completion: eval "$(... -sc install=bash)"; or zsh'),
 )
-_BY_NAME = {name: option for option in OPTIONS for name in (option.short, option.full)}
-_SHOWS = ("--help", "--version", "--shell-completion", "--cfg")
 _NOT_HERE = {
     **dict.fromkeys(("-cp", "--config-path"), "name a folder of your own with --config-dir"),
     **dict.fromkeys(("-i", "--info"), "--cfg job prints every setting"),
-    "--hydra-help": "--help says what can be set; nothing of Hydra's own can",
-    **dict.fromkeys(("-p", "--package"), "--cfg job prints every setting; pick what you need from it"),
+    "--hydra-help": "--help says what can be set",
+    **dict.fromkeys(("-p", "--package"), "--cfg job prints every setting"),
     "--resolve": "leave it out; --cfg job prints resolved values",
     **dict.fromkeys(("-r", "--run"), "leave it out"),
     "--experimental-rerun": "give the same command again",
 }
-"""The options of Hydra that this project leaves out, and what to do instead."""
+"""Options of Hydra that this project leaves out, and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -101,47 +77,34 @@ def parse(arguments: Sequence[str]) -> Command:
     """Tell options from settings; both may stand anywhere.
 
     Raises:
-        UserError: An option that does not exist, is given twice, or lacks its value; a folder that cannot be used.
+        UserError: An option does not exist or lacks its value; a folder cannot be used.
     """
-    overrides: list[str] = []
-    given: dict[str, str] = {}
-    rest = list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        if not argument.startswith("-"):
-            overrides.append(argument)
-            continue
-        name, equals, value = argument.partition("=")
-        option = _BY_NAME.get(name)
-        if option is None:
+    for argument in arguments:
+        if reason := _NOT_HERE.get(argument.partition("=")[0]):
+            raise UserError(f"{argument}: not supported; {reason}")
+    parser = Parser(USAGE)
+    for option in OPTIONS:
+        parser.add_argument(option.short, option.full, action="store" if option.value else "store_true")
+    given, overrides = parser.parse_known_args(arguments)
+    for argument in overrides:
+        if argument.startswith("-"):
             raise _unknown(argument)
-        if option.value and not equals and rest:
-            value = rest.pop(0)
-        if option.value and not value:
-            raise UserError(f"{argument}: lacks its value; write {option.full}={option.value}")
-        if equals and not option.value:
-            raise UserError(f"{argument}: takes no value; write {name}")
-        if given.setdefault(option.full, value) != value:
-            raise UserError(f"{name}={value}: given twice, before as {given[option.full]}; give it once")
-    if given.get("--cfg", "job") != "job":
-        raise UserError(f"--cfg={given['--cfg']}: not allowed; there is job")
-    shows = next((name for name in _SHOWS if name in given), None)
-    folder, main = given.get("--config-dir"), given.get("--config-name", PRIMARY)
-    if folder is None and main != PRIMARY:
-        raise UserError(f"--config-name={main}: needs the folder of {main}.yaml; add --config-dir DIR")
-    own = None if folder is None else open_conf(folder, main)
-    return Command(tuple(overrides), own, shows, "--multirun" in given, given.get("--shell-completion", ""))
+    if given.cfg is not None:
+        one_of("--cfg", given.cfg, ["job"])
+    shown = {"--help": given.help, "--version": given.version, "--shell-completion": given.shell_completion}
+    shows = next((name for name, asked in {**shown, "--cfg": given.cfg}.items() if asked), None)
+    if given.config_name is not None and given.config_dir is None:
+        raise UserError(f"--config-name={given.config_name}: needs the folder of that file; add --config-dir DIR")
+    own = None if given.config_dir is None else open_conf(given.config_dir, given.config_name or PRIMARY)
+    return Command(tuple(overrides), own, shows, given.multirun, given.shell_completion or "")
 
 
 def _unknown(argument: str) -> UserError:
-    name = argument.partition("=")[0]
-    if name in _NOT_HERE:
-        return UserError(f"{argument}: not supported; {_NOT_HERE[name]}")
-    there = ", ".join(option.full for option in OPTIONS)
-    close = did_you_mean(name.strip("-"), [option.full.strip("-") for option in OPTIONS])
-    if close:
-        return UserError(f"{argument}: no such option{close.replace('mean ', 'mean --')}; there are {there}")
-    example = argument.lstrip("-") if "=" in argument else "dataset=digits"
+    name, _, value = argument.lstrip("-").partition("=")
+    names = [option.full.lstrip("-") for option in OPTIONS]
+    close = did_you_mean(name, names).replace("mean ", "mean --")
+    setting = f"{name}={value}" if value else "dataset=digits"
     return UserError(
-        f"{argument}: no such option; there are {there}; settings have no dashes: key=value, such as {example}"
+        f"{argument}: no such option{close}; there are --{', --'.join(names)}; "
+        f"settings have no dashes: key=value, such as {setting}"
     )

@@ -1,4 +1,4 @@
-"""Tab completion for `python -m pipeline.run` in bash, zsh and fish.
+"""Tab completion for `python -m pipeline.run` in bash and zsh.
 
 Hydra's own scripts complete `python FILE.py` only, so these scripts ask this module for the same choices and keys.
 """
@@ -6,7 +6,6 @@ Hydra's own scripts complete `python FILE.py` only, so these scripts ask this mo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from pipeline.config.commandline import OPTIONS, parse
 from pipeline.config.compose import compose_typed, keys_of
@@ -31,27 +30,13 @@ _overnight_speech() {
         [ -z "$found" ] || COMPREPLY+=("${found#"$kept"}")
     done < <("${COMP_LINE%% *}" -m pipeline.run --shell-completion query="$line" 2>/dev/null)
 }
-"""
-_INSTALL = """\
 _OVERNIGHT_SPEECH_BEFORE=$(complete -p python 2>/dev/null | sed -n 's/.*-F \\([^ ]*\\).*/\\1/p')
 [ "$_OVERNIGHT_SPEECH_BEFORE" != _overnight_speech ] || _OVERNIGHT_SPEECH_BEFORE=
 complete -o nospace -o default -F _overnight_speech python python3
 """
-_FISH = """\
-function _overnight_speech
-    set -l line (commandline --cut-at-cursor)
-    set -l words (string split ' ' -- $line)
-    $words[1] -m pipeline.run --shell-completion query="$line" 2>/dev/null
-end
-for name in python python3
-    complete --command $name --condition 'string match -qr -- "-m +pipeline.run " (commandline --cut-at-cursor)' \
-        --arguments '(_overnight_speech)'
-end
-"""
 _SCRIPTS = {
-    "bash": _BASH + _INSTALL,
-    "zsh": "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n" + _BASH + _INSTALL,
-    "fish": _FISH,
+    "bash": _BASH,
+    "zsh": f"autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n{_BASH}",
 }
 
 
@@ -64,12 +49,10 @@ def answer(asked: str) -> str:
     Raises:
         UserError: Something else was asked for.
     """
-    verb, equals, value = asked.partition("=")
-    if verb == "query" and equals:
+    value = asked.partition("=")[2]
+    if asked.startswith("query="):
         return "\n".join(candidates(value))
-    if verb != "install" or not equals:
-        raise UserError(f"--shell-completion={asked}: not allowed; there are install={', install='.join(_SCRIPTS)}")
-    one_of("--shell-completion=install", value, list(_SCRIPTS))
+    one_of("--shell-completion", asked, [f"install={shell}" for shell in _SCRIPTS])
     return _SCRIPTS[value]
 
 
@@ -84,24 +67,17 @@ def candidates(line: str) -> list[str]:
         command = parse([given for given in before if given])
     except UserError:
         return []
-    if word.startswith("-"):
-        return _beginning(word, [option.full for option in OPTIONS])
     key, equals, _ = word.partition("=")
-    if equals and key in GROUPS:
-        return _beginning(word, [f"{key}={choice}" for choice in group_choices(key, command.own)])
-    if equals:
-        return _beginning(word, [f"{key}={value}" for value in _values(key)])
-    chosen = [given for given in command.overrides if given.partition("=")[0] in GROUPS]
-    try:
-        keys = keys_of(compose_typed(chosen, Settings, ALLOWED, command.own).config)
-    except UserError:
-        keys = []
-    return _beginning(word, [f"{name}=" for name in (*GROUPS, *keys)])
-
-
-def _values(key: str) -> Iterable[str]:
-    return () if key in ("stages", "outputs") else CHOICES.get(key, ())
-
-
-def _beginning(word: str, names: Iterable[str]) -> list[str]:
+    if word.startswith("-"):
+        names = [option.full for option in OPTIONS]
+    elif equals:
+        values = group_choices(key, command.own) if key in GROUPS else CHOICES.get(key, ())
+        names = [f"{key}={value}" for value in values if key not in ("stages", "outputs")]
+    else:
+        chosen = [given for given in command.overrides if given.partition("=")[0] in GROUPS]
+        try:
+            keys = keys_of(compose_typed(chosen, Settings, ALLOWED, command.own).config)
+        except UserError:
+            keys = []
+        names = [f"{name}=" for name in (*GROUPS, *keys)]
     return sorted(name for name in names if name.startswith(word))

@@ -13,14 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -35,7 +36,7 @@ from pipeline.config.groups import (
     no_such_choice,
     no_such_key,
 )
-from pipeline.config.user_files import OwnFiles, check_files
+from pipeline.config.user_files import OwnFiles, OwnSource
 from pipeline.models.sources import source_of
 from pipeline.runtime.errors import UserError, explain
 from pipeline.runtime.redaction import is_secret, mask_assignment
@@ -154,35 +155,34 @@ def keys_of(config: DictConfig, prefix: str = "") -> list[str]:
 
 def _composed(choices: Iterable[_Typed], own: OwnConf | None) -> tuple[DictConfig, OwnFiles]:
     """The configuration of the choices alone, as plain values, and the person's own files in it."""
+    Plugins.instance().register(OwnSource)
+    setbase("1.3")
     for group, item in GROUPS.items():
         for choice in added_choices(group):
             ConfigStore.instance().store(choice, {item.key: choice}, group=group)
-    GlobalHydra.instance().clear()
-    main, name, quoted = conf_dir(), PRIMARY, [item.quoted for item in choices]
+    search = ConfigSearchPathImpl()
+    search.append("hydra", "pkg://hydra.conf")
+    search.append("main", f"file://{conf_dir()}")
     if own is not None:
-        check_files(own, [(item.key, str(item.value)) for item in choices])
-        # Hydra looks for the main configuration in one folder, and for everything else also along its search path.
-        main, other = (own.root, main) if own.primary else (main, own.root)
-        name = own.name
-        quoted.append(f"hydra.searchpath=[{_quote(f'file://{other}')}]")
-    files = OwnFiles(own)
+        search.append("own", f"{OwnSource.scheme()}://{own.root}")
+    search.append("schema", "structured://")
+    loader = ConfigLoaderImpl(search)
+    files = OwnFiles(own, next((source for source in loader.get_sources() if isinstance(source, OwnSource)), None))
+    name, quoted = PRIMARY if own is None else own.name, [item.quoted for item in choices]
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(main)):
-            if own is not None:
-                loader = GlobalHydra.instance().config_loader()
-                parts = loader.compute_defaults_list(name, quoted, RunMode.RUN).defaults
-                files = OwnFiles(own, [(part.config_path or "", part.package or "") for part in parts])
-            plain = compose(name, overrides=quoted)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        files.order(loader.compute_defaults_list(name, quoted, RunMode.RUN).defaults)
+        plain = loader.load_configuration(name, quoted, RunMode.RUN)
+    except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
         if own is None:
             raise
         raise files.refusal(error, {}) from None
     OmegaConf.set_struct(plain, False)
+    del plain["hydra"]
     model = plain.get("model")
     if isinstance(model, DictConfig) and model.get("name") and not model.get("source"):
         with files.named(()):  # a file of release 0.1 names the model only
             model.source = source_of(str(model.name))
-    files.check_set(HIDDEN, plain)
+    files.check_set(plain)
     return plain, files
 
 

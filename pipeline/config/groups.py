@@ -102,8 +102,8 @@ def open_conf(folder: str, name: str = PRIMARY) -> OwnConf:
     """
     root = Path(os.path.abspath(os.path.expanduser(folder)))
     said = f"--config-dir={folder}"
-    if not root.is_dir():
-        reason = "not a folder" if root.exists() else "no such folder"
+    if not folder or not root.is_dir():
+        reason = "not a folder" if folder and root.exists() else "no such folder"
         raise UserError(f"{said}: {reason}; give the folder that holds dataset/NAME.yaml, model/NAME.yaml, ...")
     try:
         own = {group: _names(root / group) for group in GROUPS}

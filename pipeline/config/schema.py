@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from pipeline.runtime.errors import UserError, one_of
 
 STAGES = ("manifest", "infer", "score", "report")
 OUTPUTS = ("transcripts", "emissions", "features")
 DTYPES = ("float16", "float32")
+NORMALISERS = ("standard", "whisper_english", "none")
 MAX_SHOWN = 20
 """The most utterances of each kind in the report, because the page holds their audio."""
-MIN_CHUNK_S = 1.0
-"""A chunk shorter than this is hardly a word."""
 
 CHOICES = {
     "stages": STAGES,
@@ -25,32 +25,47 @@ CHOICES = {
     "features.dtype": DTYPES,
     "emissions.dtype": DTYPES,
     "channels": ("mix", "first", "each"),
-    "score.normaliser": ("standard", "whisper_english", "none"),
+    "score.normaliser": NORMALISERS,
 }
 """The values, or the items of a list, that a key takes."""
-RANGES = {
-    "batch.max_seconds": (0.0, 1e6, "a number above 0, 1e6 at most, or null"),
-    "chunk.seconds": (MIN_CHUNK_S, 1e6, "a number from 1 to 1e6"),
-    "shard.hours": (0.0, 1e6, "a number above 0, 1e6 at most"),
-    "loader.timeout_s": (0.0, 1e6, "a number above 0, 1e6 at most"),
-    "loader.workers": (0, 1e6, "a whole number, 0 or more, or null"),
-    "max_failures": (0, 1e12, "a whole number, 0 or more, or null"),
-    "report.utterances": (1, MAX_SHOWN, f"a whole number from 1 to {MAX_SHOWN}"),
+
+
+def _distinct(values: list[Any]) -> bool:
+    return len(set(values)) == len(values)
+
+
+LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "stages": (f"a list of {', '.join(STAGES)}, each once", lambda names: bool(names) and _distinct(names)),
+    "outputs": (f"a list of {', '.join(OUTPUTS)}, each once", lambda names: bool(names) and _distinct(names)),
+    "device": (
+        "auto, cpu, cuda, cuda:<number>",
+        lambda name: re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", name) is not None,
+    ),
+    "batch.max_seconds": ("a number above 0, 1e6 at most, or null", lambda value: 0 < value <= 1e6),
+    "chunk.seconds": ("a number from 1 to 1e6", lambda value: 1 <= value <= 1e6),
+    "chunk.context_seconds": ("a number from 0 to a quarter of chunk.seconds", lambda value: value >= 0),
+    "shard.hours": ("a number above 0, 1e6 at most", lambda value: 0 < value <= 1e6),
+    "loader.workers": ("a whole number, 0 or more, or null", lambda value: 0 <= value <= 1e6),
+    "loader.timeout_s": ("a number above 0, 1e6 at most", lambda value: 0 < value <= 1e6),
+    "max_failures": ("a whole number, 0 or more, or null", lambda value: 0 <= value <= 1e12),
+    "score.by": (
+        "null, or a list of the dataset's own columns, each once, such as [room,distractor,room+distractor]",
+        lambda names: all(isinstance(name, str) and name for name in names) and _distinct(names),
+    ),
+    "report.utterances": (f"a whole number from 1 to {MAX_SHOWN}", lambda value: 1 <= value <= MAX_SHOWN),
+    "report.layers": (
+        "null, or a list of numbers of layers from 1 on, each once",
+        lambda layers: _distinct(layers) and min(layers, default=0) >= 1,
+    ),
 }
-"""The smallest and the largest value of a key, and both in words. 0.0 itself is not allowed, 0 is."""
+"""What a key takes, in words and as a check. `null` is not checked: the type of the key allows or refuses null."""
 ALLOWED = {
     **{key: ", ".join(names) for key, names in CHOICES.items()},
-    **{key: words for key, (_, _, words) in RANGES.items()},
-    "stages": f"a list of {', '.join(STAGES)}",
-    "outputs": f"a list of {', '.join(OUTPUTS)}",
-    "device": "auto, cpu, cuda, cuda:<number>",
+    **{key: words for key, (words, _) in LIMITS.items()},
     "features.layers": "last, all, or numbers of layers from 1 on",
-    "chunk.context_seconds": "a number from 0 to a quarter of chunk.seconds",
     "model.sha256": "null, or 64 lower-case hexadecimal digits",
-    "score.by": "null, or a list of the dataset's own columns",
-    "report.layers": "null, or a list of numbers of layers",
 }
-"""What may be given for a key, in words."""
+"""What a key takes, in words."""
 
 
 @dataclass
@@ -159,38 +174,18 @@ def check_values(config: DictConfig) -> None:
     """
     for key, names in CHOICES.items():
         value = OmegaConf.select(config, key)
-        if isinstance(value, str):
-            one_of(key, value, names)
-            continue
-        for item in value:
-            one_of(key, item, names)
-        _check_each_once(key, value, f"nothing to do; give some of {', '.join(names)}")
-    for key, (least, most, words) in RANGES.items():
+        for name in [value] if isinstance(value, str) else value:
+            one_of(key, name, names)
+    for key, (words, is_allowed) in LIMITS.items():
         value = OmegaConf.select(config, key)
-        above = value is not None and (value > least if least == 0 and isinstance(least, float) else value >= least)
-        if value is not None and not (above and value <= most):
-            raise UserError(f"{key}={value}: must be {words}")
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", config.device):
-        raise UserError(f"device={config.device}: not a device; allowed are {ALLOWED['device']}")
+        if value is not None and not is_allowed(value):
+            said = f"[{','.join(map(str, value))}]" if isinstance(value, ListConfig) else value
+            raise UserError(f"{key}={said}: must be {words}")
     if config.device == "cpu" and config.precision in ("bf16", "fp16"):
         raise UserError(f"precision={config.precision}: needs CUDA; on the CPU there is fp32 (or auto)")
     chunk = config.chunk
-    if not 0 <= chunk.context_seconds <= chunk.seconds / 4:
+    if chunk.context_seconds > chunk.seconds / 4:
         raise UserError(
-            f"chunk.context_seconds={chunk.context_seconds}: must be 0 or more, and a quarter of chunk.seconds="
-            f"{chunk.seconds} at most, so that most of what a chunk hears belongs to the chunk"
+            f"chunk.context_seconds={chunk.context_seconds}: must be a quarter of chunk.seconds={chunk.seconds} at "
+            "most, so that most of what a chunk hears belongs to the chunk"
         )
-    by, layers = config.score.by, config.report.layers
-    if by is not None:
-        if not all(isinstance(name, str) and name for name in by):
-            raise UserError(f"score.by={by}: must be {ALLOWED['score.by']}, such as [room,distractor,room+distractor]")
-        _check_each_once("score.by", by)
-    if layers is not None and (min(layers, default=0) < 1 or len(set(layers)) != len(layers)):
-        raise UserError(f"report.layers={layers}: must be null, or layers from 1 on, each once")
-
-
-def _check_each_once(key: str, values: list[str], if_empty: str = "") -> None:
-    if if_empty and not values:
-        raise UserError(f"{key}=[]: {if_empty}")
-    if len(set(values)) != len(values):
-        raise UserError(f"{key}=[{','.join(values)}]: names one twice; give each once")

@@ -22,10 +22,6 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 RUN = "python -m pipeline.run "
 
 
-def in_bash(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, env=running.environment(), capture_output=True, text=True, timeout=120)
-
-
 @pytest.mark.parametrize(
     ("typed", "found"),
     [

@@ -149,7 +149,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     # scores and report
     ("score.by=room", ["score.by=room", "a list of the dataset's own columns"]),
     ("score.by=[[a]]", ["score.by=", "a list of the dataset's own columns"]),
-    ("score.by=[a,a]", ["score.by=[a,a]", "give each once"]),
+    ("score.by=[a,a]", ["score.by=[a,a]", "each once"]),
     ("score.normaliser=whisper", ["score.normaliser=whisper", "did you mean whisper_english?", "standard", "none"]),
     ("report.utterances=0", ["report.utterances=0", "1 to 20"]),
     ("report.utterances=21", ["report.utterances=21", "1 to 20"]),
@@ -157,7 +157,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("report.layers=[0]", ["report.layers=[0]", "from 1 on"]),
     ("report.layers=[3]", ["report.layers=[3]", "does not store", "[12]", "features.layers="]),
     ("report.layers=[12] outputs=[transcripts]", ["report.layers=[12]", "does not store", "outputs="]),
-    ("report.layers=[1,1]", ["report.layers=[1, 1]", "each once"]),
+    ("report.layers=[1,1]", ["report.layers=[1,1]", "each once"]),
     ("report.layers=[]", ["report.layers=[]", "from 1 on"]),
     # roots and required values
     ("dataset=folder", ["dataset.root", "required", "dataset.root=..."]),

@@ -235,7 +235,10 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
     ),
     "chooses nothing": (f"{GLOBAL}defaults: [override /model: digit]", [": model=digit: no such choice", "digits"]),
     "builds on itself": ("defaults: [mine]", [": builds on itself"]),
-    "defaults that are no list": ("defaults: folder", [": defaults=folder: must be a list"]),
+    "defaults that are no list": (
+        "defaults: folder",
+        [": Invalid defaults list in 'dataset/mine'", "must be a list"],
+    ),
     "reference to nothing": ("connector: folder\nroot: ${nope}", [": dataset.root=${nope}: ", "'nope' not found"]),
     # nothing in a file runs code or reaches Hydra
     "python in YAML": (f"root: !!python/object/apply:os.system ['touch {CANARY}']", [":1: not YAML", "os.system"]),
@@ -272,7 +275,17 @@ def test_what_is_wrong_in_a_file_is_one_line_that_begins_with_the_file(
 
 def test_a_file_that_is_not_utf8_is_refused(own: Path) -> None:
     (own / "dataset" / "mine.yaml").write_bytes(b"connector: folder\nroot: caf\xe9\n")
-    assert refusal(own, "dataset=mine").startswith(f"{own}/dataset/mine.yaml: not UTF-8")
+    message = refusal(own, "dataset=mine")
+    assert message.startswith(f"{own}/dataset/mine.yaml: not a configuration ('utf-8' codec can't decode")
+    assert message.endswith("give `key: value` lines in UTF-8")
+
+
+@pytest.mark.parametrize("base", ["base", "base.yaml"])
+def test_a_file_is_checked_however_defaults_name_it(own: Path, base: str) -> None:
+    write(own, dataset__mine=f"defaults: [{base}]\n", dataset__base="hydra: {searchpath: [pkg://antigravity]}\n")
+    assert "hydra" in refusal(own, "dataset=mine")
+    write(own, dataset__base="connector: folder\nrot: x\n")
+    assert "dataset.rot: no such key" in refusal(own, "dataset=mine")
 
 
 @pytest.mark.parametrize(
@@ -360,7 +373,7 @@ def test_a_folder_that_cannot_be_used_is_refused(own: Path) -> None:
 
 
 def test_the_folder_of_a_main_file_has_to_be_named() -> None:
-    with pytest.raises(UserError, match=r"--config-name=myrun: needs the folder of myrun.yaml; add --config-dir DIR"):
+    with pytest.raises(UserError, match=r"--config-name=myrun: needs the folder of that file; add --config-dir DIR"):
         commandline.parse(["--config-name=myrun"])
 
 

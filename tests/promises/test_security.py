@@ -308,6 +308,8 @@ FILES = {
     "a search path": f"{GLOBAL}hydra: {{searchpath: ['pkg://antigravity']}}\n",
     "a launcher": f"defaults: [override /hydra/launcher: basic]\n{MINE}",
     "a config of Hydra's": f"defaults: [/hydra/launcher/basic]\n{MINE}",
+    "a package of Hydra's in defaults": f"defaults: [folder@hydra.callbacks]\n{MINE}",
+    "a choice below Hydra's": f"{GLOBAL}defaults: [/model@hydra.callbacks: digits]\n",
     "a billion laughs": f"{MINE}{bomb()}\n",
     "laughs below a key": f"{MINE}x:\n  {bomb()}\n".replace("\na", "\n  a"),
     "itself": f"{MINE}x: &x [*x]\n",
