@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -13,7 +14,7 @@ FILES = [file for group in GROUPS for file in sorted((conf_dir() / group).glob("
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}={file.stem}")
-def test_the_file_of_a_choice_gives_every_key_that_may_be_set(file: object) -> None:
+def test_the_file_of_a_choice_gives_every_key_that_may_be_set(file: Path) -> None:
     """A key that the file leaves out would have a default that neither `--help` nor the guide tells."""
     group = GROUPS[file.parent.name]
     content = OmegaConf.load(file)
