@@ -228,6 +228,10 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
     "section as value": (f"{GLOBAL}batch: 3", [": batch: no such key", "batch.max_seconds"]),
     "other setting of wrong type": (f"{GLOBAL}batch: {{max_seconds: x}}", [": batch.max_seconds=x: must be a number"]),
     "other setting out of range": (f"{GLOBAL}batch: {{max_seconds: 0}}", [": batch.max_seconds=0.0: ", "above 0"]),
+    "mapping in place of a list": (
+        f"{GLOBAL}outputs: {{a: b}}",
+        [": In 'dataset/mine'", "Cannot merge DictConfig with ListConfig"],
+    ),
     "word that is not allowed": (f"{GLOBAL}precision: fp8", [": precision=fp8: not allowed", "bf16"]),
     "builds on nothing": (
         "defaults: [foldr]",
@@ -343,7 +347,10 @@ MAINS = {
     ),
     "search path": ("defaults: [config]\nhydra: {searchpath: [pkg://antigravity]}", "hydra.searchpath: Hydra's own"),
     "choice": ("defaults: [config, {override dataset: mine}]", "dataset=mine: no such choice"),
-    "no override": ("defaults: [config, {dataset: digits}]", "dataset: digits: config chooses one already"),
+    "no override": (
+        "defaults: [config, {dataset: digits}]",
+        "To override a value use 'override dataset: digits'",
+    ),
     "not YAML": ("defaults: [config", "not YAML"),
 }
 
