@@ -83,11 +83,6 @@ class OwnConf:
     root: Path
     name: str = PRIMARY
 
-    @property
-    def primary(self) -> Path | None:
-        """The file of the main configuration, where it is the person's own."""
-        return None if self.name == PRIMARY else self.root / f"{self.name}.yaml"
-
 
 def open_conf(folder: str, name: str = PRIMARY) -> OwnConf:
     """Check a person's own folder by the names in it; no file is read.
@@ -114,15 +109,16 @@ def open_conf(folder: str, name: str = PRIMARY) -> OwnConf:
         for file in sorted((root / group).glob("[!.]*.yml")):
             raise UserError(f"{file}: only .yaml is read; rename it to {file.stem}.yaml")
         for taken in sorted({*names} & {*group_choices(group)}):
-            kind = "added by another package" if taken in added_choices(group) else "a shipped choice"
-            raise UserError(f"{root / group / taken}.yaml: {group}={taken} is {kind}; give the file another name")
-    for taken in sorted({*mains} & {PRIMARY, "schema"}):
+            raise UserError(
+                f"{root / group / taken}.yaml: {group}={taken} is there already; give the file another name"
+            )
+    if PRIMARY in mains:
         raise UserError(
-            f"{root / taken}.yaml: has a name of the shipped configuration; call it myrun.yaml, begin it "
+            f"{root / PRIMARY}.yaml: has the name of the shipped configuration; call it myrun.yaml, begin it "
             f"with `defaults: [{PRIMARY}, _self_]`, and add --config-name myrun"
         )
     name = name.removesuffix(".yaml")
-    if name != PRIMARY and name not in mains:
+    if name not in (PRIMARY, *mains):
         there = f"there are {', '.join(mains)}" if mains else "there is no .yaml file in it"
         raise UserError(f"--config-name={name}: no {name}.yaml in {root}{did_you_mean(name, mains)}; {there}")
     if name == PRIMARY and not any(own.values()):

@@ -45,7 +45,7 @@ class OwnSource(FileConfigSource):
         super().__init__(provider, path)
         self.read: dict[str, tuple[Path, dict[str, Any]]] = {}
 
-    def __deepcopy__(self, memo: object) -> OwnSource:
+    def __deepcopy__(self, _: object) -> OwnSource:
         return self  # Hydra reads from a copy of its sources, and `read` is wanted
 
     @staticmethod

@@ -36,7 +36,7 @@ REFUSED = [
     (["--"], ["--: no such option"]),
     (["--dataset=digits"], ["--dataset=digits: no such option", "settings have no dashes", "such as dataset=digits"]),
     (["--config-dri=x"], ["--config-dri=x: no such option (did you mean --config-dir?)"]),
-    (["--resolve"], ["--resolve: not supported; leave it out"]),
+    (["--resolve"], ["--resolve: not supported", "--cfg job", "resolved"]),
     (["--package=model"], ["--package=model: not supported", "--cfg job"]),
     (["--run"], ["--run: not supported; leave it out"]),
     (["-m=1"], ["argument -m/--multirun: ignored explicit argument '1'; usage: python -m pipeline.run [option"]),

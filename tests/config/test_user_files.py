@@ -326,15 +326,14 @@ def test_an_unknown_choice_lists_the_shipped_ones_and_ones_own(own: Path) -> Non
 def test_a_file_with_the_name_of_a_shipped_choice_is_refused_not_ignored(own: Path, chosen: str) -> None:
     write(own, dataset__digits="connector: folder\n")
     message = refusal(own, chosen)
-    assert message.startswith(f"{own}/dataset/digits.yaml: dataset=digits is a shipped choice")
+    assert message.startswith(f"{own}/dataset/digits.yaml: dataset=digits is there already")
     assert "another name" in message
 
 
-@pytest.mark.parametrize("name", ["config", "schema"])
-def test_a_main_file_with_a_shipped_name_is_refused_not_ignored(own: Path, name: str) -> None:
-    write(own, **{name: "outputs: [features]\n", "dataset__mine": "connector: folder\n"})
+def test_a_main_file_with_the_shipped_name_is_refused_not_ignored(own: Path) -> None:
+    write(own, config="outputs: [features]\n", dataset__mine="connector: folder\n")
     message = refusal(own, "dataset=mine")
-    assert message.startswith(f"{own}/{name}.yaml: ")
+    assert message.startswith(f"{own}/config.yaml: ")
     assert "--config-name myrun" in message
 
 
