@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,10 +46,10 @@ _PATHS = ("run_dir", "dataset.root", "dataset.path", "dataset.audio_root", "mode
 
 @dataclass(frozen=True)
 class _Typed:
-    """One `key=value`: as typed with secrets masked, as Hydra's grammar reads it, and its parts."""
+    """One `key=value`: as typed, with secrets masked, and its parts."""
 
+    typed: str
     said: str
-    quoted: str
     key: str
     value: Any
 
@@ -106,7 +105,11 @@ def expand(typed: Sequence[str]) -> list[list[str]]:
     """
     axes = []
     for text in typed:
-        override = _hydra_override(_quote_path(text, sweep=True), mask_assignment(text))
+        path = _path_in(text)
+        if path and not path.startswith("choice("):
+            axes.append([text])
+            continue
+        override = _hydra_override(text, mask_assignment(text))
         if not override.is_sweep_override():
             axes.append([text])
         elif override.value_type in (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP):
@@ -146,10 +149,10 @@ def _composed(choices: Sequence[_Typed], own: OwnConf | None) -> tuple[DictConfi
     search.append("schema", "structured://")
     loader = ConfigLoaderImpl(search)
     origins = Origins(own, next((source for source in loader.get_sources() if isinstance(source, OwnSource)), None))
-    main, quoted = PRIMARY if own is None else own.name, [item.quoted for item in choices]
+    main, typed = PRIMARY if own is None else own.name, [item.typed for item in choices]
     try:
-        origins.add_files(loader.compute_defaults_list(main, quoted, RunMode.RUN).defaults)
-        plain = loader.load_configuration(main, quoted, RunMode.RUN)
+        origins.add_files(loader.compute_defaults_list(main, typed, RunMode.RUN).defaults)
+        plain = loader.load_configuration(main, typed, RunMode.RUN)
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
         if own is None:
             raise
@@ -178,19 +181,21 @@ def _parse(typed: str) -> _Typed:
     Raises:
         UserError: It is none, or is one of the forms of Hydra that this project does not have.
     """
-    quoted, said = _quote_path(typed), mask_assignment(typed)
-    override = _hydra_override(quoted, said)
+    said = mask_assignment(typed)
+    if path := _path_in(typed):
+        return _Typed(typed, said, typed.partition("=")[0], path)
+    override = _hydra_override(typed, said)
     key = override.key_or_group
     if override.is_sweep_override():
         raise UserError(f"{said}: several values, and so several runs; add -m to do one after the other")
     if override.package is not None or override.is_delete() or override.is_add() or override.is_force_add():
         raise UserError(f"{said}: keys cannot be added, removed or moved; write {key}=... for a key that there is")
-    return _Typed(said, quoted, key, override.value())
+    return _Typed(typed, said, key, override.value())
 
 
-def _hydra_override(quoted: str, said: str) -> Override:
+def _hydra_override(typed: str, said: str) -> Override:
     try:
-        override = OverridesParser.create().parse_override(quoted)
+        override = OverridesParser.create().parse_override(typed)
         if not override.is_sweep_override():
             override.value()
         return override
@@ -201,17 +206,7 @@ def _hydra_override(quoted: str, said: str) -> Override:
         raise UserError(f"{said!r}: not an override ({reason}); write key=value, quoted if needed") from None
 
 
-def _quote_path(typed: str, *, sweep: bool = False) -> str:
-    """Quote the value of a path for Hydra's grammar, unless the person did."""
-    key, equals, value = typed.partition("=")
-    if key not in _PATHS or not equals or value in ("", "null", "???") or value[0] in "'\"":
-        return typed
-    if sweep and value.startswith("choice("):
-        return typed
-    return f"{key}={_quote(os.path.expanduser(value))}"
-
-
-def _quote(value: str) -> str:
-    # In Hydra's quoted strings a backslash counts only before a quote, or as the last character.
-    value = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
-    return f"'{value}'"
+def _path_in(typed: str) -> str:
+    """The value of a key that takes a path; nothing if the value is quoted for Hydra's grammar, or is no path."""
+    key, _, value = typed.partition("=")
+    return value if key in _PATHS and value not in ("null", "???") and not value.startswith(("'", '"')) else ""
