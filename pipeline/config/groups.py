@@ -95,23 +95,20 @@ def open_conf(folder: str, name: str = PRIMARY) -> OwnConf:
         UserError: The folder or the file is not there; the folder has nothing to choose; a file has the name of
             another choice, which Hydra would take instead without a word.
     """
-    root = Path(os.path.abspath(os.path.expanduser(folder)))
-    said = f"--config-dir={folder}"
-    if not folder or not root.is_dir():
-        reason = "not a folder" if folder and root.exists() else "no such folder"
-        raise UserError(f"{said}: {reason}; give the folder that holds dataset/NAME.yaml, model/NAME.yaml, ...")
+    given, said = os.path.expanduser(folder), f"--config-dir={folder}"
     try:
-        own = {group: _names(root / group) for group in GROUPS}
-        mains = _names(root)
+        os.listdir(given)
     except OSError as error:
-        raise UserError(f"{said}: {error.filename} cannot be read ({error.strerror}); give read permission") from None
+        raise UserError(
+            f"{said}: {error.strerror}; give a folder that holds dataset/NAME.yaml, model/NAME.yaml, ..."
+        ) from None
+    root = Path(os.path.abspath(given))
+    own, mains = {group: _names(root / group) for group in GROUPS}, _names(root)
     for group, names in own.items():
         for file in sorted((root / group).glob("[!.]*.yml")):
             raise UserError(f"{file}: only .yaml is read; rename it to {file.stem}.yaml")
         for taken in sorted({*names} & {*group_choices(group)}):
-            raise UserError(
-                f"{root / group / taken}.yaml: {group}={taken} is there already; give the file another name"
-            )
+            raise UserError(f"{root / group / taken}.yaml: {group}={taken} is there already; rename the file")
     if PRIMARY in mains:
         raise UserError(
             f"{root / PRIMARY}.yaml: has the name of the shipped configuration; call it myrun.yaml, begin it "
@@ -180,10 +177,4 @@ def _keys_of_choices(group: str) -> dict[str, list[str]]:
 
 def _names(folder: Path) -> list[str]:
     """Names of the YAML files in a folder, sorted; hidden ones, such as an editor's locks, are left out."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        name.removesuffix(".yaml")
-        for name in os.listdir(folder)
-        if name.endswith(".yaml") and not name.startswith(".") and (folder / name).is_file()
-    )
+    return sorted(path.stem for path in folder.glob("[!.]*.yaml") if path.is_file())

@@ -46,7 +46,7 @@ REFUSED = [
     (["--cfg", "hydra"], ["--cfg=hydra: not allowed; there are job"]),
     (["--cfg"], ["argument -c/--cfg: expected one argument; usage: python"]),
     (["--config-dir"], ["argument -cd/--config-dir: expected one argument; usage: python"]),
-    (["--config-dir="], ["--config-dir=: no such folder; give the folder that holds"]),
+    (["--config-dir="], ["--config-dir=: No such file or directory; give a folder that holds"]),
     (["--version=2"], ["argument -V/--version: ignored explicit argument '2'; usage: python"]),
 ]
 

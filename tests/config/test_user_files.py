@@ -327,7 +327,7 @@ def test_a_file_with_the_name_of_a_shipped_choice_is_refused_not_ignored(own: Pa
     write(own, dataset__digits="connector: folder\n")
     message = refusal(own, chosen)
     assert message.startswith(f"{own}/dataset/digits.yaml: dataset=digits is there already")
-    assert "another name" in message
+    assert "rename the file" in message
 
 
 def test_a_main_file_with_the_shipped_name_is_refused_not_ignored(own: Path) -> None:
@@ -364,10 +364,12 @@ def test_a_main_file_is_checked_likewise(own: Path, content: str, said: str) -> 
 
 def test_a_folder_that_cannot_be_used_is_refused(own: Path) -> None:
     assert refusal(own / "none", "dataset=digits").startswith(
-        f"--config-dir={own}/none: no such folder; give the folder"
+        f"--config-dir={own}/none: No such file or directory; give a folder"
     )
     (own / "file").write_text("")
-    assert refusal(own / "file", "dataset=digits").startswith(f"--config-dir={own}/file: not a folder; give the folder")
+    assert refusal(own / "file", "dataset=digits").startswith(
+        f"--config-dir={own}/file: Not a directory; give a folder"
+    )
     assert refusal(own, "dataset=digits").startswith(
         f"--config-dir={own}: has no choices; put files into {own}/dataset"
     )
