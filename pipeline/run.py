@@ -9,12 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import zip_longest
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from pipeline.config import commandline, completion
 from pipeline.config import help as usage
@@ -37,6 +34,7 @@ from pipeline.stages import identity
 from pipeline.stages import resume as refusals
 from pipeline.stages.manifest import ManifestStage
 from pipeline.stages.score import is_scored, read_overall, score_run
+from pipeline.stages.sweep import summary_table
 from pipeline.storage import manifest as manifests
 from pipeline.storage import summary
 from pipeline.storage.commits import CommitRecord
@@ -106,23 +104,8 @@ def _sweep(configs: Sequence[RunConfig]) -> int:
         codes.append(_guarded(partial(_work, config)))
         if codes[-1] > 128:  # a signal ends the sweep, not only the run
             break
-    table = Table(box=None, pad_edge=False)
-    for heading in ("run", "exit code", "done", "failed", "WER", "run_dir"):
-        table.add_column(heading, justify="left" if heading == "run_dir" else "right", overflow="fold")
-    for number, (config, code) in enumerate(zip_longest(configs, codes), start=1):
-        table.add_row(str(number), *("not started" if code is None else str(code), *_figures(config)))
-    Console(file=standard_output(), highlight=False).print(table)
+    Console(file=standard_output(), highlight=False).print(summary_table(configs, codes))
     return codes[-1] if codes[-1] > 128 else max(codes, key=_SEVERITY.index)
-
-
-def _figures(config: RunConfig) -> tuple[str, str, str, str]:
-    """Utterances done and failed, word error rate and folder of a run, as the run directory says."""
-    directory = RunDirectory(config.run_dir)
-    totals = summary.total(directory.commits().values() if directory.has_commits() else ())
-    scored = read_overall(directory) if directory.scores.is_there else None
-    rate = f"{scored[0] / scored[1]:.1%}" if scored and scored[1] else ""
-    done, failed = totals.utterances - totals.num_failures, totals.num_failures
-    return f"{done:,}", f"{failed:,}", rate, masking.mask(escape(encode_path(str(config.run_dir))))
 
 
 def _guarded(do: Callable[[], int]) -> int:

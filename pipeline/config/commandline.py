@@ -22,34 +22,23 @@ class Option(NamedTuple):
     does: str
 
 
+_CHOICES = "a folder of your own choices: DIR/dataset/mycalls.yaml is dataset=mycalls"
+_RUN = f"the settings of a run from DIR/NAME.yaml, which begins with `defaults: [{PRIMARY}, _self_]`"
 OPTIONS = (
     Option("-h", "--help", "", "this page; with dataset=NAME or model=NAME, what can be set there"),
     Option("-V", "--version", "", "the version"),
-    Option(
-        "-cd",
-        "--config-dir",
-        "DIR",
-        "a folder of your own choices: DIR/dataset/mycalls.yaml is dataset=mycalls; "
-        "in it `defaults: [folder]`, then `root: ...`",
-    ),
-    Option(
-        "-cn",
-        "--config-name",
-        "NAME",
-        f"the settings of a run from DIR/NAME.yaml, which begins with `defaults: [{PRIMARY}, _self_]`",
-    ),
+    Option("-cd", "--config-dir", "DIR", _CHOICES),
+    Option("-cn", "--config-name", "NAME", _RUN),
     Option("-c", "--cfg", "job", "check the settings, print every one as YAML, do nothing"),
     Option("-m", "--multirun", "", "one run after the other for every combination of key=a,b"),
     Option("-sc", "--shell-completion", "install=SHELL", 'Tab completion: eval "$(... -sc install=bash)"; or zsh'),
 )
 _NOT_HERE = {
-    **dict.fromkeys(("-cp", "--config-path"), "name a folder of your own with --config-dir"),
-    **dict.fromkeys(("-i", "--info"), "--cfg job prints every setting"),
-    "--hydra-help": "--help says what can be set",
-    **dict.fromkeys(("-p", "--package"), "--cfg job prints every setting"),
-    "--resolve": "leave it out; --cfg job prints resolved values",
-    **dict.fromkeys(("-r", "--run"), "leave it out"),
-    "--experimental-rerun": "give the same command again",
+    ("-cp", "--config-path"): "name a folder of your own with --config-dir",
+    ("-i", "--info", "-p", "--package", "--resolve"): "--cfg job prints every setting, resolved",
+    ("-r", "--run"): "leave it out",
+    ("--hydra-help",): "--help says what can be set",
+    ("--experimental-rerun",): "give the same command again",
 }
 """Options of Hydra that this project leaves out, and the remedy."""
 
@@ -79,9 +68,10 @@ def parse(arguments: Sequence[str]) -> Command:
     Raises:
         UserError: An option does not exist or lacks its value; a folder cannot be used.
     """
-    for argument in arguments:
-        if reason := _NOT_HERE.get(argument.partition("=")[0]):
-            raise UserError(f"{argument}: not supported; {reason}")
+    for names, remedy in _NOT_HERE.items():
+        for argument in arguments:
+            if argument.partition("=")[0] in names:
+                raise UserError(f"{argument}: not supported; {remedy}")
     parser = Parser(USAGE)
     for option in OPTIONS:
         parser.add_argument(option.short, option.full, action="store" if option.value else "store_true")

@@ -10,7 +10,7 @@ import re
 from pipeline.config.commandline import OPTIONS, parse
 from pipeline.config.compose import compose_typed, keys_of
 from pipeline.config.groups import GROUPS, group_choices
-from pipeline.config.schema import ALLOWED, CHOICES, Settings
+from pipeline.config.schema import CHOICES
 from pipeline.runtime.errors import UserError, one_of
 
 _BASH = """\
@@ -76,7 +76,7 @@ def candidates(line: str) -> list[str]:
     else:
         chosen = [given for given in command.overrides if given.partition("=")[0] in GROUPS]
         try:
-            keys = keys_of(compose_typed(chosen, Settings, ALLOWED, command.own).config)
+            keys = keys_of(compose_typed(chosen, command.own)[0])
         except UserError:
             keys = []
         names = [f"{name}=" for name in (*GROUPS, *keys)]

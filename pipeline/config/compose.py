@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,11 +33,11 @@ from pipeline.config.groups import (
     conf_dir,
     group_choices,
     no_such_choice,
-    no_such_key,
 )
-from pipeline.config.user_files import OwnFiles, OwnSource
+from pipeline.config.schema import Settings
+from pipeline.config.user_files import Origins, OwnSource
 from pipeline.models.sources import source_of
-from pipeline.runtime.errors import UserError, explain
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import is_secret, mask_assignment
 
 _PATHS = ("run_dir", "dataset.root", "dataset.path", "dataset.audio_root", "model.checkpoint")
@@ -47,76 +46,51 @@ _PATHS = ("run_dir", "dataset.root", "dataset.path", "dataset.audio_root", "mode
 
 @dataclass(frozen=True)
 class _Typed:
-    """One `key=value`: as typed with secrets masked, as Hydra's grammar reads it, and its parts."""
+    """One `key=value`: as typed, with secrets masked, and its parts."""
 
+    typed: str
     said: str
-    quoted: str
     key: str
     value: Any
 
 
-@dataclass(frozen=True)
-class Composed:
-    """A composed configuration.
-
-    Attributes:
-        config: The configuration, typed and resolved.
-        files: The person's own files in it.
-        typed: The keys on the command line.
-    """
-
-    config: DictConfig
-    files: OwnFiles
-    typed: frozenset[str]
-
-
-def compose_typed(
-    typed: Sequence[str], schema: type, allowed: Mapping[str, str], own: OwnConf | None = None
-) -> Composed:
+def compose_typed(typed: Sequence[str], own: OwnConf | None = None) -> tuple[DictConfig, Origins]:
     """Compose the configuration.
 
     Args:
         typed: `key=value` as typed on the command line.
-        schema: The dataclass that types the configuration; the groups are of type `Any`.
-        allowed: Key to what is allowed there, in words, for messages.
         own: The person's own files.
+
+    Returns:
+        The configuration, typed and resolved, and where each value comes from.
 
     Raises:
         UserError: A key, a choice or a value is wrong; with what is allowed.
     """
     overrides = [_parse(text) for text in typed]
-    choices = [_check_choice(item, own) for item in overrides if item.key in GROUPS]
     values = [item for item in overrides if item.key not in GROUPS]
-    plain, files = _composed(choices, own)
-    typed_keys = frozenset(item.key for item in overrides)
-    with files.named(typed_keys):
-        config = _structured(plain, schema)
+    plain, origins = _composed([item for item in overrides if item.key in GROUPS], own)
+    origins.add(None, {item.key: item.said for item in overrides})
+    with origins.named():
+        config = _structured(plain)
     keys = keys_of(config)
-    files.check_keys(keys)
-    try:
-        config.merge_with(plain)
-    except OmegaConfBaseException as error:
-        raise files.refusal(error, allowed) from None
+    origins.check_keys(keys)
     for item in values:
-        if item.key not in keys:
-            raise UserError(f"{item.said}: {no_such_key(item.key, keys)}")
+        OmegaConf.update(plain, item.key, item.value, merge=False)
+    for name in plain:
         try:
-            OmegaConf.update(config, item.key, item.value)
+            config.merge_with({name: plain._get_node(name)})
         except OmegaConfBaseException as error:
-            raise _refusal(item.said, item.key, error, allowed) from None
-    said = {item.key: item.said for item in values}
+            raise origins.refusal(error, str(name)) from None
     for key in keys:  # one at a time, because an error of `resolve` does not name the key
         try:
-            OmegaConf.select(config, key)
+            value = OmegaConf.select(config, key)
         except OmegaConfBaseException as error:
-            if key in said:
-                raise _refusal(said[key], key, error, allowed) from None
-            raise files.refusal(error, allowed) from None
+            raise origins.refusal(error, key) from None
+        if key in _PATHS and isinstance(value, str):
+            OmegaConf.update(config, key, os.path.expanduser(value))
     OmegaConf.resolve(config)
-    for key in {*_PATHS} & {*keys}:
-        if isinstance(path := OmegaConf.select(config, key), str):
-            OmegaConf.update(config, key, os.path.expanduser(path))
-    return Composed(config, files, typed_keys)
+    return config, origins
 
 
 def expand(typed: Sequence[str]) -> list[list[str]]:
@@ -131,7 +105,11 @@ def expand(typed: Sequence[str]) -> list[list[str]]:
     """
     axes = []
     for text in typed:
-        override = _hydra_override(_quote_path(text, sweep=True), mask_assignment(text))
+        path = _path_in(text)
+        if path and not path.startswith("choice("):
+            axes.append([text])
+            continue
+        override = _hydra_override(text, mask_assignment(text))
         if not override.is_sweep_override():
             axes.append([text])
         elif override.value_type in (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP, ValueType.RANGE_SWEEP):
@@ -153,13 +131,16 @@ def keys_of(config: DictConfig, prefix: str = "") -> list[str]:
     return found
 
 
-def _composed(choices: Iterable[_Typed], own: OwnConf | None) -> tuple[DictConfig, OwnFiles]:
+def _composed(choices: Sequence[_Typed], own: OwnConf | None) -> tuple[DictConfig, Origins]:
     """The configuration of the choices alone, as plain values, and the person's own files in it."""
+    for item in choices:
+        if item.value not in group_choices(item.key, own):
+            raise UserError(f"{item.said}: {no_such_choice(item.key, str(item.value), own)}")
     Plugins.instance().register(OwnSource)
     setbase("1.3")
-    for group, item in GROUPS.items():
-        for choice in added_choices(group):
-            ConfigStore.instance().store(choice, {item.key: choice}, group=group)
+    for name, group in GROUPS.items():
+        for choice in added_choices(name):
+            ConfigStore.instance().store(choice, {group.key: choice}, group=name)
     search = ConfigSearchPathImpl()
     search.append("hydra", "pkg://hydra.conf")
     search.append("main", f"file://{conf_dir()}")
@@ -167,35 +148,31 @@ def _composed(choices: Iterable[_Typed], own: OwnConf | None) -> tuple[DictConfi
         search.append("own", f"{OwnSource.scheme()}://{own.root}")
     search.append("schema", "structured://")
     loader = ConfigLoaderImpl(search)
-    files = OwnFiles(own, next((source for source in loader.get_sources() if isinstance(source, OwnSource)), None))
-    name, quoted = PRIMARY if own is None else own.name, [item.quoted for item in choices]
+    origins = Origins(own, next((source for source in loader.get_sources() if isinstance(source, OwnSource)), None))
+    main, typed = PRIMARY if own is None else own.name, [item.typed for item in choices]
     try:
-        files.order(loader.compute_defaults_list(name, quoted, RunMode.RUN).defaults)
-        plain = loader.load_configuration(name, quoted, RunMode.RUN)
+        origins.add_files(loader.compute_defaults_list(main, typed, RunMode.RUN).defaults)
+        plain = loader.load_configuration(main, typed, RunMode.RUN)
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
         if own is None:
             raise
-        raise files.refusal(error, {}) from None
+        raise origins.refusal(error) from None
     OmegaConf.set_struct(plain, False)
     del plain["hydra"]
     model = plain.get("model")
     if isinstance(model, DictConfig) and model.get("name") and not model.get("source"):
-        with files.named(()):  # a file of release 0.1 names the model only
+        with origins.named():  # a file of release 0.1 names the model only
             model.source = source_of(str(model.name))
-    files.check_set(plain)
-    return plain, files
+    origins.check_set(plain)
+    return plain, origins
 
 
-def _structured(plain: DictConfig, schema: type) -> DictConfig:
+def _structured(plain: DictConfig) -> DictConfig:
     """The typed configuration with its defaults, for the modules that the choices name."""
-    config: DictConfig = OmegaConf.structured(schema)
+    config: DictConfig = OmegaConf.structured(Settings)
     for name, group in GROUPS.items():
         config[name] = OmegaConf.structured(group.schema(str(plain[name][group.key])))
     return config
-
-
-def _refusal(said: str, key: str, error: BaseException, allowed: Mapping[str, str]) -> UserError:
-    return UserError(f"{said}: {explain(error)}{f'; allowed: {allowed[key]}' if key in allowed else ''}")
 
 
 def _parse(typed: str) -> _Typed:
@@ -204,21 +181,21 @@ def _parse(typed: str) -> _Typed:
     Raises:
         UserError: It is none, or is one of the forms of Hydra that this project does not have.
     """
-    quoted, said = _quote_path(typed), mask_assignment(typed)
-    override = _hydra_override(quoted, said)
+    said = mask_assignment(typed)
+    if path := _path_in(typed):
+        return _Typed(typed, said, typed.partition("=")[0], path)
+    override = _hydra_override(typed, said)
     key = override.key_or_group
     if override.is_sweep_override():
         raise UserError(f"{said}: several values, and so several runs; add -m to do one after the other")
-    if override.package is not None:
-        raise UserError(f"{said}: a group cannot be moved; write {key}=...")
-    if override.is_delete() or override.is_add() or override.is_force_add():
-        raise UserError(f"{said}: keys cannot be added or removed; write {key}=... for a key that there is")
-    return _Typed(said, quoted, key, override.value())
+    if override.package is not None or override.is_delete() or override.is_add() or override.is_force_add():
+        raise UserError(f"{said}: keys cannot be added, removed or moved; write {key}=... for a key that there is")
+    return _Typed(typed, said, key, override.value())
 
 
-def _hydra_override(quoted: str, said: str) -> Override:
+def _hydra_override(typed: str, said: str) -> Override:
     try:
-        override = OverridesParser.create().parse_override(quoted)
+        override = OverridesParser.create().parse_override(typed)
         if not override.is_sweep_override():
             override.value()
         return override
@@ -229,23 +206,7 @@ def _hydra_override(quoted: str, said: str) -> Override:
         raise UserError(f"{said!r}: not an override ({reason}); write key=value, quoted if needed") from None
 
 
-def _quote_path(typed: str, *, sweep: bool = False) -> str:
-    """Quote the value of a path for Hydra's grammar, unless the person did."""
-    key, equals, value = typed.partition("=")
-    if key not in _PATHS or not equals or value in ("", "null", "???") or value[0] in "'\"":
-        return typed
-    if sweep and value.startswith("choice("):
-        return typed
-    return f"{key}={_quote(os.path.expanduser(value))}"
-
-
-def _quote(value: str) -> str:
-    # In Hydra's quoted strings a backslash counts only before a quote, or as the last character.
-    value = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
-    return f"'{value}'"
-
-
-def _check_choice(item: _Typed, own: OwnConf | None) -> _Typed:
-    if item.value not in group_choices(item.key, own):
-        raise UserError(f"{item.said}: {no_such_choice(item.key, str(item.value), own)}")
-    return item
+def _path_in(typed: str) -> str:
+    """The value of a key that takes a path; nothing if the value is quoted for Hydra's grammar, or is no path."""
+    key, _, value = typed.partition("=")
+    return value if key in _PATHS and value not in ("null", "???") and not value.startswith(("'", '"')) else ""

@@ -83,11 +83,6 @@ class OwnConf:
     root: Path
     name: str = PRIMARY
 
-    @property
-    def primary(self) -> Path | None:
-        """The file of the main configuration, where it is the person's own."""
-        return None if self.name == PRIMARY else self.root / f"{self.name}.yaml"
-
 
 def open_conf(folder: str, name: str = PRIMARY) -> OwnConf:
     """Check a person's own folder by the names in it; no file is read.
@@ -100,29 +95,27 @@ def open_conf(folder: str, name: str = PRIMARY) -> OwnConf:
         UserError: The folder or the file is not there; the folder has nothing to choose; a file has the name of
             another choice, which Hydra would take instead without a word.
     """
-    root = Path(os.path.abspath(os.path.expanduser(folder)))
-    said = f"--config-dir={folder}"
-    if not folder or not root.is_dir():
-        reason = "not a folder" if folder and root.exists() else "no such folder"
-        raise UserError(f"{said}: {reason}; give the folder that holds dataset/NAME.yaml, model/NAME.yaml, ...")
+    given, said = os.path.expanduser(folder), f"--config-dir={folder}"
     try:
-        own = {group: _names(root / group) for group in GROUPS}
-        mains = _names(root)
+        os.listdir(given)
     except OSError as error:
-        raise UserError(f"{said}: {error.filename} cannot be read ({error.strerror}); give read permission") from None
+        raise UserError(
+            f"{said}: {error.strerror}; give a folder that holds dataset/NAME.yaml, model/NAME.yaml, ..."
+        ) from None
+    root = Path(os.path.abspath(given))
+    own, mains = {group: _names(root / group) for group in GROUPS}, _names(root)
     for group, names in own.items():
         for file in sorted((root / group).glob("[!.]*.yml")):
             raise UserError(f"{file}: only .yaml is read; rename it to {file.stem}.yaml")
         for taken in sorted({*names} & {*group_choices(group)}):
-            kind = "added by another package" if taken in added_choices(group) else "a shipped choice"
-            raise UserError(f"{root / group / taken}.yaml: {group}={taken} is {kind}; give the file another name")
-    for taken in sorted({*mains} & {PRIMARY, "schema"}):
+            raise UserError(f"{root / group / taken}.yaml: {group}={taken} is there already; rename the file")
+    if PRIMARY in mains:
         raise UserError(
-            f"{root / taken}.yaml: has a name of the shipped configuration; call it myrun.yaml, begin it "
+            f"{root / PRIMARY}.yaml: has the name of the shipped configuration; call it myrun.yaml, begin it "
             f"with `defaults: [{PRIMARY}, _self_]`, and add --config-name myrun"
         )
     name = name.removesuffix(".yaml")
-    if name != PRIMARY and name not in mains:
+    if name not in (PRIMARY, *mains):
         there = f"there are {', '.join(mains)}" if mains else "there is no .yaml file in it"
         raise UserError(f"--config-name={name}: no {name}.yaml in {root}{did_you_mean(name, mains)}; {there}")
     if name == PRIMARY and not any(own.values()):
@@ -184,10 +177,4 @@ def _keys_of_choices(group: str) -> dict[str, list[str]]:
 
 def _names(folder: Path) -> list[str]:
     """Names of the YAML files in a folder, sorted; hidden ones, such as an editor's locks, are left out."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        name.removesuffix(".yaml")
-        for name in os.listdir(folder)
-        if name.endswith(".yaml") and not name.startswith(".") and (folder / name).is_file()
-    )
+    return sorted(path.stem for path in folder.glob("[!.]*.yaml") if path.is_file())

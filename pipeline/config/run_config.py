@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.compose import compose_typed, expand
 from pipeline.config.groups import GROUPS, OwnConf
-from pipeline.config.schema import ALLOWED, Settings, check_values
+from pipeline.config.schema import Settings, check_values
 from pipeline.datasets import Connector
 from pipeline.models import selection
 from pipeline.models.facts import ModelFacts
@@ -96,9 +96,9 @@ def load(overrides: Sequence[str], own: OwnConf | None = None) -> RunConfig:
     Raises:
         UserError: Anything that is wrong, in one line, which begins with the file that it stands in, if any.
     """
-    composed = compose_typed(overrides, Settings, ALLOWED, own)
-    with composed.files.named(composed.typed):
-        return _checked(composed.config)
+    composed, origins = compose_typed(overrides, own)
+    with origins.named():
+        return _checked(composed)
 
 
 def load_sweep(overrides: Sequence[str], own: OwnConf | None = None) -> list[RunConfig]:

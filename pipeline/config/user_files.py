@@ -20,7 +20,17 @@ from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.groups import HIDDEN, PRIMARY, OwnConf, conf_dir, group_choices, no_such_choice, no_such_key
+from pipeline.config.groups import (
+    GROUPS,
+    HIDDEN,
+    PRIMARY,
+    OwnConf,
+    conf_dir,
+    group_choices,
+    no_such_choice,
+    no_such_key,
+)
+from pipeline.config.schema import ALLOWED
 from pipeline.runtime.errors import UserError, explain
 
 _MAX_BYTES = 2**20
@@ -35,7 +45,7 @@ class OwnSource(FileConfigSource):
         super().__init__(provider, path)
         self.read: dict[str, tuple[Path, dict[str, Any]]] = {}
 
-    def __deepcopy__(self, memo: object) -> OwnSource:
+    def __deepcopy__(self, _: object) -> OwnSource:
         return self  # Hydra reads from a copy of its sources, and `read` is wanted
 
     @staticmethod
@@ -87,54 +97,63 @@ def _refuse_hydra(path: Path, name: str, pattern: str = "hydra") -> None:
         raise UserError(f"{path}: {name}: Hydra's own configuration cannot be changed; leave it out")
 
 
-class OwnFiles:
-    """The person's own files that Hydra has read.
-
-    Attributes:
-        merged: The files in the order in which Hydra merges them, each with the values that it sets, by full key.
-    """
+class Origins:
+    """Where each value of a configuration comes from, for messages: a file of the person's own, or the command line."""
 
     def __init__(self, own: OwnConf | None, source: OwnSource | None) -> None:
-        self._own = own
-        self._source = source
-        self.merged: list[tuple[Path, dict[str, Any]]] = []
-
-    def order(self, parts: Iterable[ResultDefault]) -> None:
-        """Take the order from Hydra.
+        """Begin without files.
 
         Args:
-            parts: Every file in the configuration, shipped files included.
+            own: The person's own folder.
+            source: The source that reads the folder.
+        """
+        self._own = own
+        self._read = {} if source is None else source.read
+        self._merged: list[tuple[Path | None, Mapping[str, Any]]] = []
+
+    def add(self, path: Path | None, values: Mapping[str, Any]) -> None:
+        """Add values, which replace the values before.
+
+        Args:
+            path: The file; `None` for the command line.
+            values: The values of a file, or what was typed, by full key.
+        """
+        self._merged.append((path, values))
+
+    def add_files(self, parts: Iterable[ResultDefault]) -> None:
+        """Add the person's own files.
+
+        Args:
+            parts: Every file in the configuration in the order in which Hydra merges them, shipped files included.
 
         Raises:
             UserError: A file is put below Hydra's own configuration; the main file does not build on the shipped file.
         """
-        if self._own is None or self._source is None:
-            return
-        names = set()
+        names = []
         for part in parts:
-            name, package = part.config_path or "", part.package or ""
-            names.add(name)
-            if name in self._source.read:
-                path, values = self._source.read[name]
+            names.append(part.config_path or "")
+            if names[-1] in self._read:
+                path, values = self._read[names[-1]]
+                package = part.package or ""
                 _refuse_hydra(path, package, r"^hydra\b")
-                self.merged.append((path, {f"{package}.{key}".lstrip("."): value for key, value in values.items()}))
-        if PRIMARY not in names:
+                self.add(path, {f"{package}.{key}".lstrip("."): value for key, value in values.items()})
+        if self._own is not None and PRIMARY not in names:
             raise UserError(
                 f"{self._own.root / self._own.name}.yaml: does not build on the shipped configuration; "
                 f"begin it with `defaults: [{PRIMARY}, _self_]`"
             )
 
     def check_keys(self, keys: Collection[str]) -> None:
-        """Check that every key in the files is one of `keys`, a part of one, or a key that a choice sets.
+        """Check that every key is one of `keys`, in a file also a part of one or a key that a choice sets.
 
         Raises:
             UserError: With the file, and the keys that there are.
         """
-        known = [*keys, *HIDDEN]
-        for path, values in self.merged:
+        for path, values in self._merged:
             for key in values:
-                if not any(key == other or key.startswith(f"{other}.") for other in known):
-                    raise UserError(f"{path}: {key}: {no_such_key(key, keys)}")
+                known = [*keys, *HIDDEN] if path else [*keys, *GROUPS]
+                if key not in known and not (path and key.startswith(tuple(f"{other}." for other in known))):
+                    raise UserError(f"{f'{path}: {key}' if path else values[key]}: {no_such_key(key, keys)}")
 
     def check_set(self, composed: DictConfig) -> None:
         """Check that the hidden keys are set, which a file may have left out.
@@ -145,56 +164,51 @@ class OwnFiles:
         for key in HIDDEN:
             group = key.partition(".")[0]
             if not isinstance(composed.get(group), DictConfig) or OmegaConf.select(composed, key) is None:
-                path = next(path for path, _ in reversed(self.merged) if path.parent.name == group)
+                path = next(path for path, _ in reversed(self._merged) if path and path.parent.name == group)
                 there = ", ".join(group_choices(group))
                 raise UserError(f"{path}: {key} is not set; begin with `defaults: [NAME, _self_]`, NAME one of {there}")
 
-    def refusal(self, error: BaseException, allowed: Mapping[str, str]) -> UserError:
+    def refusal(self, error: BaseException, key: str = "") -> UserError:
         """The message for a configuration that cannot be composed.
 
         Args:
             error: The exception of Hydra or OmegaConf.
-            allowed: Key to the allowed values, in words.
+            key: The key whose value is wrong, if `error` does not name the key.
         """
         inner: BaseException | None = error
         while inner is not None and not getattr(inner, "full_key", None):
             inner = inner.__cause__ or inner.__context__
-        key = str(getattr(inner, "full_key", "")).split("[")[0]
+        key = str(getattr(inner, "full_key", key)).split("[")[0]
         for path, values in self._of(key):
-            hint = f"; allowed: {allowed[key]}" if key in allowed else ""
-            return UserError(f"{path}: {key}={values.get(key, '...')}: {explain(inner or error)}{hint}")
-        read = self._source.read if self._source else {}
+            hint = f"; allowed: {ALLOWED[key]}" if key in ALLOWED else ""
+            said = f"{path}: {key}={values.get(key, '...')}" if path else values[key]
+            return UserError(f"{said}: {explain(inner or error)}{hint}")
         where = re.match(r"In '([^']+)': ", str(error))
-        path, _ = read.get(where[1] if where else "", next(iter(read.values()), (conf_dir(), {})))
+        file, _ = self._read.get(where[1] if where else "", next(iter(self._read.values()), (conf_dir(), {})))
         if isinstance(error, RecursionError):
-            return UserError(f"{path}: builds on itself, or on a file that does; correct `defaults`")
+            return UserError(f"{file}: builds on itself, or on a file that does; correct `defaults`")
         if missing := re.search(r"Could not (?:find|load) '(\w+)/([^']+)'", str(error)):
-            return UserError(f"{path}: {missing[1]}={missing[2]}: {no_such_choice(missing[1], missing[2], self._own)}")
+            return UserError(f"{file}: {missing[1]}={missing[2]}: {no_such_choice(missing[1], missing[2], self._own)}")
         reason = " ".join(str(error).split())
-        return UserError(f"{path}: {reason}; correct `defaults`: `override GROUP: NAME` replaces a choice made before")
+        return UserError(f"{file}: {reason}; correct the file")
 
     @contextmanager
-    def named(self, typed: Collection[str]) -> Iterator[None]:
-        """Put the file in front of an error that begins with a key of the file.
-
-        Args:
-            typed: The keys on the command line, whose errors stay as they are.
-        """
+    def named(self) -> Iterator[None]:
+        """Put the file in front of an error that begins with a key whose value is from the file."""
         try:
             yield
         except UserError as error:
             key = re.match(r"[\w.]+(?==)", str(error))
-            for path, _ in self._of(key[0]) if key and key[0] not in typed else ():
-                raise UserError(f"{path}: {error}") from None
-            raise
+            path = next((path for path, _ in self._of(key[0])), None) if key else None
+            if path is None:
+                raise
+            raise UserError(f"{path}: {error}") from None
 
-    def _of(self, key: str) -> list[tuple[Path, dict[str, Any]]]:
-        """The files that set a key or a part of it; first the file whose value Hydra takes."""
-        return [
-            (path, values)
-            for path, values in reversed(self.merged)
-            if key and any(own == key or own.startswith(f"{key}.") for own in values)
-        ]
+    def _of(self, key: str) -> Iterator[tuple[Path | None, Mapping[str, Any]]]:
+        """What sets a key or a part of it; first the origin whose value is taken."""
+        for path, values in reversed(self._merged):
+            if key and any(own == key or own.startswith(f"{key}.") for own in values):
+                yield path, values
 
 
 def _flat(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -36,7 +36,7 @@ REFUSED = [
     (["--"], ["--: no such option"]),
     (["--dataset=digits"], ["--dataset=digits: no such option", "settings have no dashes", "such as dataset=digits"]),
     (["--config-dri=x"], ["--config-dri=x: no such option (did you mean --config-dir?)"]),
-    (["--resolve"], ["--resolve: not supported; leave it out"]),
+    (["--resolve"], ["--resolve: not supported", "--cfg job", "resolved"]),
     (["--package=model"], ["--package=model: not supported", "--cfg job"]),
     (["--run"], ["--run: not supported; leave it out"]),
     (["-m=1"], ["argument -m/--multirun: ignored explicit argument '1'; usage: python -m pipeline.run [option"]),
@@ -46,7 +46,7 @@ REFUSED = [
     (["--cfg", "hydra"], ["--cfg=hydra: not allowed; there are job"]),
     (["--cfg"], ["argument -c/--cfg: expected one argument; usage: python"]),
     (["--config-dir"], ["argument -cd/--config-dir: expected one argument; usage: python"]),
-    (["--config-dir="], ["--config-dir=: no such folder; give the folder that holds"]),
+    (["--config-dir="], ["--config-dir=: No such file or directory; give a folder that holds"]),
     (["--version=2"], ["argument -V/--version: ignored explicit argument '2'; usage: python"]),
 ]
 
