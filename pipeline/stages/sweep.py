@@ -17,7 +17,7 @@ from pipeline.storage.run_directory import RunDirectory
 
 
 def summary_table(configs: Sequence[RunConfig], codes: Sequence[int]) -> Table:
-    """Returns the table that ends a sweep.
+    """Return the table that ends a sweep.
 
     Args:
         configs: The runs of the sweep.
@@ -35,7 +35,7 @@ def summary_table(configs: Sequence[RunConfig], codes: Sequence[int]) -> Table:
             "not started" if code is None else str(code),
             f"{totals.utterances - totals.num_failures:,}",
             f"{totals.num_failures:,}",
-            f"{scored[0] / scored[1]:.1%}" if scored and scored[1] else "",
+            f"{100 * scored[0] / scored[1]:.2f} %" if scored and scored[1] else "",
             masking.mask(escape(encode_path(str(config.run_dir)))),
         )
     return table
