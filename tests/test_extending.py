@@ -70,7 +70,7 @@ def test_the_package_of_the_page_adds_a_dataset_and_a_decoder(site: Path, tmp_pa
     assert (identity["decoder"], identity["decoder.mark"]) == ("shouting", "?")
     refused = execute(site, *chosen, "decoder=shouting", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "decoder.mark: ? there, ! now" in refused.stderr
+    assert "decoder.mark: ? before, ! now" in refused.stderr
 
 
 def test_its_keys_are_checked_and_a_file_may_set_them(site: Path, tmp_path: Path) -> None:
