@@ -46,6 +46,16 @@ class Extent:
     file_size: int | None = None
 
 
+def channel_to_read(channel: int | None, channels: str) -> int | None:
+    """Return the channel to read, for `Extent`: the channel of the row, or else what `channels` asks for.
+
+    Args:
+        channel: Channel that the manifest row names, from 1; `None` if it names none.
+        channels: mix, first or each.
+    """
+    return channel or (1 if channels == "first" else None)
+
+
 def read_waveform(
     path: str,
     *,

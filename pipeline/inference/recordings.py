@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.audio.rates import resampled_length
 from pipeline.audio.reader import AudioError, read_header
-from pipeline.audio.waveforms import Extent, WaveformReader
+from pipeline.audio.waveforms import Extent, WaveformReader, channel_to_read
 from pipeline.inference.batches import Batch, Waveform, collate
 from pipeline.inference.resampling import resample, resample_window, source_window
 from pipeline.records import AudioHeader, Chunk, PlannedBatch, Rejected, Stage, Utterance
@@ -65,7 +65,7 @@ class Recordings:
             utterance.path,
             utterance.start_s,
             utterance.end_s,
-            utterance.channel or (1 if self.channels == "first" else None),
+            channel_to_read(utterance.channel, self.channels),
             self.manifest.file_size(chunk.row),
         )
         stage: Stage = "load"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline.audio.waveforms import Extent
+from pipeline.audio.waveforms import Extent, channel_to_read
 from pipeline.records import Word
 from pipeline.report.arrays import Cut, Frames, read_emissions, read_features
 from pipeline.report.axis import Span, span_of, ticks_of
@@ -194,7 +194,7 @@ def _rows(directory: RunDirectory, population: Population, choice: Choice) -> It
 
 def _wanted(row: _Row, channels: str) -> Wanted:
     manifest = row.manifest
-    channel = manifest.get(tables.CHANNEL) or (1 if channels == "first" else None)
+    channel = channel_to_read(manifest.get(tables.CHANNEL), channels)
     extent = Extent(manifest["path"], manifest["start_s"], manifest["end_s"], channel, manifest["file_size"])
     return Wanted(extent, row.start_s - row.begin_s, row.end_s - row.begin_s, manifest["sample_rate"])
 

@@ -115,8 +115,8 @@ def read(stored: StoredTable) -> tuple[Manifest, dict[str, Any]]:
         UserError: The file is not a manifest.
     """
     try:
-        metadata = tables.metadata_of(stored.schema())
         table = stored.read().combine_chunks()
+        metadata = tables.metadata_of(table.schema)
         return Manifest(table=table.replace_schema_metadata(None), digest=metadata["digest"]), metadata["made_with"]
     except UNREADABLE as error:
         raise unreadable(stored, error) from None
