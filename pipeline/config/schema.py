@@ -41,6 +41,7 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "auto, cpu, cuda, cuda:<number>",
         lambda name: re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", name) is not None,
     ),
+    "threads": ("a whole number from 1 to 1024, or null", lambda value: 1 <= value <= 1024),
     "batch.max_seconds": ("a number above 0, 1e6 at most, or null", lambda value: 0 < value <= 1e6),
     "chunk.seconds": ("a number from 1 to 1e6", lambda value: 1 <= value <= 1e6),
     "chunk.context_seconds": ("a number from 0 to a quarter of chunk.seconds", lambda value: value >= 0),
@@ -152,6 +153,7 @@ class Settings:
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     outputs: list[str] = field(default_factory=lambda: list(OUTPUTS))
     device: str = "auto"
+    threads: int | None = None
     precision: str = "auto"
     features: FeatureSettings = field(default_factory=FeatureSettings)
     emissions: EmissionSettings = field(default_factory=EmissionSettings)

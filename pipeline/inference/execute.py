@@ -47,10 +47,10 @@ def execute(job: Job, shards: Sequence[int], device: torch.device, progress: Run
         Stopped: A signal has arrived. Batches that the device had started are finished, and complete shards are
             committed.
     """
-    engine = build_engine(job.computation, device)
+    engine = build_engine(job.computation, device, job.threads)
     workers = default_workers(device) if job.workers is None else job.workers
     log = job.directory.local_log()
-    loader = build_loader(job.computation, job.manifest, device, workers=workers, timeout_s=job.timeout_s, stderr=log)
+    loader = build_loader(job.computation, job.manifest, engine, workers=workers, timeout_s=job.timeout_s, stderr=log)
     writer = ShardWriter(
         job.directory,
         job.manifest,
@@ -62,7 +62,8 @@ def execute(job: Job, shards: Sequence[int], device: torch.device, progress: Run
     max_batch_s = job.max_batch_s or default_batch_seconds(device)
     progress.begin()
     try:
-        with closing(loader.batches(plan_batches(job, shards, max_batch_s))) as batches, deferring_stop():
+        planned = plan_batches(job, shards, max_batch_s)
+        with closing(engine), closing(loader.batches(planned)) as batches, deferring_stop():
             run_batches(job, batches, engine, writer, progress)
             writer.close()
     except Stopped:
@@ -76,8 +77,13 @@ def execute(job: Job, shards: Sequence[int], device: torch.device, progress: Run
     return writer.kept
 
 
-def build_engine(computation: Computation, device: torch.device) -> Engine:
+def build_engine(computation: Computation, device: torch.device, threads: int | None = None) -> Engine:
     """Load the model of a computation onto a device.
+
+    Args:
+        computation: The computation.
+        device: The device.
+        threads: Number of cores to use on a CPU; `None` for all that this process may use.
 
     Raises:
         UserError: The weights are damaged, or they are not those of the computation.
@@ -86,13 +92,13 @@ def build_engine(computation: Computation, device: torch.device) -> Engine:
     settings = EngineSettings(
         layers=computation.layers, feature_dtype=computation.feature_dtype, logits=computation.wants_logits
     )
-    return Engine(computation.facts, model, device, computation.precision, settings)
+    return Engine(computation.facts, model, device, computation.precision, settings, threads)
 
 
 def build_loader(
     computation: Computation,
     manifest: Manifest,
-    device: torch.device,
+    engine: Engine,
     *,
     workers: int,
     timeout_s: float,
@@ -103,7 +109,7 @@ def build_loader(
     Args:
         computation: The computation.
         manifest: The manifest of the run.
-        device: Device that the batches are for.
+        engine: The engine that computes the batches.
         workers: Number of loading processes; 0 loads in this process.
         timeout_s: Seconds after which loading a recording is a failure.
         stderr: File for messages that audio libraries write to stderr.
@@ -115,7 +121,8 @@ def build_loader(
         ),
         workers=workers,
         timeout_s=timeout_s,
-        pin_memory=device.type == "cuda",
+        pin_memory=engine.device.type == "cuda",
+        before_fork=engine.finish,
         stderr=stderr,
     )
 

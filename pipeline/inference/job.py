@@ -88,6 +88,7 @@ class Job:
         done: Commit records of the shards that are committed already, by shard.
         attempts: Earlier attempts of each failed id, by shard, for shards that are computed again (`retry_failed`).
         device: Device that the model runs on, as torch names it.
+        threads: Number of cores to use on a CPU; `None` for all that the process may use.
         max_batch_s: Maximum of padded seconds in a batch; `None` chooses it by the memory of the device.
         workers: Number of loading processes; `None` chooses it by the device.
         timeout_s: Seconds after which loading a recording is a failure.
@@ -102,6 +103,7 @@ class Job:
     done: Mapping[int, CommitRecord]
     attempts: Mapping[int, Mapping[str, int]]
     device: str
+    threads: int | None
     max_batch_s: float | None
     workers: int | None
     timeout_s: float

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -59,6 +59,7 @@ class Loader:
         timeout_s: float,
         pin_memory: bool = False,
         stderr: Path | None = None,
+        before_fork: Callable[[], None] = lambda: None,
     ) -> None:
         """Start no process yet.
 
@@ -69,8 +70,11 @@ class Loader:
             pin_memory: Whether to put batches into page-locked memory for an asynchronous copy to a CUDA device.
             stderr: File that takes the stderr of the workers. Decoders print messages there that name no file and
                 would disturb the live view.
+            before_fork: Called before processes are started. A forked process copies the locks of torch, and one that
+                a thread holds at that moment would never be released in the copy.
         """
         self.stderr = stderr
+        self.before_fork = before_fork
         self.recordings = recordings
         self.workers = workers
         self.timeout_s = timeout_s
@@ -179,6 +183,7 @@ class _WorkerPool:
         self._beats = 0
         self._files = BatchFiles()
         others = set(multiprocessing.active_children())
+        loader.before_fork()
         try:
             self._files.open(workers, prefetch)
             # DataLoader is about to make this many locks. If there is no room for them, the error is raised here,

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,44 +51,67 @@ def run_batches(job: Job, batches: Iterator[Batch], engine: Engine, writer: Shar
 
     Raises:
         RunError: More than `max_failures` utterances have failed.
-        Stopped: A signal has arrived. The batches that the device had started are finished.
+        Stopped: A signal has arrived. The batches that the device had begun are finished.
     """
     results = _Results(job, writer, progress)
-    begun: deque[_Begun] = deque()
-    stopped: Stopped | None = None
-    while True:
-        asked = time.monotonic()
-        try:
-            with allowing_stop():
-                batch = next(batches, None)
-        except Stopped as stop:  # batches on the device are finished first
-            batch, stopped = None, stop
-        if batch is not None:
-            failpoint("forward", batch.plan.shard)
-            load_s = time.monotonic() - asked
-            begun.append(_Begun(batch, engine.start(batch.chunks, batch.waveforms, batch.lengths), load_s))
-        # A GPU computes the next batch while the host takes the results of the one before.
-        while begun and (batch is None or len(begun) > engine.overlaps):
-            results.take(begun.popleft())
-        if stopped is not None:
-            raise stopped
-        if batch is None:
-            return
+    for begun in compute_in_order(batches, engine):
+        results.take(begun)
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """A batch that the device has started.
+class Begun:
+    """A batch that the device has begun to compute.
 
     Attributes:
         batch: The batch.
-        started: The computation of the batch.
+        computation: The computation of the batch.
         load_s: Seconds that the loop waited for the loader.
     """
 
     batch: Batch
-    started: Started
+    computation: Future[Started]
     load_s: float
+
+
+def compute_in_order(batches: Iterator[Batch], engine: Engine) -> Iterator[Begun]:
+    """Compute batches on the device, and yield them in their order.
+
+    The device computes later batches while the caller takes the results of a batch. A signal drops the batches that the
+    device has not begun, and the other batches are still yielded.
+
+    Raises:
+        Stopped: A signal has arrived.
+    """
+    begun: deque[Begun] = deque()
+    try:
+        while (loaded := _next(batches)) is not None:
+            batch, load_s = loaded
+            failpoint("forward", batch.plan.shard)
+            begun.append(Begun(batch, engine.start(batch.chunks, batch.waveforms, batch.lengths), load_s))
+            while len(begun) > engine.ahead:
+                yield _first(begun)
+        while begun:
+            yield _first(begun)
+    except Stopped:
+        while begun and begun[-1].computation.cancel():
+            begun.pop()
+        yield from begun
+        raise
+
+
+def _next(batches: Iterator[Batch]) -> tuple[Batch, float] | None:
+    """Wait for the next batch, and return it with the seconds that this took."""
+    asked = time.monotonic()
+    with allowing_stop():
+        batch = next(batches, None)
+    return None if batch is None else (batch, time.monotonic() - asked)
+
+
+def _first(begun: deque[Begun]) -> Begun:
+    """Wait for the first batch to be computed, and take it."""
+    with allowing_stop():
+        wait([begun[0].computation])
+    return begun.popleft()
 
 
 class _Results:
@@ -103,13 +127,13 @@ class _Results:
         start_s = np.nan_to_num(np.asarray(job.manifest.table["start_s"].to_numpy(), dtype=np.float64))
         self._transcription = None if decoder is None else Transcription(decoder, lambda row: float(start_s[row]))
 
-    def take(self, begun: _Begun) -> None:
+    def take(self, begun: Begun) -> None:
         """Wait for the results of a batch, and process them.
 
         Raises:
             RunError: More than `max_failures` utterances have failed.
         """
-        batch, started = begun.batch, begun.started
+        batch, started = begun.batch, begun.computation.result()
         emissions, rejected = started.results()
         failpoint("forwarded", batch.plan.shard)
         self._warn_of_split_chunks(started)
@@ -118,7 +142,7 @@ class _Results:
         failures = [_failure(self._job.manifest, item) for item in lost]
         decoded = time.monotonic()
         self._writer.put(batch.plan.shard, pieces, transcripts, failures)
-        self._report(begun, len(failures), write_s=time.monotonic() - decoded)
+        self._report(begun, started, len(failures), write_s=time.monotonic() - decoded)
         self._check_failures(failures)
 
     def _warn_of_split_chunks(self, started: Started) -> None:
@@ -129,9 +153,9 @@ class _Results:
                 self._job.manifest.utterance(row).id,
             )
 
-    def _report(self, begun: _Begun, failed: int, write_s: float) -> None:
+    def _report(self, begun: Begun, started: Started, failed: int, write_s: float) -> None:
         """Report the metrics of a batch: `failed` utterances, and seconds that the loop waited for the writer."""
-        batch, started = begun.batch, begun.started
+        batch = begun.batch
         idle_s = begun.load_s if started.idle_s is None else started.idle_s
         sample_rate = self._job.computation.facts.sample_rate
         self._progress.batch(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,10 +17,11 @@ from pipeline.models.forward import ExactForward
 from pipeline.models.split import halve
 from pipeline.models.transfer import Moment, Streams, Transfer, Wanted, seconds_between
 from pipeline.records import Chunk, Emission, Rejected
+from pipeline.runtime.cores import available_cores
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.memory import available_memory, is_out_of_memory
+from pipeline.runtime.memory import SharedMemory, is_out_of_memory
 
-CPU_BATCH_SECONDS = 30.0
+CPU_BATCH_SECONDS = 20.0
 """Padded seconds in a batch on a CPU. Larger batches gain nothing: batches only save calls for short recordings."""
 CUDA_BATCH_SECONDS_PER_GIB = 6.0
 """Padded seconds per GiB of device memory. Base models in float32 need less than that."""
@@ -78,14 +80,14 @@ def default_batch_seconds(device: torch.device) -> float:
 
 
 def default_workers(device: torch.device) -> int:
-    """Return the number of loading processes: one if the model needs the cores itself, more for a GPU."""
-    cores = len(os.sched_getaffinity(0))
-    return 1 if device.type == "cpu" else max(1, min(12, cores - 2))
+    """Return the number of loading processes: few if the model needs the cores itself, more for a GPU."""
+    cores = available_cores()
+    return max(1, min(12, cores // 16 if device.type == "cpu" else cores - 2))
 
 
 def default_committers(device: torch.device) -> int:
-    """Return the number of shards to commit at a time: one if the model needs the cores itself, more for a GPU."""
-    return 1 if device.type == "cpu" else max(1, min(8, len(os.sched_getaffinity(0)) // 4))
+    """Return the number of shards to commit at a time: few if the model needs the cores itself, more for a GPU."""
+    return max(1, min(8, available_cores() // (16 if device.type == "cpu" else 4)))
 
 
 class Started:
@@ -94,15 +96,22 @@ class Started:
     Attributes:
         parts: The batch in the order of its chunks: results on their way to the host, and chunks that were not run.
         cut: Manifest rows of chunks that did not fit into memory and are computed in halves.
-        ended: The moment at which the device has computed the batch.
+        ended: The moment at which the batch was computed.
     """
 
-    def __init__(self, began: Moment, before: Moment | None) -> None:
-        """Take the moments at which the device begins this batch and has computed the batch before."""
+    def __init__(self, began: Moment, before: Moment | None, share: float) -> None:
+        """Begin the batch.
+
+        Args:
+            began: The moment at which its computation begins.
+            before: The moment at which the batch before it, on the same core or GPU, was computed.
+            share: Share of the device that computes the batch: one of its cores, or the whole GPU.
+        """
         self.parts: list[Transfer | Rejected] = []
         self.cut: list[int] = []
         self.ended = self._began = began
         self._before = before
+        self._share = share
 
     def results(self) -> tuple[list[Emission], list[Rejected]]:
         """Wait for the results and return an `Emission` or a `Rejected` per chunk, two for a chunk in halves."""
@@ -119,17 +128,28 @@ class Started:
 
     @property
     def idle_s(self) -> float | None:
-        """Seconds for which the device was idle before this batch; `None` for the first. Read this after `results`."""
-        return None if self._before is None else max(0.0, seconds_between(self._before, self._began))
+        """Seconds for which the device was idle before this batch; `None` for the first. Read this after `results`.
+
+        Half a second in which one of two cores was idle is a quarter of a second.
+        """
+        return None if self._before is None else self._share * max(0.0, seconds_between(self._before, self._began))
 
     @property
     def busy_s(self) -> float:
-        """Seconds for which the device worked on this batch. Read this after `results`."""
-        return seconds_between(self._began, self.ended)
+        """Seconds for which the device worked on this batch, counted as `idle_s` is. Read this after `results`."""
+        return self._share * seconds_between(self._began, self.ended)
 
 
 class Engine:
-    """Runs a model on a device: takes padded waveforms and returns one `Emission` or `Rejected` per chunk."""
+    """Runs a model on a device: takes padded waveforms and returns one `Emission` or `Rejected` per chunk.
+
+    A GPU computes one batch after another. A CPU computes one batch on each core at the same time, with the same
+    weights. So no core waits for another, and the number of cores does not change how a batch is computed.
+
+    Attributes:
+        device: The device.
+        threads: Number of batches that are computed at the same time: the cores in use, or 1 on a GPU.
+    """
 
     def __init__(
         self,
@@ -138,15 +158,34 @@ class Engine:
         device: torch.device,
         precision: str,
         settings: EngineSettings,
+        threads: int | None = None,
     ) -> None:
-        """Move the model to its device, and switches TF32 off in all of torch, so that float32 means float32."""
+        """Move the model to its device, and change torch for the whole process.
+
+        TF32 is switched off, so that float32 means float32. On a CPU, torch uses one thread for an operation.
+
+        Args:
+            facts: Properties of the model.
+            model: The model, which gives its weights to the engine.
+            device: The device.
+            precision: fp32, bf16 or fp16.
+            settings: What to compute.
+            threads: Number of cores to use on a CPU; `None` for all that this process may use.
+        """
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self.device = device
+        self.threads = 1
+        self._pool: ThreadPoolExecutor | None = None
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+            self.threads = threads or available_cores()
+            self._pool = ThreadPoolExecutor(self.threads, "batch")
         self._facts = facts
         self._layers = settings.layers
         self._streams = Streams(device)
-        self._ended: Moment | None = None
+        self._local = threading.local()
+        self._begun: set[Future[Started]] = set()
         self._forward = ExactForward(
             model,
             precision,
@@ -154,6 +193,8 @@ class Engine:
             log_softmax=facts.values == "log_probs",
         ).to(device)
         self._working_bytes = self._forward.working_bytes
+        # CUDA raises an error when memory runs out. On a CPU, Linux would kill the process instead.
+        self._memory = SharedMemory(limited=device.type == "cpu")
         self._fits = math.inf
         remedy = {"fp16": "; try precision=bf16 or fp32", "bf16": "; try precision=fp32"}.get(precision, "")
         if remedy:
@@ -165,24 +206,43 @@ class Engine:
         )
 
     @property
-    def overlaps(self) -> bool:
-        """Whether the device still works when `start` returns, so that the host can do something else meanwhile."""
-        return self._streams.overlaps
+    def ahead(self) -> int:
+        """Number of batches to start before the results of the first are waited for, so that the device never waits."""
+        return 1 if self._pool is None else 2 * self.threads
 
     def run(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> tuple[list[Emission], list[Rejected]]:
         """Run one padded batch and wait for its results. The arguments are those of `start`."""
-        return self.start(chunks, waveforms, lengths).results()
+        return self.start(chunks, waveforms, lengths).result().results()
 
-    @torch.inference_mode()
-    def start(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> Started:
-        """Start one padded batch. Split the batch if it does not fit into the device's memory.
+    def start(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> Future[Started]:
+        """Start one padded batch. A batch that no core has begun can be cancelled.
 
         Args:
             chunks: The chunk of each waveform.
             waveforms: `(batch, samples)` float32 on the host, pinned for CUDA.
             lengths: `(batch,)` int64 on the host, valid samples of each waveform.
         """
-        started = Started(self._streams.now(), self._ended)
+        if self._pool is not None:
+            computation = self._pool.submit(self._start, chunks, waveforms, lengths)
+            self._begun = {computation, *(each for each in self._begun if not each.done())}
+            return computation
+        started: Future[Started] = Future()
+        started.set_result(self._start(chunks, waveforms, lengths))
+        return started
+
+    def finish(self) -> None:
+        """Wait for all batches that were started, so that no thread is at work when this process is forked."""
+        wait(self._begun)
+
+    def close(self) -> None:
+        """Drop the batches that no core has begun, and wait for the others."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    @torch.inference_mode()
+    def _start(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> Started:
+        """Compute a batch on this thread, or start it on a GPU. Split it if it does not fit into memory."""
+        started = Started(self._streams.now(), getattr(self._local, "ended", None), 1 / self.threads)
         pieces = [slice(0, len(chunks))] if chunks else []
         while pieces:
             piece = pieces.pop()
@@ -197,23 +257,25 @@ class Engine:
             else:
                 middle = piece.start + size // 2
                 pieces += [slice(middle, piece.stop), slice(piece.start, middle)]
-        started.ended = self._ended = self._streams.now()
+        started.ended = self._local.ended = self._streams.now()
         return started
 
     def _try(self, chunks: Sequence[Chunk], waveforms: Tensor, lengths: Tensor) -> Transfer | None:
         """Start a batch that should fit into memory; return `None` if it does not fit."""
         size, padded = len(chunks), waveforms.numel()
-        free, total = self._memory()
         needed = self._working_bytes(size, waveforms.shape[1])
-        # The free memory is an estimate, so a single utterance is tried unless it exceeds all memory.
-        if needed > total or (size > 1 and (padded > self._fits or needed > free)):
+        if size > 1 and padded > self._fits:
             return None
-        try:
-            output = self._forward(waveforms.to(self.device, non_blocking=True), lengths, self._layers)
-            return Transfer(self._streams, self._wanted, chunks, output)
-        except (RuntimeError, MemoryError) as error:
-            if not (isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error)):
-                raise
+        # The free memory is an estimate, so a single utterance is tried unless it exceeds all memory.
+        with self._memory.reserved(needed, try_anyway=size == 1) as reserved:
+            if not reserved:
+                return None
+            try:
+                output = self._forward(waveforms.to(self.device, non_blocking=True), lengths, self._layers)
+                return Transfer(self._streams, self._wanted, chunks, output)
+            except (RuntimeError, MemoryError) as error:
+                if not (isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error)):
+                    raise
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self._fits = min(self._fits, padded - 1)
@@ -242,15 +304,6 @@ class Engine:
             parts += [started] if started is not None else self._start_halves(half, own)
         refused = [part for part in parts if isinstance(part, Rejected)]
         return [replace(refused[0], chunk=chunk)] if refused else parts
-
-    def _memory(self) -> tuple[float, float]:
-        """Return the bytes of memory that are free for a batch, and the total.
-
-        On CUDA both are infinite, because CUDA raises an error when memory runs out. On a CPU, Linux would kill the
-        process instead. So a batch that exceeds the free memory is split, and so is a single utterance that exceeds the
-        total.
-        """
-        return available_memory() if self.device.type == "cpu" else (math.inf, math.inf)
 
     def _too_long(self, chunk: Chunk, num_samples: int) -> Rejected:
         message = (

@@ -34,11 +34,6 @@ class Streams:
         self._device = device
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    @property
-    def overlaps(self) -> bool:
-        """Whether the host continues while the device works."""
-        return self._copies is not None
-
     def now(self) -> Moment:
         """Return the current point in the device's sequence of work."""
         if self._copies is None:

@@ -85,6 +85,7 @@ def prepare(config: RunConfig, directory: RunDirectory, manifest: Manifest, say:
         done=done,
         attempts=attempts,
         device=str(device),
+        threads=settings.threads,
         max_batch_s=settings.batch.max_seconds,
         workers=settings.loader.workers,
         timeout_s=settings.loader.timeout_s,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline.runtime.cores import available_cores
 from pipeline.runtime.digests import CHECKSUM
 from pipeline.runtime.errors import UserError
 from pipeline.storage import manifest as manifests
@@ -103,7 +103,7 @@ def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda
     shards = sorted(numbers) if manifest is None else list(range(manifest.num_shards))
     done = directory.committed(work.fingerprint)
     audits = []
-    with ThreadPoolExecutor(min(THREADS, len(os.sched_getaffinity(0)))) as pool:
+    with ThreadPoolExecutor(min(THREADS, available_cores())) as pool:
         try:
             for each in pool.map(lambda shard: audit_shard(directory, work, shard), shards):
                 audits.append(each)

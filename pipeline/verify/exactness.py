@@ -6,7 +6,7 @@ Engine, precision, chunks and joins are those of the run. In half precision, dif
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -19,6 +19,7 @@ from pipeline.decoding import Decoder
 from pipeline.inference.batches import Batch
 from pipeline.inference.execute import build_engine, build_loader
 from pipeline.inference.job import Computation
+from pipeline.inference.loop import compute_in_order
 from pipeline.inference.stitching import Stitcher
 from pipeline.inference.transcription import Transcription
 from pipeline.models import sources
@@ -109,18 +110,18 @@ def rerun_alone(
     computation = Computation.of(identity, source)
     # Features are compared in float32. Logits are needed to find near ties, even if the run stored none.
     computation = replace(computation, feature_dtype="float32", wants_logits=bool(source.facts.labels))
+    engine = build_engine(computation, device)
     loader = build_loader(
         computation,
         manifest,
-        device,
+        engine,
         workers=default_workers(device),
         timeout_s=LOADER_TIMEOUT_S,
         stderr=Path(os.devnull),
     )
     chosen = [int(rows[place]) for place in choose(count, len(rows))]
     comparisons = _Comparisons(open_run(directory.root), manifest, identity)
-    engine = build_engine(computation, device)
-    with closing(loader.batches(_plan(chosen, manifest, computation))) as batches:
+    with closing(engine), closing(loader.batches(_plan(chosen, manifest, computation))) as batches:
         comparisons.run(batches, engine, computation.decoder)
     found = [comparisons.of_row[row] for row in chosen]
     if all(each.failure is not None for each in found):
@@ -141,15 +142,16 @@ class _Comparisons:
         self._manifest = manifest
         self._identity = identity
 
-    def run(self, batches: Iterable[Batch], engine: Engine, decoder: Decoder | None) -> None:
+    def run(self, batches: Iterator[Batch], engine: Engine, decoder: Decoder | None) -> None:
         """Run each batch, and compare its results with the stored values."""
         stitcher = Stitcher()
         transcription = None if decoder is None else Transcription(decoder, lambda row: 0.0)
-        for batch in batches:
+        for begun in compute_in_order(batches, engine):
+            batch = begun.batch
             for chunk in batch.plan.chunks:
                 if chunk.row not in self.of_row:
                     self.of_row[chunk.row] = self._begin(chunk.row)
-            emissions, rejected = engine.run(batch.chunks, batch.waveforms, batch.lengths)
+            emissions, rejected = begun.computation.result().results()
             pieces, failures = stitcher.take(emissions, [*batch.rejected, *rejected])
             transcripts = {} if transcription is None else transcription.take(pieces, failures)
             for failure in failures:

@@ -60,11 +60,13 @@ def pipeline(
     """Run the main job over a folder, in a process of its own, without a report; the run directory is made anew."""
     shutil.rmtree(run_dir, ignore_errors=True)
     chosen = [f"dataset.root={corpus}", f"run_dir={run_dir}", f"model={model}", f"device={device}"]
-    chosen += ["stages=[manifest,infer,score]", *overrides]
+    chosen += ["stages=[manifest,infer,score]", f"threads={threads}", *overrides]
     whole_s, peak_mib = command([*program, "dataset=folder", *chosen], threads)
     lines = [json.loads(line) for line in (run_dir / "logs" / "metrics.jsonl").read_text().splitlines()]
     ends = [datetime.fromisoformat(line["time"]).timestamp() for line in lines]
-    began = ends[0] - sum(lines[0][key] for key in ("idle_s", "forward_s", "write_s"))
+    # On a CPU the seconds of a batch are counted as shares of all cores.
+    cores = threads if device == "cpu" else 1
+    began = ends[0] - lines[0]["write_s"] - sum(cores * lines[0][key] for key in ("idle_s", "forward_s"))
     committed = max(path.stat().st_mtime for path in (run_dir / "commits").iterdir())
     waited = sum(line["idle_s"] for line in lines)
     valid_s, padded_s = (sum(line[key] for line in lines) for key in ("valid_s", "padded_s"))

@@ -1,4 +1,4 @@
-"""What the loop does where the device works beside the host, and where several shards are committed at a time."""
+"""What the loop does where several cores compute, and where several shards are committed at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 from running import TABLES, main
 
 from pipeline.inference import execute as inference
-from pipeline.models.transfer import Streams
 from pipeline.storage.run_directory import RunDirectory
 
 CORPUS = ("dataset=digits", "shard.hours=0.002", "batch.max_seconds=4", "loader.workers=0")
@@ -26,16 +25,15 @@ def tables(run_dir: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def one_after_another(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("runs") / "plain"
-    assert main([*CORPUS, f"run_dir={run_dir}"]) == 0
+    assert main([*CORPUS, f"run_dir={run_dir}", "threads=1"]) == 0
     return run_dir
 
 
-def test_a_device_that_works_beside_the_host_and_several_committers_change_nothing(
+def test_the_number_of_cores_and_of_committers_changes_no_byte(
     one_after_another: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Streams, "overlaps", property(lambda self: True))
     monkeypatch.setattr(inference, "default_committers", lambda device: 3)
-    assert main([*CORPUS, f"run_dir={tmp_path / 'run'}"]) == 0
+    assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", "threads=5"]) == 0
     assert len(tables(one_after_another)) > 20
     assert tables(tmp_path / "run") == tables(one_after_another)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +16,12 @@ from pipeline.inference.resampling import resample
 from pipeline.inference.stitching import Stitcher
 from pipeline.inference.transcription import joined
 from pipeline.models import digits
-from pipeline.models import engine as engines
 from pipeline.models.catalog import MODELS
-from pipeline.models.engine import Engine, EngineSettings
+from pipeline.models.engine import Engine, EngineSettings, resolve_device, resolve_precision
 from pipeline.models.forward import ModelOutput
 from pipeline.models.sources import load_model, named
 from pipeline.records import Chunk
+from pipeline.runtime import memory
 from pipeline.runtime.errors import UserError
 
 SETTINGS = EngineSettings(layers=(2, 4), feature_dtype="float16", logits=True)
@@ -95,31 +95,53 @@ def test_only_an_utterance_that_does_not_fit_alone_is_rejected(
 def test_on_a_cpu_memory_is_asked_for_before_it_is_taken(
     engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert all(size > 2**20 for size in engines.available_memory())
-    monkeypatch.setattr(engines, "available_memory", lambda: (1_000_000, 1_000_000))
+    monkeypatch.setattr(memory, "available_memory", lambda: (1_000_000, 1_000_000))
     emissions, rejected = engine.run(*batch)
     assert {item.error for item in rejected} == {"out_of_memory"}
     assert len(emissions) + len(rejected) == 5
     assert emissions  # the short ones still fit
 
 
-def test_cached_files_of_a_memory_group_count_as_free(tmp_path: Path) -> None:
-    machine = engines.available_memory(tmp_path / "no group")
-    (tmp_path / "memory.max").write_text("8000000\n")
-    (tmp_path / "memory.current").write_text("7900000\n")
-    (tmp_path / "memory.stat").write_text("anon 300000\nactive_file 3600000\ninactive_file 4000000\n")
-    assert engines.available_memory(tmp_path) == (7_700_000, 8_000_000)
-    (tmp_path / "memory.max").write_text("max\n")
-    assert engines.available_memory(tmp_path)[1] == machine[1]
-
-
 def test_an_utterance_alone_is_tried_even_where_memory_looks_short(
     engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "available_memory", lambda: (0, 2**40))
+    monkeypatch.setattr(memory, "available_memory", lambda: (0, 2**40))
     emissions, rejected = engine.run(*batch)
     assert len(emissions) == 5
     assert rejected == []
+
+
+@pytest.mark.parametrize(("free", "together"), [(1.5, 1), (2.5, 2), (9.0, 3)])
+def test_batches_that_would_not_fit_together_are_computed_one_after_another(
+    batch: tuple, monkeypatch: pytest.MonkeyPatch, free: float, together: int
+) -> None:
+    engine = Engine(MODELS["digits"], digits.build().eval(), torch.device("cpu"), "fp32", SETTINGS, threads=3)
+    size = engine._working_bytes(5, 9000)
+    monkeypatch.setattr(memory, "available_memory", lambda: (free * size, 2**40))
+    forward, running, most = engine._forward, [], []
+
+    def counted(*given: object) -> ModelOutput:
+        running.append(given)
+        most.append(len(running))
+        time.sleep(0.05)  # long enough for the others to begin
+        output: ModelOutput = forward(*given)
+        running.pop()
+        return output
+
+    monkeypatch.setattr(engine, "_forward", counted)
+    for each in [engine.start(*batch) for _ in range(6)]:
+        assert len(each.result().results()[0]) == 5
+    engine.close()
+    assert max(most) == together
+
+
+def test_every_core_computes_with_one_thread_whatever_the_environment_says(engine: Engine, batch: tuple) -> None:
+    torch.set_num_threads(4)
+    engine = Engine(MODELS["digits"], digits.build().eval(), torch.device("cpu"), "fp32", SETTINGS, threads=2)
+    assert engine._pool is not None
+    assert torch.get_num_threads() == 1
+    assert {each.result() for each in [engine._pool.submit(torch.get_num_threads) for _ in range(8)]} == {1}
+    engine.close()
 
 
 def test_an_error_that_is_not_about_memory_is_not_swallowed(
@@ -154,7 +176,7 @@ def test_an_utterance_that_does_not_fit_alone_is_run_in_halves_that_read_the_sam
     batch = long_batch(20.0)
     (whole,), _ = trained.run(*batch)
     tried = with_memory_for(trained, monkeypatch, int(fits_s * MODELS["digits"].sample_rate))
-    started = trained.start(*batch)
+    started = trained.start(*batch).result()
     halves, rejected = started.results()
     assert rejected == []
     assert started.cut == [7]
@@ -234,8 +256,8 @@ def test_nothing_in_gives_nothing_out(engine: Engine) -> None:
 
 def test_devices_and_precisions_that_are_not_there_are_refused() -> None:
     with pytest.raises(UserError, match="device=cuda:99: torch sees"):
-        engines.resolve_device("cuda:99")
+        resolve_device("cuda:99")
     with pytest.raises(UserError, match="precision=bf16: needs CUDA"):
-        engines.resolve_precision("bf16", torch.device("cpu"))
-    assert engines.resolve_precision("auto", torch.device("cpu")) == "fp32"
-    assert engines.resolve_precision("auto", torch.device("cuda")) == "bf16"
+        resolve_precision("bf16", torch.device("cpu"))
+    assert resolve_precision("auto", torch.device("cpu")) == "fp32"
+    assert resolve_precision("auto", torch.device("cuda")) == "bf16"
