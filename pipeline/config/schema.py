@@ -183,8 +183,6 @@ def check_values(config: DictConfig) -> None:
         if value is not None and not is_allowed(value):
             said = f"[{','.join(map(str, value))}]" if isinstance(value, ListConfig) else value
             raise UserError(f"{key}={said}: must be {words}")
-    if config.device == "cpu" and config.precision in ("bf16", "fp16"):
-        raise UserError(f"precision={config.precision}: needs CUDA; on the CPU there is fp32 (or auto)")
     chunk = config.chunk
     if chunk.context_seconds > chunk.seconds / 4:
         raise UserError(

@@ -17,7 +17,7 @@ from pipeline.models.forward import ExactForward
 from pipeline.models.split import halve
 from pipeline.models.transfer import Moment, Streams, Transfer, Wanted, seconds_between
 from pipeline.records import Chunk, Emission, Rejected
-from pipeline.runtime.cores import available_cores
+from pipeline.runtime.cores import available_cores, has_bf16
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.memory import SharedMemory, is_out_of_memory
 
@@ -62,12 +62,17 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """Turn `auto` into fp32 on a CPU and bf16 on CUDA.
 
     Raises:
-        UserError: Half precision is asked for on a CPU.
+        UserError: The device has no fast arithmetic in this precision.
     """
     if name == "auto":
         return "bf16" if device.type == "cuda" else "fp32"
-    if device.type == "cpu" and name != "fp32":
-        raise UserError(f"precision={name}: needs CUDA, and torch sees none; use precision=fp32 or auto")
+    if device.type == "cpu" and name == "fp16":
+        raise UserError("precision=fp16: needs CUDA, and the device is the CPU; use precision=fp32 or auto")
+    if device.type == "cpu" and name == "bf16" and not has_bf16():
+        raise UserError(
+            "precision=bf16: this CPU has neither AVX-512 BF16 nor AMX, and without them bf16 takes three times as "
+            "long as fp32; use precision=fp32 or auto"
+        )
     return name
 
 

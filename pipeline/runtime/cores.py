@@ -1,4 +1,4 @@
-"""Finds how many cores this process may use."""
+"""Finds how many cores this process may use, and what they can do."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ def available_cores(root: Path = control_groups.ROOT) -> int:
     """
     quotas = [quota for folder in control_groups.folders("cpu", root) if (quota := _quota(folder)) is not None]
     return max(1, min([len(os.sched_getaffinity(0)), *map(math.ceil, quotas)]))
+
+
+def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the cores multiply bfloat16 numbers in hardware, by AVX-512 BF16 or AMX, as `cpuinfo` says."""
+    try:
+        flags = next(line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")).split()
+    except (OSError, StopIteration):
+        return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
 
 
 def _quota(folder: Path) -> float | None:

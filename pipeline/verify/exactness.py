@@ -23,7 +23,7 @@ from pipeline.inference.loop import compute_in_order
 from pipeline.inference.stitching import Stitcher
 from pipeline.inference.transcription import Transcription
 from pipeline.models import sources
-from pipeline.models.engine import Engine, default_workers, resolve_device
+from pipeline.models.engine import Engine, default_workers, resolve_device, resolve_precision
 from pipeline.records import PlannedBatch
 from pipeline.results import Run, open_run
 from pipeline.runtime.errors import UserError
@@ -100,10 +100,7 @@ def rerun_alone(
     path = "" if recorded.weights is None else recorded.weights.path
     source = sources.from_record(identity.model, identity.as_json(), path)
     device = resolve_device(device_name)
-    if device.type == "cpu" and identity.precision != "fp32":
-        raise UserError(
-            f"{directory.root}: the run used precision {identity.precision}, which needs CUDA; run this on a GPU"
-        )
+    resolve_precision(identity.precision, device)
     rows = _rows_with_results(directory, manifest, records)
     if not len(rows):
         raise UserError(f"{directory.root}: no utterance with a result is committed; there is nothing to run again")

@@ -9,9 +9,13 @@ import pytest
 from running import TABLES, main
 
 from pipeline.inference import execute as inference
+from pipeline.models import engine
+from pipeline.results import open_run
 from pipeline.storage.run_directory import RunDirectory
 
-CORPUS = ("dataset=digits", "shard.hours=0.002", "batch.max_seconds=4", "loader.workers=0")
+# Many batches and shards, and recordings that are cut into chunks.
+CORPUS = ("dataset=digits", "shard.hours=0.002", "batch.max_seconds=4", "chunk.seconds=2", "chunk.context_seconds=0.5")
+CORPUS = (*CORPUS, "loader.workers=0")
 
 
 def tables(run_dir: Path) -> dict[str, bytes]:
@@ -36,6 +40,16 @@ def test_the_number_of_cores_and_of_committers_changes_no_byte(
     assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", "threads=5"]) == 0
     assert len(tables(one_after_another)) > 20
     assert tables(tmp_path / "run") == tables(one_after_another)
+
+
+def test_a_cpu_with_bf16_runs_in_it_when_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "has_bf16", lambda: True)  # a CPU without it is slower, but computes the same
+    run_dir = tmp_path / "run"
+    assert main(["dataset=digits", "precision=bf16", "device=cpu", f"run_dir={run_dir}"]) == 0
+    recorded = RunDirectory(run_dir).read_record()
+    assert recorded is not None
+    assert recorded.identity.precision == "bf16"
+    assert list(open_run(run_dir).transcripts["word_errors"]) == [0] * 60
 
 
 def test_shards_are_committed_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +17,13 @@ from pipeline.inference.resampling import resample
 from pipeline.inference.stitching import Stitcher
 from pipeline.inference.transcription import joined
 from pipeline.models import digits
+from pipeline.models import engine as engines
 from pipeline.models.catalog import MODELS
 from pipeline.models.engine import Engine, EngineSettings, resolve_device, resolve_precision
 from pipeline.models.forward import ModelOutput
 from pipeline.models.sources import load_model, named
 from pipeline.records import Chunk
-from pipeline.runtime import memory
+from pipeline.runtime import cores, memory
 from pipeline.runtime.errors import UserError
 
 SETTINGS = EngineSettings(layers=(2, 4), feature_dtype="float16", logits=True)
@@ -254,10 +256,26 @@ def test_nothing_in_gives_nothing_out(engine: Engine) -> None:
     assert engine.run([], torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64)) == ([], [])
 
 
+@pytest.mark.parametrize(
+    ("flags", "has"), [("fma avx2", False), ("avx2 avx512f avx512_bf16", True), ("avx512f amx_bf16 amx_tile", True)]
+)
+def test_bf16_on_a_cpu_needs_its_instructions(
+    flags: str, has: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
+    assert cores.has_bf16(tmp_path / "cpuinfo") == has
+    monkeypatch.setattr(engines, "has_bf16", lambda: has)
+    if has:
+        assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
+    else:
+        with pytest.raises(UserError, match="precision=bf16: this CPU has neither AVX-512 BF16 nor AMX"):
+            resolve_precision("bf16", torch.device("cpu"))
+
+
 def test_devices_and_precisions_that_are_not_there_are_refused() -> None:
     with pytest.raises(UserError, match="device=cuda:99: torch sees"):
         resolve_device("cuda:99")
-    with pytest.raises(UserError, match="precision=bf16: needs CUDA"):
-        resolve_precision("bf16", torch.device("cpu"))
+    with pytest.raises(UserError, match="precision=fp16: needs CUDA"):
+        resolve_precision("fp16", torch.device("cpu"))
     assert resolve_precision("auto", torch.device("cpu")) == "fp32"
     assert resolve_precision("auto", torch.device("cuda")) == "bf16"
