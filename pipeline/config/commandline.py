@@ -33,14 +33,6 @@ OPTIONS = (
     Option("-m", "--multirun", "", "one run after the other for every combination of key=a,b"),
     Option("-sc", "--shell-completion", "install=SHELL", 'Tab completion: eval "$(... -sc install=bash)"; or zsh'),
 )
-_NOT_HERE = {
-    ("-cp", "--config-path"): "name a folder of your own with --config-dir",
-    ("-i", "--info", "-p", "--package", "--resolve"): "--cfg job prints every setting, resolved",
-    ("-r", "--run"): "leave it out",
-    ("--hydra-help",): "--help says what can be set",
-    ("--experimental-rerun",): "give the same command again",
-}
-"""Options of Hydra that this project leaves out, and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +60,6 @@ def parse(arguments: Sequence[str]) -> Command:
     Raises:
         UserError: An option does not exist or lacks its value; a folder cannot be used.
     """
-    for names, remedy in _NOT_HERE.items():
-        for argument in arguments:
-            if argument.partition("=")[0] in names:
-                raise UserError(f"{argument}: not supported; {remedy}")
     parser = Parser(USAGE)
     for option in OPTIONS:
         parser.add_argument(option.short, option.full, action="store" if option.value else "store_true")

@@ -8,14 +8,24 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import __version__
 from pipeline.config.commandline import OPTIONS, USAGE
-from pipeline.config.groups import GROUPS, HIDDEN, PRIMARY, OwnConf, added_choices, choice_file, conf_dir, group_choices
+from pipeline.config.groups import (
+    GROUPS,
+    PRIMARY,
+    OwnConf,
+    Setting,
+    added_choices,
+    choice_file,
+    conf_dir,
+    group_choices,
+    settings_of,
+    text_of,
+)
 from pipeline.models.catalog import MODELS
 
 VERSION = f"overnight-speech {__version__}"
@@ -23,7 +33,6 @@ WIDTH = 80
 _MAIN = conf_dir() / f"{PRIMARY}.yaml"
 _COLUMN = 27
 """The column in which a description begins."""
-_HIDDEN = {key.partition(".")[2] for key in HIDDEN}
 
 _INTRODUCTION = f"""\
 usage: {USAGE}
@@ -57,15 +66,6 @@ python -m pipeline.status RUN_DIR says how far a run is.
 python -m pipeline.verify RUN_DIR says whether all of it is as committed."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A line of a configuration file: the full key, the default as written, and the comment."""
-
-    key: str
-    default: str
-    comment: str
-
-
 def page(own: OwnConf | None = None, overrides: Sequence[str] = ()) -> str:
     """The page, 80 columns wide.
 
@@ -97,36 +97,8 @@ def page(own: OwnConf | None = None, overrides: Sequence[str] = ()) -> str:
 
 def description(file: Path) -> str:
     """The description in a configuration file: its first comment that is not for Hydra."""
-    lines = _text(file).splitlines()
+    lines = text_of(file).splitlines()
     return next((line.strip("# ") for line in lines if line.startswith("#") and "@package" not in line), "")
-
-
-def settings_of(file: Path, prefix: str = "") -> list[Setting]:
-    """The settings in a configuration file.
-
-    Args:
-        file: The file, with mappings in block style, lists in brackets, and comments after values.
-        prefix: The group of the file, for files without a `@package`.
-    """
-    found: list[Setting] = []
-    levels: list[tuple[int, str]] = []
-    text = re.sub(r",\n +", ", ", _text(file))
-    start = [prefix] if prefix and "@package _global_" not in text else []
-    for line in text.splitlines():
-        match = re.match(r"( *)(\w+):(?: +([^#\s].*?))?(?: +# *(.*))?$", line)
-        if match is None or match[2] == "defaults":
-            continue
-        levels = [(indent, name) for indent, name in levels if indent < len(match[1])] + [(len(match[1]), match[2])]
-        if match[3] and match[2] not in _HIDDEN:
-            found.append(Setting(".".join([*start, *(name for _, name in levels)]), match[3], match[4] or ""))
-    return found
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # a person's own file; a run that chooses the file reports the error
-        return ""
 
 
 def _choices(group: str, own: OwnConf | None, skip: Collection[str] = ()) -> list[str]:
@@ -145,7 +117,7 @@ def _said(group: str, name: str, own: OwnConf | None) -> str:
 def _details(group: str, choice: str, own: OwnConf | None) -> str:
     """The page of one choice, with its keys."""
     if choice in added_choices(group):
-        schema = OmegaConf.structured(GROUPS[group].modules.load(choice).Options)
+        schema = OmegaConf.structured(GROUPS[group].load(choice).Options)
         settings, end = [Setting(f"{group}.{key}", str(schema._get_node(key)), "") for key in schema], []
     else:
         file = choice_file(group, choice, own)

@@ -23,7 +23,7 @@ from omegaconf import MISSING, OmegaConf
 
 from pipeline.config import help as usage
 from pipeline.config import run_config as checked
-from pipeline.config.groups import GROUPS, PRIMARY, choice_file, conf_dir, group_choices
+from pipeline.config.groups import GROUPS, PRIMARY, Setting, choice_file, conf_dir, group_choices, settings_of
 from pipeline.config.schema import ALLOWED, Settings
 from pipeline.datasets import CONNECTORS
 from pipeline.models import __main__ as models
@@ -71,7 +71,7 @@ def reference() -> str:
 
 def main_keys() -> list[Key]:
     """The keys of every run, but the choices."""
-    said = {setting.key: setting for setting in usage.settings_of(conf_dir() / f"{PRIMARY}.yaml")}
+    said = {setting.key: setting for setting in settings_of(conf_dir() / f"{PRIMARY}.yaml")}
     return _keys(Settings, said, skip=GROUPS)
 
 
@@ -80,17 +80,17 @@ def dataset_keys(choice: str) -> list[Key]:
     file = choice_file("dataset", choice)
     connector = OmegaConf.load(file)
     connector = connector.get("dataset", connector).connector
-    said = {setting.key: setting for setting in usage.settings_of(file, "dataset")}
+    said = {setting.key: setting for setting in settings_of(file, "dataset")}
     return _keys(CONNECTORS.load(connector).Options, said, "dataset.")
 
 
 def model_keys() -> list[Key]:
     """The keys of `model=`; all of them are in the file of a checkpoint of one's own."""
-    said = {setting.key: setting for setting in usage.settings_of(choice_file("model", _CHECKPOINT), "model")}
+    said = {setting.key: setting for setting in settings_of(choice_file("model", _CHECKPOINT), "model")}
     return _keys(SOURCES.load(_CHECKPOINT).Options, said, "model.")
 
 
-def _keys(schema: type, said: Mapping[str, usage.Setting], prefix: str = "", skip: Collection[str] = ()) -> list[Key]:
+def _keys(schema: type, said: Mapping[str, Setting], prefix: str = "", skip: Collection[str] = ()) -> list[Key]:
     """The keys of a dataclass and of those inside it, in their order.
 
     Args:
@@ -167,7 +167,7 @@ def _text(said: str) -> str:
 
 def _models() -> Iterator[str]:
     """What can be set for every model, the models by what they give, and what only one of a person's own takes."""
-    of_all = {setting.key for setting in usage.settings_of(choice_file("model", next(iter(MODELS))), "model")}
+    of_all = {setting.key for setting in settings_of(choice_file("model", next(iter(MODELS))), "model")}
     keys = model_keys()
     yield from (_entry(key) for key in keys if key.name in of_all)
     told = [models.describe(facts) for facts in MODELS.values()]
