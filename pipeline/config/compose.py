@@ -11,26 +11,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.groups import (
-    GROUPS,
-    HIDDEN,
-    PRIMARY,
-    OwnConf,
-    added_choices,
-    conf_dir,
-    group_choices,
-    no_such_key,
-)
-from pipeline.config.schema import ALLOWED, Settings
-from pipeline.config.user_files import Value, read_own
+from pipeline.config.groups import GROUPS, HIDDEN, OwnConf, compose_choices, group_choices, no_such_key
+from pipeline.config.schema import RULES, Settings
+from pipeline.config.user_files import Value, flat, read_own
 from pipeline.models.sources import source_of
 from pipeline.runtime.errors import UserError, explain, one_of
 from pipeline.runtime.redaction import is_secret, mask_assignment
@@ -113,39 +102,29 @@ def expand(typed: Sequence[str]) -> list[list[str]]:
     return [list(combination) for combination in itertools.product(*axes)]
 
 
-def keys_of(config: DictConfig, prefix: str = "") -> list[str]:
+def keys_of(config: DictConfig) -> list[str]:
     """The full names of the keys that may be typed."""
-    found = []
-    for key in map(str, config):
-        full, node = f"{prefix}{key}", config._get_node(key)
-        if isinstance(node, DictConfig) and (node or full in GROUPS):
-            found += keys_of(node, f"{full}.")
-        elif full not in HIDDEN:
-            found.append(full)
-    return found
+    return [key for key, _ in flat(OmegaConf.to_container(config)) if key not in HIDDEN]
 
 
 def _structured(choices: Mapping[str, str], from_files: Sequence[Value]) -> DictConfig:
     """The configuration of the choices, typed by the modules that they name, with the hidden keys of files."""
-    for name, modules in GROUPS.items():
-        for choice in added_choices(name):
-            ConfigStore.instance().store(choice, {modules.key.partition(".")[2]: choice}, group=name)
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        plain = hydra.compose(PRIMARY, [f"{group}={choice}" for group, choice in choices.items() if choice])
-    OmegaConf.set_struct(plain, False)
+    plain = compose_choices({group: choice for group, choice in choices.items() if choice})
     plain.update({group: {} for group, choice in choices.items() if not choice})
     for item in from_files:
         if item.key in HIDDEN:
-            OmegaConf.update(plain, item.key, item.value)
+            with _explained(item.key, item.said):
+                OmegaConf.update(plain, item.key, item.value)
+                OmegaConf.select(plain, item.key)  # a reference to nothing, or to itself
     if "source" not in plain.model:  # a file of release 0.1 names the model only
         plain.model.source = source_of(str(plain.model.name))
     config: DictConfig = OmegaConf.structured(Settings)
-    for name, modules in GROUPS.items():
-        config[name] = OmegaConf.structured(modules.load(str(OmegaConf.select(plain, modules.key))).Options)
-    for key in HIDDEN:
-        OmegaConf.update(config, key, OmegaConf.select(plain, key), force_add=True)
+    said = {item.key: item.said for item in from_files}
     for name, modules in GROUPS.items():  # a file may name another module than the choice that it builds on
-        with _explained(modules.key, f"{modules.key}={OmegaConf.select(plain, modules.key)}"):
+        with _explained(modules.key, said.get(modules.key, modules.key)):
+            config[name] = OmegaConf.structured(modules.load(str(OmegaConf.select(plain, modules.key))).Options)
+            for key in [hidden for hidden in HIDDEN if hidden.startswith(f"{name}.")]:
+                OmegaConf.update(config, key, OmegaConf.select(plain, key), force_add=True)
             config.merge_with({name: plain.pop(name)})
     config.merge_with(plain)
     return config
@@ -157,7 +136,7 @@ def _explained(key: str, said: str) -> Iterator[None]:
     try:
         yield
     except OmegaConfBaseException as error:
-        hint = f"; allowed: {ALLOWED[key]}" if key in ALLOWED else ""
+        hint = f"; allowed: {RULES[key].words}" if key in RULES else ""
         raise UserError(f"{said}: {explain(error)}{hint}") from None
 
 

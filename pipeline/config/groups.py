@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import hydra
 import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.datasets import CONNECTORS
 from pipeline.decoding import DECODERS
@@ -56,12 +60,8 @@ def open_conf(folder: str, name: str = PRIMARY) -> OwnConf:
             another choice, so that nobody could choose one of them.
     """
     given, said = os.path.expanduser(folder), f"--config-dir={folder}"
-    try:
-        os.listdir(given)
-    except OSError as error:
-        raise UserError(
-            f"{said}: {error.strerror}; give a folder that holds dataset/NAME.yaml, model/NAME.yaml, ..."
-        ) from None
+    if not os.path.isdir(given):
+        raise UserError(f"{said}: is no folder; give one that holds dataset/NAME.yaml, model/NAME.yaml, ...")
     root = Path(os.path.abspath(given))
     for group in ("", *GROUPS):
         for file in sorted((root / group).glob("[!.]*.yml")) if group else ():
@@ -84,12 +84,7 @@ def added_choices(group: str) -> dict[str, str]:
 
 
 def group_choices(group: str, own: OwnConf | None = None) -> list[str]:
-    """The choices of a group, sorted: shipped ones, those of other packages, and a person's own.
-
-    Args:
-        group: The group; empty for main configurations.
-        own: The person's own files.
-    """
+    """The choices of a group, sorted: shipped, other packages', a person's own. No group: the main configurations."""
     return sorted([*names_in(conf_dir() / group), *added_choices(group), *(names_in(own.root / group) if own else ())])
 
 
@@ -104,54 +99,63 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("[!.]*.yaml") if path.is_file())
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A line of a configuration file: the full key, the default as written, and the comment."""
+class Setting(NamedTuple):
+    """A key that a person may type: the full name, the default as written, and the comment."""
 
     key: str
     default: str
     comment: str
 
 
-def settings_of(file: Path, group: str = "") -> list[Setting]:
-    """The settings in a configuration file that a person may type; none where the file is not YAML.
+class Description(NamedTuple):
+    """What a choice is, from the first comment in its file, and its settings."""
 
-    Args:
-        file: The file, with comments behind values.
-        group: The group of the file; empty for the main configuration.
-    """
-    text = text_of(file)
+    said: str
+    settings: list[Setting]
 
-    def found(node: yaml.Node, prefix: str) -> Iterator[Setting]:
+
+def describe(group: str, choice: str, own: OwnConf | None = None) -> Description:
+    """Describe a choice, or without a group a main configuration; nothing is said of a file that cannot be read."""
+    if choice in added_choices(group):
+        options = OmegaConf.structured(GROUPS[group].load(choice).Options)
+        settings = [Setting(f"{group}.{key}", str(options._get_node(key)), "") for key in options]
+        return Description(f"Added by the package {added_choices(group)[choice]}.", settings)
+    try:
+        text = choice_file(group, choice, own).read_text(encoding="utf-8", errors="replace")
+        content = yaml.compose(text, yaml.SafeLoader)
+    except (OSError, yaml.YAMLError):  # a person's own file; a run that chooses the file reports the error
+        return Description("", [])
+
+    def settings_in(node: yaml.Node, prefix: str) -> Iterator[Setting]:
         for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-            full, start, end = f"{prefix}{key.value}", value.start_mark, value.end_mark
+            full, start, end = f"{prefix}{key.value}", value.start_mark.index, value.end_mark.index
             if isinstance(value, yaml.MappingNode):
-                yield from found(value, f"{full}.")
+                yield from settings_in(value, f"{full}.")
             elif key.value != "defaults" and full not in HIDDEN:
-                comment = text[end.index :].partition("\n")[0].partition("#")[2].strip()
-                yield Setting(full, " ".join(text[start.index : end.index].split()), comment)
+                comment = text[end:].partition("\n")[0].partition("#")[2].strip()
+                yield Setting(full, " ".join(text[start:end].split()), comment)
 
-    try:
-        node = yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError:  # a person's own file; a run that chooses the file reports the error
-        return []
-    return list(found(node, f"{group}." if group and "@package _global_" not in text else ""))
+    comments = [line.strip("# ") for line in text.splitlines() if line.startswith("#") and "@package" not in line]
+    prefix = f"{group}." if group and "@package _global_" not in text else ""
+    return Description(next(iter(comments), ""), list(settings_in(content, prefix)))
 
 
-def text_of(file: Path) -> str:
-    """The text of a file; empty where it cannot be read, which a run that chooses the file reports."""
-    try:
-        return file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+def compose_choices(choices: Mapping[str, str]) -> DictConfig:
+    """Let Hydra compose the main configuration with choices, none of which is a person's own."""
+    for name, modules in GROUPS.items():
+        for choice in added_choices(name):
+            ConfigStore.instance().store(choice, {modules.key.partition(".")[2]: choice}, group=name)
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = hydra.compose(PRIMARY, [f"{group}={choice}" for group, choice in choices.items()])
+    OmegaConf.set_struct(composed, False)
+    return composed
 
 
 def no_such_key(key: str, keys: Sequence[str]) -> str:
     """Why a key is refused: the choices that have the key, or what may have been meant, and the keys beside it."""
     group, parent = key.partition(".")[0], key.rpartition(".")[0]
-    shipped = names_in(conf_dir() / group) if group in GROUPS else []
-    there = {name: settings_of(choice_file(group, name), group) for name in shipped}
-    owners = [f"{group}={name}" for name, settings in there.items() if key in {setting.key for setting in settings}]
+    shipped = {name: describe(group, name).settings for name in group_choices(group)} if group in GROUPS else {}
+    owners = [f"{group}={name}" for name, settings in shipped.items() if key in {setting.key for setting in settings}]
     if owners:
         return f"no such key of this choice; {key} is a key of {', '.join(owners)}; add {owners[0]}, or leave it out"
     inside = [other for other in keys if other.startswith(f"{key}.")]

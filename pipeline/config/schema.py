@@ -44,46 +44,35 @@ def _once(values: list[Any]) -> bool:
 
 
 @dataclass(kw_only=True)
-class FeatureSettings:
-    """`features.*`. OmegaConf has no `str | list[int]`, so `layers` is checked with the model."""
-
+class _FeatureSettings:
+    # OmegaConf has no `str | list[int]`, so `layers` is checked with the model.
     layers: Any = field(metadata=_takes("last, all, or numbers of layers from 1 on"))
     dtype: str = field(metadata=_one_of("float16", "float32"))
 
 
 @dataclass(kw_only=True)
-class EmissionSettings:
-    """`emissions.*`."""
-
+class _EmissionSettings:
     dtype: str = field(metadata=_one_of("float16", "float32"))
 
 
 @dataclass(kw_only=True)
-class BatchSettings:
-    """`batch.*`."""
-
+class _BatchSettings:
     max_seconds: float | None = field(metadata=_takes("a number above 0, 1e6 at most, or null", lambda s: 0 < s <= 1e6))
 
 
 @dataclass(kw_only=True)
-class ChunkSettings:
-    """`chunk.*`."""
-
+class _ChunkSettings:
     seconds: float = field(metadata=_takes("a number from 1 to 1e6", lambda s: 1 <= s <= 1e6))
     context_seconds: float = field(metadata=_takes("a number from 0 to a quarter of chunk.seconds", lambda s: s >= 0))
 
 
 @dataclass(kw_only=True)
-class ShardSettings:
-    """`shard.*`."""
-
+class _ShardSettings:
     hours: float = field(metadata=_takes("a number above 0, 1e6 at most", lambda hours: 0 < hours <= 1e6))
 
 
 @dataclass(kw_only=True)
-class LoaderSettings:
-    """`loader.*`."""
-
+class _LoaderSettings:
     workers: int | None = field(metadata=_takes("a whole number, 0 or more, or null", lambda n: 0 <= n <= 1e6))
     timeout_s: float = field(metadata=_takes("a number above 0, 1e6 at most", lambda s: 0 < s <= 1e6))
 
@@ -127,13 +116,13 @@ class Settings:
         metadata=_takes("auto, cpu, cuda, cuda:<number>", re.compile(r"auto|cpu|cuda(:\d{1,2})?").fullmatch)
     )
     precision: str = field(metadata=_one_of("auto", "fp32", "bf16", "fp16"))
-    features: FeatureSettings
-    emissions: EmissionSettings
-    batch: BatchSettings
-    chunk: ChunkSettings
+    features: _FeatureSettings
+    emissions: _EmissionSettings
+    batch: _BatchSettings
+    chunk: _ChunkSettings
     channels: str = field(metadata=_one_of("mix", "first", "each"))
-    shard: ShardSettings
-    loader: LoaderSettings
+    shard: _ShardSettings
+    loader: _LoaderSettings
     score: ScoreSettings
     report: ReportSettings
     max_failures: int | None = field(metadata=_takes("a whole number, 0 or more, or null", lambda n: 0 <= n <= 1e12))
@@ -149,11 +138,8 @@ def _rules(schema: Any, prefix: str = "") -> Iterator[tuple[str, Rule]]:
             yield f"{prefix}{item.name}", item.metadata["rule"]
 
 
-RULES = dict(_rules(Settings))
-ALLOWED = {key: rule.words for key, rule in RULES.items()} | {
-    "model.sha256": "null, or 64 lower-case hexadecimal digits"
-}
-"""What a key takes, in words."""
+RULES = {**dict(_rules(Settings)), "model.sha256": Rule("null, or 64 lower-case hexadecimal digits")}
+"""What each key takes, by its full name."""
 
 
 def check_values(config: DictConfig) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,37 +80,28 @@ def _layer(own: OwnConf, group: str, name: str, chosen: dict[str, str], above: t
     if name in above:
         raise UserError(f"{path}: builds on itself, or on a file that does; correct `defaults`")
     found: list[Value] = []
-    for other, choice in _choices(path, group, content.pop("defaults", [])):
-        one_of(f"{path}: {other or 'defaults'}", choice, group_choices(other, own))
-        if other == group:
-            found += _layer(own, group, choice, chosen, (*above, name))
+    defaults = content.pop("defaults", [])
+    for number, item in enumerate(defaults if isinstance(defaults, list) else [None]):
+        key = next(iter(item)) if isinstance(item, dict) and len(item) == 1 else ""
+        other = re.sub(r"^override /?", "", str(key))
+        if isinstance(item, str) and "_self_" not in defaults[:number]:
+            if item != "_self_":
+                one_of(f"{path}: {group or 'defaults'}", item, group_choices(group, own))
+                found += _layer(own, group, item, chosen, (*above, name))
+        elif other != key and other in GROUPS:
+            one_of(f"{path}: {other}", str(item[key]), group_choices(other, own))
+            chosen.setdefault(other, item[key])
         else:
-            chosen.setdefault(other, choice)
+            raise UserError(
+                f"{path}: defaults={defaults}: must be a list of names to build on, then _self_, and "
+                "`override /GROUP: NAME` for choices of other groups"
+            )
     package = re.search(r"^\s*#\s*@package\s+(\S+)", text, re.MULTILINE)
     if package and package[1] != "_global_":
         raise UserError(f"{path}: @package {package[1]}: not supported; write _global_, or leave the line out")
-    for key, value in _flat(content, "" if package or not group else f"{group}."):
+    for key, value in flat(content, "" if package or not group else f"{group}."):
         found.append(Value(key, value, f"{path}: {mask_assignment(f'{key}={value}')}", path))
     return found
-
-
-def _choices(path: Path, group: str, defaults: Any) -> Iterator[tuple[str, str]]:
-    """What the list `defaults` of a file names, as group and choice: what the file builds on, and other choices."""
-    for number, item in enumerate(defaults if isinstance(defaults, list) else [None]):
-        match item:
-            case "_self_":
-                continue
-            case str() if "_self_" not in defaults[:number]:
-                yield group, item
-            case {**other} if (match := re.fullmatch(r"override /?(\w+)", " ".join(map(str, other)))) and match[
-                1
-            ] in GROUPS:
-                yield match[1], str(other[match[0]])
-            case _:
-                raise UserError(
-                    f"{path}: defaults={defaults}: must be a list of names to build on, then _self_, and "
-                    "`override /GROUP: NAME` for choices of other groups"
-                )
 
 
 def _read(path: Path) -> tuple[str, dict[Any, Any]]:
@@ -133,9 +124,10 @@ def _read(path: Path) -> tuple[str, dict[Any, Any]]:
     return text, OmegaConf.to_container(config)  # type: ignore[return-value]
 
 
-def _flat(content: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values in nested mappings with their full keys."""
     for key, value in content.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -217,7 +217,13 @@ def test_a_value_of_the_wrong_type_is_refused_with_what_is_allowed(typed: str, s
 
 
 @pytest.mark.parametrize(
-    "typed", ["run_dir=${oc.env:NO_SUCH_VARIABLE}", "features.layers=${nope}", "dataset.root=/data/${nope}"]
+    "typed",
+    [
+        "run_dir=${oc.env:NO_SUCH_VARIABLE}",
+        "features.layers=${nope}",
+        "features.layers=[${nope}]",
+        "dataset.root=/data/${nope}",
+    ],
 )
 def test_a_reference_to_nothing_is_refused_with_the_key_it_stands_in(typed: str) -> None:
     key, _, value = typed.partition("=")

@@ -244,6 +244,16 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
         [": defaults=folder: ", "must be a list"],
     ),
     "reference to nothing": ("connector: folder\nroot: ${nope}", [": dataset.root=${nope}: ", "'nope' not found"]),
+    "reference to nothing as connector": ("connector: ${nope}", [": dataset.connector=${nope}: ", "'nope' not found"]),
+    "another connector than that of its base": (
+        "defaults: [folder]\nconnector: manifest",
+        [": dataset.connector=manifest: Key 'root' not in 'Options'"],
+    ),
+    "_self_ before its base": (
+        "defaults: [_self_, folder]",
+        [": defaults=['_self_', 'folder']: must be", "then _self_"],
+    ),
+    "another package": ("# @package dataset\nconnector: folder", [": @package dataset: not supported; write _global_"]),
     # nothing in a file runs code or reaches Hydra
     "python in YAML": (f"root: !!python/object/apply:os.system ['touch {CANARY}']", [":1: not YAML", "os.system"]),
     "target": (
@@ -377,11 +387,11 @@ def test_a_main_file_is_checked_likewise(own: Path, content: str, said: str) -> 
 
 def test_a_folder_that_cannot_be_used_is_refused(own: Path) -> None:
     assert refusal(own / "none", "dataset=digits").startswith(
-        f"--config-dir={own}/none: No such file or directory; give a folder"
+        f"--config-dir={own}/none: is no folder; give one that holds"
     )
     (own / "file").write_text("")
     assert refusal(own / "file", "dataset=digits").startswith(
-        f"--config-dir={own}/file: Not a directory; give a folder"
+        f"--config-dir={own}/file: is no folder; give one that holds"
     )
     assert refusal(own, "dataset=digits").startswith(
         f"--config-dir={own}: has no choices; put files into {own}/dataset"

@@ -28,7 +28,7 @@ from running import ROOT
 from pipeline.config import commandline
 from pipeline.config import run_config as config
 from pipeline.config.groups import GROUPS, group_choices
-from pipeline.config.schema import ALLOWED, Settings
+from pipeline.config.schema import RULES, Settings
 from pipeline.datasets import CONNECTORS
 from pipeline.datasets.commonvoice import SPLITS
 from pipeline.datasets.formats.delimited import DELIMITERS
@@ -172,7 +172,7 @@ class Outer:
 
 def test_a_key_that_nothing_is_said_of_is_refused_and_any_other_appears() -> None:
     reference = guide("configuration")
-    setting = reference.usage.Setting
+    setting = reference.Setting
     said = {"own": setting("own", "[a, b]", "a comment"), "inner.unsaid": setting("inner.unsaid", "2.5", "another")}
     assert reference._keys(Outer, said) == [
         reference.Key("own", "list", "[a, b]", "a comment"),
@@ -222,7 +222,7 @@ BOUNDS = [
 def test_the_bounds_that_are_said_are_those_that_hold(
     key: str, let_in: list[float], refused: list[float], elsewhere: Path
 ) -> None:
-    assert key in ALLOWED
+    assert key in RULES
     for value in let_in:
         config.load(["dataset=digits", f"{key}={value}"])
     for value in refused:
