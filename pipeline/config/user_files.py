@@ -17,7 +17,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.groups import GROUPS, HIDDEN, OwnConf, choice_file, group_choices
+from pipeline.config.groups import GROUPS, HIDDEN, OwnConf, choice_file, group_choices, names_in
 from pipeline.runtime.errors import UserError, explain, one_of
 from pipeline.runtime.redaction import mask_assignment
 
@@ -72,10 +72,10 @@ def read_own(own: OwnConf, chosen: dict[str, str]) -> list[Value]:
 
 def _layer(own: OwnConf, group: str, name: str, chosen: dict[str, str], above: tuple[str, ...] = ()) -> list[Value]:
     """The values of a choice and of the files that it builds on; none for one that is not the person's own."""
-    path = choice_file(group, name, own)
-    if not path.is_relative_to(own.root):
+    if name not in names_in(own.root / group):
         chosen[group] = name
         return []
+    path = choice_file(group, name, own)
     text, content = _read(path)
     if name in above:
         raise UserError(f"{path}: builds on itself, or on a file that does; correct `defaults`")
