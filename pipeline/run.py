@@ -67,19 +67,19 @@ def _command(arguments: Sequence[str]) -> int:
     """Do what the command line asks for."""
     failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
     command = commandline.parse(arguments)
-    if command.shows == "--help":
+    if command.help:
         return _show(usage.page(command.own, command.overrides))
-    if command.shows == "--version":
+    if command.version:
         return _show(usage.VERSION)
-    if command.shows == "--shell-completion":
+    if command.completion is not None:
         return _show(completion.answer(command.completion))
     if command.multirun:
         configs = configuration.load_sweep(command.overrides, command.own)
-        if command.shows:
+        if command.check_only:
             return _show("\n---\n".join(config.yaml.rstrip() for config in configs))
         return _sweep(configs)
     config = configuration.load(command.overrides, command.own)
-    return _show(config.yaml.rstrip()) if command.shows else _work(config)
+    return _show(config.yaml.rstrip()) if command.check_only else _work(config)
 
 
 def _work(config: RunConfig) -> int:

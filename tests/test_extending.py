@@ -89,7 +89,7 @@ def test_its_keys_are_checked_and_a_file_may_set_them(site: Path, tmp_path: Path
         assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
         assert said in ended.stderr
     page = execute(site, "--help", cwd=tmp_path).stdout
-    assert re.search(r"^  answers +Added by the package our-speech\.$", page, re.MULTILINE)
+    assert re.search(r"^  answers +Added by the package our-speech\. Needs\s+dataset\.root=\.\.\.$", page, re.MULTILINE)
     assert re.search(r"^  shouting +Added by the package our-speech\.$", page, re.MULTILINE)
     assert "dataset.suffix=.flac" in execute(site, "--help", "dataset=answers", cwd=tmp_path).stdout
 

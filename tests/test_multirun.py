@@ -61,7 +61,7 @@ def test_values_are_swept_as_hydra_sweeps_them(typed: list[str], runs: list[list
     ("typed", "said"),
     [
         (["model=glob(*)"], r"model=glob\(\*\): cannot be swept; give a,b"),
-        (["model=digits,digit"], r"model=digit: no such choice"),
+        (["model=digits,digit"], r"model=digit: not allowed"),
         (
             ["features.dtype=float16,float32"],
             r"two runs of the sweep would write to it; .*run_dir='out/\$\{model.name\}'",

@@ -33,33 +33,19 @@ OPTIONS = (
     Option("-m", "--multirun", "", "one run after the other for every combination of key=a,b"),
     Option("-sc", "--shell-completion", "install=SHELL", 'Tab completion: eval "$(... -sc install=bash)"; or zsh'),
 )
-_NOT_HERE = {
-    ("-cp", "--config-path"): "name a folder of your own with --config-dir",
-    ("-i", "--info", "-p", "--package", "--resolve"): "--cfg job prints every setting, resolved",
-    ("-r", "--run"): "leave it out",
-    ("--hydra-help",): "--help says what can be set",
-    ("--experimental-rerun",): "give the same command again",
-}
-"""Options of Hydra that this project leaves out, and the remedy."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A parsed command line.
-
-    Attributes:
-        overrides: The `key=value`, as typed.
-        own: The person's own configuration files.
-        shows: The option that asks for something to be printed instead of a run; `None` for a run.
-        multirun: Whether the values are a sweep.
-        completion: The value of `--shell-completion`.
-    """
+    """A parsed command line: `key=value` as typed, the person's own files, and what else was asked for."""
 
     overrides: tuple[str, ...]
     own: OwnConf | None = None
-    shows: str | None = None
+    help: bool = False
+    version: bool = False
+    check_only: bool = False
     multirun: bool = False
-    completion: str = ""
+    completion: str | None = None
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -68,33 +54,20 @@ def parse(arguments: Sequence[str]) -> Command:
     Raises:
         UserError: An option does not exist or lacks its value; a folder cannot be used.
     """
-    for names, remedy in _NOT_HERE.items():
-        for argument in arguments:
-            if argument.partition("=")[0] in names:
-                raise UserError(f"{argument}: not supported; {remedy}")
     parser = Parser(USAGE)
     for option in OPTIONS:
         parser.add_argument(option.short, option.full, action="store" if option.value else "store_true")
     given, overrides = parser.parse_known_args(arguments)
-    for argument in overrides:
-        if argument.startswith("-"):
-            raise _unknown(argument)
+    for unknown in [argument for argument in overrides if argument.startswith("-")]:
+        names = [option.full.lstrip("-") for option in OPTIONS]
+        raise UserError(
+            f"{unknown}: no such option{did_you_mean(unknown.lstrip('-').partition('=')[0], names)}; "
+            f"there are --{', --'.join(names)}; settings have no dashes: key=value, such as dataset=digits"
+        )
     if given.cfg is not None:
         one_of("--cfg", given.cfg, ["job"])
-    shown = {"--help": given.help, "--version": given.version, "--shell-completion": given.shell_completion}
-    shows = next((name for name, asked in {**shown, "--cfg": given.cfg}.items() if asked), None)
     if given.config_name is not None and given.config_dir is None:
         raise UserError(f"--config-name={given.config_name}: needs the folder of that file; add --config-dir DIR")
     own = None if given.config_dir is None else open_conf(given.config_dir, given.config_name or PRIMARY)
-    return Command(tuple(overrides), own, shows, given.multirun, given.shell_completion or "")
-
-
-def _unknown(argument: str) -> UserError:
-    name, _, value = argument.lstrip("-").partition("=")
-    names = [option.full.lstrip("-") for option in OPTIONS]
-    close = did_you_mean(name, names).replace("mean ", "mean --")
-    setting = f"{name}={value}" if value else "dataset=digits"
-    return UserError(
-        f"{argument}: no such option{close}; there are --{', --'.join(names)}; "
-        f"settings have no dashes: key=value, such as {setting}"
-    )
+    asked = given.help, given.version, given.cfg is not None, given.multirun, given.shell_completion
+    return Command(tuple(overrides), own, *asked)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 
 from pipeline.config.commandline import OPTIONS, parse
-from pipeline.config.compose import compose_typed, keys_of
+from pipeline.config.compose import compose, keys_of
 from pipeline.config.groups import GROUPS, group_choices
-from pipeline.config.schema import CHOICES
+from pipeline.config.schema import RULES
 from pipeline.runtime.errors import UserError, one_of
 
 _BASH = """\
@@ -63,21 +63,17 @@ def candidates(line: str) -> list[str]:
         line: The command line up to the cursor.
     """
     *before, word = re.sub(r"^.*?pipeline\.run ", "", line).split(" ")
+    key, equals, _ = word.partition("=")
     try:
         command = parse([given for given in before if given])
+        if word.startswith("-"):
+            names = [option.full for option in OPTIONS]
+        elif equals:
+            values = group_choices(key, command.own) if key in GROUPS else RULES[key].names if key in RULES else ()
+            names = [f"{key}={value}" for value in values if key not in ("stages", "outputs")]  # which take lists
+        else:
+            chosen = [given for given in command.overrides if given.partition("=")[0] in GROUPS]
+            names = [f"{name}=" for name in (*GROUPS, *keys_of(compose(chosen, command.own)[0]))]
     except UserError:
         return []
-    key, equals, _ = word.partition("=")
-    if word.startswith("-"):
-        names = [option.full for option in OPTIONS]
-    elif equals:
-        values = group_choices(key, command.own) if key in GROUPS else CHOICES.get(key, ())
-        names = [f"{key}={value}" for value in values if key not in ("stages", "outputs")]
-    else:
-        chosen = [given for given in command.overrides if given.partition("=")[0] in GROUPS]
-        try:
-            keys = keys_of(compose_typed(chosen, command.own)[0])
-        except UserError:
-            keys = []
-        names = [f"{name}=" for name in (*GROUPS, *keys)]
     return sorted(name for name in names if name.startswith(word))

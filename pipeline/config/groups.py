@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, make_dataclass
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+import hydra
+import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.datasets import CONNECTORS
 from pipeline.decoding import DECODERS
@@ -19,49 +21,11 @@ from pipeline.runtime.plugins import Modules, distribution
 
 PRIMARY = "config"
 """The shipped main configuration, which a person's own (`--config-name`) builds on."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """A group, whose choices name a module with a dataclass `Options`.
-
-    Attributes:
-        modules: The modules.
-        hidden: The keys that a choice sets and that nobody types.
-    """
-
-    modules: Modules
-    hidden: tuple[str, ...] = ("name",)
-
-    @property
-    def key(self) -> str:
-        """The hidden key that names the module."""
-        return self.modules.key.partition(".")[2]
-
-    @cache  # noqa: B019 - groups live as long as the process
-    def schema(self, module_name: str) -> type:
-        """The dataclass of everything in the group: the module's `Options` and the hidden keys.
-
-        Raises:
-            UserError: There is no such module.
-        """
-        options = self.modules.load(module_name).Options
-        hidden = [(key, str, field(default=MISSING)) for key in self.hidden]
-        return make_dataclass(options.__name__, hidden, bases=(options,))
-
-    def options(self, given: Any) -> Any:
-        """The module's `Options` out of an instance of `schema`."""
-        options = self.modules.load(getattr(given, self.key)).Options
-        return options(**{item.name: getattr(given, item.name) for item in fields(options)})
-
-
-GROUPS = {
-    "dataset": Group(CONNECTORS, ("connector",)),
-    "model": Group(SOURCES, ("name", "source")),
-    "decoder": Group(DECODERS),
-    "executor": Group(Modules("executor.name", "pipeline.executors", "Executor")),
-}
-HIDDEN = tuple(f"{name}.{key}" for name, group in GROUPS.items() for key in group.hidden)
+EXECUTORS = Modules("executor.name", "pipeline.executors", "Executor")
+GROUPS = {"dataset": CONNECTORS, "model": SOURCES, "decoder": DECODERS, "executor": EXECUTORS}
+"""The modules of each group. A choice names one; the keys of the group are the fields of its dataclass `Options`."""
+HIDDEN = ("model.name", *(modules.key for modules in GROUPS.values()))
+"""The keys that a choice sets and that nobody types."""
 
 
 def conf_dir() -> Path:
@@ -93,45 +57,35 @@ def open_conf(folder: str, name: str = PRIMARY) -> OwnConf:
 
     Raises:
         UserError: The folder or the file is not there; the folder has nothing to choose; a file has the name of
-            another choice, which Hydra would take instead without a word.
+            another choice, so that nobody could choose one of them.
     """
     given, said = os.path.expanduser(folder), f"--config-dir={folder}"
-    try:
-        os.listdir(given)
-    except OSError as error:
-        raise UserError(
-            f"{said}: {error.strerror}; give a folder that holds dataset/NAME.yaml, model/NAME.yaml, ..."
-        ) from None
+    if not os.path.isdir(given):
+        raise UserError(f"{said}: is no folder; give one that holds dataset/NAME.yaml, model/NAME.yaml, ...")
     root = Path(os.path.abspath(given))
-    own, mains = {group: _names(root / group) for group in GROUPS}, _names(root)
-    for group, names in own.items():
-        for file in sorted((root / group).glob("[!.]*.yml")):
+    for group in ("", *GROUPS):
+        for file in sorted((root / group).glob("[!.]*.yml")) if group else ():
             raise UserError(f"{file}: only .yaml is read; rename it to {file.stem}.yaml")
-        for taken in sorted({*names} & {*group_choices(group)}):
-            raise UserError(f"{root / group / taken}.yaml: {group}={taken} is there already; rename the file")
-    if PRIMARY in mains:
-        raise UserError(
-            f"{root / PRIMARY}.yaml: has the name of the shipped configuration; call it myrun.yaml, begin it "
-            f"with `defaults: [{PRIMARY}, _self_]`, and add --config-name myrun"
-        )
-    name = name.removesuffix(".yaml")
+        for taken in sorted({*names_in(root / group)} & {*group_choices(group)}):
+            raise UserError(f"{root / group / taken}.yaml: has the name of a choice that is there already; rename it")
+    name, mains = name.removesuffix(".yaml"), names_in(root)
+    there = f"there are {', '.join(mains)}" if mains else "there is no .yaml file in it"
     if name not in (PRIMARY, *mains):
-        there = f"there are {', '.join(mains)}" if mains else "there is no .yaml file in it"
         raise UserError(f"--config-name={name}: no {name}.yaml in {root}{did_you_mean(name, mains)}; {there}")
-    if name == PRIMARY and not any(own.values()):
-        remedy = f", or add --config-name {mains[0]}" if mains else ""
-        raise UserError(f"{said}: has no choices; put files into {root / 'dataset'} or {root / 'model'}{remedy}")
+    if name == PRIMARY and not any(names_in(root / group) for group in GROUPS):
+        remedy = f"put files into {root / 'dataset'} or {root / 'model'}, or add --config-name NAME"
+        raise UserError(f"{said}: has no choices; {remedy} ({there})")
     return OwnConf(root, name)
 
 
 def added_choices(group: str) -> dict[str, str]:
     """The choices of a group that other packages add: name to the package."""
-    return {name: distribution(point) for name, point in GROUPS[group].modules.added().items()}
+    return {name: distribution(point) for name, point in GROUPS[group].added().items()} if group else {}
 
 
 def group_choices(group: str, own: OwnConf | None = None) -> list[str]:
-    """The choices of a group, sorted: shipped ones, those of other packages, and a person's own."""
-    return sorted([*_names(conf_dir() / group), *added_choices(group), *(_names(own.root / group) if own else ())])
+    """The choices of a group, sorted: shipped, other packages', a person's own. No group: the main configurations."""
+    return sorted([*names_in(conf_dir() / group), *added_choices(group), *(names_in(own.root / group) if own else ())])
 
 
 def choice_file(group: str, choice: str, own: OwnConf | None = None) -> Path:
@@ -140,41 +94,71 @@ def choice_file(group: str, choice: str, own: OwnConf | None = None) -> Path:
     return shipped if own is None or shipped.is_file() else own.root / group / f"{choice}.yaml"
 
 
-def no_such_choice(group: str, choice: str, own: OwnConf | None = None) -> str:
-    """Why a choice is refused: what may have been meant, and what there is."""
-    there = group_choices(group, own)
-    return f"no such choice{did_you_mean(choice, there)}; there are {', '.join(there)}"
-
-
-def no_such_key(key: str, keys: Iterable[str]) -> str:
-    """Why a key is refused: the choice that has the key, or what may have been meant, and the keys beside it."""
-    keys = sorted(keys)
-    group, _, name = key.partition(".")
-    first = name.partition(".")[0]
-    owners = [choice for choice, names in _keys_of_choices(group).items() if first in names]
-    if owners:
-        choices = ", ".join(f"{group}={owner}" for owner in owners)
-        return f"no such key of this choice; {key} is a key of {choices}; add {group}={owners[0]}, or leave it out"
-    parent = key.rpartition(".")[0]
-    children = [other for other in keys if other.startswith(f"{key}.")]
-    siblings = [other for other in keys if other.rpartition(".")[0] == parent]
-    there = children or siblings or [other for other in keys if "." not in other]
-    close = ", it holds keys" if children else did_you_mean(key, keys)
-    return f"no such key{close}; {'there are ' + ', '.join(there) if there else 'there is nothing to set'}"
-
-
-@cache
-def _keys_of_choices(group: str) -> dict[str, list[str]]:
-    """The keys that each shipped module takes, by a choice that names the module."""
-    found: dict[str, list[str]] = {}
-    for choice in _names(conf_dir() / group) if group in GROUPS else []:
-        config = OmegaConf.load(conf_dir() / group / f"{choice}.yaml")
-        assert isinstance(config, DictConfig)
-        module = GROUPS[group].modules.load(str(config.get(group, config)[GROUPS[group].key]))
-        found[choice] = [item.name for item in fields(module.Options)]
-    return found
-
-
-def _names(folder: Path) -> list[str]:
+def names_in(folder: Path) -> list[str]:
     """Names of the YAML files in a folder, sorted; hidden ones, such as an editor's locks, are left out."""
     return sorted(path.stem for path in folder.glob("[!.]*.yaml") if path.is_file())
+
+
+class Setting(NamedTuple):
+    """A key that a person may type: the full name, the default as written, and the comment."""
+
+    key: str
+    default: str
+    comment: str
+
+
+class Description(NamedTuple):
+    """What a choice is, from the first comment in its file, and its settings."""
+
+    said: str
+    settings: list[Setting]
+
+
+def describe(group: str, choice: str, own: OwnConf | None = None) -> Description:
+    """Describe a choice, or without a group a main configuration; nothing is said of a file that cannot be read."""
+    if choice in added_choices(group):
+        options = OmegaConf.structured(GROUPS[group].load(choice).Options)
+        settings = [Setting(f"{group}.{key}", str(options._get_node(key)), "") for key in options]
+        return Description(f"Added by the package {added_choices(group)[choice]}.", settings)
+    try:
+        text = choice_file(group, choice, own).read_text(encoding="utf-8", errors="replace")
+        content = yaml.compose(text, yaml.SafeLoader)
+    except (OSError, yaml.YAMLError):  # a person's own file; a run that chooses the file reports the error
+        return Description("", [])
+
+    def settings_in(node: yaml.Node, prefix: str) -> Iterator[Setting]:
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            full, start, end = f"{prefix}{key.value}", value.start_mark.index, value.end_mark.index
+            if isinstance(value, yaml.MappingNode):
+                yield from settings_in(value, f"{full}.")
+            elif key.value != "defaults" and full not in HIDDEN:
+                comment = text[end:].partition("\n")[0].partition("#")[2].strip()
+                yield Setting(full, " ".join(text[start:end].split()), comment)
+
+    comments = [line.strip("# ") for line in text.splitlines() if line.startswith("#") and "@package" not in line]
+    prefix = f"{group}." if group and "@package _global_" not in text else ""
+    return Description(next(iter(comments), ""), list(settings_in(content, prefix)))
+
+
+def compose_choices(choices: Mapping[str, str]) -> DictConfig:
+    """Let Hydra compose the main configuration with choices, none of which is a person's own."""
+    for name, modules in GROUPS.items():
+        for choice in added_choices(name):
+            ConfigStore.instance().store(choice, {modules.key.partition(".")[2]: choice}, group=name)
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = hydra.compose(PRIMARY, [f"{group}={choice}" for group, choice in choices.items()])
+    OmegaConf.set_struct(composed, False)
+    return composed
+
+
+def no_such_key(key: str, keys: Sequence[str]) -> str:
+    """Why a key is refused: the choices that have the key, or what may have been meant, and the keys beside it."""
+    group, parent = key.partition(".")[0], key.rpartition(".")[0]
+    shipped = {name: describe(group, name).settings for name in group_choices(group)} if group in GROUPS else {}
+    owners = [f"{group}={name}" for name, settings in shipped.items() if key in {setting.key for setting in settings}]
+    if owners:
+        return f"no such key of this choice; {key} is a key of {', '.join(owners)}; add {owners[0]}, or leave it out"
+    inside = [other for other in keys if other.startswith(f"{key}.")]
+    beside = [other for other in keys if other.rpartition(".")[0] == parent]
+    near = inside or beside or [other for other in keys if "." not in other]
+    return f"no such key{did_you_mean(key, keys)}; there are {', '.join(sorted(near))}"

@@ -8,22 +8,18 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import __version__
 from pipeline.config.commandline import OPTIONS, USAGE
-from pipeline.config.groups import GROUPS, HIDDEN, PRIMARY, OwnConf, added_choices, choice_file, conf_dir, group_choices
+from pipeline.config.groups import GROUPS, PRIMARY, Description, OwnConf, Setting, choice_file, describe, group_choices
 from pipeline.models.catalog import MODELS
 
 VERSION = f"overnight-speech {__version__}"
 WIDTH = 80
-_MAIN = conf_dir() / f"{PRIMARY}.yaml"
 _COLUMN = 27
 """The column in which a description begins."""
-_HIDDEN = {key.partition(".")[2] for key in HIDDEN}
 
 _INTRODUCTION = f"""\
 usage: {USAGE}
@@ -57,15 +53,6 @@ python -m pipeline.status RUN_DIR says how far a run is.
 python -m pipeline.verify RUN_DIR says whether all of it is as committed."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A line of a configuration file: the full key, the default as written, and the comment."""
-
-    key: str
-    default: str
-    comment: str
-
-
 def page(own: OwnConf | None = None, overrides: Sequence[str] = ()) -> str:
     """The page, 80 columns wide.
 
@@ -77,9 +64,9 @@ def page(own: OwnConf | None = None, overrides: Sequence[str] = ()) -> str:
     details = [_details(key, name, own) for key, _, name in typed if key in GROUPS and name in group_choices(key, own)]
     if details:
         return "\n\n".join([*details, "python -m pipeline.run --help says what can be set in every run."])
-    defaults = [item for item in OmegaConf.load(_MAIN).defaults if isinstance(item, DictConfig)]
+    defaults = [item for item in OmegaConf.load(choice_file("", PRIMARY)).defaults if isinstance(item, DictConfig)]
     default = {str(group): name for item in defaults for group, name in item.items()}
-    any_model = [item for item in settings_of(choice_file("model", min(MODELS)), "model") if "model." in item.key]
+    any_model = [item for item in describe("model", min(MODELS)).settings if "model." in item.key]
     sections = {
         "options": [_entry(f"{option.short}, {option.full} {option.value}", option.does) for option in OPTIONS],
         f"dataset=NAME (default {default['dataset']})": _choices("dataset", own),
@@ -90,68 +77,27 @@ def page(own: OwnConf | None = None, overrides: Sequence[str] = ()) -> str:
         ],
         f"decoder=NAME (default {default['decoder']})": _choices("decoder", own),
         f"executor=NAME (default {default['executor']})": _choices("executor", own),
-        "settings: key=default": [_setting(setting) for setting in [*settings_of(_MAIN), *any_model]],
+        "settings: key=default": [_setting(setting) for setting in [*describe("", PRIMARY).settings, *any_model]],
     }
     return "\n\n".join([_INTRODUCTION, *("\n".join([title, *lines]) for title, lines in sections.items()), _END])
 
 
-def description(file: Path) -> str:
-    """The description in a configuration file: its first comment that is not for Hydra."""
-    lines = _text(file).splitlines()
-    return next((line.strip("# ") for line in lines if line.startswith("#") and "@package" not in line), "")
-
-
-def settings_of(file: Path, prefix: str = "") -> list[Setting]:
-    """The settings in a configuration file.
-
-    Args:
-        file: The file, with mappings in block style, lists in brackets, and comments after values.
-        prefix: The group of the file, for files without a `@package`.
-    """
-    found: list[Setting] = []
-    levels: list[tuple[int, str]] = []
-    text = re.sub(r",\n +", ", ", _text(file))
-    start = [prefix] if prefix and "@package _global_" not in text else []
-    for line in text.splitlines():
-        match = re.match(r"( *)(\w+):(?: +([^#\s].*?))?(?: +# *(.*))?$", line)
-        if match is None or match[2] == "defaults":
-            continue
-        levels = [(indent, name) for indent, name in levels if indent < len(match[1])] + [(len(match[1]), match[2])]
-        if match[3] and match[2] not in _HIDDEN:
-            found.append(Setting(".".join([*start, *(name for _, name in levels)]), match[3], match[4] or ""))
-    return found
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # a person's own file; a run that chooses the file reports the error
-        return ""
-
-
 def _choices(group: str, own: OwnConf | None, skip: Collection[str] = ()) -> list[str]:
-    return [_entry(name, _said(group, name, own)) for name in group_choices(group, own) if name not in skip]
+    return [_entry(name, _said(describe(group, name, own))) for name in group_choices(group, own) if name not in skip]
 
 
-def _said(group: str, name: str, own: OwnConf | None) -> str:
+def _said(choice: Description) -> str:
     """The description of a choice, and the keys that it requires."""
-    if name in added_choices(group):
-        return f"Added by the package {added_choices(group)[name]}."
-    file = choice_file(group, name, own)
-    required = [f"{setting.key}=..." for setting in settings_of(file, group) if setting.default == "???"]
-    return " ".join([description(file), *(["Needs", *required] if required else [])])
+    required = [f"{setting.key}=..." for setting in choice.settings if setting.default == "???"]
+    return " ".join([choice.said, *(["Needs", *required] if required else [])])
 
 
-def _details(group: str, choice: str, own: OwnConf | None) -> str:
+def _details(group: str, name: str, own: OwnConf | None) -> str:
     """The page of one choice, with its keys."""
-    if choice in added_choices(group):
-        schema = OmegaConf.structured(GROUPS[group].modules.load(choice).Options)
-        settings, end = [Setting(f"{group}.{key}", str(schema._get_node(key)), "") for key in schema], []
-    else:
-        file = choice_file(group, choice, own)
-        settings, end = settings_of(file, group), [f"  ({file})"]
-    title = _wrapped(f"{group}={choice}: {_said(group, choice, own)}", "", "  ")
-    return "\n".join([*title, *(map(_setting, settings) if settings else ["  nothing to set"]), *end])
+    choice, file = describe(group, name, own), choice_file(group, name, own)
+    title = _wrapped(f"{group}={name}: {_said(choice)}", "", "  ")
+    end = [f"  ({file})"] if file.is_file() else []
+    return "\n".join([*title, *(map(_setting, choice.settings) if choice.settings else ["  nothing to set"]), *end])
 
 
 def _setting(setting: Setting) -> str:

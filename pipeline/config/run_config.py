@@ -9,41 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config.compose import compose_typed, expand
-from pipeline.config.groups import GROUPS, OwnConf
+from pipeline.config.compose import compose, expand, naming_files
+from pipeline.config.groups import OwnConf
 from pipeline.config.schema import Settings, check_values
-from pipeline.datasets import Connector
+from pipeline.datasets import CONNECTORS, Connector
 from pipeline.models import selection
 from pipeline.models.facts import ModelFacts
-from pipeline.models.sources import ModelSource
+from pipeline.models.sources import SOURCES, ModelSource
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.plugins import Modules
 from pipeline.runtime.redaction import mask_secrets
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A chosen module.
-
-    Attributes:
-        modules: The modules of its kind.
-        name: The name of the module.
-        options: An instance of the module's dataclass `Options`.
-    """
-
-    modules: Modules
-    name: str
-    options: Any
-
-    @property
-    def module(self) -> ModuleType:
-        """The module, imported."""
-        return self.modules.load(self.name)
 
 
 @dataclass(frozen=True)
@@ -55,8 +33,6 @@ class RunConfig:
         dataset: The connector, which has checked its own options.
         dataset_options: The connector's options as plain values, for the record.
         source: The source of the model.
-        decoder: The decoder.
-        executor: The executor.
         layers: The layers whose features are asked for, ascending; empty where features are not.
         run_dir: The folder for the tables.
         yaml: The resolved configuration, secrets masked.
@@ -66,8 +42,6 @@ class RunConfig:
     dataset: Connector
     dataset_options: dict[str, Any]
     source: ModelSource
-    decoder: Chosen
-    executor: Chosen
     layers: tuple[int, ...]
     run_dir: Path
     yaml: str
@@ -82,7 +56,7 @@ class RunConfig:
         """The options of the model and of the decoder that identify a run: `model.labels` and the like."""
         options: dict[str, Any] = self.source.identity()
         if "transcripts" in self.settings.outputs:
-            options |= {f"decoder.{key}": value for key, value in asdict(self.decoder.options).items()}
+            options |= {f"decoder.{key}": value for key, value in asdict(self.settings.decoder).items()}
         return options
 
 
@@ -96,8 +70,8 @@ def load(overrides: Sequence[str], own: OwnConf | None = None) -> RunConfig:
     Raises:
         UserError: Anything that is wrong, in one line, which begins with the file that it stands in, if any.
     """
-    composed, origins = compose_typed(overrides, own)
-    with origins.named():
+    composed, given = compose(overrides, own)
+    with naming_files(given):
         return _checked(composed)
 
 
@@ -126,12 +100,11 @@ def _checked(composed: DictConfig) -> RunConfig:
         raise UserError(f"{missing[0]} is required and has no default; add {missing[0]}=...")
     check_values(composed)
     settings: Settings = OmegaConf.to_object(composed)  # type: ignore[assignment]
-    options = {name: group.options(getattr(settings, name)) for name, group in GROUPS.items()}
     model = settings.model
-    source: ModelSource = GROUPS["model"].modules.load(model.source).Source(model.name, options["model"])
+    source: ModelSource = SOURCES.load(model.source).Source(model.name, model)
     if "infer" in settings.stages:
         source.check_file()
-    selection.check_outputs(source.facts, settings.outputs, takes_labels=hasattr(options["model"], "labels"))
+    selection.check_outputs(source.facts, settings.outputs, takes_labels=hasattr(model, "labels"))
     layers = selection.select_layers(source.facts, settings.features.layers) if "features" in settings.outputs else ()
     shown = set(settings.report.layers or ()) if {"infer", "report"} <= {*settings.stages} else set()
     if not shown <= {*layers}:  # said now, not after hours of work
@@ -139,17 +112,15 @@ def _checked(composed: DictConfig) -> RunConfig:
             f"report.layers={settings.report.layers}: shows features that the run does not store; "
             f"it stores those of layers {list(layers)}, by features.layers= and outputs="
         )
-    dataset, plain = _dataset(composed, settings.dataset.connector, options["dataset"])
+    dataset: Connector = CONNECTORS.load(settings.dataset.connector).Dataset(settings.dataset)
     run_dir = Path(settings.run_dir) if settings.run_dir else Path("runs") / dataset.run_name / source.facts.name
     composed.run_dir = settings.run_dir or str(run_dir)
     _check_run_dir(run_dir)
     return RunConfig(
         settings=settings,
         dataset=dataset,
-        dataset_options=plain,
+        dataset_options=asdict(settings.dataset),
         source=source,
-        decoder=Chosen(GROUPS["decoder"].modules, settings.decoder.name, options["decoder"]),
-        executor=Chosen(GROUPS["executor"].modules, settings.executor.name, options["executor"]),
         layers=layers,
         run_dir=run_dir,
         yaml=OmegaConf.to_yaml(OmegaConf.create(mask_secrets(OmegaConf.to_container(composed)))),
@@ -164,13 +135,3 @@ def _check_run_dir(run_dir: Path) -> None:
         raise UserError(f"run_dir={run_dir}: cannot be used ({reason}); give another folder") from None
     if is_file:
         raise UserError(f"run_dir={run_dir}: is a file, or below one; give a folder, or a name that does not exist yet")
-
-
-def _dataset(composed: DictConfig, connector: str, options: Any) -> tuple[Connector, dict[str, Any]]:
-    """Construct the connector, which checks roots and lists; with its options as plain values."""
-    plain: dict[str, Any] = OmegaConf.to_container(composed.dataset)  # type: ignore[assignment]
-    del plain["connector"]
-    for key, value in plain.items():
-        if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
-            raise UserError(f"dataset.{key}={value}: must be a list of single values, such as [a,b]")
-    return GROUPS["dataset"].modules.load(connector).Dataset(options), plain

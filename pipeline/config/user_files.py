@@ -1,78 +1,110 @@
-"""Reads a person's own configuration files for Hydra; every mistake is one line with the file.
+"""Reads a person's own configuration files. They are data: each stands for `key=value` that could have been typed.
 
-The files are data. Every key in them is checked against the known keys, so a file reaches neither a `_target_` nor
-Hydra's own configuration, where a search path may name a Python package to import.
+Hydra never sees them. A file says which choice it builds on, which choices of other groups go with it, and values,
+whose keys are checked as those that are typed. So a file reaches neither a `_target_` nor Hydra's own configuration.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra.core.default_element import ResultDefault
-from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.groups import (
-    GROUPS,
-    HIDDEN,
-    PRIMARY,
-    OwnConf,
-    conf_dir,
-    group_choices,
-    no_such_choice,
-    no_such_key,
-)
-from pipeline.config.schema import ALLOWED
-from pipeline.runtime.errors import UserError, explain
+from pipeline.config.groups import GROUPS, HIDDEN, OwnConf, choice_file, group_choices, names_in
+from pipeline.runtime.errors import UserError, explain, one_of
+from pipeline.runtime.redaction import mask_assignment
 
 _MAX_BYTES = 2**20
 _MAX_REFERENCES = 10
 """The most references to anchors in one file, because references to references hold a billion values in ten lines."""
+_NAMES = {*HIDDEN} - {"model.source"}
+"""A choice that builds on no other sets the one of its group. Files of release 0.1 name a model without its source."""
 
 
-class OwnSource(FileConfigSource):
-    """The person's own folder as a source of Hydra, which asks it for every file that takes part."""
+@dataclass(frozen=True)
+class Value:
+    """A value that a person gave: its full key, as messages quote it, and its file if it was not typed."""
 
-    def __init__(self, provider: str, path: str) -> None:
-        super().__init__(provider, path)
-        self.read: dict[str, tuple[Path, dict[str, Any]]] = {}
-
-    def __deepcopy__(self, _: object) -> OwnSource:
-        return self  # Hydra reads from a copy of its sources, and `read` is wanted
-
-    @staticmethod
-    def scheme() -> str:
-        """The scheme of the folder in a search path of Hydra."""
-        return "own"
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        """Read a file.
-
-        Raises:
-            UserError: The file cannot be read, is not YAML (with the line), is not a mapping, or sets a key of Hydra's
-                own configuration.
-        """
-        path = Path(self.path) / self._normalize_file_name(config_path)
-        text, config = _read(path)
-        content: dict[Any, Any] = OmegaConf.to_container(config)  # type: ignore[assignment]
-        defaults = content.pop("defaults", None)
-        values = dict(_flat(content))
-        self.read[config_path] = path, values
-        items = defaults if isinstance(defaults, list) else []
-        for name in [*values, *(key for item in items for key in (item if isinstance(item, dict) else [item]))]:
-            _refuse_hydra(path, str(name), r"(^|[/@ ])hydra\b")
-        return ConfigResult(self.provider, f"own://{self.path}", config, self._get_header_dict(text))
+    key: str
+    value: Any
+    said: str
+    file: Path | None = None
 
 
-def _read(path: Path) -> tuple[str, DictConfig]:
+def read_own(own: OwnConf, chosen: dict[str, str]) -> list[Value]:
+    """Read the files of a person's own that take part.
+
+    Args:
+        own: The person's own files.
+        chosen: The choices that were typed, by group. Choices in files are added; then each is replaced by the one
+            that it builds on, which is shipped or another package's, or empty where it builds on none.
+
+    Returns:
+        The values. A later one goes before an earlier one.
+
+    Raises:
+        UserError: A file cannot be read, is not YAML (with the line), builds on what is not there, or does not say
+            what it has to.
+    """
+    layers: dict[str, list[Value]] = {}
+    chosen[""] = own.name
+    order = ("", *GROUPS)  # the dataset before the model, because a dataset may choose a model
+    while waiting := [group for group in order if group in chosen and group not in layers]:
+        group = waiting[0]
+        name, chosen[group] = chosen[group], ""
+        layers[group] = _layer(own, group, name, chosen)
+        if not chosen[group] and not (group and _NAMES & {value.key for value in layers[group]}):
+            there = ", ".join(group_choices(group))
+            raise UserError(
+                f"{choice_file(group, name, own)}: builds on nothing; begin it with `defaults: [NAME, _self_]`, "
+                f"where NAME is one of {there}"
+            )
+    del chosen[""]
+    return [value for group in reversed(order) for value in layers.get(group, ())]
+
+
+def _layer(own: OwnConf, group: str, name: str, chosen: dict[str, str], above: tuple[str, ...] = ()) -> list[Value]:
+    """The values of a choice and of the files that it builds on; none for one that is not the person's own."""
+    if name not in names_in(own.root / group):
+        chosen[group] = name
+        return []
+    path = choice_file(group, name, own)
+    text, content = _read(path)
+    if name in above:
+        raise UserError(f"{path}: builds on itself, or on a file that does; correct `defaults`")
+    found: list[Value] = []
+    defaults = content.pop("defaults", [])
+    for number, item in enumerate(defaults if isinstance(defaults, list) else [None]):
+        key = next(iter(item)) if isinstance(item, dict) and len(item) == 1 else ""
+        other = re.sub(r"^override /?", "", str(key))
+        if isinstance(item, str) and "_self_" not in defaults[:number]:
+            if item != "_self_":
+                one_of(f"{path}: {group or 'defaults'}", item, group_choices(group, own))
+                found += _layer(own, group, item, chosen, (*above, name))
+        elif other != key and other in GROUPS:
+            one_of(f"{path}: {other}", str(item[key]), group_choices(other, own))
+            chosen.setdefault(other, item[key])
+        else:
+            raise UserError(
+                f"{path}: defaults={defaults}: must be a list of names to build on, then _self_, and "
+                "`override /GROUP: NAME` for choices of other groups"
+            )
+    package = re.search(r"^\s*#\s*@package\s+(\S+)", text, re.MULTILINE)
+    if package and package[1] != "_global_":
+        raise UserError(f"{path}: @package {package[1]}: not supported; write _global_, or leave the line out")
+    for key, value in flat(content, "" if package or not group else f"{group}."):
+        found.append(Value(key, value, f"{path}: {mask_assignment(f'{key}={value}')}", path))
+    return found
+
+
+def _read(path: Path) -> tuple[str, dict[Any, Any]]:
     """The text of a file, and the text as YAML."""
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -89,131 +121,13 @@ def _read(path: Path) -> tuple[str, DictConfig]:
         raise UserError(f"{path}: not a configuration ({explain(error)}); give `key: value` lines in UTF-8") from None
     if not isinstance(config, DictConfig):
         raise UserError(f"{path}: is a list; give `key: value` lines")
-    return text, config
+    return text, OmegaConf.to_container(config)  # type: ignore[return-value]
 
 
-def _refuse_hydra(path: Path, name: str, pattern: str = "hydra") -> None:
-    if re.search(pattern, name):
-        raise UserError(f"{path}: {name}: Hydra's own configuration cannot be changed; leave it out")
-
-
-class Origins:
-    """Where each value of a configuration comes from, for messages: a file of the person's own, or the command line."""
-
-    def __init__(self, own: OwnConf | None, source: OwnSource | None) -> None:
-        """Begin without files.
-
-        Args:
-            own: The person's own folder.
-            source: The source that reads the folder.
-        """
-        self._own = own
-        self._read = {} if source is None else source.read
-        self._merged: list[tuple[Path | None, Mapping[str, Any]]] = []
-
-    def add(self, path: Path | None, values: Mapping[str, Any]) -> None:
-        """Add values, which replace the values before.
-
-        Args:
-            path: The file; `None` for the command line.
-            values: The values of a file, or what was typed, by full key.
-        """
-        self._merged.append((path, values))
-
-    def add_files(self, parts: Iterable[ResultDefault]) -> None:
-        """Add the person's own files.
-
-        Args:
-            parts: Every file in the configuration in the order in which Hydra merges them, shipped files included.
-
-        Raises:
-            UserError: A file is put below Hydra's own configuration; the main file does not build on the shipped file.
-        """
-        names = []
-        for part in parts:
-            names.append(part.config_path or "")
-            if names[-1] in self._read:
-                path, values = self._read[names[-1]]
-                package = part.package or ""
-                _refuse_hydra(path, package, r"^hydra\b")
-                self.add(path, {f"{package}.{key}".lstrip("."): value for key, value in values.items()})
-        if self._own is not None and PRIMARY not in names:
-            raise UserError(
-                f"{self._own.root / self._own.name}.yaml: does not build on the shipped configuration; "
-                f"begin it with `defaults: [{PRIMARY}, _self_]`"
-            )
-
-    def check_keys(self, keys: Collection[str]) -> None:
-        """Check that every key is one of `keys`, in a file also a part of one or a key that a choice sets.
-
-        Raises:
-            UserError: With the file, and the keys that there are.
-        """
-        for path, values in self._merged:
-            for key in values:
-                known = [*keys, *HIDDEN] if path else [*keys, *GROUPS]
-                if key not in known and not (path and key.startswith(tuple(f"{other}." for other in known))):
-                    raise UserError(f"{f'{path}: {key}' if path else values[key]}: {no_such_key(key, keys)}")
-
-    def check_set(self, composed: DictConfig) -> None:
-        """Check that the hidden keys are set, which a file may have left out.
-
-        Raises:
-            UserError: With the file.
-        """
-        for key in HIDDEN:
-            group = key.partition(".")[0]
-            if not isinstance(composed.get(group), DictConfig) or OmegaConf.select(composed, key) is None:
-                path = next(path for path, _ in reversed(self._merged) if path and path.parent.name == group)
-                there = ", ".join(group_choices(group))
-                raise UserError(f"{path}: {key} is not set; begin with `defaults: [NAME, _self_]`, NAME one of {there}")
-
-    def refusal(self, error: BaseException, key: str = "") -> UserError:
-        """The message for a configuration that cannot be composed.
-
-        Args:
-            error: The exception of Hydra or OmegaConf.
-            key: The key whose value is wrong, if `error` does not name the key.
-        """
-        inner: BaseException | None = error
-        while inner is not None and not getattr(inner, "full_key", None):
-            inner = inner.__cause__ or inner.__context__
-        key = str(getattr(inner, "full_key", key)).split("[")[0]
-        for path, values in self._of(key):
-            hint = f"; allowed: {ALLOWED[key]}" if key in ALLOWED else ""
-            said = f"{path}: {key}={values.get(key, '...')}" if path else values[key]
-            return UserError(f"{said}: {explain(inner or error)}{hint}")
-        where = re.match(r"In '([^']+)': ", str(error))
-        file, _ = self._read.get(where[1] if where else "", next(iter(self._read.values()), (conf_dir(), {})))
-        if isinstance(error, RecursionError):
-            return UserError(f"{file}: builds on itself, or on a file that does; correct `defaults`")
-        if missing := re.search(r"Could not (?:find|load) '(\w+)/([^']+)'", str(error)):
-            return UserError(f"{file}: {missing[1]}={missing[2]}: {no_such_choice(missing[1], missing[2], self._own)}")
-        reason = " ".join(str(error).split())
-        return UserError(f"{file}: {reason}; correct the file")
-
-    @contextmanager
-    def named(self) -> Iterator[None]:
-        """Put the file in front of an error that begins with a key whose value is from the file."""
-        try:
-            yield
-        except UserError as error:
-            key = re.match(r"[\w.]+(?==)", str(error))
-            path = next((path for path, _ in self._of(key[0])), None) if key else None
-            if path is None:
-                raise
-            raise UserError(f"{path}: {error}") from None
-
-    def _of(self, key: str) -> Iterator[tuple[Path | None, Mapping[str, Any]]]:
-        """What sets a key or a part of it; first the origin whose value is taken."""
-        for path, values in reversed(self._merged):
-            if key and any(own == key or own.startswith(f"{key}.") for own in values):
-                yield path, values
-
-
-def _flat(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values in nested mappings with their full keys."""
     for key, value in content.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

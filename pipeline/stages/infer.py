@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from pipeline.config.groups import EXECUTORS
 from pipeline.config.run_config import RunConfig
 from pipeline.executors import Executor
 from pipeline.inference.job import Computation, Job
@@ -48,7 +49,7 @@ def infer(
         RunError: More than `max_failures` utterances failed.
     """
     job = prepare(config, directory, manifest, say)
-    executor: Executor = config.executor.module.Executor(config.executor.options)
+    executor: Executor = EXECUTORS.load(config.settings.executor.name).Executor(config.settings.executor)
     return executor.run(job, console, say)
 
 

@@ -21,10 +21,10 @@ from docstrings import attributes
 from mkdocs.exceptions import PluginError
 from omegaconf import MISSING, OmegaConf
 
-from pipeline.config import help as usage
 from pipeline.config import run_config as checked
-from pipeline.config.groups import GROUPS, PRIMARY, choice_file, conf_dir, group_choices
-from pipeline.config.schema import ALLOWED, Settings
+from pipeline.config.groups import GROUPS, PRIMARY, Setting, choice_file, group_choices
+from pipeline.config.groups import describe as describe_choice
+from pipeline.config.schema import RULES, Settings
 from pipeline.datasets import CONNECTORS
 from pipeline.models import __main__ as models
 from pipeline.models.catalog import MODELS
@@ -57,21 +57,19 @@ def reference() -> str:
     parts += ["## `dataset=`: where recordings come from"]
     for name in group_choices("dataset"):
         keys = dataset_keys(name)
-        said = usage.description(choice_file("dataset", name))
+        said = describe_choice("dataset", name).said
         parts += [f"### `dataset={name}` {{ #dataset-{name} }}", _text(said)]
         parts += [_entry(key, place=f"dataset-{name}") for key in keys] if keys else ["Nothing to set."]
     parts += ["## `model=`: what reads them", *_models()]
     for group, does in (("decoder", "how labels become text"), ("executor", "where the work is done")):
         parts += [f"## `{group}=`: {does}"]
-        parts += [
-            f"`{group}={name}`: {_text(usage.description(choice_file(group, name)))}" for name in group_choices(group)
-        ]
+        parts += [f"`{group}={name}`: {_text(describe_choice(group, name).said)}" for name in group_choices(group)]
     return "\n\n".join(parts)
 
 
 def main_keys() -> list[Key]:
     """The keys of every run, but the choices."""
-    said = {setting.key: setting for setting in usage.settings_of(conf_dir() / f"{PRIMARY}.yaml")}
+    said = {setting.key: setting for setting in describe_choice("", PRIMARY).settings}
     return _keys(Settings, said, skip=GROUPS)
 
 
@@ -80,17 +78,17 @@ def dataset_keys(choice: str) -> list[Key]:
     file = choice_file("dataset", choice)
     connector = OmegaConf.load(file)
     connector = connector.get("dataset", connector).connector
-    said = {setting.key: setting for setting in usage.settings_of(file, "dataset")}
+    said = {setting.key: setting for setting in describe_choice("dataset", choice).settings}
     return _keys(CONNECTORS.load(connector).Options, said, "dataset.")
 
 
 def model_keys() -> list[Key]:
     """The keys of `model=`; all of them are in the file of a checkpoint of one's own."""
-    said = {setting.key: setting for setting in usage.settings_of(choice_file("model", _CHECKPOINT), "model")}
+    said = {setting.key: setting for setting in describe_choice("model", _CHECKPOINT).settings}
     return _keys(SOURCES.load(_CHECKPOINT).Options, said, "model.")
 
 
-def _keys(schema: type, said: Mapping[str, usage.Setting], prefix: str = "", skip: Collection[str] = ()) -> list[Key]:
+def _keys(schema: type, said: Mapping[str, Setting], prefix: str = "", skip: Collection[str] = ()) -> list[Key]:
     """The keys of a dataclass and of those inside it, in their order.
 
     Args:
@@ -116,9 +114,8 @@ def _keys(schema: type, said: Mapping[str, usage.Setting], prefix: str = "", ski
         comment = setting.comment if setting and setting.comment else described.get(field.name, "")
         if not comment:
             raise UndescribedKey(f"{name}: give it a comment in conf/, or a line in the docstring of {schema.__name__}")
-        found.append(
-            Key(name, ALLOWED.get(name, _kind(hint)), setting.default if setting else _default(field), comment)
-        )
+        kind = RULES[name].words if name in RULES else _kind(hint)
+        found.append(Key(name, kind, setting.default if setting else _default(field), comment))
     return found
 
 
@@ -167,7 +164,7 @@ def _text(said: str) -> str:
 
 def _models() -> Iterator[str]:
     """What can be set for every model, the models by what they give, and what only one of a person's own takes."""
-    of_all = {setting.key for setting in usage.settings_of(choice_file("model", next(iter(MODELS))), "model")}
+    of_all = {setting.key for setting in describe_choice("model", next(iter(MODELS))).settings}
     keys = model_keys()
     yield from (_entry(key) for key in keys if key.name in of_all)
     told = [models.describe(facts) for facts in MODELS.values()]
@@ -178,6 +175,6 @@ def _models() -> Iterator[str]:
             rows.append(f"| `{model['model']}` | {model['language']} | {size} | {model['licence']} |")
         yield f"### {outputs.capitalize()}\n\n" + "\n".join(rows)
     yield f"### `model={_CHECKPOINT}` {{ #model-{_CHECKPOINT} }}\n\n" + _text(
-        usage.description(choice_file("model", _CHECKPOINT))
+        describe_choice("model", _CHECKPOINT).said
     )
     yield from (_entry(key) for key in keys if key.name not in of_all)

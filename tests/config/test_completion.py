@@ -34,6 +34,7 @@ RUN = "python -m pipeline.run "
         ("model=checkpoint model.a", ["model.architecture="]),
         ("prec", ["precision="]),
         ("precision=f", ["precision=fp16", "precision=fp32"]),
+        ("stages=", []),
         ("batch.", ["batch.max_seconds="]),
         ("--config", ["--config-dir", "--config-name"]),
         ("-m model=di", ["model=digits"]),

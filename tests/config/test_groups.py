@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config.groups import GROUPS, conf_dir
+from pipeline.config.groups import GROUPS, HIDDEN, conf_dir
 
 FILES = [file for group in GROUPS for file in sorted((conf_dir() / group).glob("*.yaml"))]
 
@@ -16,9 +16,14 @@ FILES = [file for group in GROUPS for file in sorted((conf_dir() / group).glob("
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}={file.stem}")
 def test_the_file_of_a_choice_gives_every_key_that_may_be_set(file: Path) -> None:
     """A key that the file leaves out would have a default that neither `--help` nor the guide tells."""
-    group = GROUPS[file.parent.name]
+    modules = GROUPS[file.parent.name]
     content = OmegaConf.load(file)
     assert isinstance(content, DictConfig)
-    given = set(content.get(file.parent.name, content)) - {"defaults", "outputs", "score", *group.hidden}
-    module = str(content.get(file.parent.name, content)[group.key])
-    assert given == {field.name for field in fields(group.modules.load(module).Options)}
+    given = set(content.get(file.parent.name, content)) - {
+        "defaults",
+        "outputs",
+        "score",
+        *(key.partition(".")[2] for key in HIDDEN),
+    }
+    module = str(content.get(file.parent.name, content)[modules.key.partition(".")[2]])
+    assert given == {field.name for field in fields(modules.load(module).Options)}

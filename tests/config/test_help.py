@@ -18,7 +18,7 @@ from pipeline import __version__
 from pipeline.config import commandline
 from pipeline.config import help as usage
 from pipeline.config import run_config as config
-from pipeline.config.groups import GROUPS, choice_file, conf_dir, group_choices, open_conf
+from pipeline.config.groups import GROUPS, conf_dir, describe, group_choices, open_conf
 from pipeline.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -35,18 +35,18 @@ REFUSED = [
     (["-"], ["-: no such option"]),
     (["--"], ["--: no such option"]),
     (["--dataset=digits"], ["--dataset=digits: no such option", "settings have no dashes", "such as dataset=digits"]),
-    (["--config-dri=x"], ["--config-dri=x: no such option (did you mean --config-dir?)"]),
-    (["--resolve"], ["--resolve: not supported", "--cfg job", "resolved"]),
-    (["--package=model"], ["--package=model: not supported", "--cfg job"]),
-    (["--run"], ["--run: not supported; leave it out"]),
+    (["--config-dri=x"], ["--config-dri=x: no such option (did you mean config-dir?)"]),
+    (["--resolve"], ["--resolve: no such option", "--cfg"]),
+    (["--package=model"], ["--package=model: no such option", "--cfg"]),
+    (["--run"], ["--run: no such option"]),
     (["-m=1"], ["argument -m/--multirun: ignored explicit argument '1'; usage: python -m pipeline.run [option"]),
-    (["--config-path=/tmp"], ["--config-path=/tmp: not supported", "--config-dir"]),
-    (["--info"], ["--info: not supported", "--cfg job"]),
-    (["--hydra-help"], ["--hydra-help: not supported", "--help says"]),
+    (["--config-path=/tmp"], ["--config-path=/tmp: no such option", "--config-dir"]),
+    (["--info"], ["--info: no such option", "--cfg"]),
+    (["--hydra-help"], ["--hydra-help: no such option"]),
     (["--cfg", "hydra"], ["--cfg=hydra: not allowed; there are job"]),
     (["--cfg"], ["argument -c/--cfg: expected one argument; usage: python"]),
     (["--config-dir"], ["argument -cd/--config-dir: expected one argument; usage: python"]),
-    (["--config-dir="], ["--config-dir=: No such file or directory; give a folder that holds"]),
+    (["--config-dir="], ["--config-dir=: is no folder; give one that holds"]),
     (["--version=2"], ["argument -V/--version: ignored explicit argument '2'; usage: python"]),
 ]
 
@@ -115,7 +115,7 @@ def test_the_page_has_every_choice_and_says_what_each_dataset_is() -> None:
     datasets = "\n".join(section("dataset=NAME"))
     for name in group_choices("dataset"):
         assert re.search(rf"^  {name} +\w", datasets, re.MULTILINE)
-        said = usage.description(choice_file("dataset", name))
+        said = describe("dataset", name).said
         assert said
         assert " ".join(said.split()) in " ".join(datasets.split())
     for group in ("model", "decoder", "executor"):
@@ -166,7 +166,7 @@ def test_every_example_is_a_command_that_works(elsewhere: Path) -> None:
 
 def test_the_page_of_a_choice_says_what_can_be_set_there() -> None:
     page = usage.page(None, ["dataset=folder", "model=digits"])
-    assert usage.description(choice_file("dataset", "folder")) in " ".join(page.split())
+    assert describe("dataset", "folder").said in " ".join(page.split())
     assert re.search(r"dataset\.root=\.\.\. +required: the folder", page)
     assert "dataset.extensions=[wav," in page
     assert re.search(r"model\.sha256=null +\w", page)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from pipeline.config import groups
-from pipeline.config import run_config as config
 from pipeline.config.run_config import RunConfig, load
+from pipeline.config.schema import ReportSettings, ScoreSettings
 from pipeline.datasets.folder import EXTENSIONS
 from pipeline.models.catalog import MODELS
 from pipeline.runtime.errors import UserError
@@ -52,7 +52,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("defaults=[]", ["defaults=[]", "no such key"]),
     ("hydra.run.dir=/tmp", ["hydra.run.dir=/tmp", "no such key"]),
     ("hydra/launcher=basic", ["hydra/launcher=basic", "no such key"]),
-    ("executor=ray", ["executor=ray", "no such choice", "local"]),
+    ("executor=ray", ["executor=ray", "not allowed", "local"]),
     ("chunk.second=60", ["chunk.second=60", "did you mean chunk.seconds?"]),
     ("dataset=digits dataset.root=/data", ["dataset.root", "/data", "no such key"]),
     (
@@ -217,7 +217,13 @@ def test_a_value_of_the_wrong_type_is_refused_with_what_is_allowed(typed: str, s
 
 
 @pytest.mark.parametrize(
-    "typed", ["run_dir=${oc.env:NO_SUCH_VARIABLE}", "features.layers=${nope}", "dataset.root=/data/${nope}"]
+    "typed",
+    [
+        "run_dir=${oc.env:NO_SUCH_VARIABLE}",
+        "features.layers=${nope}",
+        "features.layers=[${nope}]",
+        "dataset.root=/data/${nope}",
+    ],
 )
 def test_a_reference_to_nothing_is_refused_with_the_key_it_stands_in(typed: str) -> None:
     key, _, value = typed.partition("=")
@@ -302,18 +308,24 @@ def test_the_defaults_are_those_that_are_promised() -> None:
     assert chosen.settings.max_failures is None
     assert chosen.settings.retry_failed is False
     assert chosen.model is MODELS[BASE]
-    assert (chosen.decoder.name, chosen.executor.name) == ("greedy", "local")
+    assert (chosen.settings.decoder.name, chosen.settings.executor.name) == ("greedy", "local")
     assert chosen.layers == (12,)
 
 
-def test_the_configuration_file_and_the_typed_defaults_say_the_same() -> None:
+def test_the_configuration_file_has_a_default_for_every_key() -> None:
+    settings = load(["dataset=digits"]).settings
+    typed = OmegaConf.to_container(OmegaConf.structured(settings))
     composed = OmegaConf.to_container(OmegaConf.load(groups.conf_dir() / "config.yaml"))
+    assert isinstance(typed, dict)
     assert isinstance(composed, dict)
     del composed["defaults"]
-    typed = OmegaConf.to_container(OmegaConf.structured(config.Settings))
-    assert isinstance(typed, dict)
     assert composed == {key: typed[key] for key in composed}
     assert set(typed) - set(composed) == {"dataset", "model", "decoder", "executor"}
+
+
+def test_what_has_a_command_of_its_own_has_the_same_defaults_there() -> None:
+    settings = load(["dataset=digits"]).settings
+    assert (settings.score, settings.report) == (ScoreSettings(), ReportSettings())
 
 
 def test_the_folder_choice_lists_the_extensions_of_its_connector() -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from running import DATA, run
 
-from pipeline.config.schema import CHOICES
+from pipeline.config.schema import RULES
 from pipeline.results import open_run
 from pipeline.run import main
 from pipeline.runtime.errors import UserError
@@ -89,7 +89,7 @@ def test_a_normaliser_is_chosen_by_name(name: str, expected: str) -> None:
 
 
 def test_every_normaliser_has_a_description() -> None:
-    assert tuple(DESCRIPTIONS) == tuple(CHOICES["score.normaliser"])
+    assert tuple(DESCRIPTIONS) == tuple(RULES["score.normaliser"].names)
 
 
 def test_a_normaliser_whose_package_is_missing_is_refused_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
