@@ -470,11 +470,13 @@ def test_ids_that_stand_for_two_utterances_are_refused(capsys: pytest.CaptureFix
     assert [path.name for path in Path().iterdir()] == ["list.jsonl"]  # nothing is left behind
 
 
-@pytest.mark.parametrize("wrong", ["device=cuda:99", "dataset.root=empty", "stages=[score]"])
-def test_a_refused_run_leaves_nothing_behind(tmp_path: Path, wrong: str) -> None:
+@pytest.mark.parametrize("wrong", ["device=cuda:99", "dataset.root=empty", "stages=[score]", "precision=fp16"])
+def test_a_refused_run_leaves_nothing_behind(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("empty").mkdir()
     given = ["dataset=folder", f"dataset.root={SHIPPED / 'digits'}", "model=digits"]
     assert main([item for item in given if item.split("=")[0] != wrong.split("=")[0]] + [wrong]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert wrong.rpartition("=")[2].strip("[]") in said or "no manifest; add manifest to stages=" in said
     assert [path.name for path in Path().iterdir()] == ["empty"]
 
 

@@ -117,8 +117,6 @@ REFUSED: list[tuple[str, list[str]]] = [
     # precision and device
     ("precision=fp8", ["precision=fp8", "auto, fp32, bf16, fp16"]),
     ("precision=", ["precision=", "auto, fp32, bf16, fp16"]),
-    ("device=cpu precision=bf16", ["precision=bf16", "CUDA", "fp32"]),
-    ("device=cpu precision=fp16", ["precision=fp16", "CUDA", "fp32"]),
     ("device=gpu", ["device=gpu", "auto, cpu, cuda, cuda:<number>"]),
     ("device=cuda:x", ["device=cuda:x", "auto, cpu, cuda, cuda:<number>"]),
     ("features.dtype=float64", ["features.dtype=float64", "float16, float32"]),
