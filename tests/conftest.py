@@ -5,6 +5,7 @@ from __future__ import annotations
 import compileall
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pytest
 
 # Before torch is imported: processes that test have the cores between them, and more threads than cores only wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Also where PYTHONDONTWRITEBYTECODE is set: pytest rewrites the assertions of each module, and every process that tests
+# would do it again each time, which takes as long as importing everything. It ends with the collection.
+WRITES_NO_BYTECODE, sys.dont_write_bytecode = sys.dont_write_bytecode, False
 
 
 LONGEST = (
@@ -32,6 +36,10 @@ def pytest_configure(config: pytest.Config) -> None:
         compileall.compile_dir(Path(__file__).parents[1] / "pipeline", quiet=2)
 
 
+def pytest_collection_finish() -> None:
+    sys.dont_write_bytecode = WRITES_NO_BYTECODE
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, so that of two processes that test none is left alone with one at the end."""
     order = {f"{name}.py": place for place, name in enumerate(LONGEST)}
@@ -50,6 +58,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("measured")
         for line in measured:
             terminalreporter.line(line)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_header_processes() -> None:
+    """As `warm.HEADER_PROCESSES` says, which is more so for a process that tests."""
+    import warm
+
+    from pipeline.audio import headers
+
+    headers.HEADER_PROCESSES = warm.HEADER_PROCESSES
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torchaudio.models import Wav2Vec2Model
 
 from pipeline.models.architectures import Architecture, architecture_of
@@ -61,13 +62,32 @@ def load_checkpoint(path: Path, architecture: str, labels: Sequence[str]) -> Wav
     # With other labels than the architecture's own nobody knows which rows would be unused.
     if tuple(labels) == MODELS[architecture].labels:
         _remove_unused_labels(state, builder, len(labels))
-    # The tensors of the file become the weights, so the model is built without memory for weights of its own.
-    with torch.device("meta"):
-        model = builder.build(len(labels))
+    model = _without_weights(builder, len(labels))
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found = {_current(name): tensor.shape for name, tensor in state.items()}
     _refuse_differences(f"model.checkpoint={path}", architecture, len(labels), found, expected)
-    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+    _assign(model, state)
+    return model
+
+
+def load_published(path: Path, name: str) -> Wav2Vec2Model:
+    """Build the model of a bundle and load its published file: what `get_model` of the bundle gives, bare.
+
+    `get_model` first draws random weights, which takes a second for each 95 million.
+
+    Args:
+        path: The file.
+        name: The bundle's name in the catalogue.
+
+    Raises:
+        OSError: The file cannot be read.
+        Exception: One of `UNREADABLE`, if it does not hold the weights of this model.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    builder, num_labels = architecture_of(name), len(MODELS[name].labels)
+    _remove_unused_labels(state, builder, num_labels)
+    model = _without_weights(builder, num_labels)
+    _assign(model, state)
     return model
 
 
@@ -76,6 +96,29 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, pickle.UnpicklingError):
         return f"it holds {_more_than_data(error)}"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+class _WithoutDrawing(TorchFunctionMode):
+    """Leaves out random initialisation, because the tensors of a file replace the weights.
+
+    Memory that is never written takes no space. The device `meta` would do the same, but it imports sympy for a second.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "").endswith(("uniform_", "normal_")):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def _without_weights(architecture: Architecture, num_labels: int) -> Wav2Vec2Model:
+    """Build a model whose weights have no values yet."""
+    with _WithoutDrawing():
+        return architecture.build(num_labels)
+
+
+def _assign(model: Wav2Vec2Model, state: Mapping[str, Tensor]) -> None:
+    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
 
 
 def _read(path: Path) -> Any:

@@ -40,10 +40,13 @@ def cut(source: Samples, num_samples: int, offset: int) -> Samples:
 
 
 def utterances(count: int, longest_s: float = 16.0, seed: int = 0) -> list[Samples]:
-    """Lengths as LibriSpeech has them, from 2 to 16 s in equal parts and in random order: 9 s on average."""
+    """Lengths as LibriSpeech has them, from 2 to 16 s in equal parts and in random order: 9 s on average.
+
+    Where the longest has less than 4 s the shortest has half of that.
+    """
     generator = np.random.default_rng(seed)
     source = speech()
-    lengths = generator.permutation(np.linspace(2, longest_s, count))
+    lengths = generator.permutation(np.linspace(min(2.0, longest_s / 2), longest_s, count))
     return [cut(source, round(length * RATE), int(generator.integers(len(source)))) for length in lengths]
 
 

@@ -151,7 +151,7 @@ def make_mixes(options: argparse.Namespace, work: Path) -> dict[str, Mix]:
     count = options.recordings
     part = min(count, math.ceil(options.rival_hours * 3600 / 9)) if options.device == "cuda" else count
     makers: dict[str, Callable[[Path], Path]] = {
-        "librispeech": lambda folder: corpora.librispeech(folder, count, 3.0 if options.quick else 16.0),
+        "librispeech": lambda folder: corpora.librispeech(folder, count, 1.0 if options.quick else 16.0),
         "busy": lambda folder: corpora.librispeech(folder, min(count, 24)),
         "short": lambda folder: corpora.short(folder, options.commands),
         "long": lambda folder: corpora.long(folder, options.long_minutes),

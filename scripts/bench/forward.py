@@ -49,7 +49,7 @@ def main() -> None:
             count = (
                 max(1, options.recordings // 2) if model == LARGE and options.device == "cpu" else options.recordings
             )
-            waveforms = [torch.from_numpy(w) for w in corpora.utterances(count, 3.0 if options.quick else 16.0)]
+            waveforms = [torch.from_numpy(w) for w in corpora.utterances(count, 1.0 if options.quick else 16.0)]
             table, measured[model] = compete(options, model, waveforms)
             tables.append(table)
         publish("forward", __doc__, tables, options, measured)

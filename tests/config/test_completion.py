@@ -20,6 +20,8 @@ from pipeline.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 RUN = "python -m pipeline.run "
+WITHOUT_EQUALS = "COMP_WORDBREAKS=${COMP_WORDBREAKS//=}"
+"""Of a terminal where a word of the command line is all that stands between blanks."""
 
 
 @pytest.mark.parametrize(
@@ -59,13 +61,12 @@ def test_another_wish_is_refused_with_what_there_is(asked: str) -> None:
         answer(asked)
 
 
-@pytest.mark.parametrize("breaks", ["", "COMP_WORDBREAKS=${COMP_WORDBREAKS//=}"])
 @pytest.mark.parametrize(
-    ("line", "found"),
+    ("line", "found", "breaks"),
     [
-        ("{} -m pipeline.run prec", "precision="),
-        ("{} -m pipeline.run dataset=fo", "folder"),
-        ("{} -m pipeline.run dataset=digits precision=b", "bf16"),
+        ("{} -m pipeline.run prec", "precision=", ""),
+        ("{} -m pipeline.run dataset=fo", "folder", WITHOUT_EQUALS),
+        ("{} -m pipeline.run dataset=digits precision=b", "bf16", ""),
     ],
 )
 def test_the_function_answers_as_bash_calls_it(line: str, found: str, breaks: str, elsewhere: Path) -> None:

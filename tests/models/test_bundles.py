@@ -19,8 +19,9 @@ from exactness import assert_same, exact, pad, speech, stock_alone
 from published_weights import random_state_dict
 from random_models import architecture, build, wrapped
 from running import SHIPPED, main
+from torchaudio.models import Wav2Vec2Model, wav2vec2_model, wavlm_model
 
-from pipeline.models.architectures import torchaudio_bundle
+from pipeline.models.architectures import architecture_of, torchaudio_bundle
 from pipeline.models.catalog import BUNDLES, MODELS
 from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import named
@@ -28,17 +29,21 @@ from pipeline.results import open_run
 
 
 def same_computation() -> dict[str, list[ModelFacts]]:
-    """Every bundle, those together that compute the same but for their weights: dropout is off at inference."""
+    """Every bundle, those together that compute the same but for their weights, one with most labels first.
+
+    Dropout is off at inference. A model without labels computes what one with labels does before its last product, and
+    how many labels there are is the width of that product alone.
+    """
     groups = defaultdict(list)
-    for facts in MODELS.values():
-        if facts.name in BUNDLES:
-            kind, params = architecture(facts)
-            counts = sorted((key, value) for key, value in params.items() if "drop" not in key)
-            groups[repr((kind, counts, facts.body.normalize_waveform, facts.values))].append(facts)
+    for facts in sorted((MODELS[name] for name in BUNDLES), key=lambda facts: -len(facts.labels)):
+        kind, params = architecture(facts)
+        counts = sorted((key, value) for key, value in params.items() if "drop" not in key and key != "aux_num_out")
+        groups[repr((kind, counts, facts.body.normalize_waveform, facts.values == "log_probs"))].append(facts)
     return {"+".join(facts.name for facts in group): group for group in groups.values()}
 
 
 GROUPS = same_computation()
+FACTORIES = {"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}
 
 
 def test_every_bundle_is_in_a_group() -> None:
@@ -54,9 +59,9 @@ def test_every_bundle_is_in_a_group() -> None:
 
 @pytest.fixture(scope="module")
 def waveforms() -> list[torch.Tensor]:
-    """Two pieces of real speech, of 0.4 and 0.2 s: the widths and layers are what is tested, not the length."""
+    """Two pieces of real speech, of 0.2 and 0.1 s: the widths and layers are what is tested, not the length."""
     recordings = speech()
-    return [recordings[index][4000 : 4000 + length] for index, length in ((0, 6_400), (4, 3_200))]
+    return [recordings[index][4000 : 4000 + length] for index, length in ((0, 3_200), (4, 1_600))]
 
 
 @pytest.mark.slow
@@ -83,6 +88,37 @@ def test_a_bundle_at_its_real_size_batched_equals_torchaudio_alone(
 
 
 # --- the whole way: published weights in the hub's cache, `bundle.get_model()`, tables
+
+
+def assert_same_weights(ours: Wav2Vec2Model, stock: Wav2Vec2Model) -> None:
+    """All that a model computes with is there and equal bit for bit, what is in no state dict too."""
+    for (name, own), (theirs, other) in zip(ours.named_modules(), stock.named_modules(), strict=True):
+        assert (name, type(own).__name__, own.training) == (theirs, type(other).__name__, other.training)
+        held, expected = (
+            {
+                key: value
+                for key, value in (vars(module) | module._parameters | module._buffers).items()
+                if isinstance(value, torch.Tensor)
+            }
+            for module in (own, other)
+        )
+        assert held.keys() == expected.keys()
+        for key, value in held.items():
+            assert (value.dtype, value.stride()) == (expected[key].dtype, expected[key].stride())
+            assert torch.equal(value, expected[key]), f"{name}.{key}"
+
+
+def test_every_bundle_is_built_as_torchaudio_builds_it() -> None:
+    """The architecture of `get_model`, with as many labels as the catalogue says; on no memory."""
+    distinct = {repr((architecture(MODELS[name]), len(MODELS[name].labels))): name for name in BUNDLES}
+    for name in distinct.values():
+        facts, (kind, params) = MODELS[name], architecture(MODELS[name])
+        with torch.device("meta"):
+            ours, stock = architecture_of(name).build(len(facts.labels)), FACTORIES[kind](**params)
+        for tensors in ("named_parameters", "named_buffers"):
+            shapes = [{key: value.shape for key, value in getattr(model, tensors)()} for model in (ours, stock)]
+            assert shapes[0] == shapes[1], name
+        assert len(ours.state_dict()) == len([*ours.parameters(), *ours.buffers()])  # so a file holds all of them
 
 
 @pytest.mark.slow
@@ -113,6 +149,7 @@ def test_the_whole_way_from_published_weights_to_tables_equals_the_bundle(
     bundle = torchaudio_bundle(name)
     is_aligner = isinstance(bundle, torchaudio.pipelines.Wav2Vec2FABundle)
     model = bundle.get_model(with_star=False) if is_aligner else bundle.get_model()
+    assert_same_weights(named(name).build(), model if isinstance(model, Wav2Vec2Model) else model.model)
     waveform = torch.from_numpy(samples)[None]
     with torch.inference_mode():
         features, _ = model.extract_features(waveform)

@@ -44,6 +44,7 @@ pytestmark = pytest.mark.usefixtures("default_signals")
 
 @pytest.fixture(autouse=True)
 def nobody_is_left() -> Iterator[None]:
+    server()  # stays
     before = children_of(os.getpid())
     yield
     assert children_of(os.getpid()) == before
@@ -349,7 +350,9 @@ def test_recordings_that_break_their_reader_are_failures_of_a_run_that_goes_on(
 STUCK = """
 import sys, time
 from pipeline import run
-from pipeline.audio import reader
+from pipeline.audio import headers, reader
+
+headers.HEADER_PROCESSES = 16
 
 def stuck(file, file_size):
     while True:

@@ -29,8 +29,8 @@ ROWS = {
     "around": ["transcripts", "and features of all layers"],
     "growth": ["6 files", "one shard", "2 shards", "0.2 minutes in one file"],
 }
-COLD = ("around", "precision")
-"""Whose runs of this project are interpreters of their own; those of the others begin warm."""
+RUNS_NOTHING = "precision"
+"""Without CUDA. The runs of the others begin warm."""
 TRANSFORMERS = "transcripts and emissions, against transformers at its best"
 
 Runs = dict[str, Future[subprocess.CompletedProcess[str]]]
@@ -66,12 +66,12 @@ def runs(results: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory)
         (work / "weights").symlink_to(weights)
         given = ["--quick", "--threads", "1", "--results", str(results), "--work", str(work)]
         programs = [str(BENCH / f"{name}.py")]
-        if name not in COLD:
+        if name != RUNS_NOTHING:
             programs.insert(0, str(ROOT / "tests" / "support" / "warm_bench.py"))
         return server().run(programs[0], [*programs[1:], *given], cwd=results, env=environment(), timeout=240)
 
     pool = ThreadPoolExecutor(2)
-    return {name: pool.submit(start, name) for name in [*ROWS, "precision"]}
+    return {name: pool.submit(start, name) for name in [*ROWS, RUNS_NOTHING]}
 
 
 @pytest.mark.slow
@@ -96,7 +96,7 @@ def test_a_benchmark_stores_its_tables(name: str, runs: Runs, results: Path) -> 
 
 
 def test_precision_is_for_cuda(runs: Runs) -> None:
-    done = runs["precision"].result()
+    done = runs[RUNS_NOTHING].result()
     assert (done.returncode, done.stderr) == (0, "")
     assert "skipped, needs a CUDA device" in done.stdout
 

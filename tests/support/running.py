@@ -65,6 +65,18 @@ def run(*overrides: str, cwd: Path, timeout: float = 240, **variables: str) -> s
     return server().run("pipeline.run", overridden(overrides), cwd=cwd, env=env, timeout=timeout)
 
 
+def peak_mib(corpus: Path, run_dir: Path, *overrides: str) -> float:
+    """Peak resident memory in MiB of a run of every layer over a folder, in an interpreter of its own."""
+    given = ["dataset=folder", f"dataset.root={corpus}", "model=digits", "features.layers=all", f"run_dir={run_dir}"]
+    process = subprocess.Popen(
+        command(*given, *overrides), cwd=corpus.parent, env=environment(), stdout=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert_accounting(run_dir, layers=4)
+    return usage.ru_maxrss / 1024
+
+
 OWN_MOUNTS = """
 import ctypes, os, subprocess
 user, group = os.getuid(), os.getgid()

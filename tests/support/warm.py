@@ -1,9 +1,10 @@
 """Processes that begin where an interpreter has imported torch, pandas and the like, which is most of a short run.
 
-A server imports them once and forks for every process that it is asked for. Nothing of the pipeline is imported
-before the fork: what begins there is a process of its own, with its own command line, environment, working directory,
-signals and exit code, in which a module or a script runs from its first line. Whether torch is imported at all, and
-memory, are for tests that start an interpreter.
+A server imports them once and forks for every process that it is asked for. What begins there is a process of its
+own, with its own command line, environment, working directory, signals and exit code, in which a module or a script
+runs from its first line. Of the pipeline, modules that every run imports are there before the fork, as they are when
+they have just been imported: none of them looks, while it is imported, at what a process is given. Whether torch is
+imported at all, and memory, are for tests that start an interpreter.
 """
 
 from __future__ import annotations
@@ -26,9 +27,17 @@ from contextlib import suppress
 from pathlib import Path
 
 IMPORTED = (
-    "hydra", "jinja2", "jiwer", "numpy", "omegaconf", "pandas", "pyarrow.parquet", "rapidfuzz", "rich.console",
-    "rich.live", "safetensors.torch", "soundfile", "torch", "torchaudio.functional", "torchaudio.pipelines", "yaml",
+    "hydra", "jinja2", "jiwer", "multiprocessing.queues", "numpy", "omegaconf", "pandas", "pyarrow.dataset",
+    "pyarrow.pandas_compat", "pyarrow.parquet", "rapidfuzz", "rich.console", "rich.live", "rich.progress",
+    "safetensors.torch", "soundfile", "torch", "torchaudio.functional", "torchaudio.pipelines", "yaml",
 )  # fmt: skip
+PIPELINE = (
+    "pipeline.datasets.digits", "pipeline.datasets.folder", "pipeline.datasets.manifest", "pipeline.decoding.greedy",
+    "pipeline.executors.local", "pipeline.inference.execute", "pipeline.models.sources.digits", "pipeline.run",
+    "pipeline.stages.infer", "pipeline.stages.manifest", "pipeline.stages.score",
+)  # fmt: skip
+HEADER_PROCESSES = 2
+"""In place of many, which wait for slow disks: a fork of a process that has imported torch takes a while itself."""
 READ_AT_START = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "LD_")
 """How variables begin that an interpreter, or a library that it loads, reads once."""
 _LONGEST = 1 << 17
@@ -154,8 +163,10 @@ class Process:
 
 def _serve(connection: socket.socket) -> None:
     """Fork for each that is asked for, tell its process and how it ended; returns in a process that was asked for."""
-    for name in IMPORTED:
+    for name in (*IMPORTED, *PIPELINE):
         importlib.import_module(name)
+    sys.modules["pipeline.audio.headers"].HEADER_PROCESSES = HEADER_PROCESSES  # type: ignore[attr-defined]
+    del sys.modules["pipeline.run"]  # what runs as a program is imported by nobody
     _compose_once()
     gc.collect()
     gc.freeze()  # what is there stays where it is shared

@@ -1,7 +1,7 @@
 """A benchmark whose runs of this project begin warm: `warm_bench.py SCRIPT ARGUMENTS`, itself started warm.
 
 Of a benchmark in its quick form most of the time is interpreters that import torch. Rivals, and Python commands that
-are no module, stay processes of their own.
+are neither a module nor a script, stay processes of their own.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ def main() -> None:
     cold = contestants.command
 
     def command(arguments: Sequence[str], threads: int) -> tuple[float, float]:
-        if arguments[0] != "-m":
+        program, *given = arguments[1:] if arguments[0] == "-m" else arguments
+        if not program.endswith(".py") and arguments[0] != "-m":
             return cold(arguments, threads)
         started = time.perf_counter()
         env = common.environment(threads)
-        done = server.run(arguments[1], arguments[2:], cwd=Path.cwd(), env=env, timeout=240)
+        done = server.run(program, given, cwd=Path.cwd(), env=env, timeout=240)
         if done.returncode:
             raise SystemExit(f"{arguments}: {done.stderr[-2000:]}")
         return time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -82,12 +82,10 @@ class Source:
 
     def build(self) -> Wav2Vec2Model:
         """See `ModelSource.build`."""
-        from pipeline.models.checkpoint import UNREADABLE, reason_of
+        from pipeline.models.checkpoint import UNREADABLE, load_published, reason_of
 
         try:
-            return self._of_torchaudio().eval()
-        except _DOWNLOAD_FAILED as error:
-            raise self._not_downloaded(error) from None
+            return load_published(self.weights_path, self.facts.name).eval()
         except OSError as error:
             raise self._not_usable(error) from None
         except UNREADABLE as error:
@@ -116,21 +114,6 @@ class Source:
         print(f"downloading {self.url} to {self.weights_path}", file=sys.stderr)
         self.weights_path.parent.mkdir(parents=True, exist_ok=True)
         download_url_to_file(self.url, str(self.weights_path))
-
-    def _of_torchaudio(self) -> Wav2Vec2Model:
-        from torchaudio.models import Wav2Vec2Model
-
-        from pipeline.models.architectures import torchaudio_bundle
-
-        # The bundle for alignment would add a star: a label whose logit is always 0, which wins every argmax.
-        options = {"with_star": False} if self.facts.name == "mms_fa" else {}
-        # torch hub loads with weights_only=False unless told otherwise.
-        model = torchaudio_bundle(self.facts.name).get_model(
-            dl_kwargs={"weights_only": True, "map_location": "cpu"}, **options
-        )
-        model = model if isinstance(model, Wav2Vec2Model) else model.model
-        assert isinstance(model, Wav2Vec2Model)
-        return model
 
 
 def _hub() -> Path:
