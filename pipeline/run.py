@@ -181,7 +181,7 @@ class Session:
             each = [CHANNEL] if settings.channels == "each" else []
             self._check_groups([*own_column_names(self.config.dataset.columns()).values(), *each])
         if "infer" in settings.stages and (settings.device, settings.precision) != ("auto", "auto"):
-            from pipeline.models.engine import resolve_device, resolve_precision
+            from pipeline.models.device import resolve_device, resolve_precision
 
             resolve_precision(settings.precision, resolve_device(settings.device))
         with self.directory.new_or_kept(), self.directory.lock():

@@ -14,13 +14,8 @@ from pipeline.inference.loader import Loader, Recordings
 from pipeline.inference.loop import plan_batches, run_batches
 from pipeline.inference.writer import ShardWriter
 from pipeline.models import sources
-from pipeline.models.engine import (
-    Engine,
-    EngineSettings,
-    default_batch_seconds,
-    default_committers,
-    default_workers,
-)
+from pipeline.models.device import default_batch_seconds, default_committers, default_workers
+from pipeline.models.engine import Engine, EngineSettings
 from pipeline.runtime.progress import RunProgress
 from pipeline.runtime.signals import Stopped, deferring_stop
 from pipeline.storage.commits import CommitRecord

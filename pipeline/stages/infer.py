@@ -17,7 +17,7 @@ from pipeline.config.run_config import RunConfig
 from pipeline.executors import Executor
 from pipeline.inference.job import Computation, Job
 from pipeline.inference.shard_tables import TableSettings
-from pipeline.models.engine import resolve_device, resolve_precision
+from pipeline.models.device import resolve_device, resolve_precision
 from pipeline.runtime.failpoints import failpoint
 from pipeline.stages import identity as identities
 from pipeline.stages.disk import check_disk, estimate_bytes, format_bytes

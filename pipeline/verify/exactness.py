@@ -23,7 +23,8 @@ from pipeline.inference.loop import compute_in_order
 from pipeline.inference.stitching import Stitcher
 from pipeline.inference.transcription import Transcription
 from pipeline.models import sources
-from pipeline.models.engine import Engine, default_workers, resolve_device, resolve_precision
+from pipeline.models.device import default_workers, resolve_device, resolve_precision
+from pipeline.models.engine import Engine
 from pipeline.records import PlannedBatch
 from pipeline.results import Run, open_run
 from pipeline.runtime.errors import UserError

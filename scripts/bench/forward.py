@@ -26,7 +26,7 @@ from weights import prepare_weights
 from pipeline.inference.planning import Chunking, plan_shard
 from pipeline.models.architectures import architecture_of
 from pipeline.models.catalog import MODELS
-from pipeline.models.engine import default_batch_seconds
+from pipeline.models.device import default_batch_seconds
 from pipeline.models.facts import ModelFacts
 from pipeline.models.forward import ExactForward
 from pipeline.models.sources import load_model, named

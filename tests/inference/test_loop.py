@@ -9,7 +9,7 @@ import pytest
 from running import TABLES, main
 
 from pipeline.inference import execute as inference
-from pipeline.models import engine
+from pipeline.models import device
 from pipeline.results import open_run
 from pipeline.storage.run_directory import RunDirectory
 
@@ -43,7 +43,7 @@ def test_the_number_of_cores_and_of_committers_changes_no_byte(
 
 
 def test_a_cpu_with_bf16_runs_in_it_when_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "has_bf16", lambda: True)  # a CPU without it is slower, but computes the same
+    monkeypatch.setattr(device, "has_bf16", lambda: True)  # a CPU without it is slower, but computes the same
     run_dir = tmp_path / "run"
     assert main(["dataset=digits", "precision=bf16", "device=cpu", f"run_dir={run_dir}"]) == 0
     recorded = RunDirectory(run_dir).read_record()

@@ -16,10 +16,11 @@ from pipeline.decoding import greedy
 from pipeline.inference.resampling import resample
 from pipeline.inference.stitching import Stitcher
 from pipeline.inference.transcription import joined
+from pipeline.models import device as devices
 from pipeline.models import digits
-from pipeline.models import engine as engines
 from pipeline.models.catalog import MODELS
-from pipeline.models.engine import Engine, EngineSettings, resolve_device, resolve_precision
+from pipeline.models.device import resolve_device, resolve_precision
+from pipeline.models.engine import Engine, EngineSettings
 from pipeline.models.forward import ModelOutput
 from pipeline.models.sources import load_model, named
 from pipeline.records import Chunk
@@ -264,7 +265,7 @@ def test_bf16_on_a_cpu_needs_its_instructions(
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
     assert cores.has_bf16(tmp_path / "cpuinfo") == has
-    monkeypatch.setattr(engines, "has_bf16", lambda: has)
+    monkeypatch.setattr(devices, "has_bf16", lambda: has)
     if has:
         assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
     else:

@@ -1,0 +1,66 @@
+"""Chooses the device and the precision, and how much work a device is given at a time."""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.runtime.cores import available_cores, has_bf16
+from pipeline.runtime.errors import UserError
+
+CPU_BATCH_SECONDS = 20.0
+"""Padded seconds in a batch on a CPU. Larger batches gain nothing: batches only save calls for short recordings."""
+CUDA_BATCH_SECONDS_PER_GIB = 6.0
+"""Padded seconds per GiB of device memory. Base models in float32 need less than that."""
+MAX_CUDA_BATCH_SECONDS = 600.0
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn `auto`, `cpu`, `cuda` or `cuda:1` into a device.
+
+    Raises:
+        UserError: torch does not see the device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    index = int(name.partition(":")[2] or 0)
+    device = torch.device(name if index < 100 else "cuda")  # torch stores the index in one byte
+    if device.type == "cuda" and index >= torch.cuda.device_count():
+        raise UserError(f"device={name}: torch sees {torch.cuda.device_count()} CUDA devices; use device=cpu or auto")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """Turn `auto` into fp32 on a CPU and bf16 on CUDA.
+
+    Raises:
+        UserError: The device has no fast arithmetic in this precision.
+    """
+    if name == "auto":
+        return "bf16" if device.type == "cuda" else "fp32"
+    if device.type == "cpu" and name == "fp16":
+        raise UserError("precision=fp16: needs CUDA, and the device is the CPU; use precision=fp32 or auto")
+    if device.type == "cpu" and name == "bf16" and not has_bf16():
+        raise UserError(
+            "precision=bf16: this CPU has neither AVX-512 BF16 nor AMX, and without them bf16 takes three times as "
+            "long as fp32; use precision=fp32 or auto"
+        )
+    return name
+
+
+def default_batch_seconds(device: torch.device) -> float:
+    """Return the padded seconds of audio in one batch, by the memory of the device."""
+    if device.type == "cpu":
+        return CPU_BATCH_SECONDS
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return min(MAX_CUDA_BATCH_SECONDS, CUDA_BATCH_SECONDS_PER_GIB * memory / 2**30)
+
+
+def default_workers(device: torch.device) -> int:
+    """Return the number of loading processes: few if the model needs the cores itself, more for a GPU."""
+    cores = available_cores()
+    return max(1, min(12, cores // 16 if device.type == "cpu" else cores - 2))
+
+
+def default_committers(device: torch.device) -> int:
+    """Return the number of shards to commit at a time: few if the model needs the cores itself, more for a GPU."""
+    return max(1, min(8, available_cores() // (16 if device.type == "cpu" else 4)))
