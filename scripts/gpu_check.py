@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept.mkdir()
         packages = work / "packages"
         paths = [str(packages), str(ROOT), os.environ.get("PYTHONPATH", "")]
-        # No Python process writes into the tree, and what a step prints is there even if the step is killed.
-        settings = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+        # Without a buffer, what a step prints is there even if the step is killed.
+        settings = {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
         env = os.environ | settings | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         runner = Runner(options.out, kept, env, ROOT, options.seconds, summary)
         chosen = [step for step in steps(options, work, kept) if step.name in options.only]

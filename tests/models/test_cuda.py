@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from exactness import NEAR_TIE, TOLERANCE, assert_same, exact, pad, recordings, stock_alone
@@ -13,7 +14,10 @@ from running import SHIPPED
 from small_models import KINDS, digits_model, small
 
 from pipeline.models.catalog import MODELS
+from pipeline.models.engine import Engine, EngineSettings
 from pipeline.models.forward import ExactForward
+from pipeline.models.transfer import Streams
+from pipeline.records import Chunk
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -56,3 +60,50 @@ def test_each_kind_on_cuda_equals_torchaudio_alone_on_the_cpu(name: str, speech:
     logits = None if together.logits is None else together.logits.cpu()
     features = {layer: values.cpu() for layer, values in together.features.items()}
     assert_same(replace(together, logits=logits, features=features), alone)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["digits", *KINDS])
+def test_on_cuda_the_host_never_waits_while_it_starts_batches(
+    name: str, precision: str, speech: list[torch.Tensor]
+) -> None:
+    model = digits_model() if name == "digits" else small(MODELS[name])
+    settings = EngineSettings(layers=(1, 3), feature_dtype="float16", logits=True)
+    engine = Engine(MODELS[name], getattr(model, "model", model), torch.device("cuda"), precision, settings)
+    waveforms, lengths = pad(sorted(speech, key=len, reverse=True))
+    chunks = [Chunk(row, int(length)) for row, length in enumerate(lengths)]
+    batch = chunks, waveforms.pin_memory(), lengths
+    expected, rejected = engine.start(*batch).result().results()  # the first batch loads kernels, and may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        started = [engine.start(*batch).result() for _ in range(2)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert not rejected
+    for each in started:
+        emissions, rejected = each.results()
+        assert not rejected
+        for emission, first in zip(emissions, expected, strict=True):
+            assert (emission.logits is None) == (first.logits is None)
+            if emission.logits is not None and first.logits is not None:
+                assert np.allclose(emission.logits, first.logits, rtol=0, atol=0.05)  # bf16 has three digits
+            assert emission.features.keys() == {1, 3}
+            assert all(np.isfinite(values).all() for values in emission.features.values())
+
+
+def test_on_cuda_results_are_copied_to_pinned_memory() -> None:
+    """Otherwise the copies would not overlap with the next batch."""
+    streams = Streams(torch.device("cuda"))
+    values = torch.arange(1000.0, device="cuda")
+    hosted, copied = streams.to_host([values])
+    assert copied is not None
+    copied.synchronize()
+    assert hosted[0].is_pinned()
+    assert torch.equal(hosted[0], torch.arange(1000.0))
+
+
+def test_on_cuda_a_batch_is_copied_to_the_device_beside_a_computation() -> None:
+    streams = Streams(torch.device("cuda"))
+    given = [torch.full((1 << 20,), float(number)).pin_memory() for number in range(20)]
+    sums = [streams.to_device(waveforms).double().sum() for waveforms in given]
+    assert [float(value) for value in sums] == [number * float(1 << 20) for number in range(20)]

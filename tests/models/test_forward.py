@@ -18,8 +18,8 @@ from running import DATA, ROOT, SHIPPED, environment, server
 from small_models import KINDS, digits_model, small
 
 from pipeline.models import digits
+from pipeline.models.attention import position_bias
 from pipeline.models.catalog import MODELS
-from pipeline.models.encoder import position_bias
 from pipeline.models.forward import ExactForward
 from pipeline.models.front_end import FrontEnd, normalized
 
