@@ -119,7 +119,9 @@ def summary(outcomes: Sequence[Outcome], kept: Path) -> tuple[dict[str, Any], st
         except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
             figures[f"{add.__name__.strip('_')}: not read"] = f"{type(error).__name__}: {error}"
     lines = [f"{'step':<12}{'result':<14}{'s':>7}{'at most':>9}"]
-    lines += [f"{each.name:<12}{each.result:<14}{each.seconds:>7.1f}{each.limit_s:>9.0f}" for each in outcomes]
+    for each in outcomes:
+        less = f", shortened from {each.shortened_from_s:.0f}" if each.shortened_from_s else ""
+        lines.append(f"{each.name:<12}{each.result:<14}{each.seconds:>7.1f}{each.limit_s:>9.0f}{less}")
     lines += ["", *(f"{name}: {shown(value)}" for name, value in figures.items())]
     for each in outcomes:
         if each.result not in ("done", "left out"):
@@ -204,6 +206,7 @@ def _kernels(kept: Path) -> dict[str, Any]:
         total = measured["kernels_ms"]
         found["launches in a batch"] = measured["launches"]
         found["ms of kernels in a batch"] = total
+        found["kernels' share of the time of a batch"] = f"{total / 1000 / measured['batch_s']:.1%}"
         found["largest kernels"] = [
             f"{row['ms'] / total:.1%} {row['calls']} x {row['name'][:80]}" for row in measured["kernels"][:6]
         ]

@@ -52,6 +52,7 @@ class Outcome:
         result: `done`, `failed`, `out of time`, `left out` or `interrupted`.
         seconds: How long it ran.
         limit_s: How long it was allowed to run.
+        shortened_from_s: How long it would have been allowed to run if the time for all steps had sufficed.
         code: Its exit code, if it ended by itself.
         tail: The last lines of its output.
     """
@@ -60,6 +61,7 @@ class Outcome:
     result: str
     seconds: float
     limit_s: float
+    shortened_from_s: float | None
     code: int | None
     tail: list[str]
 
@@ -137,7 +139,8 @@ class Runner:
     def _ended(self, step: Step, result: str, seconds: float, limit: float, code: int | None = None) -> None:
         log = self._log(step)
         said = log.read_text(errors="replace") if log.exists() else ""
-        outcome = Outcome(step.name, result, round(seconds, 1), round(limit, 1), code, said.splitlines()[-TAIL_LINES:])
+        shortened, tail = step.seconds if limit < step.seconds else None, said.splitlines()[-TAIL_LINES:]
+        outcome = Outcome(step.name, result, round(seconds, 1), round(limit, 1), shortened, code, tail)
         self.outcomes.append(outcome)
         print(f"== {step.name}: {result}, {seconds:.1f} s", flush=True)
         if result not in ("done", "left out"):

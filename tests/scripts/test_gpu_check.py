@@ -74,6 +74,7 @@ def test_the_time_limit_of_all_steps_shortens_one_and_leaves_out_the_rest(
     summary, _ = ran(tmp_path, {"long": (60, "import time; time.sleep(60)"), "late": (60, "print()")}, seconds=2.5)
     assert [step["result"] for step in summary["steps"]] == ["out of time", "left out"]
     assert summary["steps"][0]["limit_s"] == pytest.approx(2, abs=0.5)
+    assert [step["shortened_from_s"] for step in summary["steps"]] == [60, 60]
     assert time.monotonic() - started < 20
 
 
