@@ -1,5 +1,5 @@
-# Every target first installs what it needs into .venv. It installs again when pyproject.toml or
-# constraints.txt change.
+# Every target except gpu-check first installs what it needs into .venv. It installs again when
+# pyproject.toml or constraints.txt change.
 #
 #   make demo PYTHON=/opt/python3.12/bin/python3     makes .venv with another Python
 #   make test ARGS="-k resume -x" JOBS=1             arguments for pytest, and the number of test processes
@@ -43,6 +43,10 @@ bench: $(BENCH_INSTALLED) ## Runs the benchmarks on the CPU, about 25 minutes; w
 .PHONY: bench-gpu
 bench-gpu: $(BENCH_INSTALLED) ## Runs the tests that need CUDA, and the benchmarks on the GPU
 	@$(PY) scripts/bench/all.py --device cuda $(ARGS)
+
+.PHONY: gpu-check
+gpu-check: ## Checks and measures the project on a CUDA device in at most 8 minutes; installs nothing
+	@$(or $(PYTHON),$(wildcard $(PY)),python3) scripts/gpu_check.py $(ARGS)
 
 .PHONY: soak
 soak: $(INSTALLED) ## Kills, stops and damages runs at random for some minutes, and checks their tables

@@ -25,7 +25,8 @@ LONGEST = (
     "runtime/test_supervisor", "promises/test_resume", "config/test_user_files", "models/test_checkpoint",
     "promises/test_signals", "test_package", "promises/test_memory", "promises/test_fuzzing", "docs/test_guide",
     "test_plot", "scoring/test_scoring", "promises/test_tutorial", "inference/test_loop", "stages/test_resume",
-    "models/test_catalog", "promises/test_soak", "config/test_help", "promises/test_secrets",
+    "scripts/test_gpu_check", "models/test_cuda_path", "models/test_catalog", "promises/test_soak",
+    "config/test_help", "promises/test_secrets",
 )  # fmt: skip
 """Modules that take longest, the longest first."""
 

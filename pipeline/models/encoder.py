@@ -8,7 +8,7 @@ utterance alone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.models.wav2vec2.wavlm_attention import WavLMSelfAttention
 
+from pipeline.models.attention import (
+    Attend,
+    AttentionPerUtterance,
+    AttentionWithPositionBias,
+    PackedFlashAttention,
+    position_bias,
+)
 from pipeline.models.front_end import gelu_
+from pipeline.models.packing import frame_index, to_device
 
 TAPS = 16
 """The positional convolution is computed in pieces of this many taps. It divides every kernel size that models have
@@ -78,10 +86,10 @@ class PackedEncoder(nn.Module):
 
     def _attention(self, x: Tensor, counts: Sequence[int]) -> Attend:
         if self.wavlm is not None:
-            return _AttentionWithPositionBias(position_bias(self.wavlm, max(counts)).to(x.dtype), counts)
+            return AttentionWithPositionBias(position_bias(self.wavlm, max(counts)).to(x.dtype), counts)
         if x.is_cuda and x.dtype != torch.float32:
-            return _PackedFlashAttention(counts, x.device)
-        return _AttentionPerUtterance(counts)
+            return PackedFlashAttention(counts, x.device)
+        return AttentionPerUtterance(counts)
 
 
 class _PositionalConvolution(nn.Module):
@@ -108,10 +116,12 @@ class _PositionalConvolution(nn.Module):
         given = x.to(self.conv.weight.dtype)
         if not together:
             return F.gelu(self._lowered(given, counts)).to(x.dtype)
-        padded = nn.utils.rnn.pad_sequence(list(torch.split(given, list(counts))), batch_first=True)
-        convolved = F.gelu(self.conv(padded.transpose(1, 2))).transpose(1, 2)
+        batch, longest = len(counts), max(counts)
+        index = to_device(frame_index(range(0, batch * longest, longest), counts), x.device)
+        padded = given.new_zeros((batch * longest, given.shape[1])).index_copy_(0, index, given)
+        convolved = F.gelu(self.conv(padded.view(batch, longest, -1).transpose(1, 2))).transpose(1, 2)
         # An even kernel returns one frame too many.
-        return torch.cat([row[:count] for row, count in zip(convolved, counts, strict=True)]).to(x.dtype)
+        return convolved[:, :longest].flatten(0, 1).index_select(0, index).to(x.dtype)
 
     def _lowered(self, x: Tensor, counts: Sequence[int]) -> Tensor:
         """Compute the convolution as matrix products, on a CPU twice as fast as oneDNN's grouped convolution.
@@ -190,84 +200,6 @@ class _Gate(nn.Module):
         first, second = gates.chunk(2, dim=-1)
         scaled: Tensor = first * (second * self.scale[0] - 1.0) + 2.0
         return scaled
-
-
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""Computes attention, `(total frames, dim)`, from query, key and value, each `(total frames, heads, width)`, and from
-WavLM's gates."""
-
-
-class _AttentionPerUtterance:
-    """Computes attention one utterance at a time, with torch's fused kernels."""
-
-    def __init__(self, counts: Sequence[int]) -> None:
-        self.counts = list(counts)
-
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, gates: Tensor | None) -> Tensor:
-        pieces = zip(*(torch.split(part, self.counts) for part in (query, key, value)), strict=True)
-        attended = []
-        for piece, mask in zip(pieces, self._masks(gates), strict=True):
-            by_head = [part.transpose(0, 1)[None] for part in piece]
-            attended.append(F.scaled_dot_product_attention(by_head[0], by_head[1], by_head[2], attn_mask=mask)[0])
-        return torch.cat([each.transpose(0, 1).flatten(1) for each in attended])
-
-    def _masks(self, gates: Tensor | None) -> Sequence[Tensor | None]:
-        return [None] * len(self.counts)
-
-
-class _AttentionWithPositionBias(_AttentionPerUtterance):
-    """Computes WavLM's attention, which adds a bias by the distance of two frames, weighted by a gate per frame."""
-
-    def __init__(self, bias: Tensor, counts: Sequence[int]) -> None:
-        """`bias` is the result of `position_bias` for the longest utterance."""
-        super().__init__(counts)
-        self.bias = bias
-
-    def _masks(self, gates: Tensor | None) -> Sequence[Tensor | None]:
-        assert gates is not None
-        size = self.bias.shape[-1]
-        # The bias depends only on the distance, so the bias of a shorter utterance is a corner of that of the longest.
-        return [
-            (gate * self.bias[0, :, :count, :count])[None] if count < size else (gate * self.bias[0])[None]
-            for gate, count in zip(torch.split(gates, self.counts, dim=1), self.counts, strict=True)
-        ]
-
-
-class _PackedFlashAttention:
-    """Computes flash attention over all packed utterances in one call, on CUDA in half precision."""
-
-    def __init__(self, counts: Sequence[int], device: torch.device) -> None:
-        ends = list(itertools.accumulate(counts, initial=0))
-        self.ends = torch.tensor(ends, dtype=torch.int32, device=device)
-        self.longest = max(counts)
-
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, gates: Tensor | None) -> Tensor:
-        from torch.nn.attention.varlen import varlen_attn  # a prototype in torch 2.11, and only for CUDA
-
-        attended = varlen_attn(query, key, value, self.ends, self.ends, self.longest, self.longest)
-        assert isinstance(attended, Tensor)
-        return attended.flatten(1)
-
-
-def position_bias(attention: Any, frames: int) -> Tensor:
-    """Compute WavLM's relative position bias, which each layer weights with its own gates.
-
-    The bias depends only on the distance between two frames. So this function looks it up once per distance, while
-    `WavLMSelfAttention.compute_bias` does so for each pair of frames of each utterance.
-
-    Args:
-        attention: torchaudio's `WavLMSelfAttention` of the first layer, which has the embedding.
-        frames: Number of frames of the longest utterance.
-
-    Returns:
-        `(1, heads, frames, frames)`.
-    """
-    distances = torch.arange(1 - frames, frames)
-    buckets = attention._relative_positions_bucket(distances, bidirectional=True)
-    by_distance = attention.rel_attn_embed(buckets.to(attention.rel_attn_embed.weight.device)).T
-    # Row 0 of `unfold` begins at distance 1 - frames, which belongs to the last query. So the rows are reversed.
-    bias: Tensor = by_distance.unfold(1, frames, 1).flip(1)[None]
-    return bias
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -217,7 +217,7 @@ class Engine:
             if not reserved:
                 return None
             try:
-                output = self._forward(waveforms.to(self.device, non_blocking=True), lengths, self._layers)
+                output = self._forward(self._streams.to_device(waveforms), lengths, self._layers)
                 return Transfer(self._streams, self._wanted, chunks, output)
             except (RuntimeError, MemoryError) as error:
                 if not (isinstance(error, torch.OutOfMemoryError) or is_out_of_memory(error)):

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.convolution import Convolution
+from pipeline.models.packing import frame_index, to_device
 
 EARLY = 4
 """Number of first convolutions that a CPU computes tile by tile. Their many frames do not fit into its caches; a tile
@@ -93,7 +94,7 @@ class FrontEnd(nn.Module):
         first = self.convolutions[0]
         folded = None
         if isinstance(first.norm, nn.GroupNorm):
-            folded = _fold_group_norm(waveforms, first.num_frames(lengths).to(waveforms.device), first)
+            folded = _fold_group_norm(waveforms, to_device(first.num_frames(lengths), waveforms.device), first)
         signal, places = self._signal(waveforms, lengths, together)
         x = self._early(signal, places, folded, together)
         for convolution in self.convolutions[EARLY:]:
@@ -101,8 +102,10 @@ class FrontEnd(nn.Module):
         num_frames = lengths
         for convolution in self.convolutions:
             num_frames = convolution.num_frames(num_frames)
-        begins = [place // self.stride for place in places]
-        pieces = [x[begin : begin + count] for begin, count in zip(begins, num_frames.tolist(), strict=False)]
+        begins = [place // self.stride for place in places[:-1]]
+        if together:
+            return x.index_select(0, to_device(frame_index(begins, num_frames.tolist()), x.device)), num_frames
+        pieces = [x[begin : begin + count] for begin, count in zip(begins, num_frames.tolist(), strict=True)]
         return torch.cat(pieces), num_frames
 
     def most_values(self, num_samples: int, together: bool) -> float:
@@ -130,6 +133,10 @@ class FrontEnd(nn.Module):
         places = [*itertools.accumulate(sizes, initial=0)]
         # The last window of the first convolution extends beyond its stride.
         signal = waveforms.new_zeros(places[-1] + max(0, first.kernel - first.stride))
+        if together:
+            whole = waveforms[:, : sizes[0]]
+            signal[: places[-1]].view(len(sizes), -1)[:, : whole.shape[1]] = whole
+            return signal, places
         for place, waveform, size in zip(places, waveforms, sizes, strict=False):
             waveform = waveform[:size]
             signal[place : place + len(waveform)] = waveform

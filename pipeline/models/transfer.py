@@ -1,7 +1,7 @@
-"""Copies results from the device to the host, while the host continues and a GPU computes the next batch.
+"""Copies batches to the device and results to the host, while the host continues and a GPU computes another batch.
 
-All copies of a batch are started at once and read later. On CUDA they use a separate stream and pinned memory. On a CPU
-the same functions run synchronously.
+All results of a batch are started to be copied at once, and read later. On CUDA, copies use separate streams and pinned
+memory. On a CPU the same functions run synchronously.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ class Streams:
     """The streams of a device, and its clock."""
 
     def __init__(self, device: torch.device) -> None:
-        """Create a stream for copies if the device is a GPU."""
+        """Create two streams for copies if the device is a GPU, one for each direction."""
         self._device = device
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        cuda = device.type == "cuda"
+        self._uploads = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
+        self._copies = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
 
     def now(self) -> Moment:
         """Return the current point in the device's sequence of work."""
@@ -41,6 +43,24 @@ class Streams:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         return event
+
+    def to_device(self, waveforms: Tensor) -> Tensor:
+        """Copy a batch to the device, while a GPU computes the batch before it.
+
+        This takes a stream of its own. In the stream of `to_host`, the copy would wait for the results of the batch
+        before.
+
+        Args:
+            waveforms: The batch on the host, in pinned memory for CUDA.
+        """
+        if self._uploads is None:
+            return waveforms
+        computing = torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(self._uploads):
+            copied = waveforms.to(self._device, non_blocking=True)
+        computing.wait_stream(self._uploads)
+        copied.record_stream(computing)  # keeps the memory until it is used
+        return copied
 
     def to_host(self, values: Sequence[Tensor]) -> tuple[list[Tensor], torch.cuda.Event | None]:
         """Start to copy tensors to the host.
@@ -56,7 +76,7 @@ class Streams:
             hosted = []
             for each in values:
                 each.record_stream(self._copies)  # keeps the memory until it is copied
-                hosted.append(each.to("cpu", non_blocking=True))
+                hosted.append(each.to("cpu", non_blocking=True))  # torch takes pinned memory for such a copy
             copied.record(self._copies)
         return hosted, copied
 

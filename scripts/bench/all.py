@@ -31,7 +31,7 @@ def main() -> int:
         given = ["--device", options.device, "--work", work, *others]
         commands = {name: [f"{Path(__file__).with_name(name)}.py", *given] for name in options.only}
         if "tests" in commands:
-            commands["tests"] = ["-m", "pytest", "-k", "cuda", "-q"]
+            commands["tests"] = ["-m", "pytest", "tests/models/test_cuda.py", "-q"]
             if options.device == "cpu":
                 del commands["tests"]
         for name, command in commands.items():

@@ -70,6 +70,7 @@ def main() -> None:
                 written / middle.seconds,
                 peak,
             )
+            publish("around", __doc__, [table], options, measured, complete=False)
         table.notes.append(
             "waits: share of s in which the model that does nothing waited for the loader or the writer. closing s: "
             "from the last batch to the last commit."

@@ -194,9 +194,18 @@ def spread(values: Sequence[float]) -> dict[str, float | int | list[float]]:
 
 
 def publish(
-    name: str, doc: str, tables: Sequence[Table], options: argparse.Namespace, measured: dict[str, Any]
+    name: str,
+    doc: str,
+    tables: Sequence[Table],
+    options: argparse.Namespace,
+    measured: dict[str, Any],
+    complete: bool = True,
 ) -> None:
-    """Print the tables and store them as `<name>-<device>.md` and `.json`."""
+    """Store the tables as `<name>-<device>.md` and `.json`, and print them once they are complete.
+
+    A benchmark also stores what it has so far, after each of its parts, so that a benchmark that is stopped leaves
+    results.
+    """
     console = Console(width=None if sys.stdout.isatty() else 160)
     on, with_versions, date = machine(options.device), versions(), datetime.now(UTC).date().isoformat()
     about = ", ".join(f"{key} {value}" for key, value in with_versions.items())
@@ -208,10 +217,12 @@ def publish(
         f"# {doc.splitlines()[0].rstrip('.')}",
         "",
         f"`scripts/bench/{name}.py`, {date}. {where}; {options.threads} threads. {about}."
-        + (" **Quick: the figures mean little.**" if options.quick else ""),
+        + (" **Quick: the figures mean little.**" if options.quick else "")
+        + ("" if complete else " **Incomplete: the benchmark was stopped.**"),
     ]
     content = {
         "benchmark": name,
+        "complete": complete,
         "date": date,
         "machine": on,
         "versions": with_versions,
@@ -220,11 +231,20 @@ def publish(
         "measured": measured,
     }
     target = ready(options.results) / f"{name.replace('_', '-')}-{device_name(options.device)}"
-    target.with_suffix(".json").write_text(json.dumps(content, indent=1, default=str) + "\n")
-    target.with_suffix(".md").write_text("\n\n".join(["\n".join(header), *(table.markdown() for table in tables)]))
+    _replace(target.with_suffix(".json"), json.dumps(content, indent=1, default=str) + "\n")
+    _replace(target.with_suffix(".md"), "\n\n".join(["\n".join(header), *(table.markdown() for table in tables)]))
+    if not complete:
+        return
     for table in tables:
         table.print(console)
     console.print(f"{where}; {date}", highlight=False, markup=False)
+
+
+def _replace(path: Path, content: str) -> None:
+    """Write a file so that a process that is stopped leaves the old or the new one."""
+    new = path.with_name(f".{path.name}")
+    new.write_text(content)
+    os.replace(new, path)
 
 
 def say(what: str) -> None:

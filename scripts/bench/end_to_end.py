@@ -81,7 +81,8 @@ def main() -> None:
     options = arguments()
     with prepared(options) as work:
         mixes = make_mixes(options, work)
-        tables, measured = [], {}
+        tables: list[Table] = []
+        measured: dict[str, Any] = {}
         for model in options.models:
             prepare_weights(model)
             if model != BASE:
@@ -89,11 +90,14 @@ def main() -> None:
             with ExitStack() as stack:
                 rivals = start_rivals(options, model, stack)
                 for mix in mixes.values():
-                    contestants, limits = compete(options, model, mix, rivals, work)
-                    title = f"{model.upper()}, {describe(mix)}"
-                    tables += report(title, model, mix, contestants, limits, options)
-                    turns = {c.name: [t if isinstance(t, str) else asdict(t) for t in c.results] for c in contestants}
-                    measured[f"{model}, {mix.name}"] = {"matrix_flop_per_s": limits, "turns": turns}
+                    title, before = f"{model.upper()}, {describe(mix)}", tables
+                    for contestants, limits in compete(options, model, mix, rivals, work):
+                        tables = [*before, *report(title, model, mix, contestants, limits, options)]
+                        turns = {
+                            c.name: [t if isinstance(t, str) else asdict(t) for t in c.results] for c in contestants
+                        }
+                        measured[f"{model}, {mix.name}"] = {"matrix_flop_per_s": limits, "turns": turns}
+                        publish("end_to_end", __doc__, tables, options, measured, complete=False)
         publish("end_to_end", __doc__, tables, options, measured)
 
 
@@ -198,21 +202,27 @@ def start_rivals(options: argparse.Namespace, model: str, stack: ExitStack) -> d
             rivals[f"{kind} {precision}"] = stack.enter_context(rival)
             if options.device == "cpu" and not options.quick:  # one after the other: each start is timed alone
                 rival.wait()
-    for rival in rivals.values():
-        rival.wait()
+    for name, rival in list(rivals.items()):
+        try:
+            rival.wait()
+        except SystemExit as error:  # the others can still be compared
+            say(f"{name} did not start: {error}")
+            del rivals[name]
     return rivals
 
 
 def compete(
     options: argparse.Namespace, model: str, mix: Mix, rivals: dict[str, Rival], work: Path
-) -> tuple[list[Contestant], list[float]]:
-    """Let everybody have their turns; the contestants, and the machine's matrix-product rate of each round."""
+) -> Iterator[tuple[list[Contestant], list[float]]]:
+    """Let everybody have their turns. After each turn: the contestants, and the matrix-product rates of the rounds."""
     out, name = work / "out", mix.name
 
     def ours(corpus: Path, overrides: tuple[str, ...]) -> Timing:
         return pipeline(corpus, out / "ours", model, options.device, options.threads, overrides)
 
     def theirs(rival: str, **asked: Any) -> Callable[[], Timing | str]:
+        if rival not in rivals:
+            return lambda: "did not start"
         return lambda: rivals[rival].run(mix.part, out / "theirs", mix.part_s, **asked)
 
     contestants = [
@@ -251,9 +261,9 @@ def compete(
                 done = contestant.results[-1]
                 shown = f"{done.audio_s / done.seconds:.1f} x" if isinstance(done, Timing) else done
                 say(f"{name}, round {turn + 1}: {contestant.name}: {shown}")
+                yield contestants, limits
         if turn == 0 and any(contestant.speed for contestant in searched):
             max(searched, key=lambda contestant: contestant.speed).every_round = True
-    return contestants, limits
 
 
 @contextmanager
@@ -282,7 +292,7 @@ def report(
     columns = ["contestant", "audio s", "turns", "s", "least s", "x real time", "of limit"]
     columns += ["command s", "waits", "closing s", "MiB", "MB written"]
     table = Table(title, columns)
-    for contestant in contestants:
+    for contestant in (contestant for contestant in contestants if contestant.results):
         timings = contestant.timings
         if not timings:
             table.add(contestant.name, "", len(contestant.results), contestant.results[0], *[""] * (len(columns) - 4))

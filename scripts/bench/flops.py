@@ -35,3 +35,12 @@ def forward_flop(params: Mapping[str, Any], num_samples: int) -> dict[str, float
 def total(params: Mapping[str, Any], lengths: Iterable[int]) -> float:
     """FLOP of recordings of these lengths, in samples."""
     return sum(sum(forward_flop(params, length).values()) for length in lengths)
+
+
+PEAKS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12}
+"""FLOP per second of dense bf16 products, as the maker states them, by part of the device's name."""
+
+
+def peak(device: str) -> float | None:
+    """Return the stated peak of a CUDA device, or `None` if the table above lacks the device."""
+    return next((value for name, value in PEAKS.items() if name in device), None)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import corpora
@@ -50,8 +50,10 @@ def main() -> None:
                 max(1, options.recordings // 2) if model == LARGE and options.device == "cpu" else options.recordings
             )
             waveforms = [torch.from_numpy(w) for w in corpora.utterances(count, 1.0 if options.quick else 16.0)]
-            table, measured[model] = compete(options, model, waveforms)
-            tables.append(table)
+            tables.append(Table("", []))
+            for table, found in compete(options, model, waveforms):
+                tables[-1], measured[model] = table, found
+                publish("forward", __doc__, tables, options, measured, complete=False)
         publish("forward", __doc__, tables, options, measured)
 
 
@@ -92,8 +94,8 @@ def stock(model: torch.nn.Module, batches: list[Batch], dtype: torch.dtype) -> C
     return run
 
 
-def compete(options: argparse.Namespace, name: str, waveforms: list[Tensor]) -> tuple[Table, dict[str, Any]]:
-    """One model: everybody's seconds for all recordings."""
+def compete(options: argparse.Namespace, name: str, waveforms: list[Tensor]) -> Iterator[tuple[Table, dict[str, Any]]]:
+    """One model: everybody's seconds for all recordings, after each round."""
     facts, device = MODELS[name], options.device
     say(f"{name}: loading")
     lengths = [len(waveform) for waveform in waveforms]
@@ -132,12 +134,23 @@ def compete(options: argparse.Namespace, name: str, waveforms: list[Tensor]) -> 
             if turn >= 0:
                 times[contestant].append(took)
                 say(f"{name}, round {turn + 1}: {contestant}: {seconds / took:.1f} x")
+        if turn >= 0:
+            yield report(options, name, lengths, times, limits)
+
+
+def report(
+    options: argparse.Namespace, name: str, lengths: list[int], times: dict[str, list[float]], limits: list[float]
+) -> tuple[Table, dict[str, Any]]:
+    """The table of a model after some rounds, and what was measured."""
+    facts, device = MODELS[name], options.device
+    precision = "bf16" if device == "cuda" else "fp32"
+    seconds = sum(lengths) / facts.sample_rate
     params = architecture_of(facts.name).params
     flop_per_s = flops.total(params, lengths) / seconds
     rate = statistics.median(limits)
     limit = rate / flop_per_s
     table = Table(
-        f"{facts.name.upper()}: {len(waveforms)} recordings, {seconds:.0f} s",
+        f"{facts.name.upper()}: {len(lengths)} recordings, {seconds:.0f} s",
         ["contestant", "s, median", "s, least", "x real time", "share of limit", "wanted"],
     )
     for contestant, taken in times.items():

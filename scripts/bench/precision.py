@@ -11,7 +11,7 @@ trained.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import corpora
@@ -38,7 +38,17 @@ def main() -> None:
         sys.exit(0)
     options.recordings = options.recordings or (4 if options.quick else 20 if options.device == "cpu" else 200)
     with prepared(options):
-        table, measured = measure(options.models, options.recordings, options.device)
+        measured: dict[str, Any] = {}
+        table = Table(
+            "Against unmodified torchaudio in fp32, each recording alone",
+            ["model, contestant", "frames", "labels changed", "largest difference of a logit", "relative rms"],
+        )
+        for name in options.models:
+            for contestant, result in compete(name, options.recordings, options.device):
+                measured[f"{name}: {contestant}"] = result
+                share = f"{result['changed']:.3%}"
+                table.add(f"{name}: {contestant}", int(result["frames"]), share, result["largest"], result["rms"])
+                publish("precision", __doc__, [table], options, measured, complete=False)
         publish("precision", __doc__, [table], options, measured)
 
 
@@ -79,33 +89,27 @@ def compare(found: Sequence[Tensor], reference: Sequence[Tensor]) -> dict[str, f
     return {"frames": frames, "changed": changed / frames, "largest": largest, "rms": (squares / scale) ** 0.5}
 
 
-def measure(models: Sequence[str], count: int, device: str) -> tuple[Table, dict[str, Any]]:
+def compete(name: str, count: int, device: str) -> Iterator[tuple[str, dict[str, float]]]:
+    """Each contestant with its differences from the reference, for one model."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    table = Table(
-        "Against unmodified torchaudio in fp32, each recording alone",
-        ["model, contestant", "frames", "labels changed", "largest difference of a logit", "relative rms"],
-    )
-    measured: dict[str, Any] = {}
-    for name in models:
-        say(name)
-        prepare_weights(name)
-        waveforms = recordings(name, count)
-        reference = alone(load_model(named(name))[0], waveforms, device, torch.float32)
-        contestants = {
-            "stock torchaudio in bf16, alone": alone(load_model(named(name))[0], waveforms, device, torch.bfloat16),
-            "this project in bf16, batched": batched(
-                ExactForward(load_model(named(name))[0], "bf16").to(device), waveforms, device
-            ),
-            "this project in fp32, batched": batched(
-                ExactForward(load_model(named(name))[0], "fp32").to(device), waveforms, device
-            ),
-        }
-        for contestant, found in contestants.items():
-            result = compare(found, reference)
-            measured[f"{name}: {contestant}"] = result
-            share = f"{result['changed']:.3%}"
-            table.add(f"{name}: {contestant}", int(result["frames"]), share, result["largest"], result["rms"])
-    return table, measured
+    say(name)
+    prepare_weights(name)
+    waveforms = recordings(name, count)
+
+    def stock(dtype: torch.dtype) -> list[Tensor]:
+        return alone(load_model(named(name))[0], waveforms, device, dtype)
+
+    def ours(precision: str) -> list[Tensor]:
+        return batched(ExactForward(load_model(named(name))[0], precision).to(device), waveforms, device)
+
+    contestants: dict[str, Callable[[], list[Tensor]]] = {
+        "this project in bf16, batched": lambda: ours("bf16"),
+        "stock torchaudio in bf16, alone": lambda: stock(torch.bfloat16),
+        "this project in fp32, batched": lambda: ours("fp32"),
+    }
+    reference = stock(torch.float32)
+    for contestant, run in contestants.items():
+        yield contestant, compare(run(), reference)
 
 
 if __name__ == "__main__":

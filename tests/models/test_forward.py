@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,43 +11,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from exactness import NEAR_TIE, TOLERANCE, Alone, assert_same, exact, pad, recordings, stock_alone
+from exactness import TOLERANCE, Alone, assert_same, exact, pad, recordings, stock_alone
 from exactness import speech as real_speech
-from random_models import architecture, build, wrapped
+from random_models import architecture, build
 from running import DATA, ROOT, SHIPPED, environment, server
-from safetensors.torch import load_file
+from small_models import KINDS, digits_model, small
 
 from pipeline.models import digits
+from pipeline.models.attention import position_bias
 from pipeline.models.catalog import MODELS
-from pipeline.models.encoder import position_bias
-from pipeline.models.facts import ModelFacts
 from pipeline.models.forward import ExactForward
 from pipeline.models.front_end import FrontEnd, normalized
-from pipeline.models.sources import named
-
-SMALL = {
-    "extractor_conv_layer_config": digits.ARCHITECTURE["extractor_conv_layer_config"],
-    "encoder_embed_dim": 96,
-    "encoder_num_layers": 3,
-    "encoder_num_heads": 4,
-    "encoder_ff_interm_features": 192,
-    "encoder_pos_conv_groups": 8,
-}
-"""What of an architecture does not change its kind."""
-
-# A bundle of each kind: group norm after or before the layers' own norms, layer norms with and without a bias of
-# the convolutions, normalised waveforms, log-probabilities, WavLM with either front end.
-KINDS = (
-    "wav2vec2_asr_base_960h",
-    "hubert_base",
-    "wav2vec2_asr_large_lv60k_960h",
-    "hubert_asr_large",
-    "wav2vec2_xlsr_300m",
-    "mms_fa",
-    "voxpopuli_asr_base_10k_de",
-    "wavlm_base",
-    "wavlm_large",
-)
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +29,6 @@ def speech() -> list[torch.Tensor]:
     waveforms = real_speech()
     assert len({len(waveform) for waveform in waveforms}) >= 5
     return waveforms
-
-
-def small(facts: ModelFacts, seed: int = 0) -> torch.nn.Module:
-    """A model of the bundle's kind, wrapped as its bundle wraps it, but narrow and shallow."""
-    kind, params = architecture(facts)
-    return wrapped(build(kind, params | SMALL, seed), facts)
-
-
-def digits_model() -> torch.nn.Module:
-    model = digits.build().eval()
-    model.load_state_dict(load_file(named("digits").weights_path))
-    return model
 
 
 @cache
@@ -225,43 +186,6 @@ def test_half_precision_stays_near(name: str, precision: str, limit: float, spee
     for expected, got in zip(whole.split(whole.features[3]), half.split(half.features[3]), strict=True):
         assert got.dtype == torch.float32
         assert (got - expected).square().mean().sqrt() <= limit * expected.square().mean().sqrt()
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize(("precision", "share"), [("fp32", 0.0), ("bf16", 0.02), ("fp16", 0.02)])
-def test_on_cuda_labels_stay_in_every_precision(speech: list[torch.Tensor], precision: str, share: float) -> None:
-    model = digits_model()
-    shipped = recordings(sorted((SHIPPED / "digits").glob("*.flac"))[::4])
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    forward = ExactForward(copy.deepcopy(model), precision).cuda()
-    waveforms, lengths = pad(shipped)
-    together = forward(waveforms.cuda(), lengths, [4])
-    changed = frames = 0
-    for index, waveform in enumerate(shipped):
-        with torch.inference_mode():
-            emission = model(waveform[None])[0][0]
-        got = together.split(together.logits)[index].cpu()
-        assert torch.isfinite(got).all()
-        if precision == "fp32":
-            assert (got - emission).abs().max() <= TOLERANCE
-        clear = emission.topk(2).values.diff().abs()[:, 0] > NEAR_TIE
-        changed += int(((got.argmax(-1) != emission.argmax(-1)) & clear).sum())
-        frames += len(emission)
-    assert changed <= share * frames
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", KINDS)
-def test_each_kind_on_cuda_equals_torchaudio_alone_on_the_cpu(name: str, speech: list[torch.Tensor]) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    facts = MODELS[name]
-    stock = small(facts)
-    alone = stock_alone(stock, speech)
-    waveforms, lengths = pad(speech)
-    together = exact(stock, facts).cuda()(waveforms.cuda(), lengths, [1, 2, 3])
-    logits = None if together.logits is None else together.logits.cpu()
-    features = {layer: values.cpu() for layer, values in together.features.items()}
-    assert_same(replace(together, logits=logits, features=features), alone)
 
 
 def test_recordings_are_what_soundfile_reads(speech: list[torch.Tensor]) -> None:

@@ -1,0 +1,55 @@
+"""What a CPU can show of the path for CUDA: its shapes, where the host would wait, and how much it launches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from exactness import exact
+from fake_cuda import CUDA, FakeCuda, fake_cuda, run
+from small_models import KINDS, small
+
+from pipeline.models.catalog import MODELS
+
+
+def batch(count: int) -> torch.Tensor:
+    return torch.linspace(32_000, 5_000, count).long()
+
+
+def traced(name: str, precision: str, count: int) -> tuple[FakeCuda, torch.Tensor]:
+    facts, lengths = MODELS[name], batch(count)
+    with fake_cuda() as mode:
+        output = run(mode, exact(small(facts), facts, precision), lengths)
+    frames = output.num_frames
+    assert frames.tolist() == [facts.num_frames(int(length)) for length in lengths]
+    for values in (output.logits, *output.features.values()):
+        if values is not None:
+            assert (values.shape[0], values.dtype) == (int(frames.sum()), torch.float32)
+            assert values.device.type == CUDA.type
+    assert (output.logits is None) == (not facts.labels)
+    return mode, frames
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", KINDS)
+def test_the_host_waits_for_no_copy_and_no_value(name: str, precision: str) -> None:
+    mode, _ = traced(name, precision, 5)
+    assert mode.uploads
+    assert all(mode.uploads)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2_asr_base_960h", "voxpopuli_asr_base_10k_de"])
+def test_launches_in_half_precision_do_not_grow_with_the_batch(name: str) -> None:
+    few, many = (traced(name, "bf16", count)[0].calls for count in (3, 40))
+    assert few == many
+    assert few["_varlen_attn"] == 3  # once for each layer
+
+
+def test_a_copy_that_waits_is_found() -> None:
+    with fake_cuda() as mode:
+        with mode:
+            torch.arange(3).to(CUDA)
+            torch.arange(3).to(CUDA, non_blocking=True)
+            torch.arange(3).pin_memory().to(CUDA, non_blocking=True)
+        assert mode.uploads == [False, False, True]
+        with mode, pytest.raises(Exception, match="_local_scalar_dense"):
+            torch.arange(3).to(CUDA).sum().item()
