@@ -31,9 +31,10 @@ BATCH = 32
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--recordings", type=int, help="of 2 to 16 s; None: 200, on a CPU 20")
-    made.add_argument("--models", nargs="+", default=[BASE, "digits"])
+    made.add_argument("--models", nargs="+", help="None: base and digits, or digits with --quick")
     options = made.parse_args()
-    if options.device == "cpu" and not has_bf16():
+    options.models = options.models or (["digits"] if options.quick else [BASE, "digits"])
+    if options.device == "cpu" and not (has_bf16() or options.quick):
         print("precision: skipped, because this CPU has no bf16 arithmetic (AVX-512 BF16 or AMX)")
         sys.exit(0)
     options.recordings = options.recordings or (4 if options.quick else 20 if options.device == "cpu" else 200)
