@@ -117,7 +117,7 @@ class Recordings:
     def _load_window(self, extent: Extent, chunk: Chunk) -> Tensor:
         """Load a chunk of a longer utterance, and read only the samples that the chunk depends on.
 
-        The result equals the same samples of the whole utterance, resampled at once.
+        The result equals the same samples of the whole utterance, resampled at once, up to float32 rounding.
         """
         rate, num_samples = self.manifest.measured(chunk.row)
         stop = chunk.start + chunk.num_samples

