@@ -19,14 +19,14 @@ WRITES_NO_BYTECODE, sys.dont_write_bytecode = sys.dont_write_bytecode, False
 
 
 LONGEST = (
-    "models/test_bundles", "scripts/test_bench", "promises/test_long", "config/test_run_config", "verify/test_verify",
-    "promises/test_failpoints", "test_run", "stages/test_report", "promises/test_security", "report/test_page",
-    "models/test_forward", "storage/test_run_directory", "report/test_browser", "inference/test_loader",
-    "runtime/test_supervisor", "promises/test_resume", "config/test_user_files", "models/test_checkpoint",
-    "promises/test_signals", "test_package", "promises/test_memory", "promises/test_fuzzing", "docs/test_guide",
-    "test_plot", "scoring/test_scoring", "promises/test_tutorial", "inference/test_loop", "stages/test_resume",
-    "scripts/test_gpu_check", "models/test_cuda_path", "models/test_catalog", "promises/test_soak",
-    "config/test_help", "promises/test_secrets",
+    "promises/test_long", "models/test_bundles", "config/test_run_config", "promises/test_failpoints", "test_run",
+    "verify/test_verify", "promises/test_security", "scripts/test_bench", "models/test_forward", "report/test_page",
+    "promises/test_resume", "config/test_user_files", "models/test_checkpoint", "test_plot", "promises/test_signals",
+    "stages/test_report", "docs/test_guide", "promises/test_memory", "test_package", "inference/test_loader",
+    "storage/test_run_directory", "test_extending", "report/test_browser", "promises/test_soak", "models/test_catalog",
+    "promises/test_secrets", "scoring/test_scoring", "stages/test_resume", "runtime/test_supervisor",
+    "scripts/test_gpu_check", "models/test_cuda_path", "inference/test_loop", "config/test_completion",
+    "promises/test_fuzzing",
 )  # fmt: skip
 """Modules that take longest, the longest first."""
 
