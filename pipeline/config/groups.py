@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -145,8 +147,13 @@ def compose_choices(choices: Mapping[str, str]) -> DictConfig:
     for name, modules in GROUPS.items():
         for choice in added_choices(name):
             ConfigStore.instance().store(choice, {modules.key.partition(".")[2]: choice}, group=name)
+    return copy.deepcopy(_composed(tuple(f"{group}={choice}" for group, choice in choices.items())))
+
+
+@cache
+def _composed(choices: tuple[str, ...]) -> DictConfig:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        composed = hydra.compose(PRIMARY, [f"{group}={choice}" for group, choice in choices.items()])
+        composed = hydra.compose(PRIMARY, list(choices))
     OmegaConf.set_struct(composed, False)
     return composed
 
