@@ -57,7 +57,7 @@ def driver_table(work: Path, options: Namespace, measured: dict[str, Any]) -> Ta
         table.add(name, count, hours, driver_s / hours, 1000 * driver_s / count, reading_s / hours)
     table.notes.append(
         f"Seconds for an hour of audio. Batches of {GPU_BATCH_S} s, as on an H100; 2.7 words a second. The loading "
-        "processes do not count, and neither does the start or, on a CPU, computing the batches. Reading batches: their "
+        "processes do not count. Neither does the start, nor computing the batches on a CPU. Reading batches: the "
         "transfer from the loading processes."
     )
     return table

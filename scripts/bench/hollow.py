@@ -1,8 +1,9 @@
 """The main job with a forward that computes nothing, for `around.py`: `python scripts/bench/hollow.py OVERRIDES...`.
 
 Frames, logits and features have the right shapes and random values, which are made once. Everything else is the
-project's own code. The file `driver.json` in the run directory says how many CPU seconds the main process took from the
-first batch to the last commit: to read batches from the loading processes, to compute them (on a CPU), and for the rest.
+project's own code. From the first batch to the last commit, the CPU seconds of the main process are counted: those that
+read batches from the loading processes, those that compute batches on a CPU, and the rest. They are written to the file
+`driver.json` in the run directory.
 """
 
 from __future__ import annotations
