@@ -199,11 +199,10 @@ class ShardTables:
             None if reference is None else count_errors(text, reference)
             for text, reference in zip(texts, references, strict=True)
         ]
-        columns = {name: described[name] for name in described.column_names}
-        columns |= {name: decoded[name] for name in decoded.column_names}
+        counted = [each for each in errors if each is not None]
+        counts.update({name: sum(getattr(each, name) for each in counted) for name in COUNTS if counted})
+        columns = {name: table[name] for table in (described, decoded) for name in table.column_names}
         for name in (*COUNTS, "wer"):
             values = [None if each is None else getattr(each, name) for each in errors]
             columns[name] = pa.array(values, schema.field(name).type)
-            if name in COUNTS and any(each is not None for each in errors):
-                counts[name] += sum(value for value in values if value is not None)
         return pa.table([columns[name] for name in schema.names], schema=schema)
