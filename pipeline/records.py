@@ -1,7 +1,7 @@
 """The small frozen types that the parts of the pipeline pass to one another.
 
 dataset -> `Utterance` -> manifest -> `Chunk` -> `PlannedBatch` -> loader -> model -> `Emission` -> decoder ->
-`Transcript` -> shard writer. A chunk that fails is passed on as a `Rejected` and becomes a `Failure` in a table.
+`Transcripts` -> shard writer. A chunk that fails is passed on as a `Rejected` and becomes a `Failure` in a table.
 These types hold NumPy arrays. Only the loader and the model use tensors.
 """
 
@@ -150,41 +150,6 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
-    """One decoded word.
-
-    Attributes:
-        word: The word.
-        start_s, end_s: Start and end in seconds in the original file; frame i starts at i x stride.
-        probability: exp of the mean log-probability over the word's frames.
-    """
-
-    word: str
-    start_s: float
-    end_s: float
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class Transcript:
-    """The decoder's result for one utterance.
-
-    Attributes:
-        text: Words separated by single spaces.
-        ctc_text: The collapsed label sequence, as in the torchaudio tutorial: `I|HAD|THAT|`.
-        avg_logprob: Mean log-probability of the chosen path per frame.
-        num_frames: Number of frames of the emission.
-        words: The words with their times.
-    """
-
-    text: str
-    ctc_text: str
-    avg_logprob: float
-    num_frames: int
-    words: tuple[Word, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Labels:
     """The labels of a CTC model.
 
@@ -232,6 +197,8 @@ class Emission:
 
     def cut(self, first: int, last: int) -> Emission:
         """Return the frames `first` to `last` (exclusive), counted from the first frame of the chunk."""
+        if first == 0 and last >= self.num_frames:
+            return self
         own = slice(first, last)
         return Emission(
             chunk=self.chunk,

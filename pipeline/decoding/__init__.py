@@ -8,18 +8,19 @@ the keys `decoder.*` of the configuration, and part of the run's identity.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
-from pipeline.records import Labels, Transcript, UtteranceEmission
+from pipeline.records import Labels, UtteranceEmission
 from pipeline.runtime.plugins import Modules
+from pipeline.transcripts import Transcripts
 
 DECODERS = Modules("decoder.name", "pipeline.decoding", "Decoder", "overnight_speech.decoders")
 """The decoders by the value of `decoder.name`. `DECODERS.load(name)` imports one."""
 
 
 class Decoder(Protocol):
-    """Decodes the emission of one whole utterance.
+    """Decodes the emissions of whole utterances.
 
     Attributes:
         wants_logits: Whether the decoder reads `UtteranceEmission.logits`. If it does not, logits are not copied from
@@ -28,8 +29,11 @@ class Decoder(Protocol):
 
     wants_logits: ClassVar[bool]
 
-    def __call__(self, emission: UtteranceEmission) -> Transcript:
-        """Return the transcript of `emission`. Word times are seconds in the original file."""
+    def __call__(self, emissions: Sequence[UtteranceEmission]) -> Transcripts:
+        """Return the transcripts of one or more utterances, in order. Word times are seconds in the original file.
+
+        A decoder of single utterances returns `Transcripts.of([self.decode(each) for each in emissions])`.
+        """
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -56,6 +57,7 @@ def execute(job: Job, shards: Sequence[int], device: torch.device, progress: Run
     )
     max_batch_s = job.max_batch_s or default_batch_seconds(device)
     progress.begin()
+    gc.freeze()  # the garbage collector need not search the imported modules again, here or in the loading processes
     try:
         planned = plan_batches(job, shards, max_batch_s)
         with closing(engine), closing(loader.batches(planned)) as batches, deferring_stop():
@@ -69,6 +71,8 @@ def execute(job: Job, shards: Sequence[int], device: torch.device, progress: Run
         with deferring_stop():
             writer.abort()
         raise
+    finally:
+        gc.unfreeze()
     return writer.kept
 
 

@@ -124,6 +124,7 @@ class _Results:
         self._failures = job.failures_before
         self._stitcher = Stitcher()
         decoder = job.computation.decoder
+        self._duration_s = np.nan_to_num(job.manifest.duration_s)
         start_s = np.nan_to_num(np.asarray(job.manifest.table["start_s"].to_numpy(), dtype=np.float64))
         self._transcription = None if decoder is None else Transcription(decoder, lambda row: float(start_s[row]))
 
@@ -138,10 +139,10 @@ class _Results:
         failpoint("forwarded", batch.plan.shard)
         self._warn_of_split_chunks(started)
         pieces, lost = self._stitcher.take(emissions, [*batch.rejected, *rejected])
-        transcripts = {} if self._transcription is None else self._transcription.take(pieces, lost)
+        transcribed = None if self._transcription is None else self._transcription.take(pieces, lost)
         failures = [_failure(self._job.manifest, item) for item in lost]
         decoded = time.monotonic()
-        self._writer.put(batch.plan.shard, pieces, transcripts, failures)
+        self._writer.put(batch.plan.shard, pieces, transcribed, failures)
         self._report(begun, started, len(failures), write_s=time.monotonic() - decoded)
         self._check_failures(failures)
 
@@ -171,8 +172,16 @@ class _Results:
                 write_s=write_s,
                 idle_s=idle_s,
             ),
-            covered_s=sum(_own_s(self._job, chunk) for chunk in batch.plan.chunks),
+            covered_s=sum(map(self._own_s, batch.plan.chunks)),
         )
+
+    def _own_s(self, chunk: Chunk) -> float:
+        """Return the seconds of a chunk, without those that it shares with the next chunk."""
+        if chunk.whole:
+            return float(self._duration_s[chunk.row])
+        facts = self._job.computation.facts
+        shared = 0 if chunk.last else 2 * chunk.context * facts.stride
+        return (chunk.num_samples - shared) / facts.sample_rate
 
     def _check_failures(self, failures: Sequence[Failure]) -> None:
         """Stop the run if there are too many failures.
@@ -188,15 +197,6 @@ class _Results:
                 f"{self._failures} utterances have failed, more than max_failures={limit}; "
                 f"the last one is {last.id!r}: {last.error}, {last.message}"
             )
-
-
-def _own_s(job: Job, chunk: Chunk) -> float:
-    """Return the seconds of a chunk, without those that it shares with the next chunk."""
-    if chunk.whole:
-        return float(np.nan_to_num(job.manifest.duration_s[chunk.row]))
-    facts = job.computation.facts
-    shared = 0 if chunk.last else 2 * chunk.context * facts.stride
-    return (chunk.num_samples - shared) / facts.sample_rate
 
 
 def _failure(manifest: Manifest, item: Rejected) -> Failure:

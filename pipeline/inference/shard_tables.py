@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.inference.staged_arrays import StagedArrays
-from pipeline.records import Emission, Failure, Transcript
+from pipeline.inference.transcription import Transcribed
+from pipeline.records import Emission, Failure
 from pipeline.runtime.errors import naming
 from pipeline.runtime.failpoints import failpoint
 from pipeline.scoring.counting import COUNTS, count_errors
@@ -65,7 +66,8 @@ class ShardTables:
         self._settings = settings
         self._rows = manifest.rows_of_shard(shard)
         self._ids = manifest.table["id"].slice(self._rows.start, len(self._rows)).to_pylist()
-        self._transcripts: dict[int, dict[str, Any]] = {}
+        self._transcripts: list[pa.Table] = []
+        self._transcribed: list[int] = []  # the manifest row of each row of the transcripts
         self._failures: list[Failure] = []
         self._done: set[int] = set()
         self._folder = directory.new_staging(shard)
@@ -99,9 +101,10 @@ class ShardTables:
         if emission.chunk.last:
             self._done.add(row)
 
-    def transcribe(self, row: int, transcript: Transcript) -> None:
-        """Add the transcript of one utterance."""
-        self._transcripts[row] = tables.transcript_columns(transcript)
+    def transcribe(self, transcribed: Transcribed) -> None:
+        """Add the transcripts of utterances."""
+        self._transcripts.append(tables.transcript_columns(transcribed.transcripts))
+        self._transcribed += transcribed.rows
 
     def fail(self, failure: Failure) -> None:
         """Add the failure of one utterance."""
@@ -183,15 +186,23 @@ class ShardTables:
         return path
 
     def _transcripts_table(self, order: Sequence[int], counts: Counter[str]) -> pa.Table:
+        """Return the transcripts of the rows `order`, and add their sums to `counts`."""
         schema = tables.transcripts_schema(self._manifest.table.schema)
-        rows: list[dict[str, Any]] = []
-        for described in self._manifest.table.take(list(order)).to_pylist() if order else []:
-            row = {name: described[name] for name in schema.names if name in described}
-            row |= self._transcripts[order[len(rows)]]
-            counts["empty_transcripts"] += row["text"] == ""
-            if row["reference"] is not None:
-                errors = count_errors(row["text"], row["reference"])
-                row |= {name: getattr(errors, name) for name in COUNTS} | {"wer": errors.wer}
-                counts.update({name: row[name] for name in COUNTS})
-            rows.append(row)
-        return pa.Table.from_pylist(rows, schema=schema)
+        if not order:
+            return schema.empty_table()
+        places = {row: place for place, row in enumerate(self._transcribed)}
+        decoded = pa.concat_tables(self._transcripts).combine_chunks().take([places[row] for row in order])
+        described = self._manifest.table.take(order)
+        texts, references = decoded["text"].to_pylist(), described["reference"].to_pylist()
+        counts["empty_transcripts"] += texts.count("")
+        errors = [
+            None if reference is None else count_errors(text, reference)
+            for text, reference in zip(texts, references, strict=True)
+        ]
+        counted = [each for each in errors if each is not None]
+        counts.update({name: sum(getattr(each, name) for each in counted) for name in COUNTS if counted})
+        columns = {name: table[name] for table in (described, decoded) for name in table.column_names}
+        for name in (*COUNTS, "wer"):
+            values = [None if each is None else getattr(each, name) for each in errors]
+            columns[name] = pa.array(values, schema.field(name).type)
+        return pa.table([columns[name] for name in schema.names], schema=schema)

@@ -1,13 +1,23 @@
-"""Collects the stitched pieces of each utterance, and decodes the utterance when its last piece has come."""
+"""Collects the stitched pieces of each utterance, and decodes the utterances whose last piece has come."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.decoding import Decoder
-from pipeline.records import BestPath, Emission, Rejected, Transcript, UtteranceEmission
+from pipeline.records import BestPath, Emission, Rejected, UtteranceEmission
+from pipeline.transcripts import Transcripts
+
+
+@dataclass(frozen=True)
+class Transcribed:
+    """Transcripts, and the manifest row of each."""
+
+    rows: Sequence[int]
+    transcripts: Transcripts
 
 
 class Transcription:
@@ -24,25 +34,25 @@ class Transcription:
         self._start_s = start_s
         self._pieces: dict[int, list[Emission]] = {}
 
-    def take(self, pieces: Iterable[Emission], failures: Iterable[Rejected]) -> dict[int, Transcript]:
-        """Add pieces, and decode the utterances that are complete.
+    def take(self, pieces: Iterable[Emission], failures: Iterable[Rejected]) -> Transcribed | None:
+        """Add pieces, and decode the utterances that are complete, all at once.
 
         Args:
             pieces: Pieces that `Stitcher.take` returned.
             failures: Failures that `Stitcher.take` returned; their pieces are dropped.
 
         Returns:
-            Transcripts by manifest row.
+            The transcripts; `None` if no utterance is complete.
         """
         for failure in failures:
             self._pieces.pop(failure.chunk.row, None)
-        transcripts = {}
+        complete: dict[int, UtteranceEmission] = {}
         for piece in pieces:
             row = piece.chunk.row
             self._pieces.setdefault(row, []).append(self._needed(piece))
             if piece.chunk.last:
-                transcripts[row] = self._decoder(joined(self._pieces.pop(row), self._start_s(row)))
-        return transcripts
+                complete[row] = joined(self._pieces.pop(row), self._start_s(row))
+        return Transcribed(list(complete), self._decoder(list(complete.values()))) if complete else None
 
     def _needed(self, piece: Emission) -> Emission:
         """Return the piece without arrays that the decoder does not read, to save memory in long utterances."""
@@ -50,10 +60,12 @@ class Transcription:
         return Emission(piece.chunk, piece.num_frames, logits, {}, piece.path)
 
 
-def joined(pieces: list[Emission], start_s: float) -> UtteranceEmission:
+def joined(pieces: Sequence[Emission], start_s: float) -> UtteranceEmission:
     """Concatenate the pieces of an utterance, which are in order."""
     paths = [piece.path for piece in pieces if piece.path is not None]
     assert len(paths) == len(pieces), "a model without labels cannot be decoded"
+    if len(pieces) == 1:
+        return UtteranceEmission(paths[0], pieces[0].logits, start_s)
     logits = [piece.logits for piece in pieces if piece.logits is not None]
     return UtteranceEmission(
         path=BestPath(

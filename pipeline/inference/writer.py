@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from pipeline.inference.shard_tables import ShardTables, TableSettings
-from pipeline.records import Emission, Failure, Transcript
+from pipeline.inference.transcription import Transcribed
+from pipeline.records import Emission, Failure
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
@@ -23,7 +24,7 @@ QUEUED_BATCHES = 4
 class _Results:
     shard: int
     emissions: Sequence[Emission]
-    transcripts: Mapping[int, Transcript]
+    transcribed: Transcribed | None
     failures: Sequence[Failure]
 
 
@@ -74,7 +75,7 @@ class ShardWriter:
         self,
         shard: int,
         emissions: Sequence[Emission],
-        transcripts: Mapping[int, Transcript],
+        transcribed: Transcribed | None,
         failures: Sequence[Failure],
     ) -> None:
         """Pass results to the writer. Wait if too many batches are queued.
@@ -82,13 +83,13 @@ class ShardWriter:
         Args:
             shard: The shard of the results.
             emissions: Emissions of chunks; those of an utterance come in order.
-            transcripts: Transcripts by manifest row. A transcript comes with the last emission of its utterance.
+            transcribed: Transcripts, if there are any. A transcript comes with the last emission of its utterance.
             failures: Utterances that failed.
 
         Raises:
             Exception: The exception that stopped the writer.
         """
-        results: _Results | None = _Results(shard, emissions, transcripts, failures)
+        results: _Results | None = _Results(shard, emissions, transcribed, failures)
         while True:
             self._raise()
             try:
@@ -157,8 +158,8 @@ class ShardWriter:
         tables = shards[results.shard]
         for emission in results.emissions:
             tables.add(emission)
-        for row, transcript in results.transcripts.items():
-            tables.transcribe(row, transcript)
+        if results.transcribed is not None:
+            tables.transcribe(results.transcribed)
         for failure in results.failures:
             before = self._retried.get(results.shard, {}).get(failure.id, 0)
             tables.fail(replace(failure, attempts=failure.attempts + before))

@@ -7,8 +7,9 @@ memory. On a CPU the same functions run synchronously.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -148,44 +149,49 @@ class Transfer:
         """Wait for the copies. Each chunk has either an `Emission` or a `Rejected`."""
         if self._copied is not None:
             self._copied.synchronize()
-        reasons = self._reasons()
+        values = {name: each.numpy() for name, each in self._hosted.items()}
+        bounds = [0, *accumulate(self._counts)]
+        reasons = self._reasons(values, bounds)
         emissions: list[Emission] = []
         rejected: list[Rejected] = []
-        logits, labels, logprobs = (self._split(name) for name in ("logits", "labels", "logprobs"))
-        features = {layer: self._split(f"layer {layer}") for layer in self._layers}
-        for index, (chunk, count) in enumerate(zip(self._chunks, self._counts, strict=True)):
+        logits = values.get("logits")
+        for index, (chunk, (first, last)) in enumerate(zip(self._chunks, pairwise(bounds), strict=True)):
             if index in reasons:
                 rejected.append(Rejected(chunk, "model", "non_finite", reasons[index]))
                 continue
+            own = slice(first, last)
             emissions.append(
                 Emission(
                     chunk=chunk,
-                    num_frames=count,
-                    logits=None if logits is None else logits[index],
-                    features={layer: values[index] for layer, values in features.items() if values is not None},
-                    path=None if labels is None or logprobs is None else BestPath(labels[index], logprobs[index]),
+                    num_frames=last - first,
+                    logits=None if logits is None else logits[own],
+                    features={layer: values[f"layer {layer}"][own] for layer in self._layers},
+                    path=BestPath(values["labels"][own], values["logprobs"][own]) if "labels" in values else None,
                 )
             )
         return emissions, rejected
 
-    def _reasons(self) -> dict[int, str]:
-        """Return why chunks have no result, by index in the batch."""
-        reasons: dict[int, str] = {}
-        for name in ("largest", *(f"largest {layer}" for layer in self._layers)):
-            for index, frames in enumerate(self._split(name) or []):
-                largest = float(frames.max(initial=0.0))  # NaN if any value is NaN
-                if not np.isfinite(largest):
-                    reasons[index] = self._wanted.non_finite
-                elif name != "largest" and largest >= HALF_MAX and self._wanted.feature_dtype == "float16":
-                    layer = name.removeprefix("largest ")
-                    message = f"layer {layer} has values too large for float16; set features.dtype=float32"
-                    reasons.setdefault(index, message)
-        return reasons
+    def _reasons(self, values: Mapping[str, NDArray[Any]], bounds: Sequence[int]) -> dict[int, str]:
+        """Return why chunks have no result, by index in the batch.
 
-    def _split(self, name: str) -> list[NDArray[Any]] | None:
-        """Split an array of the batch into one array per chunk; return `None` if it was not copied."""
-        values = self._hosted.get(name)
-        return None if values is None else [part.numpy() for part in torch.split(values, self._counts)]
+        Args:
+            values: The arrays of the batch by name, each with a row for each frame.
+            bounds: The first frame of each chunk, and the number of frames.
+        """
+
+        def chunks(frames: NDArray[np.bool_]) -> list[int]:
+            """Return the chunks that have any of these frames."""
+            found: list[int] = np.unique(np.searchsorted(bounds, np.flatnonzero(frames), side="right") - 1).tolist()
+            return found
+
+        reasons: dict[int, str] = {}
+        for layer in self._layers if self._wanted.feature_dtype == "float16" else ():
+            message = f"layer {layer} has values too large for float16; set features.dtype=float32"
+            reasons = dict.fromkeys(chunks(values[f"largest {layer}"] >= HALF_MAX), message) | reasons
+        for name in ("largest", *(f"largest {layer}" for layer in self._layers)):
+            if name in values:
+                reasons |= dict.fromkeys(chunks(~np.isfinite(values[name])), self._wanted.non_finite)
+        return reasons
 
 
 def _largest(values: Tensor) -> Tensor:

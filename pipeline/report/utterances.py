@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.audio.waveforms import Extent, channel_to_read
-from pipeline.records import Word
 from pipeline.report.arrays import Cut, Frames, read_emissions, read_features
 from pipeline.report.axis import Span, span_of, ticks_of
 from pipeline.report.clips import MAX_SAMPLES, Clip, Wanted, read_clips
@@ -25,6 +24,7 @@ from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.files import StoredTable
 from pipeline.storage.run_directory import RunDirectory
+from pipeline.transcripts import Word
 
 _COLUMNS = ("id", "num_frames", "text", "avg_logprob", "words", "word_errors", "reference_words", "wer")
 

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.records import ArrayPart, Failure, Transcript
+from pipeline.records import ArrayPart, Failure
 from pipeline.runtime.paths import encode_path
+from pipeline.transcripts import Texts, Transcripts
 
 SCHEMA_VERSION = 1
 
@@ -151,15 +152,24 @@ def own_column_names(names: Iterable[str], reserved: Iterable[str] = RESERVED) -
     return {name: found[name] for name in names}
 
 
-def transcript_columns(transcript: Transcript) -> dict[str, Any]:
-    """Return the columns of a transcripts row that come from the decoder."""
-    return {
-        "num_frames": transcript.num_frames,
-        "text": transcript.text,
-        "ctc_text": transcript.ctc_text,
-        "avg_logprob": transcript.avg_logprob,
-        "words": [asdict(word) for word in transcript.words],
-    }
+def transcript_columns(transcripts: Transcripts) -> pa.Table:
+    """Return the columns of `transcripts/` that come from the decoder, with a row for each utterance."""
+    times = (transcripts.start_s, transcripts.end_s, transcripts.probability.astype(np.float32))
+    words = pa.StructArray.from_arrays([_strings(transcripts.words), *map(pa.array, times)], fields=list(WORD))
+    return pa.table(
+        {
+            "num_frames": pa.array(transcripts.num_frames),
+            "text": _strings(transcripts.text),
+            "ctc_text": _strings(transcripts.ctc_text),
+            "avg_logprob": pa.array(transcripts.avg_logprob.astype(np.float32)),
+            "words": pa.ListArray.from_arrays(pa.array(transcripts.word_offsets), words),
+        }
+    )
+
+
+def _strings(texts: Texts) -> pa.StringArray:
+    """Return texts as a string array, without a copy."""
+    return pa.StringArray.from_buffers(len(texts.offsets) - 1, pa.py_buffer(texts.offsets), pa.py_buffer(texts.data))
 
 
 def failures_table(failures: Iterable[Failure]) -> pa.Table:

@@ -151,14 +151,17 @@ class _Comparisons:
                     self.of_row[chunk.row] = self._begin(chunk.row)
             emissions, rejected = begun.computation.result().results()
             pieces, failures = stitcher.take(emissions, [*batch.rejected, *rejected])
-            transcripts = {} if transcription is None else transcription.take(pieces, failures)
+            transcribed = None if transcription is None else transcription.take(pieces, failures)
+            texts: dict[int, str] = {}
+            if transcribed is not None:
+                texts = dict(zip(transcribed.rows, transcribed.transcripts.ctc_text.to_list(), strict=True))
             for failure in failures:
                 self.of_row[failure.chunk.row].failure = f"{failure.error}: {failure.message}"
             for piece in pieces:
                 comparison = self.of_row[piece.chunk.row]
                 comparison.take(piece)
                 if piece.chunk.last:
-                    comparison.finish(transcripts.get(piece.chunk.row))
+                    comparison.finish(texts.get(piece.chunk.row))
                     comparison.stored = {}  # frees memory
 
     def _begin(self, row: int) -> Comparison:

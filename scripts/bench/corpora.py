@@ -39,14 +39,15 @@ def cut(source: Samples, num_samples: int, offset: int) -> Samples:
     return source.take(np.arange(offset, offset + num_samples), mode="wrap")
 
 
-def utterances(count: int, longest_s: float = 16.0, seed: int = 0) -> list[Samples]:
+def utterances(count: int, longest_s: float = 16.0, seed: int = 0, shortest_s: float | None = None) -> list[Samples]:
     """Lengths as LibriSpeech has them, from 2 to 16 s in equal parts and in random order: 9 s on average.
 
-    Where the longest has less than 4 s the shortest has half of that.
+    Where the longest has less than 4 s the shortest has half of that, unless it is given.
     """
     generator = np.random.default_rng(seed)
     source = speech()
-    lengths = generator.permutation(np.linspace(min(2.0, longest_s / 2), longest_s, count))
+    shortest_s = min(2.0, longest_s / 2) if shortest_s is None else shortest_s
+    lengths = generator.permutation(np.linspace(shortest_s, longest_s, count))
     return [cut(source, round(length * RATE), int(generator.integers(len(source)))) for length in lengths]
 
 
@@ -74,6 +75,11 @@ def librispeech(folder: Path, count: int, longest_s: float = 16.0) -> Path:
 
 def short(folder: Path, count: int) -> Path:
     return write(folder, commands(min(count, DISTINCT)), count, "wav")
+
+
+def seconds_long(folder: Path, count: int) -> Path:
+    """From half a second to one and a half: one second on average."""
+    return write(folder, utterances(min(count, DISTINCT), 1.5, shortest_s=0.5), count)
 
 
 def long(folder: Path, minutes: float) -> Path:

@@ -22,14 +22,16 @@ import soundfile
 from pipeline.config.schema import ReportSettings, ScoreSettings
 from pipeline.datasets import SHIPPED
 from pipeline.inference.shard_tables import ShardTables, TableSettings
+from pipeline.inference.transcription import Transcribed
 from pipeline.models.labels import ENGLISH_LABELS
-from pipeline.records import Chunk, Emission, Failure, Transcript, Word
+from pipeline.records import Chunk, Emission, Failure
 from pipeline.report import write_report
 from pipeline.stages.score import score_run
 from pipeline.storage import manifest as manifests
 from pipeline.storage import tables
 from pipeline.storage.run_directory import METRICS, RUN_JSON, RunDirectory
 from pipeline.storage.run_record import Identity, RunRecord
+from pipeline.transcripts import Transcript, Transcripts, Word
 
 RECORDING = SHIPPED / "digits" / "theo-6digits-34.flac"
 DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
@@ -83,7 +85,7 @@ def make_run(folder: Path, utterances: int, shard_rows: int = 1_000) -> RunDirec
                 utterance = manifest.utterance(row)
                 results.fail(Failure(utterance.id, utterance.path, "load", "truncated", "made up"))
                 continue
-            results.transcribe(row, _transcript(said[row], rng))
+            results.transcribe(Transcribed([row], Transcripts.of([_transcript(said[row], rng)])))
             results.add(Emission(Chunk(row, info.frames), FRAMES, logits, features, None))
         results.commit()
     _metrics(directory, utterances, info.duration)

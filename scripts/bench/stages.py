@@ -35,14 +35,16 @@ from pipeline.inference.planning import Chunking, assign_shards, plan_run
 from pipeline.inference.resampling import resample
 from pipeline.inference.shard_tables import TableSettings
 from pipeline.inference.staged_arrays import ROW_GROUP_BYTES
+from pipeline.inference.transcription import Transcribed
 from pipeline.inference.writer import ShardWriter
 from pipeline.models.catalog import MODELS
 from pipeline.models.forward import ExactForward
 from pipeline.models.sources import load_model, named
-from pipeline.records import Chunk, Emission, Transcript
+from pipeline.records import Chunk, Emission
 from pipeline.stages.build_manifest import build as build_manifest
 from pipeline.storage import tables as layout
 from pipeline.storage.run_directory import RunDirectory
+from pipeline.transcripts import Transcript, Transcripts
 
 FORMATS = {
     "WAV": ("wav", "PCM_16"),
@@ -261,7 +263,8 @@ def commit_shard(
         chunk = Chunk(row, len(emission) * facts.stride)
         kept = dict.fromkeys(range(1, layers + 1), feature)
         transcript = Transcript("", "", 0.0, len(emission), ())
-        writer.put(0, [Emission(chunk, len(emission), emission, kept, None)], {row: transcript}, [])
+        transcribed = Transcribed([row], Transcripts.of([transcript]))
+        writer.put(0, [Emission(chunk, len(emission), emission, kept, None)], transcribed, [])
     writer.close()
     took = time.perf_counter() - started
     return took, sum(path.stat().st_size for path in directory.root.glob("*/shard-*.parquet"))

@@ -16,7 +16,8 @@ from pipeline.decoding import greedy
 from pipeline.inference.transcription import joined
 from pipeline.models.labels import ENGLISH_LABELS
 from pipeline.models.transfer import best_path
-from pipeline.records import BestPath, Chunk, Emission, Labels, Transcript, Word
+from pipeline.records import BestPath, Chunk, Emission, Labels
+from pipeline.transcripts import Transcript, Word
 
 LABELS = ("-", "|", "A", "B", "'")
 STRIDE_S = 0.02
@@ -32,15 +33,15 @@ def decode(
 ) -> list[Transcript]:
     """Decode a padded batch, every path handed over in stretches that meet at `joins`."""
     decoder = greedy.Decoder(greedy.Options(), Labels(labels, blank, "|"), STRIDE_S)
-    transcripts = []
+    emissions = []
     for best, logprobs, frames, offset in zip(*best_path(logits), num_frames, start_s, strict=True):
         bounds = [0, *(join for join in joins if join < frames), frames]
         pieces = [
             Emission(Chunk(0, 0), j - i, None, {}, BestPath(best[i:j].numpy(), logprobs[i:j].numpy()))
             for i, j in itertools.pairwise(bounds)
         ]
-        transcripts.append(decoder(joined(pieces, offset)))
-    return transcripts
+        emissions.append(joined(pieces, offset))
+    return list(decoder(emissions))
 
 
 def random_logits(seed: int, *shape: int, scale: float = 3.0) -> Tensor:

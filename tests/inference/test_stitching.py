@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from pipeline.decoding import greedy
 from pipeline.inference.planning import Chunking
 from pipeline.inference.stitching import Stitcher, find_join
-from pipeline.inference.transcription import Transcription
-from pipeline.records import BestPath, Chunk, Emission, Labels, Rejected, Transcript, UtteranceEmission
+from pipeline.inference.transcription import Transcribed, Transcription
+from pipeline.records import BestPath, Chunk, Emission, Labels, Rejected, UtteranceEmission
+from pipeline.transcripts import Transcript, Transcripts
 
 LABELS = ("-", "|", "A", "B", "C")
 CHUNKING = Chunking(max_samples=60 * 320 + 80, context=14, stride=320, receptive_field=400)
@@ -38,6 +40,10 @@ def transcribing(start_s: float = 0.0) -> Transcription:
     return Transcription(greedy.Decoder(greedy.Options(), Labels(LABELS, 0, "|"), 0.02), lambda row: start_s * row)
 
 
+def by_row(transcribed: Transcribed | None) -> dict[int, Transcript]:
+    return {} if transcribed is None else dict(zip(transcribed.rows, transcribed.transcripts, strict=True))
+
+
 def stitch(emissions: list[Emission], batch: int = 1) -> tuple[list[Emission], str]:
     stitcher, transcription = Stitcher(), transcribing()
     pieces: list[Emission] = []
@@ -46,7 +52,7 @@ def stitch(emissions: list[Emission], batch: int = 1) -> tuple[list[Emission], s
         kept, failures = stitcher.take(emissions[index : index + batch], [])
         assert failures == []
         pieces += kept
-        texts |= {row: transcript.ctc_text for row, transcript in transcription.take(kept, failures).items()}
+        texts |= {row: each.ctc_text for row, each in by_row(transcription.take(kept, failures)).items()}
     return pieces, texts[0]
 
 
@@ -114,7 +120,7 @@ class Utterances:
         self, emissions: list[Emission], rejected: list[Rejected]
     ) -> tuple[list[Emission], dict[int, Transcript], list[Rejected]]:
         pieces, failures = self._stitcher.take(emissions, rejected)
-        return pieces, self._transcription.take(pieces, failures), failures
+        return pieces, by_row(self._transcription.take(pieces, failures)), failures
 
 
 def test_an_utterance_fails_once_and_what_came_of_its_other_chunks_is_dropped() -> None:
@@ -150,12 +156,14 @@ def test_a_decoder_that_wants_logits_gets_those_of_the_whole_utterance() -> None
     class Reader:
         wants_logits: ClassVar[bool] = True
 
-        def __call__(self, given: UtteranceEmission) -> Transcript:
-            assert given.logits is not None
-            return Transcript("", ",".join(str(int(frame)) for frame in given.logits[:, 0]), 0.0, len(given.logits), ())
+        def __call__(self, emissions: Sequence[UtteranceEmission]) -> Transcripts:
+            (logits,) = [each.logits for each in emissions]
+            assert logits is not None
+            text = ",".join(str(int(frame)) for frame in logits[:, 0])
+            return Transcripts.of([Transcript("", text, 0.0, len(logits), ())])
 
     path = "A-B-" * 50
     chunks = CHUNKING.chunks(0, (len(path) - 1) * 320 + 400)
     pieces, _ = Stitcher().take([seen(chunk, path) for chunk in chunks], [])
-    (transcript,) = Transcription(Reader(), lambda row: 0.0).take(pieces, []).values()
+    (transcript,) = by_row(Transcription(Reader(), lambda row: 0.0).take(pieces, [])).values()
     assert transcript.ctc_text == ",".join(map(str, range(len(path))))

@@ -78,9 +78,9 @@ def test_every_shard_is_committed_and_told_one_at_a_time(directory: RunDirectory
 
     writer = writer_of(directory, committers, on_commit)
     for shard in range(SHARDS):
-        writer.put(shard, [], {}, failures(shard, 0))
+        writer.put(shard, [], None, failures(shard, 0))
     for shard in range(SHARDS):
-        writer.put(shard, [], {}, failures(shard, 1))
+        writer.put(shard, [], None, failures(shard, 1))
     writer.close()
     assert sorted(told) == list(directory.committed("mark")) == list(range(SHARDS))
     assert staged(directory) == []
@@ -89,7 +89,7 @@ def test_every_shard_is_committed_and_told_one_at_a_time(directory: RunDirectory
 def test_stopped_it_commits_what_is_complete_and_drops_the_rest(directory: RunDirectory) -> None:
     writer = writer_of(directory, 2)
     for shard in range(SHARDS):
-        writer.put(shard, [], {}, failures(shard, *([0, 1] if shard % 3 else [0])))
+        writer.put(shard, [], None, failures(shard, *([0, 1] if shard % 3 else [0])))
     writer.stop()
     assert list(directory.committed("mark")) == [shard for shard in range(SHARDS) if shard % 3]
     assert staged(directory) == []
@@ -98,7 +98,7 @@ def test_stopped_it_commits_what_is_complete_and_drops_the_rest(directory: RunDi
 def test_aborted_it_ends_and_leaves_nothing_in_staging(directory: RunDirectory) -> None:
     writer = writer_of(directory, 2)
     for shard in range(SHARDS):
-        writer.put(shard, [], {}, failures(shard, *([0, 1] if shard % 3 else [0])))
+        writer.put(shard, [], None, failures(shard, *([0, 1] if shard % 3 else [0])))
     writer.abort()
     assert staged(directory) == []
     assert set(directory.committed("mark")) <= {shard for shard in range(SHARDS) if shard % 3}
@@ -111,11 +111,11 @@ def test_an_error_on_any_thread_reaches_the_caller_and_ends_the_writer(
 ) -> None:
     failpoints.arm(point)
     writer = writer_of(directory, committers)
-    writer.put(19, [], {}, failures(19, 0))  # never complete
+    writer.put(19, [], None, failures(19, 0))  # never complete
 
     def put_all() -> None:
         for shard in [*range(SHARDS - 1), *range(SHARDS - 1)]:
-            writer.put(shard, [], {}, failures(shard, 0, 1))
+            writer.put(shard, [], None, failures(shard, 0, 1))
 
     with pytest.raises(OSError, match="Input/output error"):
         put_all()
@@ -131,7 +131,7 @@ def test_an_error_on_any_thread_reaches_the_caller_and_ends_the_writer(
 def test_an_error_of_the_last_commit_is_raised_at_the_close(directory: RunDirectory) -> None:
     failpoints.arm("renaming:0=ENOSPC")
     writer = writer_of(directory, 3)
-    writer.put(0, [], {}, failures(0, 0, 1))
+    writer.put(0, [], None, failures(0, 0, 1))
     with pytest.raises(OSError, match="No space left"):
         writer.close()
     assert staged(directory) == []
@@ -146,7 +146,7 @@ def test_a_commit_that_hangs_holds_the_model_back_and_not_the_memory(directory: 
     def produce() -> None:
         nonlocal handed_over
         for shard in range(SHARDS):
-            writer.put(shard, [], {}, failures(shard, 0, 1))
+            writer.put(shard, [], None, failures(shard, 0, 1))
             handed_over += 1
 
     model = threading.Thread(target=produce)

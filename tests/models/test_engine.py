@@ -193,7 +193,7 @@ def test_an_utterance_that_does_not_fit_alone_is_run_in_halves_that_read_the_sam
         assert sum(len(piece.features[layer]) for piece in pieces) == len(whole.features[layer])
     facts = MODELS["digits"]
     decoder = greedy.Decoder(greedy.Options(), facts.ctc_labels, facts.seconds_per_frame)
-    expected, got = decoder(joined([whole], 0.0)), decoder(joined(pieces, 0.0))
+    expected, got = decoder([joined([whole], 0.0), joined(pieces, 0.0)])
     assert got.num_frames == expected.num_frames
     assert len(expected.text.split()) > 20
     assert got.text == expected.text

@@ -186,7 +186,7 @@ class Reader:
         lengths = torch.tensor([chunk.num_samples for chunk in chunks])
         pieces, rejected = Stitcher().take(*self.engine.run(chunks, waveforms, lengths))
         assert rejected == []
-        transcript = decoder(joined(pieces, 0.0))
+        (transcript,) = decoder([joined(pieces, 0.0)])
         joins = [chunk.join for chunk in chunks[1:]]
         return transcript.text, transcript.num_frames, joins
 

@@ -17,7 +17,6 @@ import soundfile
 from running import DATA
 
 from pipeline.audio.waveforms import Extent
-from pipeline.records import Word
 from pipeline.report.axis import ticks_of
 from pipeline.report.charts import histogram, speed_chart
 from pipeline.report.clips import Clip, Wanted, read_clips
@@ -27,6 +26,7 @@ from pipeline.report.selection import choose
 from pipeline.report.stretches import CLIP_S, choose_stretch
 from pipeline.report.timing import BINS, Timing, read_timing
 from pipeline.storage.run_directory import METRICS, RunDirectory
+from pipeline.transcripts import Word
 
 NAN = float("nan")
 

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.records import ArrayPart, Failure, Transcript, Word
+from pipeline.records import ArrayPart, Failure
 from pipeline.storage import tables
+from pipeline.transcripts import Transcript, Transcripts, Word
 
 MANIFEST = {
     "id": "string",
@@ -284,7 +285,8 @@ def test_a_decoded_transcript_fills_its_columns(tmp_path: Path) -> None:
     words = (Word("ONE", 0.1, 0.3, 0.5), Word("TWO", 0.4, 0.8, 0.25))
     transcript = Transcript(text="ONE TWO", ctc_text="ONE|TWO|", avg_logprob=-0.5, num_frames=49, words=words)
     schema = tables.transcripts_schema(tables.manifest_schema(OWN))
-    row = {"id": "a", "path": "/a", "room": "rm1", "degrees": 90} | tables.transcript_columns(transcript)
+    (decoded,) = tables.transcript_columns(Transcripts.of([transcript])).to_pylist()
+    row = {"id": "a", "path": "/a", "room": "rm1", "degrees": 90} | decoded
     path = tmp_path / "shard-00000.parquet"
     with tables.open_writer(path, schema) as writer:
         writer.write_table(pa.Table.from_pylist([row], schema=schema))
