@@ -37,14 +37,21 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """
     if name == "auto":
         return "bf16" if device.type == "cuda" else "fp32"
-    if device.type == "cpu" and name == "fp16":
-        raise UserError("precision=fp16: needs CUDA, and the device is the CPU; use precision=fp32 or auto")
-    if device.type == "cpu" and name == "bf16" and not has_bf16():
-        raise UserError(
-            "precision=bf16: this CPU has neither AVX-512 BF16 nor AMX, and without them bf16 takes three times as "
-            "long as fp32; use precision=fp32 or auto"
-        )
+    if reason := why_slow(name, device):
+        raise UserError(f"precision={name}: {reason}; use precision=fp32 or auto")
     return name
+
+
+def why_slow(precision: str, device: torch.device) -> str:
+    """Return why a device has no fast arithmetic in a precision; nothing if it has."""
+    if device.type == "cpu" and precision == "fp16":
+        return "needs CUDA, and the device is the CPU"
+    if device.type == "cpu" and precision == "bf16" and not has_bf16():
+        return (
+            "needs CUDA, or a CPU with AVX-512 BF16 or AMX; without them bf16 takes three times as long as fp32, and "
+            "this CPU has neither"
+        )
+    return ""
 
 
 def default_batch_seconds(device: torch.device) -> float:

@@ -23,7 +23,7 @@ from pipeline.inference.loop import compute_in_order
 from pipeline.inference.stitching import Stitcher
 from pipeline.inference.transcription import Transcription
 from pipeline.models import sources
-from pipeline.models.device import default_workers, resolve_device, resolve_precision
+from pipeline.models.device import default_workers, resolve_device, why_slow
 from pipeline.models.engine import Engine
 from pipeline.records import PlannedBatch
 from pipeline.results import Run, open_run
@@ -101,7 +101,10 @@ def rerun_alone(
     path = "" if recorded.weights is None else recorded.weights.path
     source = sources.from_record(identity.model, identity.as_json(), path)
     device = resolve_device(device_name)
-    resolve_precision(identity.precision, device)
+    if reason := why_slow(identity.precision, device):
+        raise UserError(
+            f"{directory.root}: the run used precision {identity.precision}, which {reason}; run this on such a device"
+        )
     rows = _rows_with_results(directory, manifest, records)
     if not len(rows):
         raise UserError(f"{directory.root}: no utterance with a result is committed; there is nothing to run again")

@@ -15,6 +15,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -121,7 +122,11 @@ def machine() -> dict[str, Any]:
         smi = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=5, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         smi = ""
-    space = {place: shutil.disk_usage(place).free / 2**30 for place in ("/tmp", "/dev/shm") if Path(place).is_dir()}
+    space = {
+        place: shutil.disk_usage(place).free / 2**30
+        for place in (tempfile.gettempdir(), "/dev/shm")
+        if Path(place).is_dir()
+    }
     return {
         "python": platform.python_version(),
         "cores": len(os.sched_getaffinity(0)),

@@ -269,7 +269,7 @@ def test_bf16_on_a_cpu_needs_its_instructions(
     if has:
         assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
     else:
-        with pytest.raises(UserError, match="precision=bf16: this CPU has neither AVX-512 BF16 nor AMX"):
+        with pytest.raises(UserError, match="precision=bf16: needs CUDA, or a CPU with AVX-512 BF16 or AMX"):
             resolve_precision("bf16", torch.device("cpu"))
 
 

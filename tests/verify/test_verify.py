@@ -732,7 +732,7 @@ def test_values_that_the_model_does_not_give_are_not_the_same(
     ("key", "value", "said_"),
     [
         ("weights_sha256", "0" * 64, "the run was made with 0000"),
-        ("precision", "bf16", "the run used precision bf16, which needs"),
+        ("precision", "fp16", "the run used precision fp16, which needs CUDA"),
     ],
 )
 def test_what_the_run_was_made_with_and_is_not_here_is_refused(
