@@ -15,7 +15,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -122,16 +121,12 @@ def machine() -> dict[str, Any]:
         smi = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=5, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         smi = ""
-    space = {
-        place: shutil.disk_usage(place).free / 2**30
-        for place in (tempfile.gettempdir(), "/dev/shm")
-        if Path(place).is_dir()
-    }
+    space = {place: shutil.disk_usage(place).free / 2**30 for place in (Path(), Path("/dev/shm")) if place.is_dir()}
     return {
         "python": platform.python_version(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "free_gib": {place: round(free, 2) for place, free in space.items()},
+        "free_gib": {str(place.resolve()): round(free, 2) for place, free in space.items()},
         "nvidia_smi": "; ".join(line.partition(" (UUID")[0] for line in smi.splitlines()),
     }
 
