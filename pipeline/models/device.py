@@ -7,8 +7,8 @@ import torch
 from pipeline.runtime.cores import available_cores, has_bf16
 from pipeline.runtime.errors import UserError
 
-CPU_BATCH_SECONDS = 20.0
-"""Padded seconds in a batch on a CPU. Larger batches gain nothing: batches only save calls for short recordings."""
+CPU_BATCH_SECONDS = 12.0
+"""Padded seconds in a batch on a CPU. Larger batches do not fit into the caches, which costs up to 8 %."""
 CUDA_BATCH_SECONDS_PER_GIB = 6.0
 """Padded seconds per GiB of device memory. Base models in float32 need less than that."""
 MAX_CUDA_BATCH_SECONDS = 600.0

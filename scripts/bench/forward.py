@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import corpora
@@ -32,7 +33,7 @@ from pipeline.models.forward import ExactForward
 from pipeline.models.sources import load_model, named
 
 BASE, LARGE = "wav2vec2_asr_base_960h", "wav2vec2_asr_large_960h"
-WANTED = {BASE: 0.88}
+WANTED = {BASE: 0.92}
 OURS = "this project"
 Batch = tuple[Tensor, Tensor]
 """Padded waveforms on the device, and lengths on the host."""
@@ -60,10 +61,10 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     made = parser(__doc__)
     made.add_argument("--models", nargs="+", help="bundles; None: base and large, base alone with --quick")
-    made.add_argument("--recordings", type=int, help="None: 8 (4 for the large model), on CUDA 128 (19 minutes)")
+    made.add_argument("--recordings", type=int, help="None: 24 (12 for the large model), on CUDA 128 (19 minutes)")
     options = made.parse_args()
     options.models = options.models or ([BASE] if options.quick else [BASE, LARGE])
-    options.recordings = options.recordings or (2 if options.quick else 128 if options.device == "cuda" else 8)
+    options.recordings = options.recordings or (2 if options.quick else 128 if options.device == "cuda" else 24)
     return options
 
 
@@ -119,8 +120,15 @@ def compete(options: argparse.Namespace, name: str, waveforms: list[Tensor]) -> 
     batches = planned(waveforms, facts, device)
 
     def ours() -> None:
-        for batch, valid in batches:
-            forward(batch, valid, [])
+        if device == "cuda":
+            for batch, valid in batches:
+                forward(batch, valid, [])
+            return
+        # As the engine does: one batch on each core, each with one thread of torch.
+        torch.set_num_threads(1)
+        with ThreadPoolExecutor(options.threads) as pool:
+            list(pool.map(lambda batch: forward(*batch, []), batches))
+        torch.set_num_threads(options.threads)
 
     contestants[OURS + (f" in {precision}" if device == "cuda" else "")] = ours
     times: dict[str, list[float]] = {contestant: [] for contestant in contestants}
