@@ -144,14 +144,14 @@ def describe(group: str, choice: str, own: OwnConf | None = None) -> Description
 
 def compose_choices(choices: Mapping[str, str]) -> DictConfig:
     """Let Hydra compose the main configuration with choices, none of which is a person's own."""
-    for name, modules in GROUPS.items():
-        for choice in added_choices(name):
-            ConfigStore.instance().store(choice, {modules.key.partition(".")[2]: choice}, group=name)
     return copy.deepcopy(_composed(tuple(f"{group}={choice}" for group, choice in choices.items())))
 
 
 @cache
 def _composed(choices: tuple[str, ...]) -> DictConfig:
+    for name, modules in GROUPS.items():
+        for choice in added_choices(name):
+            ConfigStore.instance().store(choice, {modules.key.partition(".")[2]: choice}, group=name)
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose(PRIMARY, list(choices))
     OmegaConf.set_struct(composed, False)

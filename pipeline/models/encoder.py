@@ -229,7 +229,8 @@ def _folded(conv: nn.Conv1d) -> nn.Conv1d:
     class, which the copies share.
     """
     plain = nn.Conv1d(
-        conv.in_channels, conv.out_channels, conv.kernel_size[0], padding=conv.padding[0], groups=conv.groups
-    )
-    plain.load_state_dict({"weight": conv.weight.detach(), "bias": conv.get_parameter("bias").detach()})
+        conv.in_channels, conv.out_channels, conv.kernel_size[0], padding=conv.padding[0], groups=conv.groups,
+        device="meta",
+    )  # fmt: skip
+    plain.weight, plain.bias = nn.Parameter(conv.weight.detach()), nn.Parameter(conv.get_parameter("bias").detach())
     return plain

@@ -25,7 +25,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 from rich.console import Console  # noqa: E402
 from rich.table import Table as RichTable  # noqa: E402
 
-CORES = len(os.sched_getaffinity(0))
+from pipeline.runtime.cores import available_cores  # noqa: E402
+
+CORES = available_cores()
 _PACKAGES = ("overnight-speech", "torch", "torchaudio", "transformers", "numpy", "pyarrow", "soundfile")
 
 

@@ -64,9 +64,9 @@ def pipeline(
     whole_s, peak_mib = command([*program, "dataset=folder", *chosen], threads)
     lines = [json.loads(line) for line in (run_dir / "logs" / "metrics.jsonl").read_text().splitlines()]
     ends = [datetime.fromisoformat(line["time"]).timestamp() for line in lines]
-    # On a CPU the seconds of a batch are counted as shares of all cores.
+    # On a CPU the seconds of a batch on a core are counted as a share of all cores; before the first, all are idle.
     cores = threads if device == "cpu" else 1
-    began = ends[0] - lines[0]["write_s"] - sum(cores * lines[0][key] for key in ("idle_s", "forward_s"))
+    began = ends[0] - lines[0]["write_s"] - lines[0]["idle_s"] - cores * lines[0]["forward_s"]
     committed = max(path.stat().st_mtime for path in (run_dir / "commits").iterdir())
     waited = sum(line["idle_s"] for line in lines)
     valid_s, padded_s = (sum(line[key] for line in lines) for key in ("valid_s", "padded_s"))

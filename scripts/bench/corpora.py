@@ -39,15 +39,14 @@ def cut(source: Samples, num_samples: int, offset: int) -> Samples:
     return source.take(np.arange(offset, offset + num_samples), mode="wrap")
 
 
-def utterances(count: int, longest_s: float = 16.0, seed: int = 0, shortest_s: float | None = None) -> list[Samples]:
+def utterances(count: int, longest_s: float = 16.0, seed: int = 0, shortest_s: float = 2.0) -> list[Samples]:
     """Lengths as LibriSpeech has them, from 2 to 16 s in equal parts and in random order: 9 s on average.
 
-    Where the longest has less than 4 s the shortest has half of that, unless it is given.
+    The shortest has at most half of the longest.
     """
     generator = np.random.default_rng(seed)
     source = speech()
-    shortest_s = min(2.0, longest_s / 2) if shortest_s is None else shortest_s
-    lengths = generator.permutation(np.linspace(shortest_s, longest_s, count))
+    lengths = generator.permutation(np.linspace(min(shortest_s, longest_s / 2), longest_s, count))
     return [cut(source, round(length * RATE), int(generator.integers(len(source)))) for length in lengths]
 
 

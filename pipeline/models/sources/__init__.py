@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +20,17 @@ from pipeline.runtime.plugins import Modules
 
 if TYPE_CHECKING:
     from torchaudio.models import Wav2Vec2Model
+
+
+@dataclass
+class WeightsOptions:
+    """The options of a source that has no others.
+
+    Attributes:
+        sha256: The only SHA-256 that the weights may have; `None` for any.
+    """
+
+    sha256: str | None = None
 
 
 class ModelSource(Protocol):

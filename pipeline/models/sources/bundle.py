@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 from pipeline.models.catalog import BUNDLES
-from pipeline.models.sources import check_sha256, checked_sha256
+from pipeline.models.sources import WeightsOptions, check_sha256, checked_sha256
 from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError, one_of
 
@@ -23,15 +22,7 @@ NAMES = tuple(BUNDLES)
 _DOWNLOAD_FAILED = (URLError, TimeoutError, ConnectionError, HTTPException)
 
 
-@dataclass
-class Options:
-    """`model.*` of a bundle.
-
-    Attributes:
-        sha256: The only SHA-256 that the weights may have; `None` for any.
-    """
-
-    sha256: str | None = None
+Options = WeightsOptions
 
 
 class Source:
@@ -64,7 +55,7 @@ class Source:
         return {}
 
     def check_file(self) -> None:
-        """Do nothing: a missing file is downloaded by `load`."""
+        """Do nothing: a missing file is downloaded by `fetch`."""
 
     def fetch(self) -> str:
         """See `ModelSource.fetch`."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.models.catalog import DIGITS
-from pipeline.models.sources import check_sha256, checked_sha256
+from pipeline.models.sources import WeightsOptions, check_sha256, checked_sha256
 from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError, one_of
 
@@ -18,15 +17,7 @@ if TYPE_CHECKING:
 NAMES = (DIGITS.name,)
 
 
-@dataclass
-class Options:
-    """`model.*` of the shipped model.
-
-    Attributes:
-        sha256: The only SHA-256 that the weights may have; `None` for any.
-    """
-
-    sha256: str | None = None
+Options = WeightsOptions
 
 
 class Source:
