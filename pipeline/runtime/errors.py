@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.runtime.redaction import mask
+from pipeline.runtime.terminal import printable
 
 if TYPE_CHECKING:
     from pipeline.records import ErrorName
@@ -20,8 +20,8 @@ class OneLineError(Exception):
     """An error whose message is one line without secrets, whatever values it quotes."""
 
     def __init__(self, message: str) -> None:
-        """Mask secrets in the message, and escapes line breaks and other control characters."""
-        super().__init__(re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda match: repr(match[0])[1:-1], mask(message)))
+        """Mask secrets in the message, and escape characters that cannot be seen."""
+        super().__init__(printable(message))
 
 
 class UserError(OneLineError):

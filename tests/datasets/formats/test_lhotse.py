@@ -90,6 +90,11 @@ def test_what_is_no_stretch_of_one_file_is_refused(tmp_path: Path, monkeypatch: 
     assert "neither a recording nor a cut" in refused(DATA / "lhotse" / "supervisions.jsonl")
 
 
+def test_a_refusal_escapes_what_cannot_be_seen(tmp_path: Path) -> None:
+    said = refused(written(tmp_path, CUT | {"type": "Mono\ufeff\u202e\x07Cut"}))
+    assert r"a Mono\ufeff\u202e\x07Cut, which is not a segment of one recording" in said
+
+
 def test_its_lines_are_told_from_nemos(tmp_path: Path) -> None:
     assert [row.id for row in read(written(tmp_path, CUT))] == ["c"]
     (row,) = read(written(tmp_path, {"audio_filepath": "a.wav", "type": "Cut", "sources": 3}))
