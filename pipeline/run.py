@@ -36,7 +36,7 @@ from pipeline.stages.manifest import ManifestStage
 from pipeline.stages.score import is_scored, read_overall, score_run
 from pipeline.stages.sweep import summary_table
 from pipeline.storage import manifest as manifests
-from pipeline.storage import summary
+from pipeline.storage import renewals, summary
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import CONFIG, RunDirectory
@@ -187,6 +187,7 @@ class Session:
         with self.directory.new_or_kept(), self.directory.lock():
             self._open_log()
             self.directory.remove_leftovers()
+            renewals.finish(self.directory)
             manifest = self.manifest_stage.run()
             self._check_groups([field.name for field in own_columns(manifest.table.schema)])
             # Asked again, now that a moved root has been found the same.
@@ -275,7 +276,8 @@ class Session:
             def tell(utterances: int) -> None:
                 status.update(f"scoring: {utterances:,} utterances")
 
-            scores = score_run(self.directory, records, manifest.table.schema, settings, tell)
+            usual = getattr(self.config.dataset, "score_by", None)
+            scores = score_run(self.directory, records, manifest.table.schema, settings, tell, usual)
         width = self.console.width if self.console.is_terminal else PLAIN_WIDTH
         for picture in pictures(scores, width):
             self.console.print(picture, soft_wrap=False, width=width)

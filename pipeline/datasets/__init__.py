@@ -27,6 +27,9 @@ class Connector(Protocol):
     Attributes:
         run_name: The `<dataset>` part of `runs/<dataset>/<model>`.
         notice: Said in the first and the last line of a run, where there is something to say.
+
+    A connector may also have `score_by`: the names of the columns that scores are grouped by when `score.by` is null.
+    Without it, every column is a candidate.
     """
 
     run_name: str

@@ -47,6 +47,8 @@ class Options:
 class Dataset:
     """The clips of one list, in its order. The id is the file's stem."""
 
+    score_by = ("age", "gender", "accents", "accent", "variant", "locale", "segment")
+
     def __init__(self, options: Options) -> None:
         self.root = require_folder(options.root, _REMEDY)
         if options.split not in SPLITS:

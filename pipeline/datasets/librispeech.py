@@ -49,6 +49,8 @@ class Options:
 class Dataset:
     """The recordings of a LibriSpeech tree. The id is the file's stem."""
 
+    score_by = ("subset", "speaker", "gender")
+
     def __init__(self, options: Options) -> None:
         self.root = require_folder(options.root, "give the folder LibriSpeech, or a subset of it")
         self.run_name = "librispeech"

@@ -76,6 +76,8 @@ class Options:
 class Dataset:
     """The source and distant recordings of a VOiCES tree. The id is the file's stem."""
 
+    score_by = tuple(name for name in _COLUMNS if name not in ("chapter", "segment"))
+
     def __init__(self, options: Options) -> None:
         self.notice: str | None = None
         if options.root:

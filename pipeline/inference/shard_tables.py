@@ -18,7 +18,7 @@ from pipeline.inference.transcription import Transcribed
 from pipeline.records import Emission, Failure
 from pipeline.runtime.errors import naming
 from pipeline.runtime.failpoints import failpoint
-from pipeline.scoring.counting import COUNTS, count_errors
+from pipeline.scoring.counting import COUNTED_AFTER, count_columns
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
@@ -124,7 +124,7 @@ class ShardTables:
         staged["failures"] = self._write("failures", [tables.failures_table(self._failures)], tables.FAILURES)
         if "transcripts" in self._settings.outputs:
             table = self._transcripts_table(order, counts)
-            staged["transcripts"] = self._write("transcripts", [table], table.schema)
+            staged["transcripts"] = self._write("transcripts", [table], table.schema, COUNTED_AFTER)
         if self._logits is not None:
             staged["emissions"] = self._write_emissions(self._logits, order)
         if self._features:
@@ -156,9 +156,11 @@ class ShardTables:
     def _id(self, row: int) -> str:
         return str(self._ids[row - self._rows.start])
 
-    def _write(self, table: str, parts: Sequence[pa.Table], schema: pa.Schema) -> Path:
+    def _write(
+        self, table: str, parts: Sequence[pa.Table], schema: pa.Schema, metadata: Mapping[str, Any] | None = None
+    ) -> Path:
         path = self._folder / f"{table}.parquet"
-        with naming(path), tables.open_writer(path, schema) as writer:
+        with naming(path), tables.open_writer(path, schema, metadata) as writer:
             for part in parts:
                 writer.write_table(part)
             failpoint("table", self.shard)
@@ -195,14 +197,7 @@ class ShardTables:
         described = self._manifest.table.take(order)
         texts, references = decoded["text"].to_pylist(), described["reference"].to_pylist()
         counts["empty_transcripts"] += texts.count("")
-        errors = [
-            None if reference is None else count_errors(text, reference)
-            for text, reference in zip(texts, references, strict=True)
-        ]
-        counted = [each for each in errors if each is not None]
-        counts.update({name: sum(getattr(each, name) for each in counted) for name in COUNTS if counted})
-        columns = {name: table[name] for table in (described, decoded) for name in table.column_names}
-        for name in (*COUNTS, "wer"):
-            values = [None if each is None else getattr(each, name) for each in errors]
-            columns[name] = pa.array(values, schema.field(name).type)
+        errors, sums = count_columns(texts, references)
+        counts.update(sums)
+        columns = {name: table[name] for table in (described, decoded) for name in table.column_names} | errors
         return pa.table([columns[name] for name in schema.names], schema=schema)

@@ -55,11 +55,12 @@ def _operation(tag: str, one: int | None, other: int | None) -> Operation:
 def _words(text: str, normalise: Callable[[str], str]) -> Sequence[tuple[str, str]]:
     """Return the normalised words, each with the word as written.
 
-    If the text as a whole normalises to other words than its single words do, the normalised words are shown.
+    A word that normalises to several, such as `twenty-one`, is shown as these. So is the whole text if it normalises to
+    other words than its single words do.
     """
-    written = text.split()
-    compared = [normalise(word) for word in written]
+    found: list[tuple[str, str]] = []
+    for written in text.split():
+        keys = normalise(written).split()
+        found += [(key, written if len(keys) == 1 else key) for key in keys]
     whole = normalise(text).split()
-    if [word for word in compared if word] == whole:
-        return [(key, word) for key, word in zip(compared, written, strict=True) if key]
-    return [(word, word) for word in whole]
+    return found if [key for key, _ in found] == whole else [(word, word) for word in whole]

@@ -47,6 +47,8 @@ POINTS = {
     "file-synced": "a small file is synced but not in place",
     "file-moved": "a small file is in place, its folder is not synced",
     "committed": "the commit record is in place",
+    "renewal": "a table that replaces a committed one is in staging, its commit record is not",
+    "renewal-decided": "the commit record of a table that replaces a committed one is in staging too",
     "scores": "everything is committed, the scores are not written",
     "scored": "the scores are in place",
     "report": "before the report is made",

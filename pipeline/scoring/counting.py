@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jiwer
+import pyarrow as pa
 from rapidfuzz.distance import Levenshtein
 
-from pipeline.scoring.normalisers import standard
+from pipeline.scoring.normalisers import made_after, standard
+from pipeline.storage.tables import metadata_of
 
 COUNTS = ("word_errors", "reference_words", "char_errors", "reference_chars")
 """Columns of `transcripts` that commit records and scores sum up."""
+COUNTED_AFTER = made_after("standard")
+"""File metadata of `transcripts`: the normaliser of the texts whose errors its columns count."""
 
 Kind = Literal["substitution", "deletion", "insertion"]
 # jiwer only splits the texts into words, because they are normalised already.
@@ -63,6 +67,31 @@ def count_errors(hypothesis: str, reference: str) -> Errors:
         char_errors=char_errors(hypothesis, reference),
         reference_chars=len(reference),
     )
+
+
+def count_columns(texts: Sequence[str], references: Sequence[str | None]) -> tuple[dict[str, pa.Array], dict[str, int]]:
+    """Count the errors of the transcripts of a shard.
+
+    Returns:
+        The columns `COUNTS` and `wer` of `transcripts`, which are null without a reference; and the sums of `COUNTS`,
+        which are empty if there is no reference.
+    """
+    errors = [
+        None if reference is None else count_errors(text, reference)
+        for text, reference in zip(texts, references, strict=True)
+    ]
+    types = dict.fromkeys(COUNTS, pa.int32()) | {"wer": pa.float64()}
+    columns = {
+        name: pa.array([None if each is None else getattr(each, name) for each in errors], type_)
+        for name, type_ in types.items()
+    }
+    counted = [each for each in errors if each is not None]
+    return columns, {name: sum(getattr(each, name) for each in counted) for name in COUNTS if counted}
+
+
+def is_counted_now(schema: pa.Schema) -> bool:
+    """Whether a file of `transcripts` with this schema counts errors after the present version of the normaliser."""
+    return COUNTED_AFTER.items() <= metadata_of(schema).items()
 
 
 def char_errors(hypothesis: str, reference: str) -> int:

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.scoring.bootstrap import RESAMPLES, rate_intervals
-from pipeline.scoring.counting import COUNTS, align, char_errors
-from pipeline.scoring.groups import MAX_GROUP_VALUES, Group, in_order, name_of
-from pipeline.scoring.normalisers import normaliser
+from pipeline.scoring.counting import COUNTS, align, char_errors, is_counted_now
+from pipeline.scoring.groups import MAX_GROUP_VALUES, MAX_VALUES_PER_UTTERANCE, Group, in_order, name_of
+from pipeline.scoring.normalisers import made_after, normaliser
 from pipeline.scoring.schemas import CONFUSIONS, SCORES
 
 MAX_CONFUSIONS = 10_000
@@ -78,10 +78,11 @@ def score(
     found = _Found(groups, speaker)
     seen = 0
     for shard in shards:
-        found.add(shard.filter(pc.is_valid(shard["reference"])), normalise, counted=normaliser_name == "standard")
+        counted = normaliser_name == "standard" and is_counted_now(shard.schema)
+        found.add(shard.filter(pc.is_valid(shard["reference"])), normalise, counted=counted)
         seen += shard.num_rows
         tell(seen)
-    metadata = {"normaliser": normaliser_name, "resamples": str(RESAMPLES), "resampled": found.resampled}
+    metadata = {**made_after(normaliser_name), "resamples": str(RESAMPLES), "resampled": found.resampled}
     table = pa.Table.from_pylist(list(found.rows()), schema=SCORES).replace_schema_metadata(metadata)
     rows = [
         {"kind": kind, "reference": reference, "hypothesis": hypothesis, "count": count}
@@ -201,9 +202,7 @@ class _Found:
         units = self._units(len(counts))
         everything = np.arange(len(counts))
         yield _row("overall", None, counts, hours, units, everything)
-        for group in self._groups:
-            if group.limited and not 1 < len(self._codes[group.columns[0]].values) <= MAX_GROUP_VALUES:
-                continue  # one value equals the overall row; the speaker column may have too many values
+        for group in self._shown(len(counts)):
             codes = np.stack([self._codes[name].all() for name in group.columns], axis=1)
             distinct, member = np.unique(codes, axis=0, return_inverse=True)
             bounds = np.cumsum(np.bincount(member.reshape(-1)))[:-1]
@@ -215,6 +214,20 @@ class _Found:
             ]
             for index in in_order(named):
                 yield _row(group.name, named[index], counts, hours, units, members[index])
+
+    def _shown(self, count: int) -> Iterator[Group]:
+        """Yield the groups that say something about `count` utterances, as `Group.limited` explains."""
+        before: list[tuple[int, NDArray[np.int32]]] = []
+        for group in self._groups:
+            if group.limited:
+                codes, distinct = self._codes[group.columns[0]].all(), len(self._codes[group.columns[0]].values)
+                if not 1 < distinct <= min(MAX_GROUP_VALUES, MAX_VALUES_PER_UTTERANCE * count):
+                    continue
+                same = (other for number, other in before if number == distinct)
+                if any(len(np.unique(np.stack([codes, other]), axis=1).T) == distinct for other in same):
+                    continue
+                before.append((distinct, codes))
+            yield group
 
     def _units(self, count: int) -> NDArray[np.int64] | None:
         """Return the speaker of each utterance as a number, `(utterances,)`; `None` without a speaker column.

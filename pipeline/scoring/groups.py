@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.runtime.errors import UserError
-from pipeline.storage.tables import own_column_names
+from pipeline.storage.tables import CHANNEL, own_column_names
 
 MAX_GROUP_VALUES = 200
 """A column with more distinct values makes no groups, unless the user names it in `score.by`."""
+MAX_VALUES_PER_UTTERANCE = 0.8
+"""With more distinct values an utterance, a column identifies utterances and makes no groups, unless it is named."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Group:
     Attributes:
         name: `room`, or `room+distractor` for crossed columns.
         columns: Names of the columns.
-        limited: Whether to leave the columns out if they have only one value or more than `MAX_GROUP_VALUES`.
+        limited: Whether to leave the group out if it says nothing: the column has only one value, more than
+            `MAX_GROUP_VALUES`, about one utterance a value, or the same groups as a column before it.
     """
 
     name: str
@@ -30,20 +33,24 @@ class Group:
     limited: bool = False
 
 
-def choose_groups(by: Sequence[str] | None, own: Sequence[pa.Field]) -> list[Group]:
+def choose_groups(
+    by: Sequence[str] | None, own: Sequence[pa.Field], default: Sequence[str] | None = None
+) -> list[Group]:
     """Return the groups to sum by.
 
     Args:
-        by: Names of columns; crossed columns are joined by `+`. `None` takes each column except floating point columns.
+        by: Names of columns; crossed columns are joined by `+`. `None` takes the columns of `default`.
         own: The dataset's own columns.
+        default: Names of the columns that the dataset is usually scored by, as far as it has them. `None` takes each
+            column except floating point columns.
 
     Raises:
         UserError: The dataset has no such column.
     """
     if by is None:
-        return [
-            Group(_free(each.name), (each.name,), limited=True) for each in own if not pa.types.is_floating(each.type)
-        ]
+        usual = [each.name for each in own if not pa.types.is_floating(each.type)] if default is None else default
+        chosen = [each.name for each in own if each.name in {*usual, CHANNEL}]
+        return [Group(_free(name), (name,), limited=True) for name in chosen]
     names = {each.name for each in own}
     by = ["overall" if name == _free("overall") and name not in names else name for name in by]
     check_groups(by, [each.name for each in own])

@@ -29,8 +29,8 @@ SCORES = pa.schema(
 """Schema of `scores.parquet`. The first row has the group `overall` and a null value; then each group value has a row.
 
 `wer_low` to `cer_high` are the ends of 95 % intervals. They are null if resampling cannot give an interval, as for one
-utterance, or if there are no errors. The file's metadata hold the `normaliser` of both texts, the resampled unit
-(`resampled`: speaker or utterance) and the number of samples (`resamples`).
+utterance, or if there are no errors. The file's metadata hold the `normaliser` of both texts, its `normaliser_version`,
+the resampled unit (`resampled`: speaker or utterance) and the number of samples (`resamples`).
 """
 
 CONFUSIONS = pa.schema(

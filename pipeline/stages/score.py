@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 
 from pipeline.config.schema import ScoreSettings
+from pipeline.runtime.errors import naming
 from pipeline.runtime.failpoints import failpoint
+from pipeline.scoring.counting import COUNTED_AFTER, count_columns, is_counted_now
 from pipeline.scoring.grouping import Scores, columns_to_read, score
 from pipeline.scoring.groups import choose_groups
+from pipeline.scoring.normalisers import made_after
 from pipeline.storage.commits import CommitRecord
+from pipeline.storage.files import StoredTable
+from pipeline.storage.renewals import renew
 from pipeline.storage.run_directory import CONFUSIONS, SCORES, RunDirectory
-from pipeline.storage.tables import own_columns
+from pipeline.storage.tables import open_writer, own_columns
 
 
 def score_run(
@@ -22,8 +29,11 @@ def score_run(
     manifest: pa.Schema,
     settings: ScoreSettings,
     tell: Callable[[int], None] = lambda utterances: None,
+    default: Sequence[str] | None = None,
 ) -> Scores:
     """Score a run and write `scores.parquet` and `confusions.parquet`. If no utterance has a reference, remove them.
+
+    Counts in `transcripts/` that were made after an earlier version of the normaliser are made again.
 
     Args:
         directory: The run.
@@ -31,16 +41,17 @@ def score_run(
         manifest: Schema of the manifest, which has the dataset's own columns.
         settings: `score.*`.
         tell: Called with the number of utterances so far.
+        default: The columns that the dataset is usually scored by; `None` for all.
 
     Raises:
         UserError: A column of `score.by` does not exist, or the package of the normaliser is not installed.
     """
     own = own_columns(manifest)
     names = [field.name for field in own]
-    groups = choose_groups(settings.by, own)
+    groups = choose_groups(settings.by, own, default)
     columns = columns_to_read(groups, names)
-    files = [directory.table("transcripts", shard) for shard, each in records.items() if "transcripts" in each.files]
-    shards = (stored.read(columns) for stored in files)
+    with_texts = [record for record in records.values() if "transcripts" in record.files]
+    shards = (_counted_now(directory, record).read(columns) for record in with_texts)
     scores = score(shards, groups, settings.normaliser, names, tell)
     failpoint("scores")
     directory.remove_scores()  # the two files must never come from different scores
@@ -52,6 +63,26 @@ def score_run(
     directory.write_table(SCORES, scores.table.replace_schema_metadata(metadata))
     failpoint("scored")
     return scores
+
+
+def _counted_now(directory: RunDirectory, record: CommitRecord) -> StoredTable:
+    """Return the transcripts of a shard, whose errors are counted again if an earlier version counted them."""
+    stored = directory.table("transcripts", record.shard)
+    if is_counted_now(stored.schema()):
+        return stored
+    table = stored.read()
+    columns, sums = count_columns(table["text"].to_pylist(), table["reference"].to_pylist())
+    for name, values in columns.items():
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
+    folder = directory.new_staging(record.shard)
+    path = folder / "transcripts.parquet"
+    try:
+        with naming(path), open_writer(path, table.schema, COUNTED_AFTER) as writer:
+            writer.write_table(table)
+        renew(directory, replace(record, counts={**record.counts, **sums}), "transcripts", path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return stored
 
 
 def read_overall(directory: RunDirectory) -> tuple[int, int, str] | None:
@@ -71,8 +102,10 @@ def is_scored(directory: RunDirectory, settings: ScoreSettings) -> bool:
         metadata = directory.scores.schema().metadata or {}
     except (OSError, pa.ArrowInvalid):
         return False
-    wanted = {b"normaliser": settings.normaliser.encode(), b"by": made_by(settings).encode()}
-    return directory.confusions.is_there and wanted.items() <= metadata.items()
+    wanted = {**made_after(settings.normaliser), "by": made_by(settings)}
+    return directory.confusions.is_there and all(
+        metadata.get(name.encode()) == value.encode() for name, value in wanted.items()
+    )
 
 
 def made_by(settings: ScoreSettings) -> str:

@@ -281,23 +281,27 @@ class RunDirectory:
             AssertionError: The tables do not hold each id exactly once. This would be a bug.
         """
         check_accounting(staged, expected_ids, rows_per_id)
-        shard, files, paths = record.shard, {}, {}
-        for table, path in staged.items():
-            name = self.table(table, shard).name
-            with naming(self.locate(name)):
-                failpoint("sync", shard)
-                fsync(path)
-            with open(path, "rb") as source:
-                files[table] = CommittedFile(
-                    name, path.stat().st_size, sha256_of(source), pq.read_metadata(path).num_rows
-                )
-            paths[name] = path
-        failpoint("staged", shard)
+        files = {table: self.describe(path, table, record.shard) for table, path in staged.items()}
+        failpoint("staged", record.shard)
         # If the shard is computed again, its old record goes before its first file changes.
-        self.retract(shard)
-        self._files.publish(paths, shard)
+        self.retract(record.shard)
+        return self.publish(replace(record, files=files), staged)
+
+    def describe(self, path: Path, table: str, shard: int) -> CommittedFile:
+        """Sync a staged file of a table, and return the file as the commit record lists it."""
+        name = self.table(table, shard).name
+        with naming(self.locate(name)):
+            failpoint("sync", shard)
+            fsync(path)
+        with open(path, "rb") as source:
+            return CommittedFile(name, path.stat().st_size, sha256_of(source), pq.read_metadata(path).num_rows)
+
+    def publish(self, record: CommitRecord, staged: Mapping[str, Path]) -> CommitRecord:
+        """Move staged tables of a shard to their final names, then write the commit record with the present time."""
+        shard = record.shard
+        self._files.publish({self.table(table, shard).name: path for table, path in staged.items()}, shard)
         failpoint("renamed", shard)
-        done = replace(record, files=files, committed_at=datetime.now(UTC).isoformat(timespec="seconds"))
+        done = replace(record, committed_at=datetime.now(UTC).isoformat(timespec="seconds"))
         try:
             self.write(self.commit_name(shard), encode_record(done))
         except OSError:

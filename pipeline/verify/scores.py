@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.scoring.counting import COUNTS
+from pipeline.scoring.counting import COUNTED_AFTER, COUNTS
 from pipeline.scoring.grouping import MAX_CONFUSIONS
 from pipeline.scoring.schemas import CONFUSIONS, SCORES
 from pipeline.storage.commits import CommitRecord
@@ -30,7 +30,8 @@ def audit_scores(directory: RunDirectory, records: Sequence[CommitRecord]) -> It
     overall = (scores.slice(0, 1).to_pylist() or [{}])[0]
     metadata = scores.schema.metadata or {}
     wrong = [row for row in scores.to_pylist() if not _adds_up(row)]
-    if metadata.get(b"normaliser") == b"standard":  # the records count errors after this normaliser
+    made_after = {name: metadata.get(name.encode(), b"").decode() for name in COUNTED_AFTER}
+    if made_after == COUNTED_AFTER:  # the records count errors after this normaliser
         for name in COUNTS:
             expected = sum(record.counts.get(name, 0) for record in records)
             if overall.get(name) != expected:

@@ -84,6 +84,10 @@ def test_words_are_set_side_by_side_as_they_are_scored() -> None:
         Pair("insertion", "", "NOW"),
         Pair("equal", "twice.", "TWICE"),
     ]
+    assert side_by_side("(Twenty-one)", "TWENTY ONE") == [
+        Pair("equal", "twenty", "TWENTY"),
+        Pair("equal", "one", "ONE"),
+    ]
     assert side_by_side("a b", "") == [Pair("deletion", "a", ""), Pair("deletion", "b", "")]
     assert side_by_side("", "") == []
     assert side_by_side("a " * (MAX_WORDS + 1), "a") is None

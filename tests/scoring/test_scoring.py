@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import itertools
 import shutil
 import signal
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jiwer
@@ -16,20 +19,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from running import DATA, run
+from running import DATA, ROOT, run
 
 from pipeline.config.schema import RULES
 from pipeline.results import open_run
 from pipeline.run import main
 from pipeline.runtime.errors import UserError
-from pipeline.scoring import grouping, normalisers
+from pipeline.scoring import grouping
 from pipeline.scoring.bootstrap import MAX_UNITS, rate_intervals
 from pipeline.scoring.counting import COUNTS, Errors, align, char_errors, count_errors
 from pipeline.scoring.grouping import Scores, score
 from pipeline.scoring.groups import MAX_GROUP_VALUES, Group, choose_groups
-from pipeline.scoring.normalisers import DESCRIPTIONS, normaliser, standard
+from pipeline.scoring.normalisers import APOSTROPHES, DESCRIPTIONS, made_after, normaliser, standard
 from pipeline.scoring.schemas import CONFUSIONS, SCORES
 from pipeline.scoring.terminal import pictures
+from pipeline.storage import tables
+from pipeline.storage.renewals import renew
+from pipeline.storage.run_directory import RunDirectory
 from pipeline.verify import __main__ as verify
 
 WORDS = st.lists(st.sampled_from(["one", "two", "to", "too", "it's", "I"]), max_size=8).map(" ".join)
@@ -54,32 +60,42 @@ def edit_distance(left: Sequence[str], right: Sequence[str]) -> int:
         ("I HAD THAT CURIOSITY", "i had that curiosity"),
         ("  It\u2019s  \u201cLate\u201d, Sir!\n", "it's late sir"),
         ("don\u02bct", "don't"),
-        ("well-known", "wellknown"),
+        ("well-known", "well known"),
+        ("two/one two,one two\u2014one two_one two|one", "two one " * 4 + "two one"),
+        ("\u2018two\u2019 one, 'three'", "two one three"),
+        ("the dogs' bowl, rock 'n' roll, 'tis", "the dogs bowl rock n roll tis"),
+        ("don\u00b4t don`t don\u2018t don\uff07t don\u02b9t", " ".join(["don't"] * 5)),
+        ("l\u2019e\u0301te\u0301, \u0915\u094d'\u0915", "l'\u00e9t\u00e9 \u0915\u094d'\u0915"),
+        ("5'4 it''s", "5 4 it s"),
+        ("ze\u200bro so\u00adft \ufeffone\u2060 \u202atwo\u202c", "zero soft one two"),
+        ("\u2764\ufe0f love 1\ufe0f\u20e3 two\x00three", "love 1 two three"),
         ("\ufb01ve \uff12", "five 2"),  # the ligature fi and a full-width digit
         ("Stra\u00dfe \u00c9cole", "stra\u00dfe \u00e9cole"),
         ("e\u0301", "\u00e9"),
         ("a\u00a0b\u2003c", "a b c"),
-        ("$5 + 3", "$5 + 3"),
+        ("$5 + 3 \u00b0 \u266a", "5 3"),
         ("...", ""),
         ("", ""),
     ],
 )
-def test_text_is_compared_after_nfkc_lower_case_and_without_punctuation(text: str, expected: str) -> None:
+def test_text_is_compared_by_its_words_alone(text: str, expected: str) -> None:
     assert standard(text) == expected
 
 
 @settings(deadline=None)
-@given(st.text())
-def test_a_normalised_text_has_single_spaces_and_no_punctuation_but_the_apostrophe(text: str) -> None:
+@given(st.text() | st.text("aB\u0301\u03a3" + APOSTROPHES + "\u200b-_ "))
+def test_a_normalised_text_has_words_alone_and_stays_as_it_is(text: str) -> None:
     result = standard(text)
-    assert result == " ".join(result.split())
-    assert not any(unicodedata.category(char).startswith("P") for char in result if char != "'")
+    assert result == " ".join(result.split()) == standard(result)
+    assert not any(unicodedata.category(char)[0] in "PS" for char in result if char != "'")
+    assert not any(unicodedata.category(char) in ("Cf", "Cc") for char in result)
+    assert not {f" {result} "[at : at + 2] for at in range(len(result) + 1)} & {" '", "' "}
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("standard", "mr smith's colour twentyone i'm gonna go uh"),
+        ("standard", "mr smith's colour twenty one i'm gonna go uh"),
         ("whisper_english", "mister smith is color 21 i am going to go"),
         ("none", "Mr. Smith's colour, twenty-one: I'm gonna go, uh."),
     ],
@@ -88,12 +104,23 @@ def test_a_normaliser_is_chosen_by_name(name: str, expected: str) -> None:
     assert normaliser(name)(" Mr. Smith's  colour, twenty-one: I'm gonna go, uh.") == expected
 
 
+def test_the_guide_shows_what_the_normalisers_do() -> None:
+    lines = (ROOT / "docs" / "scores.md").read_text(encoding="utf-8").splitlines()
+    start = lines.index("| text | `standard` | `whisper_english` |") + 2
+    rows = [
+        line.strip("| ").split(" | ") for line in itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    ]
+    assert len(rows) > 6
+    for text, plain, english in rows:
+        assert (standard(text[1:-1]), normaliser("whisper_english")(text[1:-1])) == (plain[1:-1], english[1:-1])
+
+
 def test_every_normaliser_has_a_description() -> None:
     assert tuple(DESCRIPTIONS) == tuple(RULES["score.normaliser"].names)
 
 
 def test_a_normaliser_whose_package_is_missing_is_refused_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(normalisers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
         UserError, match=r"score.normaliser=whisper_english: .* pip install 'overnight-speech\[whisper\]'"
     ):
@@ -248,8 +275,8 @@ def test_no_two_crossed_values_are_the_same_group() -> None:
 
 
 def test_a_column_called_overall_is_told_from_the_whole() -> None:
-    found = scored([shard([("a", "a"), ("x", "a")], overall=["p", "q"])])
-    assert rows_of(found, "word_errors") == [("overall", None, 1), ("meta_overall", "p", 0), ("meta_overall", "q", 1)]
+    found = scored([shard([("a", "a"), ("x", "a")] * 2, overall=["p", "q"] * 2)])
+    assert rows_of(found, "word_errors") == [("overall", None, 2), ("meta_overall", "p", 0), ("meta_overall", "q", 2)]
     assert (
         found.table["group"].to_pylist()
         == scored([shard([("a", "a")] * 2, overall=["p", "q"])], "meta_overall").table["group"].to_pylist()
@@ -262,7 +289,7 @@ def test_a_column_crossed_with_itself_is_refused() -> None:
 
 
 def test_whole_numbers_are_sorted_by_size() -> None:
-    found = scored([shard([("a", "a")] * 4, degrees=pa.array([100, -5, 20, None], pa.int16()))])
+    found = scored([shard([("a", "a")] * 8, degrees=pa.array([100, -5, 20, None] * 2, pa.int16()))])
     assert [value for _, value in rows_of(found)] == [None, "-5", "20", "100", None]
 
 
@@ -280,7 +307,7 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are() -> None:
 
 
 def test_a_null_is_a_group_of_its_own_and_comes_last() -> None:
-    found = scored([shard([("a", "a")] * 3, room=["rm2", None, "rm1"])])
+    found = scored([shard([("a", "a")] * 6, room=["rm2", None, "rm1"] * 2)])
     assert found.table["value"].to_pylist() == [None, "rm1", "rm2", None]
 
 
@@ -302,13 +329,30 @@ def test_no_references_give_tables_without_rows(rows: list[tuple[str, str | None
 
 def test_a_column_that_tells_utterances_apart_is_no_group_unless_asked_for() -> None:
     count = MAX_GROUP_VALUES
+    utterances = range(2 * count + 2)
     many = shard(
-        [("a", "a")] * (count + 1),
-        segment=[f"sg{index}" for index in range(count + 1)],
-        chapter=[f"ch{index % count}" for index in range(count + 1)],
+        [("a", "a")] * len(utterances),
+        segment=[f"sg{index // 2}" for index in utterances],
+        chapter=[f"ch{index % count}" for index in utterances],
     )
     assert scored([many]).table["group"].to_pylist() == ["overall", *["chapter"] * count]
     assert scored([many], "segment").table["group"].to_pylist() == ["overall", *["segment"] * (count + 1)]
+    few = shard([("a", "a")] * 5, segment=list("abcde"), chapter=list("abcda"))
+    assert scored([few]).table["group"].to_pylist() == ["overall", *["chapter"] * 4]
+
+
+def test_columns_with_the_same_groups_make_one_group_unless_asked_for() -> None:
+    rooms = ["rm1", None, "rm2", "rm1", None, "rm2"]
+    sizes = pa.array([10, 20, None, 10, 20, None], pa.int16())
+    other = shard([("a", "a")] * 6, room=rooms, size=sizes, mic=["a", "b", "b", "b", "a", "b"])
+    assert set(scored([other]).table["group"].to_pylist()) == {"overall", "room", "mic"}
+    assert set(scored([other], "size", "room").table["group"].to_pylist()) == {"overall", "size", "room"}
+
+
+def test_a_dataset_names_the_columns_that_it_is_usually_scored_by() -> None:
+    own = [pa.field(name, pa.string()) for name in ("channel", "room", "chapter")]
+    assert [group.name for group in choose_groups(None, own, ("room", "mic"))] == ["channel", "room"]
+    assert [group.name for group in choose_groups(["chapter"], own, ("room",))] == ["chapter"]
 
 
 def test_a_column_that_was_dropped_does_not_come_back_with_a_later_shard() -> None:
@@ -469,18 +513,20 @@ def test_names_and_intervals_have_room_in_any_terminal(width: int) -> None:
 
 def test_long_texts_and_line_feeds_do_not_fill_the_terminal() -> None:
     long = " ".join(["word"] * 20_000)
-    found = shown(scored([shard([("x", long), ("a", "b\n\n overall 99")], room=["y" * 3000, "x\n\n overall 99 9.9"])]))
+    found = shown(
+        scored([shard([("x", long), ("a", "b\n\n overall 99")] * 2, room=["y" * 3000, "x\n\n overall 99 9.9"] * 2)])
+    )
     assert len(found.splitlines()) < 40
     assert "x\\n\\n overall 99 9.9" in found
 
 
 def test_the_terminal_shows_rates_confusions_and_the_worst_utterances() -> None:
-    found = shown(scored([shard([("a x", "a b"), ("a b", "a b")], room=["[red]1", "2\x1b[31m"])]))
+    found = shown(scored([shard([("a x", "a b"), ("a b", "a b")] * 2, room=["[red]1", "2\x1b[31m"] * 2)]))
     assert "overall" in found
     assert "[red]1" in found
     assert "\x1b" not in found
     assert "2\\x1b[31m" in found
-    assert "b read as x (1)" in found
+    assert "b read as x (2)" in found
     assert "u0: WER 50 %" in found
     assert "NFKC" in found
     assert " 25.00 " in found
@@ -488,7 +534,7 @@ def test_the_terminal_shows_rates_confusions_and_the_worst_utterances() -> None:
 
 def test_the_terminal_shows_the_worst_of_many_groups() -> None:
     rows = [("x" if index in (3, 17) else "a", "a") for index in range(30)]
-    found = shown(scored([shard(rows, room=[f"rm{index:02d}" for index in range(30)])]))
+    found = shown(scored([shard(rows * 2, room=[f"rm{index:02d}" for index in range(30)] * 2)]))
     assert "(12 highest of 30)" in found
     assert {"rm03", "rm17"} <= set(found.split())
     assert "rm29" not in found
@@ -540,6 +586,73 @@ def test_a_kill_while_scores_are_written_leaves_none_or_both_of_one_kind(digits:
     opened = open_run(digits)
     assert opened.scores.word_errors[0] == opened.confusions["count"].sum() == 0
     assert verify.main([str(digits)]) == 0
+
+
+def count_as_an_earlier_version(run_dir: Path) -> None:
+    """Make the counts of a run those of an earlier normaliser, which found an error in each word."""
+    directory = RunDirectory(run_dir)
+    for shard, record in directory.commits().items():
+        table = pq.read_table(run_dir / record.files["transcripts"].path)
+        for name, counted in (("word_errors", "reference_words"), ("char_errors", "reference_chars")):
+            table = table.set_column(table.column_names.index(name), table.schema.field(name), table[counted])
+        path = directory.new_staging(shard) / "transcripts.parquet"
+        with tables.open_writer(path, table.schema) as writer:
+            writer.write_table(table)
+        counts = {**record.counts, "word_errors": record.counts["reference_words"]}
+        renew(directory, replace(record, counts=counts), "transcripts", path)
+    scores = pq.read_table(run_dir / "scores.parquet")
+    metadata = {key: value for key, value in scores.schema.metadata.items() if key != b"normaliser_version"}
+    pq.write_table(scores.replace_schema_metadata(metadata), run_dir / "scores.parquet")
+
+
+@pytest.fixture(scope="module")
+def in_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "out"
+    assert main([*IN_SHARDS, f"run_dir={run_dir}"]) == 0
+    return run_dir
+
+
+IN_SHARDS = ("dataset=digits", "outputs=[transcripts]", "stages=[manifest,infer,score]", "shard.hours=0.002")
+
+
+@pytest.mark.parametrize(
+    "place", ["", "renewal", "renewal-decided:1", "moved:1", "file@3", "renamed:0", "file-moved@2", "committed:1"]
+)
+def test_a_run_of_an_earlier_normaliser_is_counted_and_scored_again_without_the_model(
+    in_shards: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = {path.name: pq.read_table(path) for path in (in_shards / "transcripts").iterdir()}
+    others = {path: path.stat().st_mtime_ns for path in in_shards.glob("failures/*")}
+    assert len(expected) > 2
+    count_as_an_earlier_version(in_shards)
+    assert not any(each.equals(pq.read_table(in_shards / "transcripts" / name)) for name, each in expected.items())
+    if place:
+        killed = run(*IN_SHARDS, f"run_dir={in_shards}", cwd=in_shards.parent, PIPELINE_FAILPOINT=place)
+        assert killed.returncode == -signal.SIGKILL
+        ids = [id_ for path in (in_shards / "transcripts").iterdir() for id_ in pq.read_table(path)["id"].to_pylist()]
+        assert sorted(ids) == sorted(id_ for each in expected.values() for id_ in each["id"].to_pylist())
+    capsys.readouterr()
+    assert main([*IN_SHARDS, f"run_dir={in_shards}"]) == 0
+    assert "complete already" in capsys.readouterr().out
+    assert {path.name: pq.read_table(path) for path in (in_shards / "transcripts").iterdir()} == expected
+    assert {path: path.stat().st_mtime_ns for path in in_shards.glob("failures/*")} == others
+    metadata = pq.read_schema(in_shards / "scores.parquet").metadata
+    assert (metadata[b"normaliser"], metadata[b"normaliser_version"]) == (b"standard", b"2")
+    assert open_run(in_shards).scores.word_errors[0] == 0
+    assert [path.name for path in (in_shards / ".staging").iterdir()] == ["lock"]
+    assert verify.main([str(in_shards)]) == 0
+    assert main([*IN_SHARDS, f"run_dir={in_shards}"]) == 0
+    assert "scores by" not in capsys.readouterr().out
+
+
+def test_scores_name_the_version_of_the_package_of_a_normaliser(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert made_after("whisper_english")["normaliser_version"] == importlib.metadata.version("whisper-normalizer")
+    monkeypatch.setattr("importlib.metadata.version", _missing)
+    assert made_after("whisper_english")["normaliser_version"] == ""
+
+
+def _missing(name: str) -> str:
+    raise importlib.metadata.PackageNotFoundError(name)
 
 
 def test_scores_are_asked_for_by_the_channels_that_a_new_manifest_will_have(tmp_path: Path) -> None:
