@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from rich.console import Console
+from rich.text import Text
 
 from pipeline.config import commandline, completion
 from pipeline.config import help as usage
@@ -25,11 +25,11 @@ from pipeline.runtime.errors import RunError, UserError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.paths import encode_path
 from pipeline.runtime.signals import Stopped
-from pipeline.runtime.stdout import standard_output
-from pipeline.runtime.terminal import escape_what_cannot_be_encoded
+from pipeline.runtime.stdout import console
+from pipeline.runtime.terminal import counted, escape_what_cannot_be_encoded
 from pipeline.scoring.groups import check_groups
 from pipeline.scoring.normalisers import check_normaliser
-from pipeline.scoring.terminal import PLAIN_WIDTH, pictures
+from pipeline.scoring.terminal import pictures
 from pipeline.stages import identity
 from pipeline.stages import resume as refusals
 from pipeline.stages.manifest import ManifestStage
@@ -104,7 +104,7 @@ def _sweep(configs: Sequence[RunConfig]) -> int:
         codes.append(_guarded(partial(_work, config)))
         if codes[-1] > 128:  # a signal ends the sweep, not only the run
             break
-    Console(file=standard_output(), highlight=False).print(summary_table(configs, codes))
+    console().print(summary_table(configs, codes), soft_wrap=False)
     return codes[-1] if codes[-1] > 128 else max(codes, key=_SEVERITY.index)
 
 
@@ -130,7 +130,7 @@ def _guarded(do: Callable[[], int]) -> int:
 
 
 def _show(text: str) -> int:
-    Console(file=standard_output(), highlight=False, soft_wrap=True).print(masking.mask(text), markup=False)
+    console().print(masking.mask(text), markup=False)
     return 0
 
 
@@ -154,7 +154,7 @@ class Session:
         """Nothing is written before the first stage."""
         self.config = config
         self.directory = RunDirectory(config.run_dir)
-        self.console = Console(file=standard_output(), highlight=False, soft_wrap=True)
+        self.console = console()
         self.manifest_stage = ManifestStage(config, self.directory, self.console, self.say)
 
     def run(self) -> int:
@@ -188,6 +188,9 @@ class Session:
             self._open_log()
             self.directory.remove_leftovers()
             renewals.finish(self.directory)
+            weights = None
+            if "infer" in settings.stages and not self.directory.manifest.is_there:
+                weights = self.config.source.fetch()  # no header is read for a model that is not there
             manifest = self.manifest_stage.run()
             self._check_groups([field.name for field in own_columns(manifest.table.schema)])
             # Asked again, now that a moved root has been found the same.
@@ -197,7 +200,7 @@ class Session:
                 # Imported here, so that whatever needs no model starts without waiting for torch.
                 from pipeline.stages.infer import infer
 
-                speed = infer(self.config, self.directory, manifest, self.console, self.say)
+                speed = infer(self.config, self.directory, manifest, self.console, self.say, weights)
             records = self.directory.commits() if finished is None else finished
             to_write = settings.stages if finished is None else self._to_write(finished)
             if finished is not None:  # where `infer` ran it has written them
@@ -274,13 +277,12 @@ class Session:
         with self.console.status("scoring") as status:
 
             def tell(utterances: int) -> None:
-                status.update(f"scoring: {utterances:,} utterances")
+                status.update(f"scoring: {counted(utterances, 'utterance')}")
 
             usual = getattr(self.config.dataset, "score_by", None)
             scores = score_run(self.directory, records, manifest.table.schema, settings, tell, usual)
-        width = self.console.width if self.console.is_terminal else PLAIN_WIDTH
-        for picture in pictures(scores, width):
-            self.console.print(picture, soft_wrap=False, width=width)
+        for picture in pictures(scores, self.console.width):
+            self.console.print(picture, soft_wrap=isinstance(picture, Text) and not self.console.is_terminal)
         if not scores.table.num_rows and "infer" not in self.config.settings.stages:
             self.say("no transcript has a reference, so there is nothing to score")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.progress import PAUSE_S, format_duration, format_hours
 from pipeline.runtime.stdout import standard_output
+from pipeline.runtime.terminal import counted
 from pipeline.storage.run_directory import METRICS, RunDirectory
 from pipeline.storage.summary import Standing, read_standing
 
@@ -83,11 +84,11 @@ def describe(status: Status, now: datetime) -> list[str]:
     """Return the lines that the command prints."""
     standing, totals = status.standing, status.standing.totals
     said = [
-        f"done     {standing.done} of {standing.num_utterances} utterances, {format_hours(totals.audio_s)}, "
-        f"{totals.shards} of {standing.num_shards} shards",
-        f"failed   {totals.num_failures}"
+        f"done     {standing.done:,} of {counted(standing.num_utterances, 'utterance')}, "
+        f"{format_hours(totals.audio_s)}, {totals.shards:,} of {counted(standing.num_shards, 'shard')}",
+        f"failed   {totals.num_failures:,}"
         + (f" ({', '.join(f'{n} {name}' for name, n in totals.failures.most_common())})" if totals.failures else ""),
-        f"pending  {standing.pending} utterances, {format_hours(standing.pending_s)}",
+        f"pending  {counted(standing.pending, 'utterance')}, {format_hours(standing.pending_s)}",
     ]
     if status.real_time is not None:
         said.append(f"speed    {status.real_time:.1f} x real time over the last batches")

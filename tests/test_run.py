@@ -343,7 +343,7 @@ def test_silence_is_not_a_failure_and_is_counted(tmp_path: Path, capsys: pytest.
     row = read(Path("runs/folder-quiet/digits"), "transcripts").to_pylist()[0]
     assert row["text"] == ""
     assert row["words"] == []
-    assert "1 transcripts are empty" in capsys.readouterr().out
+    assert "1 empty transcript: nothing was heard" in capsys.readouterr().out
 
 
 def test_odd_names_go_right_through(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 torchcodec is faster, but PyAV has three advantages: its wheels contain FFmpeg, it does not depend on torch, and it
 exposes packets, which this project needs to detect damage and padding. `scripts/bench/decoders.py` compares the two;
-`scripts/results/decoders.md` has the numbers. PyAV comes with an extra:
+`scripts/results/decoders.md` has the numbers. PyAV comes with the extra `formats`:
 
-    pip install 'overnight-speech[formats]'
+    pip install av
 
 The samples equal those of `ffmpeg -i FILE -f f32le -`: encoder delay, pre-skip and discard padding are cut off as the
 container says. FFmpeg 8 leaves the padding of an M4A's last frame in place; this module cuts it, as FFmpeg 9 does.

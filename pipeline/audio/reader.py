@@ -242,7 +242,7 @@ def _decode_with_ffmpeg(file: BinaryIO, file_size: int, container: Container) ->
         from pipeline.audio.ffmpeg import FFmpegDecoder
     except ImportError as error:
         kind = _FFMPEG_FORMATS[container.demuxer]
-        remedy = "run pip install 'overnight-speech[formats]'"
+        remedy = "run pip install av, which the extra formats has"
         message = f"{kind} cannot be read without FFmpeg, which comes with PyAV ({error}); {remedy}"
         raise AudioError("unsupported_format", message) from None
     with FFmpegDecoder(file, container.demuxer, measured=not container.unmeasured) as decoder:

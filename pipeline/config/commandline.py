@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline.config.groups import PRIMARY, OwnConf, open_conf
+from pipeline.config.groups import GROUPS, PRIMARY, OwnConf, group_choices, open_conf
 from pipeline.runtime.command import Parser
 from pipeline.runtime.errors import UserError, did_you_mean, one_of
 
@@ -64,6 +67,9 @@ def parse(arguments: Sequence[str]) -> Command:
             f"{unknown}: no such option{did_you_mean(unknown.lstrip('-').partition('=')[0], names)}; "
             f"there are --{', --'.join(names)}; settings have no dashes: key=value, such as dataset=digits"
         )
+    for at, text in enumerate(() if given.help or given.version else overrides):
+        if "=" not in text.lstrip("=") and not re.match(r"~\w", text):
+            raise UserError(_no_value(overrides, at))
     if given.cfg is not None:
         one_of("--cfg", given.cfg, ["job"])
     if given.config_name is not None and given.config_dir is None:
@@ -71,3 +77,30 @@ def parse(arguments: Sequence[str]) -> Command:
     own = None if given.config_dir is None else open_conf(given.config_dir, given.config_name or PRIMARY)
     asked = given.help, given.version, given.cfg is not None, given.multirun, given.shell_completion
     return Command(tuple(overrides), own, *asked)
+
+
+def _no_value(typed: Sequence[str], at: int) -> str:
+    """Say what to write in place of an argument that is no `key=value`, from the arguments beside it."""
+    text, before, after = typed[at], typed[at - 1] if at else "", [*typed[at + 1 : at + 3], "", ""]
+    path = os.path.expanduser(text)
+    if before.endswith("="):
+        return f"{before} {text}: a blank after =; write {shlex.quote(before + text)}"
+    if after[0].startswith("="):
+        value = after[0] if after[0] != "=" else f"={after[1]}"
+        return f"{text} {value}: a blank before =; write {shlex.quote(text + value)}"
+    for group in GROUPS:
+        if text in group_choices(group):
+            return f"{text}: no key; write {group}={text}"
+    if os.path.isdir(path):
+        return f"{text}: no key; for a folder of recordings write dataset=folder dataset.root={shlex.quote(text)}"
+    if os.path.isfile(path):
+        folder = shlex.quote(os.path.dirname(text) or ".")
+        return (
+            f"{text}: no key; for a list of recordings write dataset=manifest dataset.path={shlex.quote(text)}, "
+            f"for all recordings beside a file dataset=folder dataset.root={folder}"
+        )
+    if re.fullmatch(r"[a-z_.]+", text) and after[0] and "=" not in after[0]:
+        return f"{text} {after[0]}: no = between them; write {shlex.quote(f'{text}={after[0]}')}"
+    if re.search(r"[/\\]", text):
+        return f"{text}: no key, and no such file or folder; for recordings write dataset=folder dataset.root=FOLDER"
+    return f"{text}: no value; settings are key=value, such as dataset=digits; --help lists them"

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
@@ -17,12 +19,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.groups import GROUPS, HIDDEN, OwnConf, compose_choices, group_choices, no_such_key
+from pipeline.config.groups import GROUPS, HIDDEN, OwnConf, choose, compose_choices, no_such_key
 from pipeline.config.schema import RULES, Settings
 from pipeline.config.user_files import Value, flat, read_own
 from pipeline.models.sources import source_of
-from pipeline.runtime.errors import UserError, explain, one_of
-from pipeline.runtime.redaction import is_secret, mask_assignment
+from pipeline.runtime.errors import UserError, explain
+from pipeline.runtime.redaction import mask_assignment
 
 _PATHS = ("run_dir", "dataset.root", "dataset.path", "dataset.audio_root", "model.checkpoint")
 """Keys whose value is a path. A path may hold spaces, commas, `=` and `~`, so it is taken as typed."""
@@ -42,9 +44,7 @@ def compose(typed: Sequence[str], own: OwnConf | None = None) -> tuple[DictConfi
         UserError: A key, a choice or a value is wrong, or a file; with what is allowed.
     """
     overrides = [_parse(text) for text in typed]
-    choices = {item.key: str(item.value) for item in overrides if item.key in GROUPS}
-    for group, choice in choices.items():
-        one_of(group, choice, group_choices(group, own))
+    choices = {item.key: choose(item.key, item.key, str(item.value), own) for item in overrides if item.key in GROUPS}
     from_files = read_own(own, choices) if own else []
     values = [*from_files, *(item for item in overrides if item.key not in GROUPS)]
     given = {item.key: item for item in values}
@@ -56,7 +56,8 @@ def compose(typed: Sequence[str], own: OwnConf | None = None) -> tuple[DictConfi
             raise UserError(f"{item.said}: {no_such_key(item.key, keys)}")
     for item in given.values():
         with _explained(item.key, item.said):
-            OmegaConf.update(config, item.key, item.value, merge=False)
+            alone = _is_list(config, item.key) and isinstance(item.value, (str, int))
+            OmegaConf.update(config, item.key, [item.value] if alone else item.value, merge=False)
     for key in keys:  # one at a time, because an error of `resolve` does not name the key
         with _explained(key, given[key].said if key in given else key):
             value = OmegaConf.select(config, key)
@@ -130,6 +131,13 @@ def _structured(choices: Mapping[str, str], from_files: Sequence[Value]) -> Dict
     return config
 
 
+def _is_list(config: DictConfig, key: str) -> bool:
+    """Whether a key takes a list. A value that is none is then a list of one."""
+    section, _, name = key.rpartition(".")
+    node = (OmegaConf.select(config, section) if section else config)._get_node(name)
+    return node is not None and get_origin(node._metadata.ref_type) is list
+
+
 @contextmanager
 def _explained(key: str, said: str) -> Iterator[None]:
     """Turn an error of OmegaConf into one line that quotes the value and says what is allowed."""
@@ -159,7 +167,11 @@ def _parse(typed: str) -> Value:
 
 
 def _override(typed: str) -> Override | None:
-    """`key=value` as Hydra reads it; `None` for a path, which is taken as typed unless it is quoted or swept."""
+    """`key=value` as Hydra reads it; `None` for a value that is taken as typed.
+
+    A path is, unless it is quoted or swept; and what Hydra cannot read, unless it begins with a bracket or a quotation
+    mark.
+    """
     key, _, value = typed.partition("=")
     if key in _PATHS and value not in ("", "null", "???") and not value.startswith(("'", '"', "choice(")):
         return None
@@ -169,9 +181,9 @@ def _override(typed: str) -> Override | None:
             override.value()
         return override
     except (HydraException, RecursionError) as error:
-        # Hydra's reason quotes pieces of the value.
-        secret = is_secret(key) or isinstance(error, RecursionError)
-        reason = "cannot be read" if secret else str(error).splitlines()[0]
+        if re.fullmatch(r"[\w.]+", key) and value and value[0] not in "[{'\"" and not isinstance(error, RecursionError):
+            return None
         raise UserError(
-            f"{mask_assignment(typed)!r}: not an override ({reason}); write key=value, quoted if needed"
+            f"{mask_assignment(typed)!r}: cannot be read; write key=value or key=[a,b], close each bracket and each "
+            f"quotation mark, and put text with other characters in quotation marks of its own: '[\"a, b\",c]'"
         ) from None

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.datasets import CONNECTORS
 from pipeline.decoding import DECODERS
 from pipeline.models.sources import SOURCES
-from pipeline.runtime.errors import UserError, did_you_mean
+from pipeline.runtime.errors import UserError, did_you_mean, one_of
 from pipeline.runtime.plugins import Modules, distribution
 
 PRIMARY = "config"
@@ -88,6 +88,26 @@ def added_choices(group: str) -> dict[str, str]:
 def group_choices(group: str, own: OwnConf | None = None) -> list[str]:
     """The choices of a group, sorted: shipped, other packages', a person's own. No group: the main configurations."""
     return sorted([*names_in(conf_dir() / group), *added_choices(group), *(names_in(own.root / group) if own else ())])
+
+
+def choose(key: str, group: str, name: str, own: OwnConf | None = None) -> str:
+    """The choice of a group that has this name. Upper and lower case are one, and so are `-` and `_`.
+
+    Args:
+        key: The key, or the place in a file, for the message.
+        group: The group.
+        name: The name as given.
+        own: The person's own files.
+
+    Raises:
+        UserError: There is no such choice.
+    """
+    choices = group_choices(group, own)
+    alike = [choice for choice in choices if choice.lower().replace("-", "_") == name.lower().replace("-", "_")]
+    if name not in choices and len(alike) == 1:
+        return alike[0]
+    one_of(key, name, choices)
+    return name
 
 
 def choice_file(group: str, choice: str, own: OwnConf | None = None) -> Path:
@@ -160,12 +180,22 @@ def _composed(choices: tuple[str, ...]) -> DictConfig:
 
 def no_such_key(key: str, keys: Sequence[str]) -> str:
     """Why a key is refused: the choices that have the key, or what may have been meant, and the keys beside it."""
-    group, parent = key.partition(".")[0], key.rpartition(".")[0]
-    shipped = {name: describe(group, name).settings for name in group_choices(group)} if group in GROUPS else {}
-    owners = [f"{group}={name}" for name, settings in shipped.items() if key in {setting.key for setting in settings}]
-    if owners:
-        return f"no such key of this choice; {key} is a key of {', '.join(owners)}; add {owners[0]}, or leave it out"
+    parent, _, last = key.rpartition(".")
+    nested = [other for other in keys if other.rpartition(".")[2] == last.lower() != other]
+    if not parent and nested:
+        return f"no such key (did you mean {' or '.join(nested)}?)"
+    for group in GROUPS:
+        full = key if parent else f"{group}.{key}"
+        owners = [
+            f"{group}={name}"
+            for name in group_choices(group)
+            if full in {setting.key for setting in describe(group, name).settings}
+        ]
+        if owners:
+            return (
+                f"no such key of this choice; {full} is a key of {', '.join(owners)}; add {owners[0]}, or leave it out"
+            )
     inside = [other for other in keys if other.startswith(f"{key}.")]
     beside = [other for other in keys if other.rpartition(".")[0] == parent]
     near = inside or beside or [other for other in keys if "." not in other]
-    return f"no such key{did_you_mean(key, keys)}; there are {', '.join(sorted(near))}"
+    return f"no such key{did_you_mean(key.lower(), keys)}; there are {', '.join(sorted(near))}"

@@ -17,8 +17,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.groups import GROUPS, HIDDEN, OwnConf, choice_file, group_choices, names_in
-from pipeline.runtime.errors import UserError, explain, one_of
+from pipeline.config.groups import GROUPS, HIDDEN, OwnConf, choice_file, choose, group_choices, names_in
+from pipeline.runtime.errors import UserError, explain
 from pipeline.runtime.redaction import mask_assignment
 
 _MAX_BYTES = 2**20
@@ -86,11 +86,10 @@ def _layer(own: OwnConf, group: str, name: str, chosen: dict[str, str], above: t
         other = re.sub(r"^override /?", "", str(key))
         if isinstance(item, str) and "_self_" not in defaults[:number]:
             if item != "_self_":
-                one_of(f"{path}: {group or 'defaults'}", item, group_choices(group, own))
+                item = choose(f"{path}: {group or 'defaults'}", group, item, own)
                 found += _layer(own, group, item, chosen, (*above, name))
         elif other != key and other in GROUPS:
-            one_of(f"{path}: {other}", str(item[key]), group_choices(other, own))
-            chosen.setdefault(other, item[key])
+            chosen.setdefault(other, choose(f"{path}: {other}", other, str(item[key]), own))
         else:
             raise UserError(
                 f"{path}: defaults={defaults}: must be a list of names to build on, then _self_, and "

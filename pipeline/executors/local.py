@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from pipeline.runtime.progress import RunProgress, format_duration
+from pipeline.runtime.terminal import counted
 from pipeline.storage.run_directory import METRICS
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Executor:
             kept = execute(job, job.pending, torch.device(job.device), progress)
         if kept:
             say(
-                f"{len(kept)} shards were kept unchanged, because an utterance that had a result would have failed now "
-                f"(shards {', '.join(map(str, kept[:10]))})"
+                f"{counted(len(kept), 'shard')} kept unchanged ({', '.join(map(str, kept[:10]))}), because "
+                "an utterance that had a result would have failed now"
             )
         return f", {progress.real_time:.1f} x real time, in {format_duration(progress.elapsed_s)}"

@@ -23,6 +23,7 @@ from pipeline.runtime.errors import RunError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.progress import BatchMetrics, RunProgress
 from pipeline.runtime.signals import Stopped, allowing_stop
+from pipeline.runtime.terminal import counted
 from pipeline.storage.manifest import Manifest
 
 LOG = logging.getLogger("pipeline")
@@ -194,7 +195,7 @@ class _Results:
         if failures and limit is not None and self._failures > limit:
             last = failures[-1]
             raise RunError(
-                f"{self._failures} utterances have failed, more than max_failures={limit}; "
+                f"{counted(self._failures, 'failure')}, more than max_failures={limit}; "
                 f"the last one is {last.id!r}: {last.error}, {last.message}"
             )
 

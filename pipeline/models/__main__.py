@@ -1,4 +1,4 @@
-"""`python -m pipeline.models` lists the models and says whose weights are here. Does not import torch."""
+"""`python -m pipeline.models [NAME]` lists the models, or describes one. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from pipeline.models import sources
 from pipeline.models.catalog import BUNDLES, MODELS
 from pipeline.models.facts import ModelFacts
-from pipeline.runtime.command import command
-from pipeline.runtime.errors import UserError
-from pipeline.runtime.stdout import standard_output
+from pipeline.runtime.command import Parser, command
+from pipeline.runtime.errors import one_of
+from pipeline.runtime.stdout import console
 
-_USAGE = "python -m pipeline.models [--json]"
+_USAGE = "python -m pipeline.models [NAME] [--json]"
 _HEADINGS = ("model", "labels", "rate", "layers", "parameters", "download")
 _FURTHER = ("language", "training data", "licence")
 _GAP = "  "
@@ -86,6 +85,26 @@ def listing(width: int | None) -> Iterator[Text]:
     yield Text("model=checkpoint loads a file of your own into any of these architectures.")
 
 
+def details(facts: ModelFacts) -> Iterator[str]:
+    """Yield what is known of one model, in lines."""
+    known = describe(facts)
+    *_, rate, layers, parameters, download = _numbers(facts)
+    rows = {
+        "outputs": ", ".join(known["outputs"]),
+        "labels": f"{len(facts.labels)}: {' '.join(facts.labels)}" if facts.labels else "none",
+        "sample rate": rate,
+        "layers x dim": layers,
+        "parameters": parameters,
+        "download": download,
+        "weights": known["weights"],
+        **dict(zip(_FURTHER, _words(facts), strict=True)),
+    }
+    yield facts.name
+    width = max(map(len, rows)) + len(_GAP)
+    yield from (f"{_GAP}{name.ljust(width)}{value}" for name, value in rows.items() if value)
+    yield f"{_GAP}{'use'.ljust(width)}python -m pipeline.run model={facts.name} dataset=..."
+
+
 def _numbers(facts: ModelFacts) -> list[str]:
     size = facts.num_params * _FLOAT32_BYTES
     download = f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
@@ -118,16 +137,24 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _list(arguments: Sequence[str]) -> int:
-    if list(arguments) not in ([], ["--json"]):
-        raise UserError(f"{' '.join(arguments)}: no such argument; usage: {_USAGE}")
-    console = Console(file=standard_output(), highlight=False, soft_wrap=True)
-    if arguments:
-        text = json.dumps([describe(facts) for facts in MODELS.values()], indent=1)
-        console.print(text, markup=False)
+    parser = Parser(_USAGE)
+    parser.add_argument("name", nargs="?")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args(arguments)
+    name = None if given.name is None else given.name.lower()
+    if name is not None:
+        one_of("NAME", name, list(MODELS))
+    out = console()
+    if given.json:
+        found: Any = [describe(facts) for facts in MODELS.values()] if name is None else describe(MODELS[name])
+        out.print(json.dumps(found, indent=1), markup=False)
+        return 0
+    if name is not None:
+        out.print("\n".join(details(MODELS[name])), markup=False)
         return 0
     # A pipe has no width: each model gets one line, so that grep finds everything about a model.
-    for line in listing(console.width if console.is_terminal else None):
-        console.print(line)
+    for line in listing(out.width if out.is_terminal else None):
+        out.print(line)
     return 0
 
 

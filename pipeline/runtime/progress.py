@@ -13,6 +13,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from pipeline.runtime.terminal import counted
+
 WIDE = 120
 """A terminal with at least this many columns has room for the full line beside a progress bar."""
 
@@ -172,7 +174,7 @@ class RunProgress:
             )
         return (
             f"{format_hours(done)} of {format_hours(self._total_s)}, {self.real_time:.1f} x real time, {eta} left, "
-            f"{self._shards[0]} of {self._shards[1]} shards, {self.failures} failures, "
+            f"{self._shards[0]:,} of {counted(self._shards[1], 'shard')}, {counted(self.failures, 'failure')}, "
             f"waiting for the loader {100 * self.waiting:.0f} %"
         )
 

@@ -7,14 +7,27 @@ import logging
 import os
 import sys
 from contextlib import suppress
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LOG = logging.getLogger("pipeline")
+PLAIN_WIDTH = 110
+"""Width of tables in characters if the output is not a terminal."""
 
 
 def standard_output() -> TextIO:
     """Return `sys.stdout`, wrapped so that a failed write does not raise."""
     return cast(TextIO, FaultTolerantStream(sys.stdout))
+
+
+def console() -> Console:
+    """Return a console for standard output. If it is no terminal, as under cron, tables are `PLAIN_WIDTH` wide."""
+    from rich.console import Console  # slow to import, and many commands print plain lines only
+
+    stream = standard_output()
+    return Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else PLAIN_WIDTH)
 
 
 class FaultTolerantStream(io.TextIOBase):
@@ -41,7 +54,7 @@ class FaultTolerantStream(io.TextIOBase):
         return self._stream.fileno()
 
     def write(self, text: str) -> int:
-        """Write the text, or discards it if the stream fails."""
+        """Write the text, or discard it if the stream fails."""
         try:
             self._stream.write(text)
         except OSError as error:
@@ -49,7 +62,7 @@ class FaultTolerantStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Flushe the stream, or discards everything from now on if that fails."""
+        """Flush the stream, or discard everything from now on if that fails."""
         try:
             self._stream.flush()
         except OSError as error:

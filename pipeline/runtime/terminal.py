@@ -16,6 +16,11 @@ def escape_what_cannot_be_encoded() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 shard`, `2 shards`, `10,000 shards`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def printable(text: str, limit: int | None = None) -> str:
     """Return the text as one line without control characters and secrets, shortened to `limit` characters."""
     plain = "".join(char if char.isprintable() else repr(char)[1:-1] for char in mask(encode_path(text)))

@@ -90,8 +90,8 @@ def check_normaliser(name: str) -> None:
     """
     if name == "whisper_english" and importlib.util.find_spec("whisper_normalizer") is None:
         raise UserError(
-            f"score.normaliser={name}: needs the package whisper-normalizer, which is not installed; "
-            "pip install 'overnight-speech[whisper]', or choose standard or none"
+            f"score.normaliser={name}: needs the package whisper-normalizer, which the extra whisper has; "
+            "run pip install whisper-normalizer, or choose standard or none"
         )
 
 

@@ -15,8 +15,6 @@ from pipeline.runtime.terminal import printable
 from pipeline.scoring.grouping import Scores, Worst
 from pipeline.scoring.normalisers import DESCRIPTIONS
 
-PLAIN_WIDTH = 110
-"""Width in characters if the output is not a terminal."""
 MAX_VALUES = 12
 """Number of values shown of a group: those with the highest rates."""
 MAX_CONFUSIONS = 8

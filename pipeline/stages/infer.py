@@ -19,6 +19,7 @@ from pipeline.inference.job import Computation, Job
 from pipeline.inference.shard_tables import TableSettings
 from pipeline.models.device import resolve_device, resolve_precision
 from pipeline.runtime.failpoints import failpoint
+from pipeline.runtime.terminal import counted
 from pipeline.stages import identity as identities
 from pipeline.stages.disk import check_disk, estimate_bytes, format_bytes
 from pipeline.stages.resume import refusal, refuse_differences
@@ -29,7 +30,12 @@ from pipeline.storage.run_record import Identity, RunRecord
 
 
 def infer(
-    config: RunConfig, directory: RunDirectory, manifest: Manifest, console: Console, say: Callable[[str], None]
+    config: RunConfig,
+    directory: RunDirectory,
+    manifest: Manifest,
+    console: Console,
+    say: Callable[[str], None],
+    weights: str | None = None,
 ) -> str:
     """Load, infer, decode, write and commit each shard that is not committed.
 
@@ -39,6 +45,7 @@ def infer(
         manifest: The manifest of the run.
         console: Console of the live view.
         say: Prints and logs a line.
+        weights: SHA-256 of the weights file, if the file has been fetched already.
 
     Returns:
         The speed in words.
@@ -48,12 +55,18 @@ def infer(
             too small.
         RunError: More than `max_failures` utterances failed.
     """
-    job = prepare(config, directory, manifest, say)
+    job = prepare(config, directory, manifest, say, weights)
     executor: Executor = EXECUTORS.load(config.settings.executor.name).Executor(config.settings.executor)
     return executor.run(job, console, say)
 
 
-def prepare(config: RunConfig, directory: RunDirectory, manifest: Manifest, say: Callable[[str], None]) -> Job:
+def prepare(
+    config: RunConfig,
+    directory: RunDirectory,
+    manifest: Manifest,
+    say: Callable[[str], None],
+    weights: str | None = None,
+) -> Job:
     """Create the job of a run: compare identities, find the pending shards and check the free disk space.
 
     This writes `run.json` and `config.yaml`, before any shard is committed.
@@ -64,7 +77,7 @@ def prepare(config: RunConfig, directory: RunDirectory, manifest: Manifest, say:
     settings = config.settings
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)
-    sha256 = config.source.fetch()
+    sha256 = weights or config.source.fetch()
     identity = identities.describe(config, manifest.digest, precision, sha256)
     _refuse_other_work(config, directory, identity)
     done = directory.committed(identity.fingerprint)
@@ -74,8 +87,8 @@ def prepare(config: RunConfig, directory: RunDirectory, manifest: Manifest, say:
     check_disk(directory, size)
     _write_record(config, directory, identity, device)
     say(
-        f"{config.model.name} on {device} in {precision}, {len(pending)} of {manifest.num_shards} shards to do, "
-        f"tables of about {format_bytes(size.total)}"
+        f"{config.model.name} on {device} in {precision}, "
+        f"{len(pending):,} of {counted(manifest.num_shards, 'shard')} to do, tables of about {format_bytes(size.total)}"
     )
     return Job(
         directory=directory,

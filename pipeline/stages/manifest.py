@@ -18,6 +18,7 @@ from pipeline.runtime import redaction as masking
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.progress import PLAIN_EVERY_S, format_hours
+from pipeline.runtime.terminal import counted
 from pipeline.stages import identity
 from pipeline.stages import resume as refusals
 from pipeline.stages.build_manifest import build
@@ -92,8 +93,9 @@ class ManifestStage:
         identity.note_manifest(self._directory)
         unreadable = int(np.isnan(manifest.duration_s).sum())
         self._say(
-            f"{len(manifest)} utterances, {format_hours(float(np.nansum(manifest.duration_s)))} of audio, "
-            f"{manifest.num_shards} shards" + (f", {unreadable} with a header that cannot be read" * bool(unreadable))
+            f"{counted(len(manifest), 'utterance')}, {format_hours(float(np.nansum(manifest.duration_s)))} of audio, "
+            f"{counted(manifest.num_shards, 'shard')}"
+            + (f", {unreadable} with a header that cannot be read" * bool(unreadable))
         )
         return manifest
 
@@ -106,10 +108,10 @@ class ManifestStage:
                 now = time.monotonic()
                 if now - shown >= SHOWN_EVERY_S:  # `tell` is called for each row
                     shown = now
-                    status.update(f"reading headers: {rows} utterances")
+                    status.update(f"reading headers: {counted(rows, 'utterance')}")
                 if not self._console.is_terminal and now - said >= PLAIN_EVERY_S:
                     said = now
-                    self._say(f"reading headers: {rows} utterances")
+                    self._say(f"reading headers: {counted(rows, 'utterance')}")
 
             settings = self._config.settings
             return build(self._config.dataset, settings.shard.hours, tell, settings.channels, settings.loader.timeout_s)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.runtime.progress import format_hours
+from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import UNREADABLE, unreadable
 from pipeline.storage.run_directory import RunDirectory
@@ -136,16 +137,20 @@ def lines(
         scored: Word errors, reference words and normaliser of the scores, if the run has been scored.
     """
     done = totals.utterances - totals.num_failures
-    said = [f"{done} of {totals.utterances} utterances, {format_hours(totals.audio_s)} of audio{speed}"]
+    said = [f"{done:,} of {counted(totals.utterances, 'utterance')}, {format_hours(totals.audio_s)} of audio{speed}"]
     if totals.empty:
-        said.append(f"{totals.empty} transcripts are empty: nothing was heard in them")
+        said.append(f"{counted(totals.empty, 'empty transcript')}: nothing was heard")
     if totals.num_failures:
         names = ", ".join(f"{count} {name}" for name, count in totals.failures.most_common())
-        said.append(f"{totals.num_failures} failures ({names}), each with its reason in {run_dir / 'failures'}")
+        said.append(
+            f"{counted(totals.num_failures, 'failure')} ({names}), each with its reason in {run_dir / 'failures'}"
+        )
     errors, words, normaliser = scored or (totals.word_errors, totals.reference_words, "standard")
     if words:
         how = "" if normaliser == "standard" else f", normaliser {normaliser}"
-        said.append(f"WER {100 * errors / words:.2f} % ({errors} errors in {words} reference words{how})")
+        said.append(
+            f"WER {100 * errors / words:.2f} % ({counted(errors, 'error')} in {counted(words, 'reference word')}{how})"
+        )
     said.append(f"results in {run_dir}")
     first = next((name for name in ("transcripts", "features", "emissions") if name in outputs), None)
     if first == "transcripts":

@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from rich.console import Console
-
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.stdout import standard_output
+from pipeline.runtime.stdout import console
 from pipeline.runtime.terminal import printable
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.verify import messages
@@ -75,7 +73,7 @@ class _Verification:
     def __init__(self, given: argparse.Namespace) -> None:
         self._given = given
         self._directory = RunDirectory(given.run_dir)
-        self._console = Console(file=standard_output(), highlight=False, soft_wrap=True)
+        self._console = console()
 
     def run(self) -> int:
         """Check the run, print the findings, and do what the options ask for. Return the exit code."""

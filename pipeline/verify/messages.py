@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from pipeline.runtime.progress import format_hours
+from pipeline.runtime.terminal import counted
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.verify.audit import Audit
 from pipeline.verify.shard import Problem
@@ -50,14 +51,14 @@ def summary(found: Audit, directory: RunDirectory, retracted: bool) -> str:
     total = f"{found.utterances([*sound, *todo])}"
     if found.work.manifest is None and any(each.record is None for each in found.shards):
         total += " or more"  # the size of a shard is unknown without manifest and record
-    verdict = f"not sound, {_counted(len(found.problems), 'problem')}" if found.problems else "sound"
+    verdict = f"not sound, {counted(len(found.problems), 'problem')}" if found.problems else "sound"
     said = [
-        f"{verdict}: {_counted(len(sound), 'shard')} sound, {len(damaged)} damaged, {len(pending)} pending",
+        f"{verdict}: {counted(len(sound), 'shard')} sound, {len(damaged)} damaged, {len(pending)} pending",
         f"{found.utterances(sound)} of {total} utterances sound",
     ]
     if todo:
         does = f"a rerun computes {_shards(todo)}{' again' if damaged and not pending else ''}"
-        said.append(f"{does}: {_counted(found.utterances(todo), 'utterance')}, {format_hours(found.audio_s(todo))}")
+        said.append(f"{does}: {counted(found.utterances(todo), 'utterance')}, {format_hours(found.audio_s(todo))}")
     else:
         said.append("a rerun computes no shard again")
     if found.taken_as_done and not (retracted and _retractable(found)):
@@ -82,7 +83,7 @@ def exactness_lines(exactness: Exactness) -> Iterator[str]:
             yield f"{each.id!r}: not the same alone: {'; '.join([*_apart([each]), *each.wrong])}"
     compared = exactness.compared
     yield (
-        f"exactness: {_counted(len(compared), 'utterance')} alone on {exactness.device} in {exactness.precision}: "
+        f"exactness: {counted(len(compared), 'utterance')} alone on {exactness.device} in {exactness.precision}: "
         f"{'; '.join(_apart(compared)) or 'texts compared'}; {_verdict(exactness)}"
     )
     yield from exactness.notes
@@ -113,7 +114,3 @@ def _shards(shards: Sequence[int]) -> str:
     said = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
     listed = said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
     return f"shard{'s' if len(shards) > 1 else ''} {listed}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -194,6 +194,39 @@ def test_the_page_names_every_option_and_every_exit_code() -> None:
     assert {"0", "1", "2", "3", "129", "130", "143"} <= {*re.findall(r"\d+", codes)}
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["device", "cuda"], "device cuda: no = between them; write device=cuda"),
+        (
+            ["dataset.root", "=", "/my calls"],
+            "dataset.root =/my calls: a blank before =; write 'dataset.root=/my calls'",
+        ),
+        (["dataset.root", "=/x"], "dataset.root =/x: a blank before =; write dataset.root=/x"),
+        (["dataset.root=", "/x"], "dataset.root= /x: a blank after =; write dataset.root=/x"),
+        (["digits"], "digits: no key; write dataset=digits"),
+        (["hubert_base"], "hubert_base: no key; write model=hubert_base"),
+        (["calls"], "calls: no key; for a folder of recordings write dataset=folder dataset.root=calls"),
+        (["list.csv"], "list.csv: no key; for a list of recordings write dataset=manifest dataset.path=list.csv, "),
+        (
+            ["/no/such"],
+            "/no/such: no key, and no such file or folder; for recordings write dataset=folder dataset.root=",
+        ),
+        (["nonsense"], "nonsense: no value; settings are key=value, such as dataset=digits; --help lists them"),
+        (["=", "x"], "=: no value; "),
+    ],
+)
+def test_what_is_no_setting_is_refused_with_what_to_write(
+    typed: list[str], said: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (elsewhere / "calls").mkdir()
+    (elsewhere / "list.csv").write_text("path\n")
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(UserError) as caught:
+        commandline.parse(["dataset.split=x", *typed])
+    assert str(caught.value).startswith(said)
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["dataset=digits", "--help"], ["nonsense", "-h"]])
 def test_help_is_printed_whatever_else_is_typed(arguments: list[str], elsewhere: Path) -> None:
     ended = running.run(*arguments, cwd=elsewhere)

@@ -219,7 +219,10 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
     "a tab": ("connector: folder\n\troot: a", [":2: not YAML", "'\\t'"]),
     "a key twice": ("connector: folder\nroot: a\nroot: b", [":3: not YAML", "duplicate key root"]),
     "a control character": ("root: \x01", [": not a configuration", "special characters"]),
-    "wrong type": ("connector: folder\nroot: ../calls\nextensions: wav", [": dataset.extensions=wav: must be a list"]),
+    "wrong type": (
+        "connector: folder\nroot: ../calls\nextensions: {a: b}",
+        [": dataset.extensions.a=b: no such key (did you mean dataset.extensions?)"],
+    ),
     "no such folder": ("connector: folder\nroot: /no/such", [": dataset.root=/no/such: no such folder"]),
     "other setting misspelt": (
         f"{GLOBAL}batch: {{max_secondz: 1}}",
@@ -325,7 +328,7 @@ def test_a_typed_value_that_is_wrong_is_not_blamed_on_a_file(own: Path) -> None:
     write(own, dataset__mine="connector: folder\nroot: ../calls\n")
     assert refusal(own, "dataset=mine", "dataset.root=/no").startswith("dataset.root=/no: no such folder")
     assert refusal(own, "dataset=mine", "dataset.rot=/no").startswith("dataset.rot=/no: no such key")
-    assert refusal(own, "dataset=mine", "dataset.extensions=wav").startswith("dataset.extensions=wav: must be a list")
+    assert refusal(own, "dataset=mine", "dataset.extensions=null").startswith("dataset.extensions=null: cannot be null")
     assert refusal(own, "dataset=mine", "dataset.connector=digits").startswith("dataset.connector=digits: no such key")
 
 

@@ -230,5 +230,21 @@ def test_the_list_needs_neither_torch_nor_a_reader_to_the_end() -> None:
 def test_an_argument_that_there_is_not_is_refused_in_one_line() -> None:
     ended = listed("--yaml")
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "error: --yaml: no such argument; usage: python -m pipeline.models [--json]\n"
+    usage = "usage: python -m pipeline.models [NAME] [--json]"
+    assert ended.stderr == f"error: unrecognized arguments: --yaml; {usage}\n"
     assert listed("--help").returncode == 0
+
+
+def test_one_model_is_described_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert models.main(["VOXPOPULI_ASR_BASE_10K_DE"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "voxpopuli_asr_base_10k_de"
+    said = {line[:17].strip(): line[17:] for line in lines[1:]}
+    assert said["outputs"] == "transcripts, emissions, features"
+    assert said["labels"].startswith("32: - | e n i")
+    assert said["layers x dim"] == "12 x 768"
+    assert said["use"] == "python -m pipeline.run model=voxpopuli_asr_base_10k_de dataset=..."
+    assert models.main(["hubert_base", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["outputs"] == ["features"]
+    assert models.main(["hubert_bas"]) == 2
+    assert "(did you mean hubert_base?)" in capsys.readouterr().err

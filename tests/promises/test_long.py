@@ -350,7 +350,7 @@ def test_a_long_recording_that_breaks_off_is_one_failure_and_nothing_of_it_stays
     assert ids(tmp_path / "out", "failures") == ["broken.flac"]
     assert set(ids(tmp_path / "out", "emissions")) == {"long.flac"}
     assert_accounting(tmp_path / "out", layers=4)
-    assert "1 failures" in done.stdout or "1 failed" in done.stdout
+    assert "1 failure," in done.stdout or "1 failed" in done.stdout
 
 
 def test_the_header_of_a_recording_is_read_once_for_all_of_its_segments(

@@ -526,7 +526,9 @@ def test_cached_weights_need_no_network_and_missing_ones_are_named_with_the_way_
     facts = MODELS["hubert_base"]
     path = hub / named(facts.name).weights_path.name
     assert main(["dataset=digits", "model=hubert_base"]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
+    printed = capsys.readouterr()
+    assert printed.out == ""  # no recording has been looked for
+    lines = printed.err.strip().splitlines()
     assert lines[0] == f"downloading {named(facts.name).url} to {path}"
     assert lines[1:] == [
         f"error: model=hubert_base: the weights could not be downloaded from {named(facts.name).url} "

@@ -25,6 +25,7 @@ from pipeline.config.schema import RULES
 from pipeline.results import open_run
 from pipeline.run import main
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.stdout import console
 from pipeline.scoring import grouping
 from pipeline.scoring.bootstrap import MAX_UNITS, rate_intervals
 from pipeline.scoring.counting import COUNTS, Errors, align, char_errors, count_errors
@@ -121,9 +122,7 @@ def test_every_normaliser_has_a_description() -> None:
 
 def test_a_normaliser_whose_package_is_missing_is_refused_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=r"score.normaliser=whisper_english: .* pip install 'overnight-speech\[whisper\]'"
-    ):
+    with pytest.raises(UserError, match=r"score.normaliser=whisper_english: .* pip install whisper-normalizer"):
         normaliser("whisper_english")
 
 
@@ -530,6 +529,18 @@ def test_the_terminal_shows_rates_confusions_and_the_worst_utterances() -> None:
     assert "u0: WER 50 %" in found
     assert "NFKC" in found
     assert " 25.00 " in found
+
+
+def test_without_a_terminal_tables_are_wide_and_nothing_is_cut(
+    digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert again(digits, "score.by=[speaker]", "score.normaliser=whisper_english") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert console().width == 110
+    assert any(
+        line.endswith("1000 bootstrap samples of speakers") for line in lines if line.startswith("texts compared")
+    )
+    assert not any("\N{HORIZONTAL ELLIPSIS}" in line for line in lines)
 
 
 def test_the_terminal_shows_the_worst_of_many_groups() -> None:
