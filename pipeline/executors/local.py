@@ -49,4 +49,10 @@ class Executor:
                 f"{len(kept)} shards were kept unchanged, because an utterance that had a result would have failed now "
                 f"(shards {', '.join(map(str, kept[:10]))})"
             )
+        if progress.is_bound_by_writing and job.tables.faster_settings:
+            say(
+                f"writing held this run up: it waited {format_duration(progress.waited_for_writer_s)} of "
+                f"{format_duration(progress.elapsed_s)} for the writer; {' '.join(job.tables.faster_settings)} "
+                "(with another run_dir=) is many times as fast to write"
+            )
         return f", {progress.real_time:.1f} x real time, in {format_duration(progress.elapsed_s)}"
