@@ -53,6 +53,6 @@ class Executor:
             say(
                 f"writing held this run up: it waited {format_duration(progress.waited_for_writer_s)} of "
                 f"{format_duration(progress.elapsed_s)} for the writer; {' '.join(job.tables.faster_settings)} "
-                "(with another run_dir=) is many times as fast to write"
+                "(with another run_dir=) takes a quarter of the time to write"
             )
         return f", {progress.real_time:.1f} x real time, in {format_duration(progress.elapsed_s)}"

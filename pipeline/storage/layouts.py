@@ -78,7 +78,7 @@ def _one_value(array: NDArray[np.floating]) -> pa.BinaryArray:
 def writer_options(column: pa.Field) -> dict[str, Any]:
     """Return the options of `pyarrow.parquet.ParquetWriter` for a column of arrays."""
     if column.type == pa.binary():
-        # zstd makes features a twelfth smaller, and writing them three times as slow.
+        # zstd makes features 8 % smaller and takes three to four times as long; LZ4 makes them no smaller.
         return {"compression": "none"}
     # BYTE_STREAM_SPLIT makes float32 compressible. float16 stays plain, because DuckDB cannot read float16 with
     # BYTE_STREAM_SPLIT.
