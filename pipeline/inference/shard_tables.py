@@ -52,12 +52,14 @@ class TableSettings:
     emission_layout: str = LIST
 
     @property
-    def faster_settings(self) -> list[str]:
-        """The settings that would make writing the arrays faster, such as `features.layout=binary`."""
+    def faster_setting(self) -> str | None:
+        """The setting that makes writing faster, such as `features.layout=binary`; `None` if there are no lists.
+
+        Features come first, because they are far more than emissions.
+        """
         layouts = {"features": self.feature_layout, "emissions": self.emission_layout}
-        return [
-            f"{table}.layout={BINARY}" for table, layout in layouts.items() if table in self.outputs and layout == LIST
-        ]
+        lists = (table for table, layout in layouts.items() if table in self.outputs and layout == LIST)
+        return next((f"{table}.layout={BINARY}" for table in lists), None)
 
 
 class ShardTables:

@@ -66,13 +66,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ((), "features.layout=binary emissions.layout=binary"),
-        (("emissions.layout=binary",), "features.layout=binary"),
+        ((), "features.layout=binary"),
+        (("features.layout=binary",), "emissions.layout=binary"),
         (("outputs=[transcripts,emissions]",), "emissions.layout=binary"),
         (("features.layout=binary", "emissions.layout=binary"), None),
         (("outputs=[transcripts]",), None),
     ],
-    ids=["lists", "lists of features", "lists of emissions", "binary", "no arrays"],
+    ids=["lists", "features in binary", "emissions alone", "both in binary", "no arrays"],
 )
 def test_a_run_that_waits_for_the_writer_names_the_setting_that_writes_faster(
     method: str,
