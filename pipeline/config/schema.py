@@ -48,11 +48,13 @@ class _FeatureSettings:
     # OmegaConf has no `str | list[int]`, so `layers` is checked with the model.
     layers: Any = field(metadata=_takes("last, all, or numbers of layers from 1 on"))
     dtype: str = field(metadata=_one_of("float16", "float32"))
+    layout: str = field(metadata=_one_of("list", "binary"))
 
 
 @dataclass(kw_only=True)
 class _EmissionSettings:
     dtype: str = field(metadata=_one_of("float16", "float32"))
+    layout: str = field(metadata=_one_of("list", "binary"))
 
 
 @dataclass(kw_only=True)

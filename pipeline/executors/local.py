@@ -50,4 +50,10 @@ class Executor:
                 f"{counted(len(kept), 'shard')} kept unchanged ({', '.join(map(str, kept[:10]))}), because "
                 "an utterance that had a result would have failed now"
             )
+        if progress.is_bound_by_writing and job.tables.faster_setting is not None:
+            say(
+                f"writing held this run up: it waited {format_duration(progress.waited_for_writer_s)} of "
+                f"{format_duration(progress.elapsed_s)} for the writer; {job.tables.faster_setting} "
+                "(with another run_dir=) takes a quarter of the time to write"
+            )
         return f", {progress.real_time:.1f} x real time, in {format_duration(progress.elapsed_s)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -62,7 +63,9 @@ def execute(job: Job, shards: Sequence[int], device: torch.device, progress: Run
         planned = plan_batches(job, shards, max_batch_s)
         with closing(engine), closing(loader.batches(planned)) as batches, deferring_stop():
             run_batches(job, batches, engine, writer, progress)
+            computed = time.monotonic()
             writer.close()
+            progress.written(time.monotonic() - computed)
     except Stopped:
         with deferring_stop():
             writer.stop()
@@ -89,7 +92,10 @@ def build_engine(computation: Computation, device: torch.device, threads: int | 
     """
     model, _ = sources.load_model(computation.source, computation.weights_sha256)
     settings = EngineSettings(
-        layers=computation.layers, feature_dtype=computation.feature_dtype, logits=computation.wants_logits
+        layers=computation.layers,
+        feature_dtype=computation.feature_dtype,
+        logits=computation.wants_logits,
+        emission_dtype=computation.emission_dtype,
     )
     return Engine(computation.facts, model, device, computation.precision, settings, threads)
 

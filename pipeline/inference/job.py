@@ -30,7 +30,7 @@ class Computation:
         channels: mix, first or each.
         chunking: How to cut long recordings into chunks.
         layers: Layers whose features are requested.
-        feature_dtype: float16 or float32.
+        feature_dtype, emission_dtype: float16 or float32.
         wants_logits: Whether logits are copied to the host.
         decoder: The decoder; `None` if transcripts are not requested.
     """
@@ -42,6 +42,7 @@ class Computation:
     chunking: Chunking
     layers: tuple[int, ...]
     feature_dtype: str
+    emission_dtype: str
     wants_logits: bool
     decoder: Decoder | None
 
@@ -65,6 +66,7 @@ class Computation:
             ),
             layers=identity.layers,
             feature_dtype=identity.feature_dtype or "float32",
+            emission_dtype=identity.emission_dtype or "float32",
             wants_logits="emissions" in identity.outputs or (decoder is not None and decoder.wants_logits),
             decoder=decoder,
         )

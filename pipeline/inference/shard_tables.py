@@ -21,6 +21,7 @@ from pipeline.runtime.failpoints import failpoint
 from pipeline.scoring.counting import COUNTED_AFTER, count_columns
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
+from pipeline.storage.layouts import BINARY, LIST, layout_metadata
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
 
@@ -36,6 +37,7 @@ class TableSettings:
         num_labels, dim: Number of labels of an emission, and dimension of a feature.
         metadata: File metadata of emissions and features.
         fingerprint: Fingerprint of the run.
+        feature_layout, emission_layout: list or binary.
     """
 
     outputs: tuple[str, ...]
@@ -46,6 +48,18 @@ class TableSettings:
     dim: int
     metadata: Mapping[str, Any]
     fingerprint: str
+    feature_layout: str = LIST
+    emission_layout: str = LIST
+
+    @property
+    def faster_setting(self) -> str | None:
+        """The setting that makes writing faster, such as `features.layout=binary`; `None` if there are no lists.
+
+        Features come first, because they are far more than emissions.
+        """
+        layouts = {"features": self.feature_layout, "emissions": self.emission_layout}
+        lists = (table for table, layout in layouts.items() if table in self.outputs and layout == LIST)
+        return next((f"{table}.layout={BINARY}" for table in lists), None)
 
 
 class ShardTables:
@@ -168,22 +182,26 @@ class ShardTables:
 
     def _write_emissions(self, arrays: StagedArrays, order: Sequence[int]) -> Path:
         settings, path = self._settings, self._folder / "emissions.parquet"
-        schema = tables.emissions_schema(settings.emission_dtype)
-        with naming(path), tables.open_writer(path, schema, settings.metadata, values="emission") as writer:
+        dtype, layout, num_labels = settings.emission_dtype, settings.emission_layout, settings.num_labels
+        schema = tables.emissions_schema(dtype, layout)
+        metadata = {**settings.metadata, **layout_metadata(dtype, layout, num_labels)}
+        with naming(path), tables.open_writer(path, schema, metadata, values="emission") as writer:
             for parts in arrays.row_groups(order):
                 ids = [self._id(part.row) for part in parts]
-                writer.write_table(tables.emission_rows(ids, parts, settings.emission_dtype, settings.num_labels))
+                writer.write_table(tables.emission_rows(ids, parts, dtype, num_labels, layout))
                 failpoint("table", self.shard)
         return path
 
     def _write_features(self, order: Sequence[int]) -> Path:
         settings, path = self._settings, self._folder / "features.parquet"
-        schema = tables.features_schema(settings.feature_dtype)
-        with naming(path), tables.open_writer(path, schema, settings.metadata, values="feature") as writer:
+        dtype, layout, dim = settings.feature_dtype, settings.feature_layout, settings.dim
+        schema = tables.features_schema(dtype, layout)
+        metadata = {**settings.metadata, **layout_metadata(dtype, layout, dim)}
+        with naming(path), tables.open_writer(path, schema, metadata, values="feature") as writer:
             for layer, arrays in sorted(self._features.items()):
                 for parts in arrays.row_groups(order):
                     ids = [self._id(part.row) for part in parts]
-                    writer.write_table(tables.feature_rows(ids, layer, parts, settings.feature_dtype, settings.dim))
+                    writer.write_table(tables.feature_rows(ids, layer, parts, dtype, dim, layout))
                     failpoint("table", self.shard)
         return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -14,8 +15,8 @@ from pipeline.runtime.errors import naming
 from pipeline.runtime.failpoints import failpoint
 
 ROW_GROUP_BYTES = 16 << 20
-"""Bytes of values in one Parquet row group. For float16, Arrow's writer needs seven times as much memory in addition.
-Larger groups are neither faster nor smaller."""
+"""Bytes of values in one Parquet row group. For lists of float16, Arrow's writer needs seven times as much memory in
+addition. Larger groups are neither faster nor smaller."""
 PART_BYTES = 32 << 20
 """Maximum bytes of values in one part, which is a row: seven minutes of a base model's features in float16."""
 
@@ -96,8 +97,10 @@ class StagedArrays:
                     offset, frames = next(stretches)
                 count = min(frames, len(values) - filled)
                 self._file.seek(offset)
-                read = np.fromfile(self._file, self._dtype, count * self._width)
-                values[filled : filled + count] = read.reshape(count, self._width)
+                piece = values[filled : filled + count]
+                read = self._file.readinto(piece.data.cast("B")) if piece.size else 0
+                if read != piece.nbytes:
+                    raise OSError(errno.EIO, f"{read} of {piece.nbytes} staged bytes are there", str(self._path))
                 offset, frames, filled = offset + count * frame_bytes, frames - count, filled + count
             yield ArrayPart(row, part, start, values)
             start, left, part = start + filled, left - filled, part + 1

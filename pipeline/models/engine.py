@@ -29,11 +29,13 @@ class EngineSettings:
         layers: Layers whose features to return.
         feature_dtype: Type of the features, float16 or float32.
         logits: Whether to return logits.
+        emission_dtype: Type in which logits are stored, float16 or float32. They are returned in float32.
     """
 
     layers: tuple[int, ...]
     feature_dtype: str
     logits: bool
+    emission_dtype: str = "float32"
 
 
 class Started:
@@ -148,7 +150,10 @@ class Engine:
         else:
             cause = "in precision=fp32 samples far beyond [-1, 1] are the likely cause"
         self._wanted = Wanted(
-            settings.logits, settings.feature_dtype, f"the model gave NaN or infinite values; {cause}"
+            settings.logits,
+            settings.feature_dtype,
+            f"the model gave NaN or infinite values; {cause}",
+            settings.emission_dtype,
         )
 
     @property

@@ -7,7 +7,7 @@ memory. On a CPU the same functions run synchronously.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -99,11 +99,13 @@ class Wanted:
         logits: Whether to copy logits.
         feature_dtype: Type of the features: float16 or float32.
         non_finite: Message for utterances with NaN or infinite values.
+        emission_dtype: Type in which logits are stored: float16 or float32. They are copied in float32.
     """
 
     logits: bool
     feature_dtype: str
     non_finite: str
+    emission_dtype: str = "float32"
 
 
 @torch.inference_mode()
@@ -185,13 +187,21 @@ class Transfer:
             return found
 
         reasons: dict[int, str] = {}
-        for layer in self._layers if self._wanted.feature_dtype == "float16" else ():
-            message = f"layer {layer} has values too large for float16; set features.dtype=float32"
-            reasons = dict.fromkeys(chunks(values[f"largest {layer}"] >= HALF_MAX), message) | reasons
+        for name, what, key in self._halves():
+            message = f"{what} has values too large for float16; set {key}.dtype=float32"
+            reasons = dict.fromkeys(chunks(values[name] >= HALF_MAX), message) | reasons
         for name in ("largest", *(f"largest {layer}" for layer in self._layers)):
             if name in values:
                 reasons |= dict.fromkeys(chunks(~np.isfinite(values[name])), self._wanted.non_finite)
         return reasons
+
+    def _halves(self) -> Iterator[tuple[str, str, str]]:
+        """Yield what is stored in float16: the name of its largest values, itself in words, and its settings."""
+        if self._wanted.feature_dtype == "float16":
+            for layer in self._layers:
+                yield f"largest {layer}", f"layer {layer}", "features"
+        if self._wanted.emission_dtype == "float16" and "logits" in self._hosted:
+            yield "largest", "the emission", "emissions"
 
 
 def _largest(values: Tensor) -> Tensor:

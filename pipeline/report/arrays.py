@@ -9,8 +9,9 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.results.arrays import EMISSIONS, FEATURES, Table, read_parts, stretch
+from pipeline.results.arrays import read_parts, stretch
 from pipeline.storage.files import StoredTable
+from pipeline.storage.layouts import EMISSIONS, FEATURES, ArrayTable
 
 Frames = NDArray[np.float32]
 
@@ -34,7 +35,7 @@ def read_features(stored: StoredTable, cuts: Sequence[Cut], layers: Sequence[int
     return {layer: _read(stored, FEATURES, cuts, layer) for layer in layers}
 
 
-def _read(stored: StoredTable, table: Table, cuts: Sequence[Cut], layer: int | None = None) -> dict[str, Frames]:
+def _read(stored: StoredTable, table: ArrayTable, cuts: Sequence[Cut], layer: int | None = None) -> dict[str, Frames]:
     wanted = {cut.id: cut for cut in cuts}
     found: dict[str, Frames] = {}
     for id_, parts in groupby(read_parts(stored, table, sorted(wanted), layer), key=lambda part: part.id):

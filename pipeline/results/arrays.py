@@ -15,26 +15,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.storage.files import StoredTable
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of arrays.
-
-    Attributes:
-        name: Name of the table.
-        values: Column of the arrays.
-        width: Column of their number of columns.
-    """
-
-    name: str
-    values: str
-    width: str
-
-
-EMISSIONS = Table("emissions", "emission", "num_labels")
-FEATURES = Table("features", "feature", "dim")
-ARRAYS = (EMISSIONS.name, FEATURES.name)
+from pipeline.storage.layouts import ArrayReader, ArrayTable
+from pipeline.storage.tables import metadata_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +35,7 @@ class Part:
 
 
 def read_parts(
-    stored: StoredTable, table: Table, ids: Sequence[str] | None, layer: int | None = None
+    stored: StoredTable, table: ArrayTable, ids: Sequence[str] | None, layer: int | None = None
 ) -> Iterator[Part]:
     """Yield the rows of one file, sorted by id. The parts of an utterance are in order.
 
@@ -71,22 +53,23 @@ def read_parts(
     ]
     groups = stored.row_groups(reduce(and_, wanted)) if wanted else None
     with stored.open() as file:
+        reader = ArrayReader(file.schema_arrow, metadata_of(file.schema_arrow), table)
         for group in range(file.num_row_groups) if groups is None else groups:
-            yield from _parts(file, group, table, None if ids is None else frozenset(ids), layer)
+            yield from _parts(file.read_row_group(group), table, reader, None if ids is None else frozenset(ids), layer)
 
 
 def _parts(
-    file: pq.ParquetFile, group: int, table: Table, ids: frozenset[str] | None, layer: int | None
+    rows: pa.Table, table: ArrayTable, reader: ArrayReader, ids: frozenset[str] | None, layer: int | None
 ) -> Iterator[Part]:
-    rows = file.read_row_group(group)
     layers = rows["layer"].to_pylist() if layer is not None else None
     for row, id_ in enumerate(rows["id"].to_pylist()):
         if (ids is None or id_ in ids) and (layers is None or layers[row] == layer):
-            yield Part(id_, rows["start_frame"][row].as_py(), _values(rows, row, table))
+            values = reader.array(rows[table.values], row, rows[table.width][row].as_py())
+            yield Part(id_, rows["start_frame"][row].as_py(), values)
 
 
 def read_arrays(
-    stored: StoredTable, table: Table, ids: Sequence[str] | None, layer: int | None = None
+    stored: StoredTable, table: ArrayTable, ids: Sequence[str] | None, layer: int | None = None
 ) -> Iterator[tuple[str, NDArray[np.floating]]]:
     """Yield `(id, array)` for each utterance of a file. The arguments are those of `read_parts`."""
     for id_, parts in groupby(read_parts(stored, table, ids, layer), key=lambda part: part.id):
@@ -141,8 +124,3 @@ def _layers(file: pq.ParquetFile, group: int) -> set[int]:
     if statistics is not None and statistics.has_min_max and statistics.min == statistics.max:
         return {statistics.min}
     return set(file.read_row_group(group, ["layer"])["layer"].to_pylist())
-
-
-def _values(rows: pa.Table, row: int, table: Table) -> NDArray[np.floating]:
-    values = rows[table.values][row].values.to_numpy(zero_copy_only=False)
-    return np.asarray(values).reshape(-1, rows[table.width][row].as_py())

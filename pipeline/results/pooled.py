@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from pipeline.results import arrays
 from pipeline.results import pooling as pools
-from pipeline.results.arrays import FEATURES
 from pipeline.results.committed import Committed
 from pipeline.results.spans import Spans, utterance_spans, word_spans
 from pipeline.storage.files import StoredTable
+from pipeline.storage.layouts import FEATURES
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from pipeline.results import arrays, selection
 from pipeline.results import pooling as pools
-from pipeline.results.arrays import ARRAYS, EMISSIONS, FEATURES, Table
 from pipeline.results.committed import Committed
 from pipeline.results.frames import WORDS, read_rows, read_words, to_frame
 from pipeline.results.pooled import PooledFeatures
@@ -21,6 +20,7 @@ from pipeline.results.scores import read_scores, score_again
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.files import StoredTable
+from pipeline.storage.layouts import ARRAY_TABLES, EMISSIONS, FEATURES, ArrayTable
 from pipeline.storage.run_directory import RunDirectory
 
 
@@ -137,7 +137,7 @@ class Run:
         Raises:
             LookupError: Neither emissions nor features are committed.
         """
-        return float(self._whole._committed.metadata(*ARRAYS)["seconds_per_frame"])
+        return float(self._whole._committed.metadata(*ARRAY_TABLES)["seconds_per_frame"])
 
     @property
     def sample_rate(self) -> int:
@@ -146,7 +146,7 @@ class Run:
         Raises:
             LookupError: Neither emissions nor features are committed.
         """
-        return int(self._whole._committed.metadata(*ARRAYS)["sample_rate"])
+        return int(self._whole._committed.metadata(*ARRAY_TABLES)["sample_rate"])
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
@@ -273,7 +273,7 @@ class Run:
         return tables.transcripts_schema(self._directory.manifest.schema()).empty_table()
 
     def _one(
-        self, table: Table, id: str, layer: int | None, start_frame: int, end_frame: int | None
+        self, table: ArrayTable, id: str, layer: int | None, start_frame: int, end_frame: int | None
     ) -> NDArray[np.floating]:
         stored = self._file_of(table.name, id)
         if layer is not None:

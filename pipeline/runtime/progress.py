@@ -20,6 +20,8 @@ WIDE = 120
 
 PLAIN_EVERY_S = 30.0
 """Seconds between two lines of a run without a terminal."""
+WRITING_BOUNDS = (0.25, 1.0)
+"""Writing bounds a run that waited for the writer for more than this share of its time, and this many seconds."""
 PAUSE_S = 300.0
 """Readers of the metrics take a longer gap between batches, in seconds, as a stop between two runs."""
 
@@ -87,6 +89,7 @@ class RunProgress:
         self.done_s = 0.0
         self.failures = failures
         self.waited_s = 0.0
+        self.waited_for_writer_s = 0.0
         self._started = time.monotonic()
         self._begun = False
         self._last_line = self._started
@@ -139,6 +142,12 @@ class RunProgress:
         """Share of the wall-clock time in which the model waited for the loader."""
         return self.waited_s / max(self.elapsed_s, 1e-9)
 
+    @property
+    def is_bound_by_writing(self) -> bool:
+        """Whether writing takes so long that it decides how long the run takes."""
+        share, seconds = WRITING_BOUNDS
+        return self.waited_for_writer_s > max(share * self.elapsed_s, seconds)
+
     def batch(self, metrics: BatchMetrics, covered_s: float) -> None:
         """Count one batch and write its metrics.
 
@@ -149,12 +158,17 @@ class RunProgress:
         self.done_s += covered_s
         self.failures += metrics.failed
         self.waited_s += metrics.load_s
+        self.waited_for_writer_s += metrics.write_s
         if self._metrics is not None:
             stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
             rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(metrics).items()}
             self._metrics.write(json.dumps({"time": stamp, **rounded}) + "\n")
             self._metrics.flush()
         self._show()
+
+    def written(self, seconds: float) -> None:
+        """Count the seconds that the run waited for the writer after the last batch."""
+        self.waited_for_writer_s += seconds
 
     def shard_committed(self) -> None:
         """Count one committed shard."""

@@ -19,7 +19,7 @@ _TRANSCRIPT_BYTES_PER_S = 60
 
 @dataclass(frozen=True)
 class Size:
-    """Estimated bytes of the tables. The estimates are a little too high, because floats compress slightly.
+    """Estimated bytes of the tables. For lists they are a little too high, because floats compress slightly.
 
     Attributes:
         emissions, features, transcripts: Bytes of each table.

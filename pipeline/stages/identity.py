@@ -15,6 +15,7 @@ from pipeline.models.sources import check_sha256
 from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_marked
+from pipeline.storage.layouts import LIST
 from pipeline.storage.run_directory import MANIFEST, RUN_JSON, RunDirectory
 from pipeline.storage.run_record import Identity, RunRecord, WeightsFile
 from pipeline.storage.tables import SCHEMA_VERSION
@@ -48,6 +49,8 @@ def describe(config: RunConfig, digest: str, precision: str, weights_sha256: str
         layers=config.layers,
         feature_dtype=settings.features.dtype if config.layers else None,
         emission_dtype=settings.emissions.dtype if "emissions" in settings.outputs else None,
+        feature_layout=settings.features.layout if config.layers else LIST,
+        emission_layout=settings.emissions.layout if "emissions" in settings.outputs else LIST,
         decoder=settings.decoder.name if "transcripts" in settings.outputs else None,
         options=config.identity_options,
     )

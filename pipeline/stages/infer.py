@@ -154,6 +154,8 @@ def _table_settings(config: RunConfig, identity: Identity) -> TableSettings:
         layers=identity.layers,
         feature_dtype=config.settings.features.dtype,
         emission_dtype=config.settings.emissions.dtype,
+        feature_layout=identity.feature_layout,
+        emission_layout=identity.emission_layout,
         num_labels=len(facts.labels),
         dim=facts.dim,
         metadata={

@@ -33,7 +33,7 @@ def refuse_differences(config: RunConfig, recorded: RunRecord, identity: Identit
     Raises:
         UserError: There is a difference. The message names each one.
     """
-    before, now = recorded.identity.as_json(), identity.as_json()
+    before, now = recorded.identity.described(), identity.described()
     keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     found = {key: _difference(key, before.get(key), now.get(key)) for key in keys}
     if "weights_sha256" in found:

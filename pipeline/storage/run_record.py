@@ -11,6 +11,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from pipeline.runtime.digests import decode_checked, digest_of_json, encode_checked
+from pipeline.storage.layouts import ARRAY_TABLES, LIST
 
 _KEYS = {
     "chunk_seconds": "chunk.seconds",
@@ -18,6 +19,8 @@ _KEYS = {
     "layers": "features.layers",
     "feature_dtype": "features.dtype",
     "emission_dtype": "emissions.dtype",
+    "feature_layout": "features.layout",
+    "emission_layout": "emissions.layout",
 }
 """Keys in the file that differ from the names of the fields."""
 _OPTIONS = ("model.", "decoder.")
@@ -42,6 +45,7 @@ class Identity:
         feature_dtype, emission_dtype: float16 or float32; `None` if the table is not requested.
         decoder: The choice of the group `decoder`; `None` if transcripts are not requested.
         options: Further options of the model and the decoder, such as `model.labels` and `decoder.beam_size`.
+        feature_layout, emission_layout: list or binary; list if the table is not requested.
     """
 
     schema_version: int
@@ -60,6 +64,8 @@ class Identity:
     emission_dtype: str | None = None
     decoder: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    feature_layout: str = LIST
+    emission_layout: str = LIST
 
     @property
     def fingerprint(self) -> str:
@@ -70,12 +76,29 @@ class Identity:
         """Return the type of the values in `emissions` or `features`; `None` for other tables."""
         return {"emissions": self.emission_dtype, "features": self.feature_dtype}.get(table)
 
+    def layout(self, table: str) -> str:
+        """Return the layout of the arrays in `emissions` or `features`."""
+        return {"emissions": self.emission_layout, "features": self.feature_layout}[table]
+
     def as_json(self) -> dict[str, Any]:
-        """Return the identity as in `run.json`. Keys of tables that are not requested are left out."""
-        values = {_KEYS.get(each.name, each.name): getattr(self, each.name) for each in fields(self)}
-        options = values.pop("options")
-        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
-        return {key: value for key, value in plain.items() if value not in (None, []) or key == "outputs"} | {**options}
+        """Return the identity as in `run.json`.
+
+        Values that equal their default are left out, so a setting that is new in a release does not change the
+        fingerprints of earlier runs.
+        """
+        kept = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "options"}
+        defaults = {each.name: each.default for each in fields(self)}
+        plain = {
+            _KEYS.get(name, name): list(value) if isinstance(value, tuple) else value
+            for name, value in kept.items()
+            if value != defaults[name]
+        }
+        return plain | {**self.options}
+
+    def described(self) -> dict[str, Any]:
+        """Return the identity as in `run.json`, with the layouts of the requested tables, default or not."""
+        layouts = {f"{table}.layout": self.layout(table) for table in ARRAY_TABLES if self.dtype(table) is not None}
+        return {**layouts, **self.as_json()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Identity:

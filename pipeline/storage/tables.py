@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from pipeline.records import ArrayPart, Failure
 from pipeline.runtime.paths import encode_path
+from pipeline.storage.layouts import LIST, column_type, to_column, writer_options
 from pipeline.transcripts import Texts, Transcripts
 
 SCHEMA_VERSION = 1
@@ -96,8 +96,8 @@ def own_columns(manifest: pa.Schema) -> list[pa.Field]:
     return [manifest.field(index) for index in range(len(MANIFEST_FIELDS), len(manifest))]
 
 
-def emissions_schema(dtype: str) -> pa.Schema:
-    """Return the schema of `emissions/`; `dtype` is float32 or float16."""
+def emissions_schema(dtype: str, layout: str = LIST) -> pa.Schema:
+    """Return the schema of `emissions/`; `dtype` is float32 or float16, `layout` list or binary."""
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -105,13 +105,13 @@ def emissions_schema(dtype: str) -> pa.Schema:
             pa.field("start_frame", pa.int32(), nullable=False),
             pa.field("num_frames", pa.int32(), nullable=False),
             pa.field("num_labels", pa.int32(), nullable=False),
-            pa.field("emission", _values(dtype), nullable=False),
+            pa.field("emission", column_type(dtype, layout), nullable=False),
         ]
     )
 
 
-def features_schema(dtype: str) -> pa.Schema:
-    """Return the schema of `features/`; `dtype` is float16 or float32."""
+def features_schema(dtype: str, layout: str = LIST) -> pa.Schema:
+    """Return the schema of `features/`; `dtype` is float16 or float32, `layout` list or binary."""
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -120,7 +120,7 @@ def features_schema(dtype: str) -> pa.Schema:
             pa.field("start_frame", pa.int32(), nullable=False),
             pa.field("num_frames", pa.int32(), nullable=False),
             pa.field("dim", pa.int32(), nullable=False),
-            pa.field("feature", _values(dtype), nullable=False),
+            pa.field("feature", column_type(dtype, layout), nullable=False),
         ]
     )
 
@@ -177,26 +177,36 @@ def failures_table(failures: Iterable[Failure]) -> pa.Table:
     return pa.Table.from_pylist([asdict(row) for row in sorted(failures, key=lambda f: f.id)], schema=FAILURES)
 
 
-def emission_rows(ids: Sequence[str], parts: Sequence[ArrayPart], dtype: str, num_labels: int) -> pa.Table:
+def emission_rows(
+    ids: Sequence[str], parts: Sequence[ArrayPart], dtype: str, num_labels: int, layout: str = LIST
+) -> pa.Table:
     """Return rows of `emissions/`. The values of each part are `(frames, labels)`."""
-    return _array_rows(emissions_schema(dtype), {"num_labels": num_labels}, ids, parts)
+    column = to_column([part.values for part in parts], dtype, layout)
+    return _array_rows(emissions_schema(dtype, layout), {"num_labels": num_labels}, ids, parts, column)
 
 
-def feature_rows(ids: Sequence[str], layer: int, parts: Sequence[ArrayPart], dtype: str, dim: int) -> pa.Table:
+def feature_rows(
+    ids: Sequence[str], layer: int, parts: Sequence[ArrayPart], dtype: str, dim: int, layout: str = LIST
+) -> pa.Table:
     """Return rows of `features/` for one layer. The values of each part are `(frames, dim)`."""
-    return _array_rows(features_schema(dtype), {"layer": layer, "dim": dim}, ids, parts)
+    column = to_column([part.values for part in parts], dtype, layout)
+    return _array_rows(features_schema(dtype, layout), {"layer": layer, "dim": dim}, ids, parts, column)
 
 
 def _array_rows(
-    schema: pa.Schema, constants: Mapping[str, int], ids: Sequence[str], parts: Sequence[ArrayPart]
+    schema: pa.Schema,
+    constants: Mapping[str, int],
+    ids: Sequence[str],
+    parts: Sequence[ArrayPart],
+    values: pa.Array | pa.ChunkedArray,
 ) -> pa.Table:
-    """Return one row per part. `constants` are columns with the same value in each row; the last column has lists."""
+    """Return one row per part. `constants` have the same value in each row; `values` is the last column."""
     columns = {
         "id": pa.array(ids, pa.string()),
         "part": pa.array([part.part for part in parts], pa.int16()),
         "start_frame": pa.array([part.start_frame for part in parts], pa.int32()),
         "num_frames": pa.array([len(part.values) for part in parts], pa.int32()),
-        schema.names[-1]: _lists([part.values for part in parts], schema.types[-1].value_type),
+        schema.names[-1]: values,
     }
     for name, value in constants.items():
         columns[name] = pa.array(np.full(len(ids), value), schema.field(name).type)
@@ -206,30 +216,24 @@ def _array_rows(
 def open_writer(
     path: Path, schema: pa.Schema, metadata: Mapping[str, Any] | None = None, values: str | None = None
 ) -> pq.ParquetWriter:
-    """Open a Parquet writer, with compression that suits long lists of floats.
+    """Open a Parquet writer, with an encoding that suits arrays if the table has any.
 
     Args:
         path: File to write.
         schema: Columns.
         metadata: File metadata. Each value is stored as JSON.
-        values: The column that holds long lists of floats, if the table has one.
+        values: The column that holds arrays, if the table has one.
     """
     full = {"schema_version": SCHEMA_VERSION, **(metadata or {})}
     schema = schema.with_metadata({key: json.dumps(value, ensure_ascii=False) for key, value in full.items()})
     if values is None:
         return pq.ParquetWriter(path, schema, compression="zstd")
-    # Floats rarely repeat, so a dictionary only costs time. BYTE_STREAM_SPLIT makes float32 compressible. float16 stays
-    # plain, because DuckDB cannot read float16 with BYTE_STREAM_SPLIT.
-    leaf = f"{values}.list.element"
-    is_float32 = schema.field(values).type.value_type == pa.float32()
     return pq.ParquetWriter(
         path,
         schema,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=["id"],
-        use_byte_stream_split=[leaf] if is_float32 else False,
+        use_dictionary=["id"],  # floats rarely repeat, so a dictionary of them only costs time
         write_statistics=["id", "layer"] if "layer" in schema.names else ["id"],
+        **writer_options(schema.field(values)),
     )
 
 
@@ -241,17 +245,3 @@ def metadata_of(schema: pa.Schema) -> dict[str, Any]:
 
 def _own_fields(columns: Mapping[str, str]) -> list[pa.Field]:
     return [pa.field(name, _ARROW_TYPES[type_name]) for name, type_name in columns.items()]
-
-
-def _values(dtype: str) -> pa.DataType:
-    return pa.list_(pa.float16() if dtype == "float16" else pa.float32())
-
-
-def _lists(arrays: Sequence[NDArray[np.floating]], value_type: pa.DataType) -> pa.ListArray:
-    """Build a list array from one flat buffer, without a Python object per value."""
-    offsets = np.zeros(len(arrays) + 1, dtype=np.int32)
-    np.cumsum([array.size for array in arrays], out=offsets[1:])
-    flat = np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.empty(0)
-    return pa.ListArray.from_arrays(
-        pa.array(offsets, pa.int32()), pa.array(flat.astype(value_type.to_pandas_dtype(), copy=False))
-    )

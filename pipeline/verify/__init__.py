@@ -1,7 +1,8 @@
 """Checks whether a run directory still holds everything that was committed. Does not import torch.
 
 A run directory is not sound if a file or a commit record is missing, edited or from another run, if the tables do not
-hold each id exactly once, or if a table has no commit record although readers of `transcripts/*.parquet` see it.
+hold each id exactly once, if an array has another size than its row says or a number that is not finite, or if a table
+has no commit record although readers of `transcripts/*.parquet` see it.
 
 A commit that was killed after it moved the tables, but before it wrote the record, leaves tables without a record. Its
 folder in `.staging/` shows that. Such tables are a note and no problem, because the next run replaces them. If the

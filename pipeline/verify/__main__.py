@@ -27,7 +27,8 @@ usage: python -m pipeline.verify RUN_DIR [option ...]
 Checks everything that a run has committed: hashes, sizes, row counts and
 columns of each table, the commit records, the manifest and run.json. Also
 checks that each id of the manifest is either in all requested tables or in
-failures. Prints one line for each problem, with the remedy, and a summary of
+failures, and that each array has the right size and only finite numbers.
+Prints one line for each problem, with the remedy, and a summary of
 what is sound and what a rerun would do. RUN_DIR is the folder that the run
 writes to, such as runs/digits/digits. Changes nothing without --retract. The
 run may be going on.

@@ -109,8 +109,10 @@ def rerun_alone(
     if not len(rows):
         raise UserError(f"{directory.root}: no utterance with a result is committed; there is nothing to run again")
     computation = Computation.of(identity, source)
-    # Features are compared in float32. Logits are needed to find near ties, even if the run stored none.
-    computation = replace(computation, feature_dtype="float32", wants_logits=bool(source.facts.labels))
+    # Values are compared in float32. Logits are needed to find near ties, even if the run stored none.
+    computation = replace(
+        computation, feature_dtype="float32", emission_dtype="float32", wants_logits=bool(source.facts.labels)
+    )
     engine = build_engine(computation, device)
     loader = build_loader(
         computation,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,9 +15,11 @@ import pyarrow.compute as pc
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord, CommittedFile, decode_record
 from pipeline.storage.files import StoredTable
+from pipeline.storage.layouts import ARRAY_TABLES
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import TABLES, RunDirectory
 from pipeline.storage.run_record import Identity, RunRecord
+from pipeline.verify.arrays import check_arrays
 from pipeline.verify.rows import check_rows
 
 ATTEMPTS = 3
@@ -83,7 +85,7 @@ class Work:
         if self.identity is None:
             return None
         make = tables.emissions_schema if table == "emissions" else tables.features_schema
-        return make(str(self.identity.dtype(table)))
+        return make(str(self.identity.dtype(table)), self.identity.layout(table))
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ def _audit_without_record(directory: RunDirectory, work: Work, shard: int) -> Sh
 def _find_damage(directory: RunDirectory, work: Work, record: CommitRecord, name: str) -> Iterator[tuple[str, str]]:
     """Yield the path of each damaged file of a committed shard, and what is wrong with the file.
 
-    Bytes are checked first, then columns, then rows. A later check runs only if the earlier ones found nothing.
+    Bytes are checked first, then columns, then rows, then arrays. A later check runs only if the earlier ones found
+    nothing.
 
     Args:
         directory: The run.
@@ -201,7 +204,8 @@ def _find_damage(directory: RunDirectory, work: Work, record: CommitRecord, name
             ids = work.manifest.table["id"].slice(rows.start, len(rows)).combine_chunks()
             durations_s = work.manifest.duration_s[rows.start : rows.stop]
         for table, what in check_rows(stored, record, ids, work.layers):
-            yield (name if table == "commits" else record.files[table].path), what
+            wrong.append((name if table == "commits" else record.files[table].path, what))
+        yield from wrong
         if durations_s is not None:
             failed = stored["failures"].read(["id"])["id"].combine_chunks()
             done = ~pc.is_in(ids, value_set=failed).to_numpy(zero_copy_only=False)
@@ -210,6 +214,23 @@ def _find_damage(directory: RunDirectory, work: Work, record: CommitRecord, name
                 yield name, f"counts {record.audio_s} s of audio, the manifest has {audio_s}"
     except UNREADABLE as error:
         yield name, f"the tables it lists cannot be read ({reason(error)})"
+        return
+    if not wrong:
+        yield from _find_wrong_arrays(work.identity, stored)
+
+
+def _find_wrong_arrays(identity: Identity | None, stored: Mapping[str, StoredTable]) -> Iterator[tuple[str, str]]:
+    """Yield the path of each table whose arrays are wrong, and what is wrong first."""
+    for name, table in ARRAY_TABLES.items():
+        if name not in stored:
+            continue
+        dtype, layout = (None, None) if identity is None else (identity.dtype(name), identity.layout(name))
+        try:
+            what = next(check_arrays(stored[name], table, dtype, layout), None)
+        except UNREADABLE as error:
+            what = f"its arrays cannot be read ({reason(error)})"
+        if what is not None:
+            yield stored[name].name, what
 
 
 def _compare_bytes(directory: RunDirectory, name: str, file: CommittedFile) -> str | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from common import ROOT
 
-SCRIPTS = ("forward", "profile_forward", "end_to_end", "around", "stages", "growth", "precision")
+SCRIPTS = ("forward", "profile_forward", "end_to_end", "around", "stages", "layouts", "growth", "precision")
 
 
 def main() -> int:

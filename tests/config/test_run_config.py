@@ -123,6 +123,8 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("device=cuda:x", ["device=cuda:x", "auto, cpu, cuda, cuda:<number>"]),
     ("features.dtype=float64", ["features.dtype=float64", "float16, float32"]),
     ("emissions.dtype=int8", ["emissions.dtype=int8", "float16, float32"]),
+    ("features.layout=blob", ["features.layout=blob", "list, binary"]),
+    ("emissions.layout=null", ["emissions.layout=null", "list, binary"]),
     # layers
     ("features.layers=0", ["features.layers=0", "last, all, or a list of 1 to 12"]),
     ("features.layers=13", ["features.layers=13", "1 to 12"]),
@@ -399,6 +401,10 @@ def test_only_settings_that_change_results_identify_a_run() -> None:
     assert identity(*same, "outputs=[features,emissions,transcripts]") == default
     for override in ("features.layers=all", "features.dtype=float32", "emissions.dtype=float16", "outputs=[features]"):
         assert identity(override) != default
+    for table in ("features", "emissions"):
+        assert identity(f"{table}.layout=binary") != identity(f"{table}.layout=list") == default
+        without = "outputs=[transcripts]"
+        assert identity(without, f"{table}.layout=binary") == identity(without)
 
 
 PATHS = [

@@ -24,15 +24,23 @@ STORED_LAYER = "12"
 """The layer that the page speaks of; the small model's last one is 4."""
 
 
+IN_BINARY = "Features in the layout binary"
+"""The heading of the blocks for a run with this layout."""
+
+
 def blocks(language: str) -> list[tuple[str, str]]:
-    """`(heading, code)` of each block of a language, in the page's order."""
+    """`(heading, code)` of each block of a language, in the page's order, but those for a run in binary."""
+    return [block for block in all_blocks(language) if block[0] != IN_BINARY]
+
+
+def all_blocks(language: str) -> list[tuple[str, str]]:
     found, heading = [], ""
     for match in re.finditer(
         r"^## (?P<heading>[^\n]+)$|^```(?P<language>\w*)\n(?P<code>.*?)^```$", PAGE.read_text(), re.M | re.S
     ):
         heading = match["heading"] or heading
         if match["language"] == language:
-            found.append((heading, re.sub(rf"\b(layer\b\W{{0,6}}){STORED_LAYER}\b", r"\g<1>4", match["code"])))
+            found.append((heading, re.sub(rf"\b(layer\b\W{{0,9}}){STORED_LAYER}\b", r"\g<1>4", match["code"])))
     return found
 
 
@@ -172,3 +180,23 @@ def test_what_is_not_committed_yet_is_found(run: Run, tmp_path: Path, monkeypatc
     assert duckdb.sql(sql).df().id.tolist() == missing
     assert eval(python, {"pl": pl}).sort("id")["id"].to_list() == missing
     assert len(missing) > 3
+
+
+def test_a_run_in_binary_is_read_with_pandas_polars_duckdb_and_numpy(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [
+        "dataset=manifest",
+        f"dataset.path={run.path.parent / 'list.jsonl'}",
+        "model=digits",
+        "features.layout=binary",
+    ]
+    assert main([*given, f"run_dir={tmp_path / 'run'}", "outputs=[features]", "stages=[manifest,infer]"]) == 3
+    monkeypatch.chdir(tmp_path / "run")
+    namespace: dict[str, Any] = {"np": np, "pl": pl, "duckdb": duckdb}
+    for heading, code in all_blocks("python"):
+        if heading == IN_BINARY:
+            exec(compile(code, PAGE.name, "exec"), namespace)
+    expected = open_run(".").feature(namespace["first"], layer=4)
+    for reader in ("pandas", "polars", "duckdb"):
+        assert np.array_equal(namespace[f"with_{reader}"], expected)

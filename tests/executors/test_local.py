@@ -1,17 +1,23 @@
-"""A shard is the unit of work: however the shards of a job are executed, the tables are the same."""
+"""However the shards of a job are executed, the tables are the same; and what a run says of its speed."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from running import assert_accounting, assert_same_tables, main
 
 from pipeline.inference import execute as execution
+from pipeline.inference import loop
 from pipeline.inference.job import Job
+from pipeline.inference.writer import ShardWriter
+from pipeline.runtime import progress
 from pipeline.runtime.progress import RunProgress
 
 CORPUS = ("dataset=digits", "shard.hours=0.004", "loader.workers=0", "stages=[manifest,infer]")
@@ -39,3 +45,71 @@ def test_shards_executed_one_by_one_in_any_order_give_the_tables_of_one_run(
     assert done == sorted(done, reverse=True)
     assert_accounting(single)
     assert_same_tables(whole, single)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets the given seconds pass for everything that measures a run, in no time."""
+    passed = 0.0
+
+    def let_pass(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    fake = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
+    for module in (loop, execution, progress):
+        monkeypatch.setattr(module, "time", fake)
+    return let_pass
+
+
+@pytest.mark.parametrize("method", ["put", "close"], ids=["between batches", "after the last batch"])
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ((), "features.layout=binary"),
+        (("features.layout=binary",), "emissions.layout=binary"),
+        (("outputs=[transcripts,emissions]",), "emissions.layout=binary"),
+        (("features.layout=binary", "emissions.layout=binary"), None),
+        (("outputs=[transcripts]",), None),
+    ],
+    ids=["lists", "features in binary", "emissions alone", "both in binary", "no arrays"],
+)
+def test_a_run_that_waits_for_the_writer_names_the_setting_that_writes_faster(
+    method: str,
+    given: tuple[str, ...],
+    named: str | None,
+    clock: Callable[[float], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    do = getattr(ShardWriter, method)
+
+    def slow(writer: ShardWriter, *arguments: object) -> None:
+        clock(1000.0)
+        do(writer, *arguments)
+
+    monkeypatch.setattr(ShardWriter, method, slow)
+    assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", *given]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "for the writer; " in line]
+    assert [line.split("; ")[1].split(" (with")[0] for line in said] == ([] if named is None else [named])
+
+
+def test_a_run_that_seldom_waits_for_the_writer_does_not_speak_of_layouts(
+    clock: Callable[[float], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put, compute = ShardWriter.put, loop.compute_in_order
+
+    def slow_put(writer: ShardWriter, *arguments: Any) -> None:
+        clock(100.0)
+        put(writer, *arguments)
+
+    def slow_compute(*arguments: Any) -> Iterator[loop.Begun]:
+        for begun in compute(*arguments):
+            clock(900.0)
+            yield begun
+
+    monkeypatch.setattr(ShardWriter, "put", slow_put)
+    monkeypatch.setattr(loop, "compute_in_order", slow_compute)
+    assert main([*CORPUS, f"run_dir={tmp_path / 'run'}"]) == 0
+    assert "layout" not in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -95,6 +96,16 @@ def test_an_array_of_another_width_is_a_bug(tmp_path: Path) -> None:
         pytest.raises(AssertionError, match="3 values are not frames of 4"),
     ):
         kept.append(0, np.zeros((2, 3), np.float32))
+
+
+def test_a_staged_file_that_was_cut_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with StagedArrays(tmp_path / "spool", np.dtype("float32"), 2) as kept:
+        kept.append(0, np.zeros((9, 2), np.float32))
+        list(kept.row_groups([0]))
+        os.truncate(tmp_path / "spool", 50)
+        with pytest.raises(OSError, match="50 of 72 staged bytes are there") as caught:
+            list(kept.row_groups([0]))
+    assert caught.value.filename == str(tmp_path / "spool")
 
 
 def test_no_rows_are_no_groups(tmp_path: Path) -> None:

@@ -253,6 +253,25 @@ def test_a_feature_that_float16_cannot_hold_rejects_the_utterance_and_names_the_
     assert emissions[2].features[2][1, 7] == 70_000.0
 
 
+def test_an_emission_that_float16_cannot_hold_rejects_the_utterance_and_names_the_remedy(
+    engine: Engine, batch: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = engine._forward
+
+    def large(*given: object) -> ModelOutput:
+        output: ModelOutput = forward(*given)
+        assert output.logits is not None
+        output.split(output.logits)[2][1, 7] = -70_000.0
+        return output
+
+    monkeypatch.setattr(engine, "_forward", large)
+    assert engine.run(*batch)[1] == []
+    engine._wanted = replace(engine._wanted, emission_dtype="float16")
+    _, rejected = engine.run(*batch)
+    assert [(item.chunk.row, item.error) for item in rejected] == [(12, "non_finite")]
+    assert rejected[0].message == "the emission has values too large for float16; set emissions.dtype=float32"
+
+
 def test_nothing_in_gives_nothing_out(engine: Engine) -> None:
     assert engine.run([], torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64)) == ([], [])
 

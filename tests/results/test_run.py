@@ -15,11 +15,13 @@ import pyarrow as pa
 import pytest
 from running import DATA, SHIPPED, environment, server
 
+from pipeline import plot
 from pipeline.results import Run, open_run, scores
 from pipeline.run import main
 from pipeline.scoring.schemas import CONFUSIONS, SCORES
 from pipeline.storage.files import StoredTable
 from pipeline.storage.run_directory import RunDirectory
+from pipeline.verify import __main__ as verify
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,31 @@ def test_features_are_read_by_id_and_layer_or_streamed(run: Run) -> None:
         for id_, feature in streamed.items():
             assert feature.dtype == np.float16
             assert np.array_equal(run.feature(id_, layer=layer), feature)
+
+
+def test_a_run_in_binary_has_the_same_arrays_bit_for_bit(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = run.path.parent
+    given = ["dataset=folder", f"dataset.root={root}", "model=digits", "features.layers=all", "shard.hours=0.002"]
+    given += [f"run_dir={tmp_path / 'run'}", "features.layout=binary", "emissions.layout=binary"]
+    assert main([*given, "stages=[manifest,infer]"]) == 3
+    binary = open_run(tmp_path / "run")
+    assert (binary.layers, binary.seconds_per_frame) == (run.layers, run.seconds_per_frame)
+    for read in (Run.emissions, *(lambda each, layer=layer: each.features(layer) for layer in run.layers)):
+        for (id_, lists), (other, bytes_) in zip(read(run), read(binary), strict=True):
+            assert (id_, lists.dtype, lists.shape) == (other, bytes_.dtype, bytes_.shape)
+            assert lists.tobytes() == bytes_.tobytes()
+            assert bytes_.flags.writeable
+    id_ = run.transcripts["id"][3]
+    assert np.array_equal(binary.emission(id_, 3, 9), run.emission(id_, 3, 9))
+    assert np.array_equal(binary.feature(id_, 2, 5), run.feature(id_, 2, 5))
+    for by in ("utterance", "word"):
+        assert np.array_equal(binary.pooled_table(4, by)[1], run.pooled_table(4, by)[1])
+    assert verify.main([str(binary.path), "--exactness", "2"]) == 0
+    assert plot.main([str(binary.path), id_, "--out", str(tmp_path)]) == 0
+    assert main([*given, "stages=[report]"]) == 0
+    assert "report in" in capsys.readouterr().out
 
 
 def test_what_the_arrays_are_of_is_told(run: Run) -> None:

@@ -27,6 +27,7 @@ ROWS = {
     "profile_forward": ["front end, products", "feed-forward, linear", "norms", "decoding", "all"],
     "stages": ["FLAC, 16 kHz", "MP3, 44.1 kHz", "batches", "digits: emissions, float32: table", "status"],
     "around": ["transcripts", "and features of all layers", "of 0.5 to 1.5 s"],
+    "layouts": ["list, 12 layers of 768", "binary, 12 layers of 768", "binary, 24 layers of 1024"],
     "precision": ["digits: stock torchaudio in bf16, alone", "digits: this project in bf16, batched"],
     "growth": ["6 files", "one shard", "2 shards", "0.2 minutes in one file"],
 }

@@ -135,6 +135,15 @@ def test_every_difference_is_listed_not_the_first_alone(made: Path, capsys: pyte
         assert part in said
 
 
+def test_a_layout_is_refused_with_its_old_value_even_where_it_is_the_default(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(given("outputs=[emissions]", "run_dir=arrays")) == 0
+    capsys.readouterr()
+    assert main(given("outputs=[emissions]", "run_dir=arrays", "emissions.layout=binary")) == 2
+    assert "made with other settings (emissions.layout: list before, binary now); set" in capsys.readouterr().err
+
+
 def test_changed_weights_are_refused_with_both_sums_and_where_they_lie(
     made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -858,6 +858,9 @@ def test_options_of_models_and_decoders_are_part_of_the_identity_and_other_keys_
     told = replace(identity, options={"decoder.beam_size": 50, "model.labels": ["-", "|"]})
     assert told.fingerprint != identity.fingerprint
     assert Identity.from_json(told.as_json()) == told
+    binary = replace(identity, feature_layout="binary")
+    assert binary.fingerprint != identity.fingerprint
+    assert Identity.from_json(binary.as_json()) == binary
     with pytest.raises(ValueError, match="has vad, which this release does not know"):
         Identity.from_json({**identity.as_json(), "vad": "silero"})
     with pytest.raises(ValueError, match="lacks precision"):

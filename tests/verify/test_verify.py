@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from running import DATA, assert_same_tables, environment, kill_group, main, mtimes, run, start, wait_until
 
 from pipeline.records import Chunk, Emission
@@ -25,6 +26,7 @@ from pipeline.runtime.digests import digest_of_json, encode_checked, sha256_file
 from pipeline.scoring.schemas import CONFUSIONS
 from pipeline.storage import manifest as manifests
 from pipeline.storage.commits import decode_record, encode_record
+from pipeline.storage.layouts import LAYOUTS
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.verify import __main__ as verify
 from pipeline.verify.audit import audit
@@ -423,6 +425,114 @@ DAMAGE: dict[str, tuple[Damage, str, str]] = {
         "commits/shard-00001.json", "the tables are",
     ),
 }  # fmt: skip
+
+WIDTHS = {"emissions": ("emission", "num_labels"), "features": ("feature", "dim")}
+
+
+def change_array(table: str, change: Callable[[NDArray[np.floating]], NDArray[np.floating]]) -> Damage:
+    """Other numbers in the first array, in whichever layout it is stored."""
+
+    def edit(rows: pa.Table) -> pa.Table:
+        values, width = WIDTHS[table]
+        first, dtype = rows[values][0].as_py(), np.float32 if table == "emissions" else np.float16
+        array = np.frombuffer(first, dtype) if isinstance(first, bytes) else np.asarray(first, dtype)
+        changed = change(array.reshape(-1, rows[width][0].as_py()).copy()).reshape(-1)
+        value = changed.tobytes() if isinstance(first, bytes) else changed.tolist()
+        return change_first(values, value)(rows)
+
+    return lambda out: rewrite(out, table, edit, shard=0)
+
+
+def last(value: float) -> Callable[[NDArray[np.floating]], NDArray[np.floating]]:
+    def change(array: NDArray[np.floating]) -> NDArray[np.floating]:
+        array[-1, -1] = value
+        return array
+
+    return change
+
+
+def change_metadata(key: bytes, value: bytes | None) -> Damage:
+    def edit(rows: pa.Table) -> pa.Table:
+        metadata = {**rows.schema.metadata, key: value}
+        return rows.replace_schema_metadata({name: each for name, each in metadata.items() if each is not None})
+
+    return lambda out: rewrite(out, "features", edit, shard=0)
+
+
+ARRAYS: dict[str, tuple[Damage, str, str]] = {
+    **{
+        f"{table}, {what}": (change_array(table, change), table, said)
+        for table in WIDTHS
+        for what, change, said in (
+            ("a frame less", lambda array: array[1:], " bytes of 'a.wav', "),
+            ("a number less", lambda array: array.reshape(-1)[1:], " bytes of 'a.wav', "),
+            ("no numbers", lambda array: array[:0], "holds 0 bytes of 'a.wav', "),
+            ("NaN", last(float("nan")), "holds numbers of 'a.wav' that are not finite"),
+            ("infinite", last(float("-inf")), "holds numbers of 'a.wav' that are not finite"),
+        )
+    },
+    **{
+        f"{table}, another width": (
+            lambda out, table=table, width=width: rewrite(out, table, change_first(width, 28), shard=0),
+            table, "frames of 28 numbers take",
+        )
+        for table, (_, width) in WIDTHS.items()
+    },
+}  # fmt: skip
+OF_BINARY: dict[str, tuple[Damage, str, str]] = {
+    "bytes of half a number": (
+        lambda out: rewrite(
+            out, "features", lambda rows: change_first("feature", rows["feature"][0].as_py()[:-1])(rows), shard=0
+        ),
+        "features", " bytes of 'a.wav', ",
+    ),
+    "metadata, another width": (change_metadata(b"width", b"80"), "features", "its metadata say width 80, "),
+    "metadata, another type": (change_metadata(b"dtype", b'"<f4"'), "features", " bytes of 'a.wav', "),
+    "metadata, no type": (change_metadata(b"dtype", None), "features", "its metadata say dtype None"),
+    "metadata, no layout": (change_metadata(b"layout", None), "features", "its metadata say layout None"),
+    "lists": (
+        lambda out: rewrite(
+            out, "features", lambda rows: rows.set_column(
+                rows.schema.get_field_index("feature"), "feature",
+                pa.array([[0.0]] * len(rows), pa.list_(pa.float16())),
+            ), shard=0,
+        ),
+        "features", "wrong columns",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def in_layouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small run in each layout."""
+    folder = tmp_path_factory.mktemp("layouts")
+    (folder / "corpus").mkdir()
+    for name, path in zip("ab", sorted((DATA / "fsdd").glob("*.wav")), strict=False):
+        shutil.copy(path, folder / "corpus" / f"{name}.wav")
+    given_ = ["dataset=folder", f"dataset.root={folder / 'corpus'}", "model=digits", "stages=[manifest,infer]"]
+    for layout in LAYOUTS:
+        layouts = [f"features.layout={layout}", f"emissions.layout={layout}", f"run_dir={folder / layout}"]
+        assert main([*given_, *layouts]) == 0
+    return {layout: folder / layout for layout in LAYOUTS}
+
+
+@pytest.mark.parametrize(
+    ("layout", "what"),
+    [*((layout, what) for layout in LAYOUTS for what in ARRAYS), *(("binary", w) for w in OF_BINARY)],
+)
+def test_arrays_that_are_not_what_their_rows_say_are_found_in_both_layouts(
+    in_layouts: dict[str, Path], layout: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(in_layouts[layout], tmp_path / "out"))
+    capsys.readouterr()
+    assert verified(out, capsys)[0] == 0
+    damage, table, said_ = (ARRAYS | OF_BINARY)[what]
+    damage(out)
+    code, said, _ = verified(out, capsys)
+    assert code == 1
+    (line,) = [line for line in said if line.startswith(f"{table}/shard-00000.parquet: ")]
+    assert said_ in line
+
 
 WHOLE: dict[str, tuple[Damage, str, str]] = {
     "manifest, a byte flipped": (lambda out: flip(out / "manifest.parquet"), "manifest.parquet", ""),
