@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import pyarrow as pa
 
@@ -199,13 +198,14 @@ def _figures(
     from pipeline.report.figures import Excerpt, emission_figure, feature_figure  # importing matplotlib is slow
 
     begins_s, stride_s = float(run.manifest["start_s"].fillna(0.0)[0]), run.seconds_per_frame
+    start_s, end_s = (begins_s + frame * stride_s for frame in (window.first, window.last))
     words = [
-        (printable(word.word), round((word.start_s - begins_s) / stride_s), round((word.end_s - begins_s) / stride_s))
+        (printable(word.word), word.start_s, word.end_s)
         for word in run.words.itertuples()
+        if start_s - stride_s / 2 <= word.start_s and word.end_s <= end_s + stride_s / 2
     ]
-    shown = [word for word in words if window.first <= word[1] and word[2] <= window.last]
     seconds = f"{window.start_s:.2f} to {window.end_s:.2f} s, {1000 * stride_s:g} ms a frame"
-    excerpt = Excerpt(printable(id), seconds, window.first, shown)
+    excerpt = Excerpt(printable(id), seconds, start_s, stride_s, words)
     for layer in layers:
         feature = run.feature(id, layer, window.first, window.last)
         _check_frames(len(feature), window)
@@ -234,18 +234,18 @@ def _write(path: Path, figure: Figure, format_: str) -> None:
 
 
 def file_name(id: str) -> str:
-    """Return a file name for an id. It is no path, is not hidden, is not too long, and differs for each id.
+    """Return a file name for an id that can be typed. It is no path, is not hidden, and is not too long.
+
+    Other characters than letters, digits, `.`, `-` and `_` are left out. A name that lacks some ends with a piece of
+    the id's SHA-256, so that it differs from the names of other ids.
 
     >>> file_name("calls/2024 a.wav")
-    'calls%2F2024%20a.wav'
+    'calls_2024_a.wav-f9a5e3'
     """
-    name = quote(id, safe="", errors="replace")
-    if name[:1] in (".", "-", "~"):
-        name = f"%{ord(name[0]):02X}{name[1:]}"
-    if len(name) > _MAX_NAME:
-        whole = re.sub("%.?$", "", name[:_MAX_NAME])
-        name = f"{whole}-{hashlib.sha256(id.encode(errors='replace')).hexdigest()[:16]}"
-    return name
+    plain = re.sub(r"[^\w.-]+", "_", id).lstrip(".-_").encode()[:_MAX_NAME].decode(errors="ignore")
+    if plain and plain == id:
+        return plain
+    return f"{plain or 'id'}-{hashlib.sha256(id.encode(errors='surrogatepass')).hexdigest()[:6]}"
 
 
 if __name__ == "__main__":

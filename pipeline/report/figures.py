@@ -41,14 +41,16 @@ class Excerpt:
     Attributes:
         name: Id of the utterance.
         seconds: The time range, in words.
-        start_frame: First frame, counted from the start of the utterance.
-        words: `(word, first frame, last frame (exclusive))`, in the order of time.
+        start_s: Start of the first frame in seconds of the file.
+        stride_s: Seconds from one frame to the next.
+        words: `(word, start, end)` in seconds of the file, in the order of time.
     """
 
     name: str
     seconds: str
-    start_frame: int
-    words: Sequence[tuple[str, int, int]]
+    start_s: float
+    stride_s: float
+    words: Sequence[tuple[str, float, float]]
 
 
 def feature_figure(feature: NDArray[np.floating], layer: int, excerpt: Excerpt) -> Figure:
@@ -109,42 +111,43 @@ def encode(figure: Figure, format_: str) -> bytes:
 def _panels(frames: int, height_in: float, excerpt: Excerpt) -> tuple[Figure, Axes, Axes]:
     """Create a figure with axes for a picture of `height_in` inches, and axes for the words above it."""
     width_in = float(np.clip(5 + 0.02 * frames, 9, 24))
-    upright = _is_crowded(excerpt.words, frames, 0.85 * width_in)
+    seconds = frames * excerpt.stride_s
+    upright = _is_crowded(excerpt.words, seconds, 0.85 * width_in)
     longest = max((len(word) for word, *_ in excerpt.words), default=0)
     words_in = 0.1 + (_LETTER_IN * min(longest, 20) if upright else _LINE_IN)
     figure = Figure(figsize=(width_in, height_in + words_in + 1.1), layout="constrained")
     above, axes = figure.subplots(2, 1, sharex=True, height_ratios=[words_in, height_in])
     figure.get_layout_engine().set(h_pad=0.05, hspace=0.0)  # type: ignore[union-attr, call-arg]
-    axes.set_xlabel("Frame (time-axis)")
+    axes.set_xlabel("Time (s)")
     room = int((width_in - 3.6) / 0.075) - len(excerpt.seconds)  # beside the title
     name = _shortened(excerpt.name, max(20, room))
     above.set_title(f"{name}  \N{MIDDLE DOT}  {excerpt.seconds}", loc="right", fontsize=9, color=_INK)
-    _draw_words(above, excerpt.words, upright, frames / (0.85 * width_in))
-    axes.set_xlim(excerpt.start_frame - 0.5, excerpt.start_frame + frames - 0.5)
+    _draw_words(above, excerpt.words, upright, seconds / (0.85 * width_in))
+    axes.set_xlim(excerpt.start_s, excerpt.start_s + seconds)
     return figure, axes, above
 
 
-def _is_crowded(words: Sequence[tuple[str, int, int]], frames: int, width_in: float) -> bool:
+def _is_crowded(words: Sequence[tuple[str, float, float]], seconds: float, width_in: float) -> bool:
     """Whether horizontal words would overlap."""
-    ends = 0.0
-    for word, first, last in words:
-        middle = (first + last) / 2 / max(1, frames) * width_in
+    ends = -np.inf
+    for word, start_s, end_s in words:
+        middle = (start_s + end_s) / 2 / seconds * width_in
         begins = middle - (len(word) + 1) * _LETTER_IN / 2
-        if ends and begins < ends:
+        if begins < ends:
             return True
         ends = middle + (len(word) + 1) * _LETTER_IN / 2
     return False
 
 
-def _draw_words(above: Axes, words: Sequence[tuple[str, int, int]], upright: bool, frames_per_in: float) -> None:
-    """Draw a line over the frames of each word, and the word above the line if there is room."""
+def _draw_words(above: Axes, words: Sequence[tuple[str, float, float]], upright: bool, s_per_in: float) -> None:
+    """Draw a line over the time of each word, and the word above the line if there is room."""
     above.axis("off")
     above.set_ylim(0, 1)
-    room = _LINE_IN * frames_per_in if upright else 0.0
+    room = _LINE_IN * s_per_in if upright else 0.0
     shown = -np.inf
-    for word, first, last in words:
-        above.plot([first - 0.5, last - 0.5], [0, 0], color=_WORD, linewidth=3, clip_on=False, solid_capstyle="butt")
-        middle = (first + last - 1) / 2
+    for word, start_s, end_s in words:
+        above.plot([start_s, end_s], [0, 0], color=_WORD, linewidth=3, clip_on=False, solid_capstyle="butt")
+        middle = (start_s + end_s) / 2
         if middle - shown >= room:
             turned = 90 if upright else 0
             above.text(middle, 0.1, _shortened(word, 20), ha="center", va="bottom", fontsize=9, rotation=turned)
@@ -152,9 +155,9 @@ def _draw_words(above: Axes, words: Sequence[tuple[str, int, int]], upright: boo
 
 
 def _placed(values: NDArray[np.float32], excerpt: Excerpt) -> dict[str, Any]:
-    """Return options of `imshow` that place a picture of `(frames, rows)` on the frame axis, with row 0 at the top."""
+    """Return options of `imshow` that place a picture of `(frames, rows)` on the time axis, with row 0 at the top."""
     frames, rows = values.shape
-    extent = (excerpt.start_frame - 0.5, excerpt.start_frame + frames - 0.5, rows - 0.5, -0.5)
+    extent = (excerpt.start_s, excerpt.start_s + frames * excerpt.stride_s, rows - 0.5, -0.5)
     # If there are more frames than pixels, `auto` averages frames instead of dropping some.
     return {"aspect": "auto", "interpolation": "auto", "interpolation_stage": "data", "extent": extent}
 
