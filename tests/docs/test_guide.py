@@ -25,6 +25,7 @@ import running
 from omegaconf import DictConfig, OmegaConf
 from running import ROOT
 
+from pipeline import status
 from pipeline.config import commandline
 from pipeline.config import run_config as config
 from pipeline.config.groups import GROUPS, group_choices
@@ -38,6 +39,7 @@ from pipeline.records import ErrorName
 from pipeline.runtime.errors import UserError
 from pipeline.scoring.schemas import CONFUSIONS, SCORES
 from pipeline.storage import tables
+from pipeline.verify import __main__ as verify
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -379,6 +381,19 @@ def test_the_first_run_says_what_its_page_shows(demo: Path) -> None:
     lines = [line for line in shown.splitlines() if "x real time" not in line and not line.startswith("report in")]
     assert len(lines) > 20
     assert [line for line in lines if line not in said] == []
+
+
+def test_the_readme_shows_what_the_first_three_commands_print(
+    demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(demo)
+    run, how_far, checked = ([*block.splitlines()] for block in blocks(ROOT / "README.md", "text")[:3])
+    said = [line.rstrip() for line in (demo / "said.txt").read_text().splitlines()]
+    assert [line for line in run if line not in said and "x real time" not in line] == []
+    assert status.main(["runs/digits/digits"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if not line.startswith("speed")] == how_far
+    assert verify.main(["runs/digits/digits"]) == 0
+    assert capsys.readouterr().out.splitlines() == checked
 
 
 @pytest.mark.parametrize("page", [page for page in READ if blocks(page, "python")], ids=lambda page: page.stem)
