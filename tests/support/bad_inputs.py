@@ -233,6 +233,15 @@ FILES = (
         name="cut.sph",
     ),
     _bad(
+        "NIST SPHERE with shorten",
+        b"NIST_1A\n   1024\nchannel_count -i 1\nsample_count -i 900\nsample_rate -i 8000\nsample_n_bytes -i 2\n"
+        b"sample_byte_format -s2 01\nsample_coding -s26 pcm,embedded-shorten-v2.00\nend_head\n".ljust(1024)
+        + bytes(900),
+        "unsupported_format",
+        "the codec pcm,embedded-shorten-v2.00; convert it with sph2pipe",
+        name="packed.sph",
+    ),
+    _bad(
         "MIDI sample dump", encoded(samples_of(), "SDS"), "unsupported_format", "a MIDI sample dump, .* convert it",
         name="dump.sds",
     ),
