@@ -1,8 +1,7 @@
 """Reads recordings from a list that the user gives, in one of the formats of `pipeline.datasets.formats`.
 
 Relative paths are relative to `dataset.audio_root`, by default to the folder that the list names, the folder of the
-list, or the Kaldi data folder. All values of a list other than path, times, channel, id
-and reference become columns.
+list, or the Kaldi data folder. All values of a list other than path, times, channel, id and reference become columns.
 
 An id does not depend on where the list and its recordings are stored. If the list has ids, they are used unchanged.
 Otherwise the id is made from the path:
@@ -60,12 +59,12 @@ class _Scan:
     Attributes:
         common: The deepest folder that contains all absolute paths outside the folder that relative paths refer to.
         types: The Arrow type of every column by name.
-        like_references: The columns that seem to hold references, if the format lets a user choose the column.
+        hint: Which column may hold references, and what to do, if the format lets a user choose the column.
     """
 
     common: str
     types: dict[str, str]
-    like_references: list[str]
+    hint: str
 
 
 class Dataset:
@@ -133,11 +132,8 @@ class Dataset:
         own = list(self._scanned.types)
         columns = f"own columns {', '.join(map(shown, own[:40])) or 'none'}"
         said = f"{os.path.basename(self.path)} read as {listing.format}: {', '.join([*roles, columns])}"
-        candidates = self._scanned.like_references
-        if num_references or not candidates:
-            return said
-        key = f"dataset.columns.text={candidates[0]}"
-        return f"{said}; no references, but {' and '.join(map(shown, candidates))} may hold them: set {key}"
+        hint = "" if num_references or self._options.columns.text == "" else self._scanned.hint
+        return f"{said}; no references, but {hint}" if hint else said
 
     def _utterances(self) -> Iterator[Utterance]:
         types = self._scanned.types
@@ -174,8 +170,7 @@ class Dataset:
                 folder = os.path.dirname(os.path.normpath(row.path))
                 common = folder if common is None else os.path.commonpath((common, folder))
             values.add(row.extras)
-        references = values.like_references() if listing.roles else []
-        return _Scan(common or self._folder, values.types(listing.types), references)
+        return _Scan(common or self._folder, values.types(listing.types), values.hint() if listing.roles else "")
 
     def _check_base(self, listed: str) -> None:
         """Refuse a list whose first path exists only relative to the working directory, and not to the list's folder.

@@ -52,8 +52,8 @@ _USUAL: dict[str, tuple[str, ...]] = {
         "wav wavpath wavfile wavfilename wavfilepath",
     ),
     "text": (
-        "text",
-        "transcript transcription sentence reference",
+        "text reference",
+        "transcript transcription sentence",
         "normalizedtext normalisedtext normalizedtranscript normalizedtranscription",
         "rawtext rawtranscript rawtranscription wrd",
     ),

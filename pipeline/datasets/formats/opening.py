@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from pipeline.datasets.formats import Listing, delimited, fairseq, jsonl, kaldi,
 from pipeline.datasets.formats.detect import FORMATS, detect
 from pipeline.datasets.formats.mapping import ROLES, Columns, sounds_like_text
 from pipeline.datasets.formats.source import Source
-from pipeline.datasets.formats.values import column_type, kind_of
+from pipeline.datasets.formats.values import column_type, kind_of, shown
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
 
@@ -143,6 +144,7 @@ class Values:
         self._kinds: dict[str, set[str]] = {}
         self._rows = 0
         self._sentences: Counter[str] = Counter()
+        self._nested: set[str] = set()
 
     def add(self, values: Mapping[str, Any]) -> None:
         """Take the values of a row into account."""
@@ -151,15 +153,30 @@ class Values:
             kinds = self._kinds.setdefault(key, set())
             if "string" not in kinds:  # once a string, always a string
                 kinds.add(kind_of(value))
-            if self._rows <= _LOOKED_AT and isinstance(value, str):
-                self._sentences[key] += _WORDS.search(value) is not None
+            if self._rows <= _LOOKED_AT:
+                self._look_for_text(key, value)
+
+    def _look_for_text(self, key: str, value: Any) -> None:
+        if isinstance(value, str):
+            self._sentences[key] += _WORDS.search(value) is not None
+        names = (name for item in value if isinstance(item, dict) for name in item) if isinstance(value, list) else ()
+        if any(map(sounds_like_text, names)):
+            self._nested.add(key)
 
     def types(self, declared: Mapping[str, str]) -> dict[str, str]:
         """Return the Arrow type of every column by name, sorted by name. A declared type stands."""
         return {key: declared.get(key) or column_type(kinds) for key, kinds in sorted(self._kinds.items())}
 
-    def like_references(self) -> list[str]:
-        """Return the columns of text whose name or values look like those of references, the likeliest first."""
+    def hint(self) -> str:
+        """Say which column may hold references, by its name or its values, and what to do; an empty string if none."""
+        if columns := self._like_references():
+            key = shlex.quote(f"dataset.columns.text={columns[0]}")
+            return f"{' and '.join(map(shown, columns[:5]))} may hold them: set {key}"
+        nested = " and ".join(map(shown, sorted(self._nested)))
+        return f"the objects in {nested} may hold them: write each as a line, with its path and times" if nested else ""
+
+    def _like_references(self) -> list[str]:
+        """Return the columns that may hold references, the likeliest first."""
         half = min(self._rows, _LOOKED_AT) / 2
         likely = {
             key: sounds_like_text(key) + 2 * (self._sentences[key] > half)

@@ -44,7 +44,7 @@ class Source:
                     number = 1
                     while line := file.readline(MAX_LINE_BYTES):
                         if len(line) == MAX_LINE_BYTES:
-                            raise self.refusal(number, "longer than 64 MB; give a list")
+                            raise self.refusal(number, "longer than 64 MB; give a list with a recording in each line")
                         yield number, line
                         number += 1
         except (FileNotFoundError, NotADirectoryError):

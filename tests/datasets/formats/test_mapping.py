@@ -145,9 +145,23 @@ def test_a_list_says_how_it_was_read(tmp_path: Path) -> None:
         ),
         ("path,x,when\na.wav,good morning,2024-01-01 12:00\n", "'x' may hold them: set dataset.columns.text=x"),
         ("a.wav|7|good morning\n", "'column3' may hold them: set dataset.columns.text=column3"),
+        ("path,it was said\na.wav,yes\n", "'it was said' may hold them: set 'dataset.columns.text=it was said'"),
+        ("path,text,sentence\na.wav,,yes\n", "'sentence' may hold them: set dataset.columns.text=sentence"),
         ("path,room\na.wav,hall\n", None),
     ],
 )
 def test_a_column_that_looks_like_references_is_named(tmp_path: Path, text: str, hint: str | None) -> None:
     said = dataset(tmp_path, text).reading(0)
     assert (f"no references, but {hint}" in said) if hint else ("no references" not in said)
+
+
+def test_references_in_a_nested_list_are_named(tmp_path: Path) -> None:
+    entry = {"path": "a.wav", "segments": [{"start": 0, "end": 1, "text": "one"}]}
+    said = dataset(tmp_path, json.dumps(entry) + "\n", "l.jsonl").reading(0)
+    assert said.endswith(
+        "no references, but the objects in 'segments' may hold them: write each as a line, with its path and times"
+    )
+
+
+def test_a_list_without_references_by_choice_gets_no_advice(tmp_path: Path) -> None:
+    assert "no references" not in dataset(tmp_path, "path,text\na.wav,x\n", columns={"text": ""}).reading(0)
