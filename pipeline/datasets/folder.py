@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -25,6 +26,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
 
 _MAX_REFERENCE_BYTES = 2**20
+# A text of TIMIT begins with the numbers of the first and last sample: 0 46797 She had your dark suit.
 _TIMIT = re.compile(r"\A0 [1-9][0-9]{3,6} (?=\D+\Z)")
 
 
@@ -91,17 +93,13 @@ class Dataset:
         if self._metadata:
             said.append(self._metadata.said())
         if not num_references:
-            said.append("no references, because no recording has a .txt beside it")
+            said.append("no references, which a .txt beside each recording or dataset.metadata would give")
         return "; ".join(said)
 
     def _utterances(self) -> Iterator[Utterance]:
         relative = None
         for relative in self._recordings():
-            columns: dict[str, Scalar] = {
-                name: column_value(value, self._levels[name])
-                for name, value in _folders(relative).items()
-                if name in self._levels  # a folder may have been made since
-            }
+            columns = self._folder_columns(relative)
             path = os.path.join(self.root, relative)
             reference = read_reference(with_extension(os.path.splitext(path)[0], "txt"))
             if self._metadata:
@@ -118,11 +116,20 @@ class Dataset:
 
     @cached_property
     def _levels(self) -> dict[str, str]:
-        """The columns of the folders, and their types."""
+        """The columns of the folders, and their types. A column of `dataset.metadata` with the same name stands."""
         values = Values()
         for relative in self._recordings():
             values.add(_folders(relative))
-        return values.types({})
+        types = values.types(self._metadata.types if self._metadata else {})
+        return {name: types[name] for name in sorted(types, key=len)}
+
+    def _folder_columns(self, relative: str) -> dict[str, Scalar]:
+        columns: dict[str, Scalar] = {}
+        for name, folder in _folders(relative).items():
+            # A folder that was made since the types were found, and does not fit them, has no value.
+            with suppress(KeyError, ValueError):
+                columns[name] = column_value(folder, self._levels[name])
+        return columns
 
     @cached_property
     def _metadata(self) -> Metadata | None:
@@ -137,8 +144,8 @@ def read_reference(path: str) -> str | None:
     """Return the text of a file without surrounding white space; `None` if the file has no text.
 
     The file is UTF-8, or UTF-16 with a byte order mark. Bytes that cannot be decoded become U+FFFD. A file that is not
-    regular, cannot be read or is larger than 1 MB counts as no reference. The numbers of samples at the beginning of a
-    text of TIMIT (`0 46797 She had ...`) are no words.
+    regular, cannot be read or is larger than 1 MB counts as no reference. The numbers of samples in a text of TIMIT are
+    left out.
     """
     try:
         status = os.stat(path)

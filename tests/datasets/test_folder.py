@@ -270,3 +270,7 @@ def test_the_folders_are_columns(tmp_path: Path) -> None:
     assert [utterance.columns for utterance in dataset.utterances()] == [
         {"folder1": 2024, "folder2": "mon"}, {"folder1": 2025}, {}
     ]  # fmt: skip
+    make(tmp_path, "late/new/deep/d.wav")  # while the manifest is made
+    assert list(dataset.utterances())[-1].columns == {"folder2": "new"}
+    deep = folder.Dataset(folder.Options(root=str(make(tmp_path / "deep", "1/2/3/4/5/6/7/8/9/10/a.wav"))))
+    assert list(deep.columns()) == [f"folder{level}" for level in range(1, 11)]

@@ -125,7 +125,7 @@ def records(
     """
     lines = source.lines()
     first = next(lines, None)
-    if first is not None and (named := _EXCEL.fullmatch(first[1].strip())):
+    if first is not None and (named := _EXCEL.fullmatch(first[1].rstrip("\r\n"))):
         delimiter = delimiter or named[1]
         first = next(lines, None)
     if first is None:

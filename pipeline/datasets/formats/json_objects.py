@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,7 +107,8 @@ def _is_keyed(document: dict[str, Any]) -> bool:
 
 
 def _remedy(source: Source, query: str) -> str:
-    return f"write the recordings one object a line, for example with: jq -c '{query}' {source.path} > list.jsonl"
+    command = f"jq -c '{query}' {shlex.quote(source.path)} > list.jsonl"
+    return f"write the recordings one object a line, for example with: {command}"
 
 
 def _parse(text: str) -> Any:
