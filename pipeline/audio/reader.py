@@ -223,6 +223,8 @@ def _open_with_libsndfile(
     try:
         return SndfileDecoder(file.fileno() if corrected is None else corrected, closefd=False)
     except soundfile.LibsndfileError as error:
+        if container.undecodable is not None:
+            raise AudioError("unsupported_format", container.undecodable) from None
         if not libsndfile.has_no_decoder(error, is_ogg=container.demuxer == "ogg"):
             raise
         if container.demuxer is not None:

@@ -18,11 +18,40 @@ from pipeline.runtime.plugins import Modules
 
 SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
 
+# First the formats that libsndfile decodes, then those that FFmpeg decodes. FFmpeg comes with the extra `formats`;
+# without the extra, such a recording is a failure whose message names the extra. Not in the list are formats without a
+# header (raw, gsm, vox), formats that need a second file or a certain name (sd2), and MATLAB files, which rarely hold
+# audio.
+# fmt: off
+EXTENSIONS = (
+    "wav", "wave", "bwf", "wavex", "rf64", "w64", "flac", "ogg", "oga", "opus", "mp3", "mp2", "aif", "aiff",
+    "aifc", "au", "snd", "caf", "sph", "nist", "wv1", "wv2", "voc", "8svx", "svx", "iff", "avr", "htk", "ircam", "sf",
+    "paf", "pvf", "sds", "wve", "xi",
+    "m4a", "m4b", "mp4", "m4v", "mov", "3gp", "3g2", "webm", "weba", "mkv", "mka", "wma", "wmv", "asf", "aac",
+    "amr", "awb", "spx",
+)
+# fmt: on
+
+
+def is_recording(name: str) -> bool:
+    """Whether a name or path ends in an extension of `EXTENSIONS`, in upper or lower case."""
+    return os.path.splitext(name)[1][1:].lower() in EXTENSIONS
+
+
+def with_extension(stem: str, *extensions: str) -> str:
+    """Return the first file that exists of `stem` with each extension, in lower or upper case.
+
+    If none exists, return the stem with the first extension.
+    """
+    paths = [f"{stem}.{spelled}" for each in extensions for spelled in (each, each.upper(), each.capitalize())]
+    return next(filter(os.path.lexists, paths), paths[0])
+
 
 class Connector(Protocol):
     """What every dataset offers.
 
-    Constructing one checks its options and raises `UserError` with key, value, reason and remedy.
+    Constructing one checks its options and raises `UserError` with key, value, reason and remedy. A connector may also
+    have a method `reading(num_references)`, which says in one line how the source was read, once the manifest is made.
 
     Attributes:
         run_name: The `<dataset>` part of `runs/<dataset>/<model>`.

@@ -1,7 +1,7 @@
 """Mozilla Common Voice: sentences read by volunteers (CC0). A dataset is one language of a release.
 
     de/validated.tsv, train.tsv, dev.tsv, test.tsv, invalidated.tsv, other.tsv
-    de/clips/common_voice_de_17298952.mp3
+    de/clips/common_voice_de_17298952.mp3       or the clip in another format, under the same name
 
 Source: https://commonvoice.mozilla.org/datasets. The columns differ from release to release, so all columns of a file
 are kept.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from pipeline.datasets import refuse_empty, require_folder
+from pipeline.datasets import refuse_empty, require_folder, with_extension
 from pipeline.datasets.formats.delimited import records
 from pipeline.datasets.formats.source import Source
 from pipeline.datasets.formats.values import number_in, reference, shown
@@ -24,6 +24,9 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path, resolve_path
 
 SPLITS = ("validated", "train", "dev", "test", "invalidated", "other")
+
+# The release has MP3; people often convert it.
+_EXTENSIONS = ("mp3", "wav", "flac", "opus", "ogg", "m4a")
 
 _OWN = ("path", "sentence")
 _COUNTS = ("up_votes", "down_votes")
@@ -102,7 +105,7 @@ class Dataset:
                 columns = {encode_path(key): _value(key, record[key]) for key in header if key not in _OWN}
                 yield Utterance(
                     id=encode_path(os.path.splitext(name)[0]),
-                    path=resolve_path(os.path.join(self.root, "clips", name)),
+                    path=_clip(resolve_path(os.path.join(self.root, "clips", name))),
                     reference=reference("sentence", record["sentence"]),
                     columns=columns,
                 )
@@ -119,6 +122,11 @@ def _file_name(listed: str) -> str:
     if os.path.basename(listed) != listed or listed in ("", ".", "..") or "\0" in listed:
         raise ValueError(f"path={shown(listed)}: must be the name of a file in clips")
     return listed if os.path.splitext(listed)[1] else f"{listed}.mp3"
+
+
+def _clip(listed: str) -> str:
+    """Return the path of a clip, which may have been converted to another format."""
+    return listed if os.path.lexists(listed) else with_extension(os.path.splitext(listed)[0], *_EXTENSIONS)
 
 
 def _value(key: str, text: str) -> Scalar:

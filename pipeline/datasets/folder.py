@@ -1,34 +1,33 @@
-"""Finds the recordings in any folder. A `.txt` file beside a recording is its reference transcript."""
+"""Finds the recordings in any folder. A `.txt` file beside a recording is its reference transcript.
+
+The folders on the way from the root to a recording are columns: `folder1`, `folder2`, ... A list of any format can add
+references and columns of its own (`dataset.metadata`).
+"""
 
 from __future__ import annotations
 
 import codecs
 import os
+import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from omegaconf import MISSING
 
-from pipeline.datasets import refuse_empty, require_folder, walk_files
-from pipeline.records import Utterance
+from pipeline.datasets import EXTENSIONS, refuse_empty, require_folder, walk_files, with_extension
+from pipeline.datasets.formats.metadata import Metadata
+from pipeline.datasets.formats.opening import Values
+from pipeline.datasets.formats.values import column_value, shown
+from pipeline.records import Scalar, Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
 
-# First the formats that libsndfile decodes, then those that FFmpeg decodes. FFmpeg comes with the extra `formats`;
-# without the extra, such a recording is a failure whose message names the extra. Not in the list are formats without a
-# header (raw, gsm, vox), formats that need a second file or a certain name (sd2), and MATLAB files, which rarely hold
-# audio.
-# fmt: off
-EXTENSIONS = (
-    "wav", "wave", "bwf", "wavex", "rf64", "w64", "flac", "ogg", "oga", "opus", "mp3", "mp2", "aif", "aiff",
-    "aifc", "au", "snd", "caf", "sph", "nist", "voc", "8svx", "svx", "iff", "avr", "htk", "ircam", "sf",
-    "paf", "pvf", "sds", "wve", "xi",
-    "m4a", "m4b", "mp4", "m4v", "mov", "3gp", "3g2", "webm", "weba", "mkv", "mka", "wma", "wmv", "asf", "aac",
-    "amr", "awb", "spx",
-)
-# fmt: on
 _MAX_REFERENCE_BYTES = 2**20
+# A text of TIMIT begins with the numbers of the first and last sample: 0 46797 She had your dark suit.
+_TIMIT = re.compile(r"\A0 [1-9][0-9]{3,6} (?=\D+\Z)")
 
 
 @dataclass
@@ -38,10 +37,12 @@ class Options:
     Attributes:
         root: The folder.
         extensions: Extensions of the recordings, with or without dot, in upper or lower case.
+        metadata: A list with a row for each recording, whose columns are added; `None` for no list.
     """
 
     root: str = MISSING
     extensions: list[str] = field(default_factory=lambda: list(EXTENSIONS))
+    metadata: str | None = None
 
 
 class Dataset:
@@ -58,10 +59,19 @@ class Dataset:
             raise UserError(f"dataset.extensions=[{given}]: must be a list of extensions, such as [wav,flac]")
         self.run_name = f"folder-{encode_path(os.path.basename(self.root)) or 'root'}"
         self.notice: str | None = None
+        self._options = options
+        if options.metadata and not os.path.isfile(os.path.expanduser(options.metadata)):
+            raise UserError(
+                f"dataset.metadata={options.metadata}: no such file; give a list with a row for each recording"
+            )
 
     def columns(self) -> dict[str, str]:
-        """Return no columns, because a folder says nothing about its recordings."""
-        return {}
+        """Return `folder1`, `folder2`, ..., one for each level of folders, and the columns of `dataset.metadata`.
+
+        Raises:
+            UserError: A folder or the list cannot be read.
+        """
+        return self._levels | (self._metadata.types if self._metadata else {})
 
     def utterances(self) -> Iterator[Utterance]:
         """Yield every recording, sorted bytewise by its path.
@@ -73,20 +83,69 @@ class Dataset:
         message = f"dataset.root={self.root}: no recordings found; looked for files that end in {endings}"
         return refuse_empty(self._utterances(), message)
 
+    def reading(self, num_references: int) -> str:
+        """Say where references and columns come from.
+
+        Args:
+            num_references: Utterances with a reference.
+        """
+        said = [f"{self.run_name}: own columns {', '.join(map(shown, self.columns())) or 'none'}"]
+        if self._metadata:
+            said.append(self._metadata.said())
+        if not num_references:
+            said.append("no references, which a .txt beside each recording or dataset.metadata would give")
+        return "; ".join(said)
+
     def _utterances(self) -> Iterator[Utterance]:
+        relative = None
+        for relative in self._recordings():
+            columns = self._folder_columns(relative)
+            path = os.path.join(self.root, relative)
+            reference = read_reference(with_extension(os.path.splitext(path)[0], "txt"))
+            if self._metadata:
+                listed, described = self._metadata.of(relative)
+                reference, columns = listed or reference, columns | described
+            yield Utterance(encode_path(relative.replace(os.sep, "/")), path, reference, columns=columns)
+        if self._metadata and relative is not None:
+            self._metadata.check_used(relative)
+
+    def _recordings(self) -> Iterator[str]:
         for relative in walk_files(self.root):
-            stem, extension = os.path.splitext(relative)
-            if extension[1:].lower() in self.extensions:
-                path = os.path.join(self.root, relative)
-                reference = read_reference(os.path.join(self.root, f"{stem}.txt"))
-                yield Utterance(id=encode_path(relative.replace(os.sep, "/")), path=path, reference=reference)
+            if os.path.splitext(relative)[1][1:].lower() in self.extensions:
+                yield relative
+
+    @cached_property
+    def _levels(self) -> dict[str, str]:
+        """The columns of the folders, and their types. A column of `dataset.metadata` with the same name stands."""
+        values = Values()
+        for relative in self._recordings():
+            values.add(_folders(relative))
+        types = values.types(self._metadata.types if self._metadata else {})
+        return {name: types[name] for name in sorted(types, key=len)}
+
+    def _folder_columns(self, relative: str) -> dict[str, Scalar]:
+        columns: dict[str, Scalar] = {}
+        for name, folder in _folders(relative).items():
+            # A folder that was made since the types were found, and does not fit them, has no value.
+            with suppress(KeyError, ValueError):
+                columns[name] = column_value(folder, self._levels[name])
+        return columns
+
+    @cached_property
+    def _metadata(self) -> Metadata | None:
+        return Metadata(self._options.metadata, self.root) if self._options.metadata else None
+
+
+def _folders(relative: str) -> dict[str, str]:
+    return {f"folder{level}": name for level, name in enumerate(relative.split(os.sep)[:-1], start=1)}
 
 
 def read_reference(path: str) -> str | None:
     """Return the text of a file without surrounding white space; `None` if the file has no text.
 
     The file is UTF-8, or UTF-16 with a byte order mark. Bytes that cannot be decoded become U+FFFD. A file that is not
-    regular, cannot be read or is larger than 1 MB counts as no reference.
+    regular, cannot be read or is larger than 1 MB counts as no reference. The numbers of samples in a text of TIMIT are
+    left out.
     """
     try:
         status = os.stat(path)
@@ -97,4 +156,5 @@ def read_reference(path: str) -> str | None:
     except OSError:
         return None
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return data.decode("utf-16" if utf16 else "utf-8-sig", errors="replace").strip() or None
+    text = data.decode("utf-16" if utf16 else "utf-8-sig", errors="replace").strip()
+    return _TIMIT.sub("", text) or None

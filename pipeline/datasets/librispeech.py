@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from pipeline.datasets import refuse_empty, require_folder, walk_files
+from pipeline.datasets import refuse_empty, require_folder, walk_files, with_extension
 from pipeline.datasets.formats.keyed import fields
 from pipeline.datasets.formats.source import Source
 from pipeline.datasets.formats.values import reference, shown
@@ -27,8 +27,8 @@ from pipeline.runtime.paths import encode_path
 NAME = re.compile(r"(?P<speaker>[0-9]{1,9})-(?P<chapter>[0-9]{1,9})-(?P<segment>[0-9]{1,9})")
 _SUBSET = re.compile(r"(?:dev|test|train)-(?:clean|other)(?:-[0-9]+)?")
 # The release has FLAC; people often convert it to WAV.
-_EXTENSIONS = (".flac", ".wav")
-_LIST = ".trans.txt"
+_EXTENSIONS = ("flac", "wav")
+_LIST = "trans.txt"
 
 _COLUMNS = ("subset", "speaker", "chapter", "segment", "gender", "book")
 
@@ -78,15 +78,16 @@ class Dataset:
         for relative in walk_files(self.root):
             folder, name = os.path.split(os.path.join(self.root, relative))
             stem, extension = os.path.splitext(name)
-            if name.endswith(_LIST):
-                stems = [stem for stem in _read_texts(os.path.join(folder, name)) if not _recorded(folder, stem)]
-                paths = [os.path.join(folder, f"{stem}{_EXTENSIONS[0]}") for stem in stems]
-            elif extension.lower() in _EXTENSIONS:
+            if name.lower().endswith(f".{_LIST}"):
+                missing = [_recording(folder, stem) for stem in _read_texts(os.path.join(folder, name))]
+                paths = [path for path in missing if not os.path.lexists(path)]
+                stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
+            elif extension[1:].lower() in _EXTENSIONS:
                 stems, paths = [stem], [os.path.join(folder, name)]
             else:
                 continue
             for stem, path in zip(stems, paths, strict=True):
-                list_ = os.path.join(folder, f"{stem.rpartition('-')[0]}{_LIST}")
+                list_ = with_extension(os.path.join(folder, stem.rpartition("-")[0]), _LIST)
                 if list_ != opened:
                     opened, texts = list_, _read_texts(list_)
                 yield Utterance(
@@ -104,8 +105,8 @@ class Dataset:
         return Source(path, path)
 
 
-def _recorded(folder: str, stem: str) -> bool:
-    return any(os.path.lexists(os.path.join(folder, f"{stem}{extension}")) for extension in _EXTENSIONS)
+def _recording(folder: str, stem: str) -> str:
+    return with_extension(os.path.join(folder, stem), *_EXTENSIONS)
 
 
 def _columns(

@@ -1,8 +1,7 @@
-"""Reads recordings from a list that the user gives: JSON lines, CSV, TSV, Parquet, Kaldi, lhotse or RTTM.
+"""Reads recordings from a list that the user gives, in one of the formats of `pipeline.datasets.formats`.
 
-The readers of the formats are in `pipeline.datasets.formats`. Relative paths are relative to `dataset.audio_root`, by
-default to the folder of the list, or to the Kaldi data folder. All values of a list other than path, times, channel, id
-and reference become columns.
+Relative paths are relative to `dataset.audio_root`, by default to the folder that the list names, the folder of the
+list, or the Kaldi data folder. All values of a list other than path, times, channel, id and reference become columns.
 
 An id does not depend on where the list and its recordings are stored. If the list has ids, they are used unchanged.
 Otherwise the id is made from the path:
@@ -19,48 +18,38 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 
 from omegaconf import MISSING
 
-from pipeline.datasets import refuse_empty, require_folder, walk_files
-from pipeline.datasets.formats import Listing, Row, delimited, jsonl, kaldi, lhotse, rttm
-from pipeline.datasets.formats.detect import FORMATS, detect
-from pipeline.datasets.formats.mapping import ROLES, Columns
+from pipeline.datasets import refuse_empty, require_folder
+from pipeline.datasets.formats import Listing, Row, kaldi
+from pipeline.datasets.formats.mapping import ROLES
+from pipeline.datasets.formats.opening import ListOptions, Values, open_list
 from pipeline.datasets.formats.source import Source
-from pipeline.datasets.formats.values import column_type, column_value, segment_mark
+from pipeline.datasets.formats.values import column_value, segment_mark, shown
 from pipeline.records import Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path, resolve_path
 
-_REMEDY = "give a list (JSON lines, CSV, TSV, Parquet, lhotse, RTTM) or a Kaldi data folder"
-_MAPPED = ("jsonl", "csv", "tsv", "parquet")
+_REMEDY = "give a list (JSON lines, CSV, TSV, Parquet, lhotse, RTTM, STM, ...) or a Kaldi data folder"
+_SAID = {"text": "reference"}
 
 
 @dataclass
-class Options:
+class Options(ListOptions):
     """The options `dataset.*` of `dataset=manifest`.
 
     Attributes:
         path: The list, or a Kaldi data folder.
-        format: One of `FORMATS`, or `auto` to recognise the format from the name and the first lines of the list.
-        audio_root: The folder that relative paths are relative to, and that contains the recordings of an RTTM file;
-            `None` for the folder of the list.
-        columns: The meaning of the columns of CSV, TSV and Parquet, and of the keys of JSON lines.
-        delimiter: The delimiter of CSV: auto, comma, semicolon, tab or pipe.
-        quotes: Whether quotes enclose values; `None` means yes for CSV and no for TSV.
-        extensions: Extensions of the recordings of an RTTM file.
+        audio_root: The folder that relative paths are relative to, and that contains the recordings of an RTTM or STM
+            file; `None` for the folder that the list names, or the folder of the list.
     """
 
     path: str = MISSING
-    format: str = "auto"
     audio_root: str | None = None
-    columns: Columns = field(default_factory=Columns)
-    delimiter: str = "auto"
-    quotes: bool | None = None
-    extensions: list[str] = field(default_factory=lambda: ["wav", "flac", "sph", "ogg", "opus", "mp3", "m4a"])
 
 
 @dataclass(frozen=True)
@@ -70,10 +59,12 @@ class _Scan:
     Attributes:
         common: The deepest folder that contains all absolute paths outside the folder that relative paths refer to.
         types: The Arrow type of every column by name.
+        hint: Which column may hold references, and what to do, if the format lets a user choose the column.
     """
 
     common: str
     types: dict[str, str]
+    hint: str
 
 
 class Dataset:
@@ -93,21 +84,13 @@ class Dataset:
         self.run_name = "manifest"
         self.notice: str | None = None
         self._check()
-        self._folder = self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
+        self._base = self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
         if options.audio_root:
-            self._folder = require_folder(options.audio_root, key="dataset.audio_root")
+            self._base = require_folder(options.audio_root, key="dataset.audio_root")
 
     def _check(self) -> None:
         options, name = self._options, self._source.name
-        for key, value, allowed in (
-            ("format", options.format, ("auto", *FORMATS)),
-            ("delimiter", options.delimiter, ("auto", *delimited.DELIMITERS)),
-        ):
-            if value not in allowed:
-                raise UserError(f"dataset.{key}={value}: not allowed; there are {', '.join(allowed)}")
-        if not options.extensions or not all(options.extensions):
-            given = ",".join(options.extensions)
-            raise UserError(f"dataset.extensions=[{given}]: must be a list of extensions, such as [wav,flac]")
+        options.check()
         if not os.path.exists(self.path):
             raise UserError(f"{name}: no such file; {_REMEDY}")
         if os.path.isdir(self.path):
@@ -136,6 +119,22 @@ class Dataset:
         """
         return refuse_empty(self._utterances(), f"{self._source.name}: lists no recordings")
 
+    def reading(self, num_references: int) -> str:
+        """Say how the list was read: which column is the path, the reference and so on, and which are the list's own.
+
+        Args:
+            num_references: Utterances with a reference. If there are none, and a column seems to hold them, its key is
+                named.
+        """
+        listing = self._listing
+        used = [role for role in ROLES if role in listing.roles and (role != "duration" or "start" in listing.roles)]
+        roles = [f"{_SAID.get(role, role)} from {shown(listing.roles[role])}" for role in used]
+        own = list(self._scanned.types)
+        columns = f"own columns {', '.join(map(shown, own[:40])) or 'none'}"
+        said = f"{os.path.basename(self.path)} read as {listing.format}: {', '.join([*roles, columns])}"
+        hint = "" if num_references or self._options.columns.text == "" else self._scanned.hint
+        return f"{said}; no references, but {hint}" if hint else said
+
     def _utterances(self) -> Iterator[Utterance]:
         types = self._scanned.types
         for row in self._listing.rows():
@@ -163,17 +162,15 @@ class Dataset:
     def _scanned(self) -> _Scan:
         listing = self._listing
         common: str | None = None
-        kinds: dict[str, set[str]] = {}
+        values = Values()
         for number, row in enumerate(listing.rows()):
             if listing.from_anywhere and number == 0:
                 self._check_base(row.path)
             if os.path.isabs(row.path) and not _is_below(row.path, self._folder):
                 folder = os.path.dirname(os.path.normpath(row.path))
                 common = folder if common is None else os.path.commonpath((common, folder))
-            for key, value in row.extras.items():
-                kinds.setdefault(key, set()).add(listing.kind(value))
-        types = listing.types or {key: column_type(found) for key, found in sorted(kinds.items())}
-        return _Scan(common or self._folder, dict(types))
+            values.add(row.extras)
+        return _Scan(common or self._folder, values.types(listing.types), values.hint() if listing.roles else "")
 
     def _check_base(self, listed: str) -> None:
         """Refuse a list whose first path exists only relative to the working directory, and not to the list's folder.
@@ -190,51 +187,24 @@ class Dataset:
 
     @cached_property
     def _listing(self) -> Listing:
-        options, source = self._options, self._source
-        named = [role for role in ROLES if getattr(options.columns, role) is not None]
-        format_ = options.format if options.format != "auto" else detect(source)
-        if format_ == "lhotse" and named and options.format == "auto":
-            format_ = "jsonl"  # lhotse's keys need no mapping
-        if named and format_ not in _MAPPED:
-            value = getattr(options.columns, named[0])
-            raise UserError(f"dataset.columns.{named[0]}={value}: the format {format_} has fixed names; leave this out")
-        match format_:
-            case "csv" | "tsv":
-                delimiter = delimited.DELIMITERS.get(options.delimiter, "\t" if format_ == "tsv" else None)
-                quotes = format_ == "csv" if options.quotes is None else options.quotes
-                return delimited.listing(source, options.columns, delimiter, quotes)
-            case "parquet":
-                from pipeline.datasets.formats import parquet  # loads Arrow, which no other format needs
+        return open_list(self._source, self._base, self._options)
 
-                return parquet.listing(source, options.columns)
-            case "kaldi":
-                return kaldi.listing(source)
-            case "lhotse":
-                return lhotse.listing(source)
-            case "rttm":
-                return rttm.listing(source, self._find)
-            case _:
-                return jsonl.listing(source, options.columns)
-
-    def _find(self, names: Set[str]) -> Mapping[str, str]:
-        """Return the paths of the recordings of an RTTM file by their names without extension.
+    @cached_property
+    def _folder(self) -> str:
+        """The folder that relative paths are relative to.
 
         Raises:
-            UserError: A name matches two files, or the folder cannot be read.
+            UserError: The list names a folder that is not there.
         """
-        endings = tuple(f".{extension.removeprefix('.').lower()}" for extension in self._options.extensions)
-        found: dict[str, str] = {}
-        for relative in walk_files(self._folder, key="dataset.audio_root"):
-            name = os.path.basename(relative)
-            for stem in {name[: -len(ending)] for ending in endings if name.lower().endswith(ending)} & names:
-                if stem in found:
-                    both = f"{encode_path(found[stem])!r} and {encode_path(relative)!r}"
-                    raise UserError(
-                        f"{self._source.name}: {stem!r} matches both {both} in {self._folder}; "
-                        "narrow dataset.audio_root or dataset.extensions"
-                    )
-                found[stem] = relative
-        return {name: found.get(name, f"{name}{endings[0]}") for name in names}
+        listed = self._listing.folder
+        if listed is None or self._options.audio_root:
+            return self._base
+        if not os.path.isdir(listed):
+            raise UserError(
+                f"{self._source.name}: line 1: {listed!r}: no such folder; "
+                "set dataset.audio_root= to the folder of the recordings"
+            )
+        return os.path.normpath(listed)
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -18,7 +18,7 @@ from pipeline.runtime import redaction as masking
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.progress import PLAIN_EVERY_S, format_hours
-from pipeline.runtime.terminal import counted
+from pipeline.runtime.terminal import counted, printable
 from pipeline.stages import identity
 from pipeline.stages import resume as refusals
 from pipeline.stages.build_manifest import build
@@ -52,7 +52,7 @@ class ManifestStage:
     def made_with(self) -> dict[str, Any]:
         """Return the settings that determine the manifest."""
         options = dict(self._config.dataset_options)
-        for key in {"root", "path"} & set(options):
+        for key in {"root", "path", "metadata"} & set(options):
             if options[key] is not None:
                 options[key] = os.path.abspath(
                     os.path.expanduser(options[key])
@@ -97,7 +97,16 @@ class ManifestStage:
             f"{counted(manifest.num_shards, 'shard')}"
             + (f", {unreadable} with a header that cannot be read" * bool(unreadable))
         )
+        self._say_reading(manifest)
         return manifest
+
+    def _say_reading(self, manifest: Manifest) -> None:
+        """Say how the dataset was read, if its connector can tell, and how many utterances have a reference."""
+        references = len(manifest) - manifest.table["reference"].null_count
+        reading = getattr(self._config.dataset, "reading", None)
+        said = "" if reading is None else f"{printable(reading(references))}; "
+        has = "has" if len(manifest) == 1 else "have"
+        self._say(f"{said}{references:,} of {counted(len(manifest), 'utterance')} {has} a reference")
 
     def _build_manifest(self) -> Manifest:
         with self._console.status("finding recordings and reading their headers") as status:

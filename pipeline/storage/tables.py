@@ -78,7 +78,8 @@ _ARROW_OWN = ("__filename", "__fragment_index", "__batch_index", "__last_in_frag
 CHANNEL = "channel"
 """Column for the channel of the file; 1 is the first. It comes before the dataset's own columns, if it is there."""
 RESERVED = frozenset([*(field.name for field in (*MANIFEST_FIELDS, *TRANSCRIPT_FIELDS)), CHANNEL, *_ARROW_OWN])
-"""Names that a dataset's own column cannot have. A column with such a name is renamed to `meta_<name>`."""
+"""Names that a dataset's own column cannot have. A column with such a name, in upper or lower case, is renamed to
+`meta_<name>`."""
 
 
 def manifest_schema(columns: Mapping[str, str]) -> pa.Schema:
@@ -129,26 +130,27 @@ def own_column_names(names: Iterable[str], reserved: Iterable[str] = RESERVED) -
     """Map the names of a dataset's own columns to unique names in our tables.
 
     If a name is reserved or taken by another column of the dataset, the prefix `meta_` is added until the name is free.
-    Bytes that are not UTF-8 are written as %XX.
+    Names that differ only in case count as the same, because DuckDB, Spark and Hive read them as one column. Bytes that
+    are not UTF-8 are written as %XX.
 
     Args:
         names: Names of the dataset's own columns.
         reserved: Names of the columns of our tables.
     """
     names = list(names)
-    taken = {*reserved, ""}
+    taken = {"", *(name.casefold() for name in reserved)}
     found: dict[str, str] = {}
     for name in names:
-        if (column := encode_path(name)) not in taken:
+        if (column := encode_path(name)).casefold() not in taken:
             found[name] = column
-            taken.add(column)
+            taken.add(column.casefold())
     for name in names:
         if name not in found:
             column = f"meta_{encode_path(name)}"
-            while column in taken:
+            while column.casefold() in taken:
                 column = f"meta_{column}"
             found[name] = column
-            taken.add(column)
+            taken.add(column.casefold())
     return {name: found[name] for name in names}
 
 

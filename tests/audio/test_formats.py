@@ -27,7 +27,7 @@ from pipeline.audio.ffmpeg import FFmpegDecoder
 from pipeline.audio.reader import AudioError, named_errors, open_recording, read_header
 from pipeline.audio.waveforms import Extent as Recording
 from pipeline.audio.waveforms import WaveformReader, read_waveform
-from pipeline.datasets import folder
+from pipeline.datasets import EXTENSIONS
 
 DATA = Path(__file__).parents[1] / "data"
 FORMATS = DATA / "formats"
@@ -509,7 +509,7 @@ def test_a_text_is_no_movie_and_a_movie_of_old_is_one(tmp_path: Path) -> None:
 def test_the_formats_are_recognised_and_looked_for() -> None:
     for name in REFERENCES:
         extension = name.rsplit(".")[-1]
-        assert extension in folder.EXTENSIONS
+        assert extension in EXTENSIONS
         with open(FORMATS / name, "rb") as file:
             found = read_multimedia(file, os.path.getsize(FORMATS / name))
         if DEMUXERS[extension] not in ("ogg", "caf"):

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from pipeline.config import groups
 from pipeline.config.run_config import RunConfig, load
 from pipeline.config.schema import ReportSettings, ScoreSettings
-from pipeline.datasets.folder import EXTENSIONS
+from pipeline.datasets import EXTENSIONS
 from pipeline.models.catalog import MODELS
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_secrets

@@ -134,3 +134,11 @@ def test_any_bytes_give_utterances_or_a_refusal(tmp_path_factory: pytest.TempPat
     except UserError:
         return
     assert all(Path(clip.path).parent == folder / "clips" for clip in clips)
+
+
+def test_converted_clips_are_found(tmp_path: Path) -> None:
+    folder = language(tmp_path, HEADER, FIRST, SECOND)
+    (folder / "clips" / "common_voice_de_1.wav").touch()
+    first, second = opened(folder).utterances()
+    assert (first.id, first.path) == ("common_voice_de_1", str(folder / "clips" / "common_voice_de_1.wav"))
+    assert second.path == str(folder / "clips" / "common_voice_de_2.mp3")

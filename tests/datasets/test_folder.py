@@ -137,7 +137,10 @@ def test_recordings_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", note)
-    utterances = folder.Dataset(folder.Options(root=str(tmp_path))).utterances()
+    dataset = folder.Dataset(folder.Options(root=str(tmp_path)))
+    dataset.columns()  # has to know how deep the folders are
+    entered.clear()
+    utterances = dataset.utterances()
     assert next(utterances).id == "a/1.wav"
     assert entered == [f"{tmp_path}/", f"{tmp_path}/a/"]
 
@@ -248,3 +251,26 @@ def test_datasets_load_neither_torch_nor_arrow_nor_a_decoder() -> None:
         "sys.exit(any(name in sys.modules for name in ('torch', 'pyarrow', 'soundfile')) and 1)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_reference_is_found_whatever_the_case_of_its_extension(tmp_path: Path) -> None:
+    make(tmp_path, "SA1.WAV", "b.wav", "c.wav")
+    (tmp_path / "SA1.TXT").write_text("0 46797 She had your dark suit.\n")
+    (tmp_path / "b.Txt").write_text("0 46797 5")
+    (tmp_path / "c.TXT").write_text("upper")
+    (tmp_path / "c.txt").write_text("lower")
+    # The first is a text of TIMIT, which begins with numbers of samples.
+    assert [utterance.reference for utterance in found(tmp_path)] == ["She had your dark suit.", "0 46797 5", "lower"]
+
+
+def test_the_folders_are_columns(tmp_path: Path) -> None:
+    make(tmp_path, "2024/mon/a.wav", "2025/b.wav", "c.wav", "x/y/z/notes.txt")
+    dataset: Connector = folder.Dataset(folder.Options(root=str(tmp_path)))
+    assert dataset.columns() == {"folder1": "int64", "folder2": "string"}
+    assert [utterance.columns for utterance in dataset.utterances()] == [
+        {"folder1": 2024, "folder2": "mon"}, {"folder1": 2025}, {}
+    ]  # fmt: skip
+    make(tmp_path, "late/new/deep/d.wav")  # while the manifest is made
+    assert list(dataset.utterances())[-1].columns == {"folder2": "new"}
+    deep = folder.Dataset(folder.Options(root=str(make(tmp_path / "deep", "1/2/3/4/5/6/7/8/9/10/a.wav"))))
+    assert list(deep.columns()) == [f"folder{level}" for level in range(1, 11)]

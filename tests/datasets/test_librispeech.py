@@ -143,3 +143,12 @@ def test_any_bytes_give_utterances_or_a_refusal(tmp_path_factory: pytest.TempPat
         return
     assert "84-121123-0000" in rows
     assert all(Path(row.path).parent == folder for row in rows.values())
+
+
+def test_capital_extensions_lose_nothing(root: Path) -> None:
+    chapter = root / "dev-clean" / "84" / "121123"
+    (chapter / "84-121123-0000.flac").rename(chapter / "84-121123-0000.FLAC")
+    (chapter / "84-121123.trans.txt").rename(chapter / "84-121123.TRANS.TXT")
+    utterances = found(root)
+    assert len(utterances) == 3
+    assert utterances["84-121123-0000"].reference == "GO DO YOU HEAR"

@@ -318,6 +318,8 @@ def stub(overrides: list[str], data: Path) -> list[str]:
             Path(named[key]).mkdir(parents=True, exist_ok=True)
     if "dataset.split" in named:
         (Path(named["dataset.root"]) / f"{named['dataset.split']}.tsv").write_text("path\tsentence\n")
+    if "dataset.metadata" in named:
+        Path(named["dataset.metadata"]).write_text("")
     if "dataset.path" in named:
         path = Path(named["dataset.path"])
         (path.parent if path.suffix else path).mkdir(parents=True, exist_ok=True)

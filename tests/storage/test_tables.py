@@ -142,8 +142,16 @@ def test_an_own_column_whose_name_is_taken_becomes_meta() -> None:
     for name in (*MANIFEST, *TRANSCRIPTS):
         assert tables.own_column_names([name])[name] == f"meta_{name}"
     assert tables.own_column_names([""])[""] == "meta_"
-    for name in ("room", "meta_id", "Text"):
+    for name in ("room", "meta_id", "Room"):
         assert tables.own_column_names([name])[name] == name
+
+
+def test_columns_that_differ_only_in_case_get_different_names() -> None:
+    for name in ("Text", "ID", "Start_S"):
+        assert tables.own_column_names([name])[name] == f"meta_{name}"
+    names = tables.own_column_names(["room", "Room", "ROOM", "meta_room", "Text", "text"])
+    assert names["room"] == "room"
+    assert len({name.casefold() for name in names.values()}) == len(names)
 
 
 def test_metadata_comes_back_as_it_was(tmp_path: Path) -> None:

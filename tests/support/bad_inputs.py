@@ -233,6 +233,15 @@ FILES = (
         name="cut.sph",
     ),
     _bad(
+        "NIST SPHERE with shorten",
+        b"NIST_1A\n   1024\nchannel_count -i 1\nsample_count -i 900\nsample_rate -i 8000\nsample_n_bytes -i 2\n"
+        b"sample_byte_format -s2 01\nsample_coding -s26 pcm,embedded-shorten-v2.00\nend_head\n".ljust(1024)
+        + bytes(900),
+        "unsupported_format",
+        "the codec pcm,embedded-shorten-v2.00; convert it with sph2pipe",
+        name="packed.sph",
+    ),
+    _bad(
         "MIDI sample dump", encoded(samples_of(), "SDS"), "unsupported_format", "a MIDI sample dump, .* convert it",
         name="dump.sds",
     ),
@@ -398,13 +407,15 @@ LISTS = (
     BadList("ids twice", "l.csv", "path,id\na.wav,x\nb.wav,x\n", r"id 'x' belongs to 2 utterances .*a\.wav and"),
     BadList("an empty id", "l.jsonl", '{"audio_filepath": "a.wav", "id": ""}\n', "has an empty id; give each"),
     BadList("the same segment twice", "l.csv", "path,start,end\na.wav,1,2\na.wav,1,2\n", "belongs to 2 utterances"),
-    BadList("a line without a path", "l.jsonl", '{"text": "x"}\n', "line 1: audio_filepath is missing; there"),
+    BadList("a line without a path", "l.jsonl", '{"text": "x"}\n', "no column is known to hold the path"),
+    BadList("one line without a path", "l.jsonl", '{"wav": "a.wav"}\n{"x": 1}\n', "line 2: wav is missing"),
     BadList("a path that is a number", "l.jsonl", '{"audio_filepath": 7}\n', "audio_filepath=7: must be a path"),
     BadList(
         "an offset that is a text", "l.jsonl", '{"audio_filepath": "a", "offset": "1"}\n',
         "line 1: offset='1': must be a number of seconds",
     ),
-    BadList("a line that is no object", "l.jsonl", "[1]\n", "line 1: not an object; expected"),
+    BadList("a line that is no object", "l.jsonl", "[1]\n", "item 1: 1 is not an object; expected"),
+    BadList("a number as a line", "l.jsonl", '{"wav": "a"}\n[1]\n', "line 2: not an object; expected"),
     BadList("a line that is cut", "l.jsonl", '{"audio_filepath": "a.w', "line 1: not JSON"),
     BadList("nothing", "l.jsonl", "", "lists no recordings"),
 )  # fmt: skip

@@ -15,7 +15,7 @@ from pipeline.audio.containers.riff import Container, read_at
 
 _MAX_ELEMENTS = 10_000
 _NIST_FIELD = re.compile(rb"^(channel_count|sample_count|sample_n_bytes) -i ([0-9]{1,18})\s*$", re.MULTILINE)
-_NIST_PACKED = re.compile(rb"^sample_coding -s[0-9]+ \S*(embedded|mpeg)", re.MULTILINE)
+_NIST_PACKED = re.compile(rb"^sample_coding -s[0-9]+ (\S*(?:embedded|mpeg)\S*)", re.MULTILINE)
 
 
 def read_rare_container(file: BinaryIO, file_size: int) -> Container | None:
@@ -64,7 +64,12 @@ def _nist(file: BinaryIO, head: bytes, file_size: int) -> Container:
         return Container()
     header = read_at(file, 0, min(int(length), 2**16))
     fields = {name: int(value) for name, value in _NIST_FIELD.findall(header)}
-    if len(fields) < 3 or _NIST_PACKED.search(header):
+    packed = _NIST_PACKED.search(header)
+    if packed:
+        coding = packed[1].decode("ascii", "backslashreplace")
+        tool = "sph2pipe -f wav FILE FILE.wav" if "shorten" in coding else "w_decode of NIST's SPHERE package"
+        return Container(undecodable=f"NIST SPHERE with the codec {coding}; convert it with {tool}")
+    if len(fields) < 3:
         return Container()
     claimed = fields[b"sample_count"] * fields[b"sample_n_bytes"] * fields[b"channel_count"]
     return Container(claimed=claimed, present=max(0, file_size - int(length)))

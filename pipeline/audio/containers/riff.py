@@ -46,6 +46,7 @@ class Container:
         chained: Whether several Ogg streams follow one another; a decoder reads only the first.
         unpadded: A chunk before the audio whose pad byte is missing, as a clause for a message. No decoder finds
             the chunks behind it.
+        undecodable: The codec that no decoder here reads, and what converts the file, as a clause for a message.
     """
 
     sample_rate: int | None = None
@@ -58,6 +59,7 @@ class Container:
     unfinished: str | None = None
     chained: bool = False
     unpadded: str | None = None
+    undecodable: str | None = None
 
 
 def read_container(file: BinaryIO, file_size: int) -> Container:

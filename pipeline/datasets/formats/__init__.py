@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.datasets.formats.values import kind_of
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -42,13 +40,17 @@ class Listing:
 
     Attributes:
         rows: Reads the list from the beginning. Raises `UserError` with the number of a wrong line.
-        types: The Arrow type of every extra by name, if the format declares types; `None` derives them from the values.
-        kind: Returns the kind of a value, see `values.kind_of`.
+        format: The name of the format.
+        roles: The columns by their role, such as path or text, if the format lets a user choose them.
+        types: The Arrow types of extras by name, if the format declares them. Other types follow from the values.
+        folder: The folder that relative paths are relative to, if the list names one.
         from_anywhere: Whether the programs that write this format resolve relative paths against the working
             directory. Then the list does not tell which folder is meant.
     """
 
     rows: Callable[[], Iterator[Row]]
-    types: Mapping[str, str] | None = None
-    kind: Callable[[Any], str] = kind_of
+    format: str = ""
+    roles: Mapping[str, str] = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
+    folder: str | None = None
     from_anywhere: bool = False

@@ -6,52 +6,73 @@ import os
 import re
 from itertools import islice
 
+from pipeline.datasets import is_recording
+from pipeline.datasets.formats.fairseq import is_fairseq
+from pipeline.datasets.formats.json_objects import objects
 from pipeline.datasets.formats.lhotse import is_lhotse
-from pipeline.datasets.formats.source import Source, parse_object
+from pipeline.datasets.formats.ljspeech import is_ljspeech
+from pipeline.datasets.formats.mls import is_mls
+from pipeline.datasets.formats.source import Source
 from pipeline.runtime.errors import UserError
 
-FORMATS = ("jsonl", "csv", "tsv", "parquet", "kaldi", "lhotse", "rttm")
+FORMATS = ("jsonl", "csv", "tsv", "parquet", "kaldi", "lhotse", "rttm", "stm", "fairseq", "ljspeech", "mls")
 
-_ENDINGS = {"csv": "csv", "tsv": "tsv", "parquet": "parquet", "pq": "parquet", "rttm": "rttm"}
+_ENDINGS = {"csv": "csv", "tsv": "tsv", "parquet": "parquet", "pq": "parquet", "rttm": "rttm", "stm": "stm"}
 _JSON_ENDINGS = frozenset(("json", "jsonl", "ndjson"))
 _LOOKED_AT = 100
 
 
-def detect(source: Source) -> str:
+def detect(source: Source, folder: str | None = None) -> str:
     """Return the format of a list, one of `FORMATS`.
 
-    A folder is a Kaldi data folder. For a file, a known ending decides; without one, the first line decides. The keys
-    of JSON lines tell lhotse's from others.
+    A folder is a Kaldi data folder. For a file, the first lines of the formats of single corpora decide, then a known
+    ending, then the first line. The keys of JSON objects tell lhotse's from others.
+
+    Args:
+        source: The list.
+        folder: The folder that relative paths are relative to; `None` for the folder of the list.
 
     Raises:
         UserError: The list cannot be read, or its format cannot be recognised.
     """
+    folder = os.path.dirname(source.path) if folder is None else folder
+    if os.path.basename(source.path) == "wav.scp":
+        raise UserError(f"{source.name}: one file of a Kaldi data folder; give the folder")
     if os.path.isdir(source.path):
         return "kaldi"
     if _starts_with(source, b"PAR1"):
         return "parquet"
     ending = _ending(source.path)
+    lines = (raw.decode("utf-8-sig", errors="replace").strip() for _, raw in islice(source.raw_lines(), _LOOKED_AT))
+    text, second = next(filter(None, lines), ""), next(filter(None, lines), "")
+    if is_fairseq(text, second):
+        return "fairseq"
+    if is_ljspeech(folder, text):
+        return "ljspeech"
+    if is_mls(text):
+        return "mls"
     if ending in _ENDINGS:
         return _ENDINGS[ending]
-    line = next((raw for _, raw in islice(source.raw_lines(), _LOOKED_AT) if raw.strip()), b"")
-    text = line.decode("utf-8-sig", errors="replace").strip()
-    if text.startswith("{") or ending in _JSON_ENDINGS or not text:
-        return _json_format(text)
+    if text.startswith(("{", "[")) or ending in _JSON_ENDINGS or not text:
+        return _json_format(source)
     if re.match(r"SPEAKER[ \t]|;;|SPKR[-_]INFO[ \t]", text):
         return "rttm"
-    for delimiter, format_ in (("\t", "tsv"), (",", "csv"), (";", "csv"), ("|", "csv")):
+    for delimiter, format_ in (("\t", "tsv"), ("|", "csv"), (",", "csv"), (";", "csv")):
         if delimiter in text:
             return format_
+    if is_recording(text) and (" " not in text or os.path.lexists(os.path.join(folder, text))):
+        return "csv"  # a list of paths, and of nothing else
     raise UserError(
         f"{source.name}: the format cannot be recognised; set dataset.format= to one of {', '.join(FORMATS)}"
     )
 
 
-def _json_format(text: str) -> str:
+def _json_format(source: Source) -> str:
     try:
-        return "lhotse" if is_lhotse(parse_object(text)) else "jsonl"
-    except ValueError:
+        _, entry = next(objects(source), ("", {}))
+    except UserError:
         return "jsonl"  # its reader reports what is wrong with the line
+    return "lhotse" if is_lhotse(entry) else "jsonl"
 
 
 def _starts_with(source: Source, magic: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Reads JSON lines as NVIDIA NeMo and others write them, also gzipped.
+"""Reads lists of JSON objects as NVIDIA NeMo, Hugging Face and others write them, also gzipped.
 
 {"audio_filepath": "calls/a.wav", "duration": 3.6, "offset": 12.3, "text": "good morning", "caller": 7}
 """
@@ -8,27 +8,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.datasets.formats import Listing, Row
-from pipeline.datasets.formats.mapping import ROLES, Columns, json_keys, row_of
+from pipeline.datasets.formats.json_objects import objects
+from pipeline.datasets.formats.mapping import Columns, roles_in, row_of
 from pipeline.datasets.formats.source import Source
-from pipeline.runtime.errors import UserError
 
 
 def listing(source: Source, columns: Columns) -> Listing:
-    """Return the list in a file of JSON lines; `columns` gives the meaning of the keys."""
-    roles = json_keys(columns)
-    # A default key may be missing in every line. A key that the user names must be in some line, or it is misspelt.
-    named = {role for role in ROLES if getattr(columns, role)}
+    """Return the list in a file of JSON objects; `columns` gives the meaning of the keys.
+
+    Raises:
+        UserError: The file cannot be read, a line is not an object, or no line has a key.
+    """
+    # A key may be missing in some lines, so the keys of all lines together are the columns.
+    keys = dict.fromkeys(key for _, entry in objects(source) for key in entry)
+    if not keys:
+        return Listing(lambda: iter(()))
+    roles = roles_in(columns, list(keys), source.name)
 
     def rows() -> Iterator[Row]:
-        unseen = set(named)
-        number = 0
-        for number, entry in source.objects():
+        for place, entry in objects(source):
             try:
                 yield row_of(entry, roles)
             except ValueError as error:
-                raise source.refusal(number, error) from None
-            unseen = {role for role in unseen if roles[role] not in entry}
-        for role in sorted(unseen) if number else ():
-            raise UserError(f"dataset.columns.{role}={roles[role]}: no line of {source.name} has this key; correct it")
+                raise source.refusal(place, error) from None
 
-    return Listing(rows)
+    return Listing(rows, roles=roles)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.datasets.formats import Listing, Row
+from pipeline.datasets.formats.json_objects import objects
 from pipeline.datasets.formats.source import Source
 from pipeline.datasets.formats.values import channel, path, point, reference, seconds, shown
 
@@ -33,11 +34,11 @@ def listing(source: Source) -> Listing:
     """Return the list in a lhotse manifest."""
 
     def rows() -> Iterator[Row]:
-        for number, entry in source.objects():
+        for place, entry in objects(source):
             try:
                 yield from _recording(entry) if "sources" in entry else [_cut(entry)]
             except ValueError as error:
-                raise source.refusal(number, error) from None
+                raise source.refusal(place, error) from None
 
     return Listing(rows, from_anywhere=True)
 

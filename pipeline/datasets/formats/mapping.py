@@ -1,13 +1,14 @@
 """Finds which column or key of a list holds the path, the text, the times and so on.
 
-The user's choice comes first; otherwise usual names are recognised.
+The user's choice comes first; otherwise usual names are recognised. The same names count in every format.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.datasets.formats import Row
 from pipeline.datasets.formats.values import channel, path, point, reference, seconds, shown
@@ -16,7 +17,7 @@ from pipeline.runtime.errors import UserError
 
 @dataclass
 class Columns:
-    """The options `dataset.columns.*`: the names of columns in the list.
+    """The options `dataset.columns.*`: the names of columns in the list, or their numbers, counted from 1.
 
     `None` looks for the usual names. An empty string means that the list has no such column.
 
@@ -38,59 +39,107 @@ class Columns:
     duration: str | None = None
     channel: str | None = None
 
+    id_is_enough: ClassVar[bool] = False
+    """Whether the id stands for the path in a list without paths."""
+
 
 ROLES = tuple(field.name for field in fields(Columns))
 
-JSON_KEYS = {"path": "audio_filepath", "text": "text", "id": "id", "start": "offset", "duration": "duration"}
-"""The keys of NVIDIA NeMo's lists, and `id`."""
-
-_USUAL = {
-    "path": ("audio_filepath", "path", "file", "filename", "file_name", "filepath", "file_path", "audio", "wav"),
-    "text": ("text", "transcript", "transcription", "sentence", "reference"),
-    "id": ("id",),
-    "start": ("start", "start_s", "start_time", "offset"),
-    "end": ("end", "end_s", "end_time"),
-    "duration": ("duration", "duration_s"),
+_USUAL: dict[str, tuple[str, ...]] = {
+    "path": (
+        "audiofilepath",
+        "path file filename filepath audio audiopath audiofile audiofilename "
+        "wav wavpath wavfile wavfilename wavfilepath",
+    ),
+    "text": (
+        "text reference",
+        "transcript transcription sentence",
+        "normalizedtext normalisedtext normalizedtranscript normalizedtranscription",
+        "rawtext rawtranscript rawtranscription wrd",
+    ),
+    "id": ("id", "uttid utteranceid"),
+    "start": ("start starts starttime offset begin begins begintime",),
+    "end": ("end ends endtime",),
+    "duration": ("duration durations",),
     "channel": ("channel",),
 }
+"""The usual names of each role, as `_folded` writes them. Names of an earlier string win over those of a later one."""
+
+_TELLING = re.compile("text|transcri|sentence|utteran|words?$|wrd|refer|caption|prompt|said|spoken|speech")
 
 
-def json_keys(columns: Columns) -> dict[str, str]:
-    """Map each role (an attribute of `Columns`) to its key in a list of JSON lines; leave out roles without a key."""
-    given = {role: getattr(columns, role) for role in ROLES}
-    keys = {role: JSON_KEYS.get(role) if key is None else key for role, key in given.items()}
-    return {role: key for role, key in keys.items() if key}
+def _folded(name: str) -> str:
+    """Return a name without case, blanks, hyphens and underscores: `Start_S` is `starts`."""
+    return re.sub(r"[\s_-]+", "", name.casefold())
 
 
-def header_columns(columns: Columns, header: Sequence[str], source_name: str) -> dict[str, str]:
-    """Map each role (an attribute of `Columns`) to its column in a list with a header; leave out roles without one.
+def is_usual(name: str) -> bool:
+    """Whether a name is usual for one of the roles."""
+    return any(_folded(name) in names.split() for tiers in _USUAL.values() for names in tiers)
+
+
+def sounds_like_text(name: str) -> bool:
+    """Whether a column with this name may hold what is said in a recording."""
+    return _TELLING.search(_folded(name)) is not None
+
+
+def roles_in(columns: Columns, names: Sequence[str], source_name: str, remedy: str = "") -> dict[str, str]:
+    """Map each role (an attribute of `Columns`) to its column in a list; leave out roles without one.
+
+    Args:
+        columns: The user's choice.
+        names: Names of the columns, or keys, of the list.
+        source_name: Name of the list in messages.
+        remedy: What else a user can do if the column of the path is not found.
 
     Raises:
         UserError: A column is missing or appears twice, or several columns could have a role.
     """
-    has = f"its columns are {', '.join(map(shown, header[:40]))}"
-    twice = next((name for name in header if header.count(name) > 1), None) if len(set(header)) < len(header) else None
+    has = f"its columns are {', '.join(map(shown, names[:40]))}"
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
         raise UserError(f"{source_name}: column {shown(twice)} appears twice; {has}; give every column its own name")
     found = {}
     for role in ROLES:
         given = getattr(columns, role)
         if given:
-            if given not in header:
+            found[role] = name = _named(given, names)
+            if not name:
                 raise UserError(f"dataset.columns.{role}={given}: {source_name} has no such column; {has}")
-            found[role] = given
         elif given is None:
-            usual = [name for name in _USUAL[role] if name in header]
+            usual = _usual(role, names)
             if len(usual) > 1:
-                both, remedy = " and ".join(usual), f"set dataset.columns.{role}={usual[0]}"
-                raise UserError(f"{source_name}: columns {both} may both hold the {role}; {remedy}")
+                both, choice = " and ".join(usual), f"set dataset.columns.{role}={usual[0]}"
+                raise UserError(f"{source_name}: columns {both} may both hold the {role}; {choice}")
             if usual:
                 found[role] = usual[0]
+    if "path" not in found and "id" in found and columns.id_is_enough:
+        found["path"] = found["id"]
     if "path" not in found:
         raise UserError(
-            f"{source_name}: no column is known to hold the path of the recording; {has}; set dataset.columns.path=..."
+            f"{source_name}: no column is known to hold the path of the recording; {has}; "
+            f"set dataset.columns.path=...{remedy}"
         )
     return found
+
+
+def _named(given: str, names: Sequence[str]) -> str:
+    """Return the column that a user means by a name or a number; an empty string if there is none."""
+    same = [given] if given in names else [name for name in names if _folded(name) == _folded(given)]
+    if len(same) == 1:
+        return same[0]
+    is_number = given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= len(names)
+    return names[int(given) - 1] if is_number else ""
+
+
+def _usual(role: str, names: Sequence[str]) -> list[str]:
+    """Return the columns with the most usual name of a role. A name in lower case wins over one in another case."""
+    lower = [name for name in names if name == name.strip().lower()]
+    for spelled in (lower, names):
+        for tier in _USUAL[role]:
+            if found := [name for usual in tier.split() for name in spelled if _folded(name) == usual]:
+                return found
+    return []
 
 
 def row_of(record: Mapping[str, Any], roles: Mapping[str, str]) -> Row:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.datasets.formats import Listing, Row
-from pipeline.datasets.formats.mapping import Columns, header_columns, row_of
+from pipeline.datasets.formats.mapping import Columns, roles_in, row_of
 from pipeline.datasets.formats.source import Source
 from pipeline.runtime.errors import UserError
 
@@ -31,8 +31,8 @@ _TYPES = {
     pa.float32(): "float64",
     pa.float64(): "float64",
 }
-"""Types of extra columns. A decimal becomes float64; every other type becomes a string: dates in ISO 8601, lists and
-structs as JSON."""
+"""Types of extra columns. A decimal becomes float64. The type of any other column follows from its values: texts are
+read as in a CSV file, dates become ISO 8601, lists and structs become JSON."""
 
 
 def listing(source: Source, columns: Columns) -> Listing:
@@ -43,7 +43,7 @@ def listing(source: Source, columns: Columns) -> Listing:
     """
     with _readable(source), pq.ParquetFile(source.path) as file:
         schema = file.schema_arrow
-    roles = header_columns(columns, schema.names, source.name)
+    roles = roles_in(columns, schema.names, source.name)
     for column in schema:
         if _holds_bytes(column.type):
             raise UserError(
@@ -59,7 +59,8 @@ def listing(source: Source, columns: Columns) -> Listing:
             except ValueError as error:
                 raise UserError(f"{source.name}: row {number}: {error}") from None
 
-    return Listing(rows, types={column.name: _type(column.type) for column in schema if column.name not in own})
+    types = {column.name: _type(column.type) for column in schema if column.name not in own}
+    return Listing(rows, roles=roles, types={name: type_ for name, type_ in types.items() if type_ is not None})
 
 
 def _records(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -80,9 +81,9 @@ def _readable(source: Source) -> Iterator[None]:
         raise UserError(f"{source.name}: not a readable Parquet file ({reason}); write it again") from None
 
 
-def _type(arrow_type: pa.DataType) -> str:
+def _type(arrow_type: pa.DataType) -> str | None:
     plain = _plain(arrow_type)
-    return "float64" if pa.types.is_decimal(plain) else _TYPES.get(plain, "string")
+    return "float64" if pa.types.is_decimal(plain) else _TYPES.get(plain)
 
 
 def _value(value: Any) -> Any:

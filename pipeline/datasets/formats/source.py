@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.runtime.errors import UserError
 
@@ -28,9 +26,9 @@ class Source:
     path: str
     name: str
 
-    def refusal(self, number: int, reason: object) -> UserError:
-        """Return the error for a wrong line."""
-        return UserError(f"{self.name}: line {number}: {reason}")
+    def refusal(self, place: int | str, reason: object) -> UserError:
+        """Return the error for a wrong line; `place` is its number, or says where else the mistake is."""
+        return UserError(f"{self.name}: {place if isinstance(place, str) else f'line {place}'}: {reason}")
 
     def raw_lines(self) -> Iterator[tuple[int, bytes]]:
         """Yield the number and the bytes of every line, with its line ending.
@@ -46,7 +44,7 @@ class Source:
                     number = 1
                     while line := file.readline(MAX_LINE_BYTES):
                         if len(line) == MAX_LINE_BYTES:
-                            raise self.refusal(number, "longer than 64 MB; give a list")
+                            raise self.refusal(number, "longer than 64 MB; give a list with a recording in each line")
                         yield number, line
                         number += 1
         except (FileNotFoundError, NotADirectoryError):
@@ -77,37 +75,3 @@ class Source:
             utf16 = number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff"))
             remedy = "save the list as UTF-8" if utf16 else "write the bytes of a file name that are not UTF-8 as %XX"
             raise self.refusal(number, f"not UTF-8; {remedy}") from None
-
-    def objects(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the number and the JSON object of every line that is not blank.
-
-        Raises:
-            UserError: As `lines`, or a line is not a JSON object.
-        """
-        for number, line in self.lines():
-            if line.strip():
-                try:
-                    yield number, parse_object(line)
-                except ValueError as error:
-                    raise self.refusal(number, error) from None
-
-
-def parse_object(text: str) -> dict[str, Any]:
-    """Parse a JSON object.
-
-    Raises:
-        ValueError: The text is not a JSON object; the message has the reason.
-    """
-    try:
-        entry = json.loads(text, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    if not isinstance(entry, dict):
-        raise ValueError('not an object; expected {"audio_filepath": ..., ...}')
-    return entry
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")

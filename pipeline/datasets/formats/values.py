@@ -6,7 +6,9 @@ A wrong value raises `ValueError` with a message for the user. The reader of the
 from __future__ import annotations
 
 import json
+import math
 import re
+from contextlib import suppress
 from typing import Any
 
 from pipeline.records import Scalar
@@ -16,12 +18,28 @@ MAX_SECONDS = 1e8
 """Three years. A larger number is not a time in a recording."""
 _MAX_CHANNEL = 2**15 - 1
 
-# These patterns exclude 007, which is a name, and nan, inf, and more digits than an int64 can have.
+_MAX_EXACT = 2**53
+"""Float64 holds every whole number up to this one."""
+
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
-_DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?")
 _ANY_DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,400}\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_BOOLS = {"true": True, "false": False}
+
+
+class WrittenFloat(float):
+    """A number of a JSON list that also knows its spelling: `1.10`, which is 1.1.
+
+    Attributes:
+        text: The spelling.
+    """
+
+    def __new__(cls, text: str) -> WrittenFloat:
+        """Parse the spelling of a number."""
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    text: str
 
 
 def shown(value: Any) -> str:
@@ -98,7 +116,7 @@ def reference(key: str, value: Any) -> str | None:
         return None
     if not isinstance(value, str) and not is_number(value):
         raise ValueError(f"{key}={shown(value)}: must be a string")
-    return encode_path(str(value).strip()) or None
+    return encode_path(str(_as_written(value)).strip()) or None
 
 
 def segment_mark(start_s: float | None, end_s: float | None) -> str:
@@ -121,30 +139,43 @@ def is_number(value: Any) -> bool:
 
 
 def kind_of(value: Any) -> str:
-    """Return the kind of a value: null, bool, int64, float64, or string for everything else."""
-    if value is None:
+    """Return the kind of a value: null, bool, int64, float64, `long` for an int64 that float64 may change, or string.
+
+    A text has the kind of the number that it spells, but only in the one spelling that comes back when the number is
+    written again. So 007, 1.10, +1, 12e3 and nan are strings in every format.
+    """
+    if value is None or value == "":
         return "null"
     if isinstance(value, bool):
         return "bool"
-    if is_number(value):
-        return "float64" if isinstance(value, float) else "int64"
-    return "string"
-
-
-def kind_of_text(text: str | None) -> str:
-    """Return the kind of a value in a format that has only text, as `kind_of`."""
-    if text is None:
-        return "null"
-    if _INTEGER.fullmatch(text):
-        return "int64"
-    if _DECIMAL.fullmatch(text):
+    written = _as_written(value)
+    number = _spelled(written) if isinstance(written, str) else value
+    if number is None or not is_number(number):
+        return "string"
+    if isinstance(number, float):
         return "float64"
-    return "bool" if text.lower() in _BOOLS else "string"
+    return "int64" if abs(number) <= _MAX_EXACT else "long"
+
+
+def _as_written(value: Any) -> Any:
+    return value.text if isinstance(value, WrittenFloat) else value
+
+
+def _spelled(text: str) -> int | float | None:
+    """Return the finite number whose `repr` is the text; `None` if there is none."""
+    for type_ in (int, float):
+        with suppress(ValueError):
+            number = type_(text)
+            if repr(number) == text and math.isfinite(number):
+                return number
+    return None
 
 
 def column_type(kinds: set[str]) -> str:
     """Return the Arrow type of a column from the kinds of its values; a mixture of other than numbers is a string."""
     found = kinds - {"null"}
+    if found <= {"int64", "long"} and found:
+        return "int64"
     if len(found) == 1:
         return next(iter(found))
     return "float64" if found == {"int64", "float64"} else "string"
@@ -155,11 +186,12 @@ def column_value(value: Any, arrow_type: str) -> Scalar:
     if value is None:
         return None
     if arrow_type == "string":
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+        text = _as_written(value)
+        if not isinstance(text, str):
+            text = json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
         return encode_path(text)
-    if arrow_type == "float64":
-        return float(value)
-    if arrow_type == "bool" and isinstance(value, str):
-        return _BOOLS[value.lower()]
-    scalar: Scalar = int(value) if isinstance(value, str) else value
-    return scalar
+    if value == "":
+        return None
+    if arrow_type == "bool":
+        return bool(value)
+    return float(value) if arrow_type == "float64" else int(value)

@@ -32,6 +32,15 @@ LINES = (
     "a a.wav",
     "a | touch canary",
     "u a 0 -1",
+    "a 1 b 0.5 2 <o,f0> c",
+    "/tmp",
+    "a.wav\t16000",
+    "1_2_3\tx",
+    "a|b|c",
+    "sep=|",
+    "[",
+    '{"id": {"wav": "a.wav", "x": 1.10}},',
+    "]",
 )
 TEXTS = st.lists(st.sampled_from(LINES) | st.text(max_size=20), max_size=6).map(lambda lines: "\n".join(lines).encode())
 
@@ -103,6 +112,11 @@ def test_a_damaged_parquet_file_gives_utterances_or_a_refusal(
         ("a.txt", "\n\n{}", "jsonl"),
         ("a.txt", "path\ttext\n", "tsv"),
         ("a.txt", "path,text\n", "csv"),
+        ("a.txt", "b.wav\nc.wav\n", "csv"),
+        ("a.STM", "", "stm"),
+        ("a.tsv", "/\nb.wav\t7\n", "fairseq"),
+        ("a.txt", "1_2_3\tx\n", "mls"),
+        ("a.json", '[{"id": "r", "sources": []}]', "lhotse"),
         ("a.lst", ";; x\n", "rttm"),
         ("a.lst", "SPEAKER a 1 0 1\n", "rttm"),
         ("a.manifest", '{"id": "r", "sources": []}', "lhotse"),
@@ -122,7 +136,9 @@ def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path: Path) -> None:
         list(Source(str(tmp_path / "list.jsonl"), "list").lines())
 
 
-def test_a_csv_becomes_transcripts_of_its_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_csv_becomes_transcripts_of_its_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     long = DATA / "long" / "jfk.flac"
     rows = [{"wav": FSDD / "7_theo_1.wav", "said": "seven"}, {"wav": long, "from": 1, "to": 3.5}, {"wav": "gone.wav"}]
@@ -130,6 +146,10 @@ def test_a_csv_becomes_transcripts_of_its_segments(tmp_path: Path, monkeypatch: 
     given_ = ["dataset=manifest", "dataset.path=list.csv", "model=digits", "outputs=[transcripts]"]
     mapping = ["dataset.columns.path=wav", "dataset.columns.text=said", "dataset.columns.start=from"]
     assert main([*given_, *mapping, "dataset.columns.end=to"]) == 3
+    assert (
+        "list.csv read as csv: path from 'wav', reference from 'said', start from 'from', end from 'to', "
+        "own columns none; 1 of 3 utterances have a reference\n"
+    ) in capsys.readouterr().out
     opened = open_run("runs/manifest/digits")
     assert_accounting(Path("runs/manifest/digits"), ["transcripts"])
     frame = opened.transcripts.set_index("path")

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from lists import dataset, read, refused
 from running import DATA
 
 from pipeline.datasets import manifest
@@ -21,24 +22,6 @@ from pipeline.runtime.errors import UserError
 from pipeline.stages.build_manifest import build
 
 FSDD = DATA / "fsdd"
-
-
-def dataset(folder: Path, text: str | bytes, name: str = "list.csv", **options: Any) -> manifest.Dataset:
-    path = folder / name
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    columns = Columns(**options.pop("columns", {}))
-    return manifest.Dataset(manifest.Options(path=str(path), columns=columns, **options))
-
-
-def read(folder: Path, text: str | bytes, name: str = "list.csv", **options: Any) -> list[Utterance]:
-    return list(dataset(folder, text, name, **options).utterances())
-
-
-def refused(folder: Path, text: str | bytes, name: str = "list.csv", **options: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        read(folder, text, name, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def parquet(folder: Path, table: pa.Table, **options: Any) -> manifest.Dataset:
@@ -57,7 +40,7 @@ def test_every_column_of_a_csv(tmp_path: Path) -> None:
     )
     given = dataset(tmp_path, text)
     assert given.columns() == {
-        "room": "string", "take": "int64", "loud": "bool", "level": "float64", "code": "string"
+        "room": "string", "take": "int64", "loud": "string", "level": "string", "code": "string"
     }  # fmt: skip
     first, second, third = given.utterances()
     assert first == Utterance(
@@ -66,7 +49,7 @@ def test_every_column_of_a_csv(tmp_path: Path) -> None:
         reference='one, "two"\r\nthree',
         start_s=0.5,
         end_s=1.25,
-        columns={"room": "kitchen", "take": 3, "loud": True, "level": -15.0, "code": "007"},
+        columns={"room": "kitchen", "take": 3, "loud": "True", "level": "-1.5e1", "code": "007"},
         channel=2,
     )
     assert second == Utterance("b.wav", str(tmp_path / "b.wav"), columns=dict.fromkeys(given.columns()))
@@ -106,8 +89,8 @@ def test_keys_of_json_lines_mean_what_a_person_says(tmp_path: Path) -> None:
     assert (utterance.id, utterance.reference, utterance.channel) == ("a.wav#1000-2500#c2", "y", 2)
     assert utterance.columns == {"text": "x"}
     said = refused(tmp_path, line, "list.jsonl", columns=columns | {"text": "transcritp"})
-    assert said.startswith("dataset.columns.text=transcritp: no line of")
-    assert "there are 'wav', 'from'" in refused(tmp_path, line, "list.jsonl")
+    assert said.startswith("dataset.columns.text=transcritp: ")
+    assert "has no such column; its columns are 'wav', 'from'" in said
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -166,7 +149,8 @@ def test_a_reference_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
         ("file,text\na.wav,x\nb.wav,x\x00\nc\0.wav,y\n", "line 4: file='c\\x00.wav': must be a path"),
         ("wave,text\na.wav,x\n", "its columns are 'wave', 'text'; set dataset.columns.path=..."),
         ("path,file\na.wav,x\n", "columns path and file may both hold the path; set dataset.columns.path=path"),
-        ("path,x,x\na.wav,1,2\n", "column 'x' appears twice"),
+        ("path,x, x\na.wav,1,2\n", "column 'x' appears twice"),
+        ("wave,text\na.wav,x\n", "or dataset.header=false if the first line is a recording"),
         ("", "lists no recordings"),
         ("path,text\n", "lists no recordings"),
     ],
@@ -282,3 +266,68 @@ def test_a_list_becomes_a_manifest(tmp_path: Path, kind: str) -> None:
     assert table["reference"].to_pylist() == ["zero", "one", None]
     assert table["take"].to_pylist() == [0, 1, 2]
     assert [duration is None for duration in table["duration_s"].to_pylist()] == [False, False, True]
+
+
+# --- whether the first line names the columns
+
+FLEURS = "1\t10001.wav\tOne, two.\tone two\tFEMALE\n2\t10002.wav\tThree.\tthree\tMALE\n"
+
+
+def test_a_list_without_a_header_loses_no_record(tmp_path: Path) -> None:
+    given = dataset(tmp_path, FLEURS, "l.tsv", columns={"text": "4", "id": "1"})
+    first, second = given.utterances()
+    assert (first.id, first.reference, second.id, second.reference) == ("1", "one two", "2", "three")
+    assert first.columns == {"column3": "One, two.", "column5": "FEMALE"}
+    assert [row.id for row in read(tmp_path, FLEURS, "l.tsv")] == ["10001.wav", "10002.wav"]
+
+
+def test_a_value_of_the_first_record_is_not_the_name_of_a_column(tmp_path: Path) -> None:
+    said = refused(tmp_path, FLEURS, "l.tsv", columns={"path": "10001.wav", "text": "one two"})
+    assert "has no header, so it has no such column; its columns are 'column1', 'column2'" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "ids"),
+    [
+        ("a.wav\nb.wav\n", {}, ["a.wav", "b.wav"]),
+        ("a.WAV|x\nb.WAV|y\n", {}, ["a.WAV", "b.WAV"]),
+        ("one|two\nthree|four\n", {"header": "false", "columns": {"path": "2"}}, ["two", "four"]),
+        ("a.wav|x\nb.wav|y\n", {"header": "true", "columns": {"path": "1"}}, ["b.wav"]),
+        ("path,text\na.wav,x\n", {"header": "false", "columns": {"path": "1"}}, ["path", "a.wav"]),
+        ("path,text\na.wav,x\n", {"columns": {"path": "1", "text": "2"}}, ["a.wav"]),
+    ],
+)
+def test_whether_the_first_line_is_a_record(tmp_path: Path, text: str, options: dict[str, Any], ids: list[str]) -> None:
+    assert [row.id for row in read(tmp_path, text, "l.txt", **options)] == ids
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "reason"),
+    [
+        ("utt1|hello\n", {"columns": {"path": "1"}}, "line 1: 'utt1', 'hello' may name the columns, or be a recording"),
+        ("a.wav|b.wav\n", {}, "column1 and column2 both hold the path of the recording; set dataset.columns.path= to"),
+        ("a|b\n", {"header": "false"}, "no column seems to hold the path of the recording"),
+        ("a.wav|b\n", {"columns": {"text": "3"}}, "dataset.columns.text=3: "),
+        ("a.wav|b\n", {"header": "maybe"}, "dataset.header=maybe: not allowed; there are auto, true, false"),
+    ],
+)
+def test_a_list_without_a_header_is_refused_where_it_is_unclear(
+    tmp_path: Path, text: str, options: dict[str, Any], reason: str
+) -> None:
+    assert reason in refused(tmp_path, text, **options)
+
+
+def test_pipes_separate_although_the_text_has_more_commas(tmp_path: Path) -> None:
+    (utterance,) = read(tmp_path, "a.wav|one, two, three, four\n", columns={"text": "2"})
+    assert utterance.reference == "one, two, three, four"
+
+
+def test_blanks_after_the_delimiters_are_no_part_of_values(tmp_path: Path) -> None:
+    (utterance,) = read(tmp_path, 'text, path, room\none, a.wav, "a, b"\n')
+    assert (utterance.id, utterance.reference, utterance.columns) == ("a.wav", "one", {"room": "a, b"})
+
+
+def test_the_line_that_excel_writes_for_the_delimiter(tmp_path: Path) -> None:
+    (utterance,) = read(tmp_path, "sep=;\r\npath;text\r\na,b.wav;x\r\n")
+    assert (utterance.id, utterance.reference) == ("a,b.wav", "x")
+    assert "line 4: 1 values instead of 2" in refused(tmp_path, "sep=;\npath;text\na;x\nb\n")

@@ -99,7 +99,7 @@ def test_its_lines_are_told_from_nemos(tmp_path: Path) -> None:
     assert [row.id for row in read(written(tmp_path, CUT))] == ["c"]
     (row,) = read(written(tmp_path, {"audio_filepath": "a.wav", "type": "Cut", "sources": 3}))
     assert row.columns == {"sources": 3, "type": "Cut"}
-    with pytest.raises(UserError, match="audio_filepath is missing"):
+    with pytest.raises(UserError, match="no column is known to hold the path"):
         read(written(tmp_path, CUT), format="jsonl")
 
 
