@@ -11,7 +11,6 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,8 +18,7 @@ from omegaconf import MISSING
 
 from pipeline.datasets import EXTENSIONS, refuse_empty, require_folder, walk_files, with_extension
 from pipeline.datasets.formats.metadata import Metadata
-from pipeline.datasets.formats.opening import Values
-from pipeline.datasets.formats.values import column_value, shown
+from pipeline.datasets.formats.values import shown
 from pipeline.records import Scalar, Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
@@ -116,28 +114,19 @@ class Dataset:
 
     @cached_property
     def _levels(self) -> dict[str, str]:
-        """The columns of the folders, and their types. A column of `dataset.metadata` with the same name stands."""
-        values = Values()
-        for relative in self._recordings():
-            values.add(_folders(relative))
-        types = values.types(self._metadata.types if self._metadata else {})
-        return {name: types[name] for name in sorted(types, key=len)}
+        """The columns of the folders, all of them text, so that a new folder never changes the type of a column."""
+        depth = max((relative.count(os.sep) for relative in self._recordings()), default=0)
+        return {f"folder{level}": "string" for level in range(1, depth + 1)}
 
     def _folder_columns(self, relative: str) -> dict[str, Scalar]:
-        columns: dict[str, Scalar] = {}
-        for name, folder in _folders(relative).items():
-            # A folder that was made since the types were found, and does not fit them, has no value.
-            with suppress(KeyError, ValueError):
-                columns[name] = column_value(folder, self._levels[name])
-        return columns
+        # A folder may have become deeper since its depth was found.
+        return {
+            name: encode_path(folder) for name, folder in zip(self._levels, relative.split(os.sep)[:-1], strict=False)
+        }
 
     @cached_property
     def _metadata(self) -> Metadata | None:
         return Metadata(self._options.metadata, self.root) if self._options.metadata else None
-
-
-def _folders(relative: str) -> dict[str, str]:
-    return {f"folder{level}": name for level, name in enumerate(relative.split(os.sep)[:-1], start=1)}
 
 
 def read_reference(path: str) -> str | None:

@@ -266,11 +266,11 @@ def test_a_reference_is_found_whatever_the_case_of_its_extension(tmp_path: Path)
 def test_the_folders_are_columns(tmp_path: Path) -> None:
     make(tmp_path, "2024/mon/a.wav", "2025/b.wav", "c.wav", "x/y/z/notes.txt")
     dataset: Connector = folder.Dataset(folder.Options(root=str(tmp_path)))
-    assert dataset.columns() == {"folder1": "int64", "folder2": "string"}
+    assert dataset.columns() == {"folder1": "string", "folder2": "string"}  # always: a new folder changes no type
     assert [utterance.columns for utterance in dataset.utterances()] == [
-        {"folder1": 2024, "folder2": "mon"}, {"folder1": 2025}, {}
+        {"folder1": "2024", "folder2": "mon"}, {"folder1": "2025"}, {}
     ]  # fmt: skip
     make(tmp_path, "late/new/deep/d.wav")  # while the manifest is made
-    assert list(dataset.utterances())[-1].columns == {"folder2": "new"}
+    assert list(dataset.utterances())[-1].columns == {"folder1": "late", "folder2": "new"}
     deep = folder.Dataset(folder.Options(root=str(make(tmp_path / "deep", "1/2/3/4/5/6/7/8/9/10/a.wav"))))
     assert list(deep.columns()) == [f"folder{level}" for level in range(1, 11)]
