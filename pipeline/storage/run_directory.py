@@ -8,6 +8,7 @@ hidden files there.
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.runtime.digests import sha256_of
-from pipeline.runtime.errors import UserError, naming
+from pipeline.runtime.errors import RunError, UserError, naming
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.commits import CommitRecord, CommittedFile, check_accounting, encode_record, read_record
 from pipeline.storage.files import Files, StoredTable, fsync
-from pipeline.storage.lock import hold, holder
+from pipeline.storage.lock import Lock, hold, holder
 from pipeline.storage.run_record import RunRecord, StoredFile
 
 TABLES = ("transcripts", "emissions", "features", "failures")
@@ -54,6 +55,7 @@ class RunDirectory:
         self.root = root
         self._files = Files(root, STAGING)
         self._staging = root / STAGING
+        self._lock: Lock | None = None
         self.manifest = StoredTable(self._files, MANIFEST)
         self.scores = StoredTable(self._files, SCORES)
         self.confusions = StoredTable(self._files, CONFUSIONS)
@@ -169,17 +171,19 @@ class RunDirectory:
         return [name for name in self.names(COMMITS) if name.startswith("shard-") and name.endswith(".json")]
 
     def _records(self) -> Iterator[CommitRecord | None]:
-        """Yield each commit record; `None` for a record that cannot be read."""
+        """Yield each commit record; `None` for a record that cannot be read or has the name of another shard."""
         for name in self._record_names():
-            try:
-                yield read_record(self.read(f"{COMMITS}/{name}"))
-            except OSError:
-                yield None
+            record = None
+            with suppress(OSError):
+                record = read_record(self.read(f"{COMMITS}/{name}"))
+            yield record if record and self.commit_name(record.shard) == f"{COMMITS}/{name}" else None
 
     def _has_files(self, record: CommitRecord) -> bool:
         """Whether all files of a record exist with the recorded sizes, under the names that this shard's files have."""
         return all(
-            file.path == (name := self.table(table, record.shard).name) and self.size(name) == file.size
+            table in TABLES
+            and file.path == (name := self.table(table, record.shard).name)
+            and self.size(name) == file.size
             for table, file in record.files.items()
         )
 
@@ -187,17 +191,50 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the run directory for this process while the context lasts.
+        """Create the run directory if it is missing, and lock it for this process while the context lasts.
 
         Raises:
             UserError: Another process holds the lock, or the folder cannot be written.
+            RunError: The folder or its lock file was renamed, removed or replaced during the context.
         """
-        with hold(self._staging / "lock", f"run_dir={self.root}"):
-            yield
+        with hold(self._staging / "lock", f"run_dir={self.root}") as self._lock:
+            try:
+                yield
+                self.check_in_place()
+            except OSError:
+                self.check_in_place()  # says more than that some file is missing
+                raise
+            finally:
+                self._lock = None
+
+    def check_in_place(self) -> None:
+        """Check that the folder and its lock file are still those that this process locked.
+
+        Raises:
+            RunError: One of them was renamed, removed or replaced.
+        """
+        if self._lock is None or self._lock.in_place:
+            return
+        what = f"its lock file {STAGING}/lock" if self.root.is_dir() else "the folder"
+        raise RunError(
+            f"run_dir={self.root}: {what} was renamed, removed or replaced during the run, so another run could write "
+            f"there; put it back if you can, then the same command continues with the shards that are still there"
+        )
 
     def is_locked(self) -> bool:
         """Whether a process holds the lock now."""
         return holder(self._staging / "lock") is not None
+
+    def _prepare_to_write(self) -> None:
+        """Create the folder for unfinished files. A run that holds the lock never creates it again; see `check_in_place`.
+
+        Raises:
+            RunError: As `check_in_place`.
+        """
+        if self._lock is None:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._files.make_folder(f"{STAGING}/")
+        self.check_in_place()
 
     @contextmanager
     def new_or_kept(self) -> Iterator[None]:
@@ -206,9 +243,9 @@ class RunDirectory:
         try:
             yield
         finally:
-            if new and not self.manifest.is_there:
+            if new and self.root.is_dir() and not self.manifest.is_there:
                 log = self.locate(LOG)
-                with suppress(UserError), self.lock():  # another process may have started a run here
+                with suppress(UserError), hold(self._staging / "lock", ""):  # another process may have started a run
                     for path in (self._staging / "lock", log):
                         path.unlink(missing_ok=True)
                 for path in (self._staging, log.parent, *new):
@@ -216,13 +253,23 @@ class RunDirectory:
                         path.rmdir()
 
     def local_log(self, name: str = LOG) -> Path:
-        """Return the path of a log or metrics file, whose folder is created. Such a file is appended to."""
-        path = self.locate(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        """Return the path of a log or metrics file, whose folder is created. Such a file is appended to.
+
+        Raises:
+            OSError: The file cannot be there, or something else than a regular file is there.
+        """
+        self._prepare_to_write()
+        self._files.make_folder(name)
+        self._files.require_regular(name)
+        return self.locate(name)
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Write a small file atomically: after a crash, either the old or the new file is there."""
+        """Write a small file atomically: after a crash, either the old or the new file is there.
+
+        Raises:
+            RunError: As `check_in_place`.
+        """
+        self._prepare_to_write()
         self._files.write(name, data)
 
     def write_table(self, name: str, table: pa.Table) -> None:
@@ -253,8 +300,8 @@ class RunDirectory:
 
     def new_staging(self, shard: int) -> Path:
         """Create a staging folder for one attempt at a shard, and return its path."""
+        self._prepare_to_write()
         path = Path(self._staging / f"shard-{shard:05d}-{uuid.uuid4().hex}")
-        self._staging.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700)  # others must not place files here: the names are predictable
         return path
 
@@ -279,6 +326,7 @@ class RunDirectory:
 
         Raises:
             AssertionError: The tables do not hold each id exactly once. This would be a bug.
+            RunError: As `check_in_place`.
         """
         check_accounting(staged, expected_ids, rows_per_id)
         shard, files, paths = record.shard, {}, {}
@@ -293,6 +341,7 @@ class RunDirectory:
                 )
             paths[name] = path
         failpoint("staged", shard)
+        self.check_in_place()
         # If the shard is computed again, its old record goes before its first file changes.
         self.retract(shard)
         self._files.publish(paths, shard)
@@ -310,7 +359,7 @@ class RunDirectory:
     def retract(self, shard: int) -> None:
         """Remove the commit record of a shard if it exists, so that the shard is computed again."""
         name = self.commit_name(shard)
-        if self.locate(name).exists():
+        if os.path.lexists(self.locate(name)):
             failpoint("retract", shard)
             self._files.remove(name, durable=True)
             failpoint("retracted", shard)
