@@ -23,6 +23,7 @@ from pipeline.runtime import redaction as masking
 from pipeline.runtime import signals as stopping
 from pipeline.runtime.errors import RunError, UserError
 from pipeline.runtime.failpoints import failpoint
+from pipeline.runtime.memory import is_out_of_memory, shortage
 from pipeline.runtime.paths import encode_path
 from pipeline.runtime.signals import Stopped
 from pipeline.runtime.stdout import standard_output
@@ -87,6 +88,8 @@ def _work(config: RunConfig) -> int:
     try:
         return Session(config).run()
     except OSError as error:
+        if is_out_of_memory(error):
+            raise
         # A full disk or a lost mount is not a bug, so the message is one line; the log has the traceback.
         LOG.exception("stopped")
         where = error.filename2 or error.filename or f"run_dir={config.run_dir}"
@@ -118,8 +121,11 @@ def _guarded(do: Callable[[], int]) -> int:
         return _end(error, 1)
     except Stopped as stop:
         name = signal.Signals(stop.signum).name
-        return _end(f"stopped by {name}; what was committed stays, the same command continues", 128 + stop.signum)
-    except Exception:
+        return _end(f"stopped by {name}; {stop.kept}", 128 + stop.signum)
+    except Exception as error:
+        if is_out_of_memory(error):
+            LOG.exception("stopped")
+            return _end(shortage(error), 1)
         LOG.exception("this is a bug")
         raise
     finally:
@@ -162,7 +168,11 @@ class Session:
         notice = self.config.dataset.notice
         if notice:
             self.say(notice)
-        code = self._stages()
+        try:
+            code = self._stages()
+        except Stopped as stop:
+            stop.kept = summary.after_stop(self.directory)
+            raise
         if notice:
             self.say(notice)
         return code
@@ -180,10 +190,15 @@ class Session:
         elif settings.score.by:
             each = [CHANNEL] if settings.channels == "each" else []
             self._check_groups([*own_column_names(self.config.dataset.columns()).values(), *each])
-        if "infer" in settings.stages and (settings.device, settings.precision) != ("auto", "auto"):
-            from pipeline.models.device import resolve_device, resolve_precision
+        if "infer" in settings.stages:
+            if (settings.device, settings.precision) != ("auto", "auto"):
+                from pipeline.models.device import resolve_device, resolve_precision
 
-            resolve_precision(settings.precision, resolve_device(settings.device))
+                resolve_precision(settings.precision, resolve_device(settings.device))
+            if not self.directory.manifest.is_there:
+                from pipeline.stages.infer import check_weights
+
+                check_weights(self.config.source)
         with self.directory.new_or_kept(), self.directory.lock():
             self._open_log()
             self.directory.remove_leftovers()

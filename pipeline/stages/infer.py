@@ -18,6 +18,8 @@ from pipeline.executors import Executor
 from pipeline.inference.job import Computation, Job
 from pipeline.inference.shard_tables import TableSettings
 from pipeline.models.device import resolve_device, resolve_precision
+from pipeline.models.sources import ModelSource, load_model
+from pipeline.runtime.errors import RunError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.stages import identity as identities
 from pipeline.stages.disk import check_disk, estimate_bytes, format_bytes
@@ -46,11 +48,34 @@ def infer(
     Raises:
         UserError: The device or the weights do not exist, the settings differ from those of the run, or the disk is
             too small.
-        RunError: More than `max_failures` utterances failed.
+        RunError: More than `max_failures` utterances failed, or committed files were removed meanwhile.
     """
     job = prepare(config, directory, manifest, say)
     executor: Executor = EXECUTORS.load(config.settings.executor.name).Executor(config.settings.executor)
-    return executor.run(job, console, say)
+    speed = executor.run(job, console, say)
+    _require_all_shards(job)
+    return speed
+
+
+def _require_all_shards(job: Job) -> None:
+    """Check that every shard is committed: somebody may have removed or changed files during the run."""
+    missing = sorted({*range(job.manifest.num_shards)} - {*job.directory.committed(job.tables.fingerprint)})
+    if missing:
+        shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        raise RunError(
+            f"run_dir={job.directory.root}: files of {len(missing)} shards were removed or changed during the run "
+            f"(shards {shown}); the same command computes these shards again"
+        )
+
+
+def check_weights(source: ModelSource) -> None:
+    """Refuse weights that are there but cannot be used, before a new run writes anything. The model is dropped again.
+
+    Raises:
+        UserError: The file is damaged, fits another model, or has another SHA-256.
+    """
+    if source.weights_path.is_file():
+        load_model(source)
 
 
 def prepare(config: RunConfig, directory: RunDirectory, manifest: Manifest, say: Callable[[str], None]) -> Job:

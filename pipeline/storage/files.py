@@ -91,15 +91,6 @@ class Files:
             if parent != self.root and not stat.S_ISDIR(os.lstat(parent).st_mode):
                 raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent)) from None
 
-    def require_regular(self, name: str) -> None:
-        """Check that a file may be appended to.
-
-        Raises:
-            OSError: The file exists but is not a regular file, or its folder is a link.
-        """
-        with suppress(FileNotFoundError):
-            self._regular(name)
-
     def _regular(self, name: str) -> os.stat_result:
         """Return the status of a regular file in a real folder.
 

@@ -226,7 +226,7 @@ class RunDirectory:
         return holder(self._staging / "lock") is not None
 
     def _prepare_to_write(self) -> None:
-        """Create the folder for unfinished files. A run that holds the lock never creates it again; see `check_in_place`.
+        """Create the folder for unfinished files. A run that holds the lock never creates it again.
 
         Raises:
             RunError: As `check_in_place`.
@@ -256,12 +256,14 @@ class RunDirectory:
         """Return the path of a log or metrics file, whose folder is created. Such a file is appended to.
 
         Raises:
-            OSError: The file cannot be there, or something else than a regular file is there.
+            UserError: Something else than a regular file is there, such as a FIFO.
         """
         self._prepare_to_write()
         self._files.make_folder(name)
-        self._files.require_regular(name)
-        return self.locate(name)
+        path = self.locate(name)
+        if os.path.lexists(path) and not self.has(name):
+            raise UserError(f"{path}: not a regular file; remove it, or choose another run_dir=")
+        return path
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Write a small file atomically: after a crash, either the old or the new file is there.

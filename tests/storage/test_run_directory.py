@@ -396,7 +396,7 @@ DISPLACED: list[tuple[Callable[[Path], object], str]] = [
 def test_nothing_is_written_to_a_folder_that_is_no_longer_the_locked_one(
     directory: RunDirectory, displace: Callable[[Path], object], what: str
 ) -> None:
-    with pytest.raises(RunError, match="put it back") as caught, directory.lock():
+    def displace_and_write() -> None:
         staged = stage(directory, 1, ["b"], [])
         commit(directory, 0)
         displace(directory.root)
@@ -410,6 +410,9 @@ def test_nothing_is_written_to_a_folder_that_is_no_longer_the_locked_one(
             with pytest.raises((OSError, RunError)):
                 write()
         assert (public_files(directory) if directory.root.exists() else None) == there
+
+    with pytest.raises(RunError, match="put it back") as caught, directory.lock():
+        displace_and_write()
     assert what in str(caught.value)
     assert f"run_dir={directory.root}: " in str(caught.value)
 
