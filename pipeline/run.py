@@ -17,6 +17,7 @@ from pipeline.config import commandline, completion
 from pipeline.config import help as usage
 from pipeline.config import run_config as configuration
 from pipeline.config.run_config import RunConfig
+from pipeline.datasets import columns_of
 from pipeline.report.freshness import is_current
 from pipeline.runtime import failpoints
 from pipeline.runtime import redaction as masking
@@ -189,7 +190,7 @@ class Session:
                 return self._close(finished, "complete already; ")
         elif settings.score.by:
             each = [CHANNEL] if settings.channels == "each" else []
-            self._check_groups([*own_column_names(self.config.dataset.columns()).values(), *each])
+            self._check_groups([*own_column_names(columns_of(self.config.dataset)).values(), *each])
         if "infer" in settings.stages:
             if (settings.device, settings.precision) != ("auto", "auto"):
                 from pipeline.models.device import resolve_device, resolve_precision

@@ -118,6 +118,8 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 def _open(path: Path, flags: int) -> int:
     """Open the lock file, but no link, FIFO or device in its place."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, f"{path.name} is a link", str(path))
     descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
