@@ -54,6 +54,7 @@ CONNECTORS = Modules("dataset.connector", "pipeline.datasets", "Dataset", "overn
 _COLUMN_TYPES: dict[str, type] = {
     "string": str, "bool": bool, "int16": Integral, "int32": Integral, "int64": Integral, "float64": Real,
 }  # fmt: skip
+_WORDS = {str: "string", Real: "number", Integral: "whole number"}
 _FIELD_TYPES = {"reference": str, "start_s": Real, "end_s": Real, "channel": Integral}
 
 
@@ -102,7 +103,7 @@ def _wrong_value(utterance: Any, columns: Mapping[str, str]) -> str:
         return "path as a string"
     for name, type_ in _FIELD_TYPES.items():
         if not _fits(getattr(utterance, name), type_):
-            return f"{name} as a {type_.__name__.lower()} or None"
+            return f"{name} as a {_WORDS[type_]} or None"
     if not isinstance(utterance.columns, Mapping):
         return "columns as a dict"
     for name, value in utterance.columns.items():

@@ -111,10 +111,13 @@ COMMANDS: list[tuple[Callable[[Sequence[str]], int], list[str]]] = [
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("kind", ["FIFO", "device", "link"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("FIFO", name) for name in NAMES]
+    + [(kind, name) for kind in ("device", "link") for name in ("commits/shard-00000.json", "logs/run.log")],
+)
 def test_readers_open_regular_files_only(
-    name: str, kind: str, made: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, name: str, made: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = shutil.copytree(made, elsewhere / "run")
     path = run / name
