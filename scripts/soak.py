@@ -53,11 +53,6 @@ LONGEST_S = 300.0
 """A run that has not ended by then hangs."""
 ONCE = ("manifest", "manifest-written", "run-json", "run-json-written", "retract", "retracted", "scores", "scored")
 """Points that one run reaches once, if at all."""
-KINDS = (
-    "kill", "kill_at_failpoint", "fail", "stop", "stop_twice", "two_drivers", "frozen", "descendants", "renamed",
-    "lock_file", "damage",
-)  # fmt: skip
-"""Methods of `Soak`."""
 IN_THE_LOADER = ("decode", "decoded")
 """Reached in the loader's process, where a kill would cost the recording, as it should."""
 
@@ -269,10 +264,8 @@ class Soak:
             if (run_dir / "scores.parquet").exists():
                 break  # complete: there is nothing left to disturb
             before = {path.stem: read_record(path.read_bytes()) for path in self.shards(run_dir)}
-            disturb: Callable[[Path], str] = getattr(
-                self, self.chance.choice([kind for kind in kinds if kind != "damage"])
-            )
-            yield disturb(run_dir)
+            kind = self.chance.choice([kind for kind in kinds if kind != "damage"] or ["kill"])
+            yield KINDS[kind](self, run_dir)
             check_readable(run_dir, damaged)
             now = {path.stem: read_record(path.read_bytes()) for path in self.shards(run_dir)}
             kept = {shard for shard, record in before.items() if shard not in damaged and record is not None}
@@ -343,6 +336,16 @@ class Soak:
             check(Counter(set(ids)) + failed == manifest, f"{table} does not account for every id")
         left = sorted(path.name for path in (run_dir / ".staging").iterdir())
         check(left == ["lock"], f"left in .staging: {left}")
+
+
+KINDS: dict[str, Callable[[Soak, Path], str]] = {
+    kind.__name__: kind
+    for kind in (
+        Soak.kill, Soak.kill_at_failpoint, Soak.fail, Soak.stop, Soak.stop_twice, Soak.two_drivers, Soak.frozen,
+        Soak.descendants, Soak.renamed, Soak.lock_file, Soak.damage,
+    )
+}  # fmt: skip
+"""The kinds of disturbance by name."""
 
 
 def encoded(samples: NDArray[np.float64], rate: int, format_: str) -> bytes:

@@ -135,6 +135,7 @@ class Connector:
         return self._utterances
 
 
+PACKAGE = __name__.partition(".")[0]
 COLUMNS = {"speaker": "string", "take": "int16", "gain": "float64"}
 
 
@@ -150,7 +151,7 @@ def test_what_a_connector_of_another_package_may_return_is_taken() -> None:
         (
             None,
             [GOOD],
-            f"columns() of {__name__} in the package {__name__.partition(chr(46))[0]} returned None; it must give",
+            f"columns() of {__name__} in the package {PACKAGE} returned None; it must",
         ),
         (["speaker"], [GOOD], "returned ['speaker']; it must give names with one of string, bool, int16"),
         ({"speaker": "text"}, [GOOD], "returned {'speaker': 'text'}; it must"),
