@@ -93,6 +93,8 @@ def prepare(config: RunConfig, directory: RunDirectory, manifest: Manifest, say:
     identity = identities.describe(config, manifest.digest, precision, sha256)
     _refuse_other_work(config, directory, identity)
     done = directory.committed(identity.fingerprint)
+    for name in directory.unusable_records(done):
+        say(f"{name}: cannot be used, so its shard counts as not done; python -m pipeline.verify says why")
     attempts = _attempts_to_retry(directory, done) if settings.retry_failed else {}
     pending = tuple(shard for shard in range(manifest.num_shards) if shard not in done)
     size = estimate_bytes(config, manifest, np.isin(manifest.shard_of_row, pending))

@@ -18,19 +18,23 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import socket
 import stat
 import struct
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import RunError, UserError
 
 _FLOCK = "hhqqi4x"
 """Layout of C's `struct flock` on 64-bit Linux: type, whence, start, length, process."""
+_DEAD_S = 2.0
+"""Seconds to wait for the lock of a process that has ended: a process that it just forked may not have run yet."""
 _SET = (fcntl.F_OFD_SETLK, fcntl.F_SETLK)
 _GET = (fcntl.F_OFD_GETLK, fcntl.F_GETLK)
 """Requests for a lock of the open file, and for a record lock."""
@@ -44,19 +48,29 @@ class Lock:
         path: The absolute path of the lock file.
         descriptor: The open lock file.
         said: The text in the lock file.
+        what: What the lock protects, for messages: `run_dir=...`.
     """
 
     path: str
     descriptor: int
     said: str
+    what: str
 
-    @property
-    def in_place(self) -> bool:
-        """Whether the path still leads to the locked file. If not, another process may lock another file there."""
-        try:
-            return os.path.samestat(os.fstat(self.descriptor), os.lstat(self.path))
-        except OSError:
-            return False
+    def check_in_place(self) -> None:
+        """Check that the path still leads to the locked file. If not, another process may lock another file there.
+
+        Raises:
+            RunError: The file or its folder was renamed, removed or replaced.
+        """
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(self.descriptor), os.lstat(self.path)):
+                return
+        root, folder, name = self.path.rsplit("/", 2)
+        moved = f"its lock file {folder}/{name}" if os.path.isdir(root) else "the folder"
+        raise RunError(
+            f"{self.what}: {moved} was renamed, removed or replaced during the run, so another run could write there; "
+            f"put it back if you can, then the same command continues with the shards that are still there"
+        )
 
 
 _held: dict[tuple[int, int], Lock] = {}
@@ -75,7 +89,7 @@ def hold(path: Path, what: str) -> Iterator[Lock]:
         UserError: Another process holds the lock, or the file cannot be written or locked.
     """
     said = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC).isoformat(timespec='seconds')}"
-    lock = Lock(os.path.abspath(path), _locked(path, what), said)
+    lock = Lock(os.path.abspath(path), _locked(path, what), said, what)
     key = _identity(os.fstat(lock.descriptor))
     _held[key] = lock
     try:
@@ -142,6 +156,7 @@ def _request(descriptor: int, commands: tuple[int, int]) -> tuple[int, int]:
 
 def _locked(path: Path, what: str) -> int:
     """Lock the file and return its descriptor."""
+    patience = time.monotonic() + _DEAD_S
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,6 +173,9 @@ def _locked(path: Path, what: str) -> int:
             pass  # the last holder has just removed the file
         except OSError as error:
             os.close(descriptor)
+            if time.monotonic() < patience and _is_of_the_dead(path):
+                time.sleep(0.01)
+                continue
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise UserError(
                     f"{what}: cannot be locked ({error.strerror}); "
@@ -168,6 +186,12 @@ def _locked(path: Path, what: str) -> int:
                 f"wait for it, stop it, or choose another run_dir="
             ) from None
         os.close(descriptor)
+
+
+def _is_of_the_dead(path: Path) -> bool:
+    """Whether the lock was taken by a process of this machine that has ended: a child has yet to close the file."""
+    match = re.match(rf"process (\d+) on {re.escape(socket.gethostname())} ", holder(path) or "")
+    return match is not None and not os.path.exists(f"/proc/{match[1]}")
 
 
 def _close_in_child() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.runtime.digests import sha256_of
-from pipeline.runtime.errors import RunError, UserError, naming
+from pipeline.runtime.errors import UserError, naming
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.commits import CommitRecord, CommittedFile, check_accounting, encode_record, read_record
 from pipeline.storage.files import Files, StoredTable, fsync
@@ -163,6 +163,10 @@ class RunDirectory:
         """Whether any commit record exists, even a damaged one. If so, other work must not write here."""
         return bool(self._record_names())
 
+    def unusable_records(self, done: Iterable[int]) -> list[str]:
+        """Return the names of the commit records that are not those of the shards `done`."""
+        return sorted({f"{COMMITS}/{name}" for name in self._record_names()} - {*map(self.commit_name, done)})
+
     def committed_otherwise(self, fingerprint: str) -> bool:
         """Whether any commit record has a fingerprint other than this one, or cannot be read."""
         return any(record is None or record.fingerprint != fingerprint for record in self._records())
@@ -208,18 +212,13 @@ class RunDirectory:
                 self._lock = None
 
     def check_in_place(self) -> None:
-        """Check that the folder and its lock file are still those that this process locked.
+        """Check that the folder and its lock file are still those that this process locked, if it has locked them.
 
         Raises:
             RunError: One of them was renamed, removed or replaced.
         """
-        if self._lock is None or self._lock.in_place:
-            return
-        what = f"its lock file {STAGING}/lock" if self.root.is_dir() else "the folder"
-        raise RunError(
-            f"run_dir={self.root}: {what} was renamed, removed or replaced during the run, so another run could write "
-            f"there; put it back if you can, then the same command continues with the shards that are still there"
-        )
+        if self._lock is not None:
+            self._lock.check_in_place()
 
     def is_locked(self) -> bool:
         """Whether a process holds the lock now."""

@@ -549,13 +549,37 @@ def test_the_commits_of_a_run_are_those_that_its_run_json_describes(directory: R
     assert list(directory.commits()) == [1]
 
 
-def test_a_record_that_names_a_file_of_elsewhere_is_not_done(directory: RunDirectory) -> None:
+@pytest.mark.parametrize(
+    ("table", "path"),
+    [
+        ("transcripts", "../elsewhere.parquet"),
+        ("transcripts", "{parent}/elsewhere.parquet"),
+        ("transcripts", "transcripts/shard-00001.parquet"),
+        ("transcripts", "transcripts/../transcripts/shard-00000.parquet"),
+        ("../run/transcripts", "../run/transcripts/shard-00000.parquet"),
+        ("", "/shard-00000.parquet"),
+    ],
+)
+def test_a_record_that_names_another_file_is_not_done(table: str, path: str, directory: RunDirectory) -> None:
     written = commit(directory, 0)
-    target = directory.root.parent / "elsewhere.parquet"
-    file_of(directory, "transcripts", 0).rename(target)
-    files = {**written.files, "transcripts": replace(written.files["transcripts"], path="../elsewhere.parquet")}
+    parent = directory.root.parent
+    for place in (parent / "elsewhere.parquet", file_of(directory, "transcripts", 1)):
+        shutil.copy(file_of(directory, "transcripts", 0), place)
+    files = {name: file for name, file in written.files.items() if name != "transcripts"}
+    files[table] = replace(written.files["transcripts"], path=path.format(parent=parent))
     directory.write(directory.commit_name(0), encode_record(replace(written, files=files)))
     assert directory.committed("mark") == {}
+    assert directory.unusable_records([]) == ["commits/shard-00000.json"]
+
+
+def test_a_record_under_the_name_of_another_shard_is_not_done(directory: RunDirectory) -> None:
+    commit(directory, 0)
+    written = commit(directory, 1)
+    directory.locate(directory.commit_name(1)).rename(directory.locate(directory.commit_name(7)))
+    assert list(directory.committed("mark")) == [0]
+    assert directory.unusable_records([0]) == ["commits/shard-00007.json"]
+    directory.write(directory.commit_name(1), encode_record(written))
+    assert list(directory.committed("mark")) == [0, 1]
 
 
 @pytest.mark.parametrize("table", ["failures", "transcripts"])
