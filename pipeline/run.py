@@ -274,6 +274,7 @@ class Session:
         return records if complete and not retry else None
 
     def _close(self, records: dict[int, CommitRecord], prefix: str, speed: str = "") -> int:
+        self.directory.check_in_place()  # else the last lines would name a folder that is gone
         totals = summary.total(records.values())
         settings = self.config.settings
         scored = read_overall(self.directory) if "score" in settings.stages else None

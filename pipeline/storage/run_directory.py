@@ -205,7 +205,7 @@ class RunDirectory:
             try:
                 yield
                 self.check_in_place()
-            except OSError:
+            except Exception:
                 self.check_in_place()  # says more than that some file is missing
                 raise
             finally:
