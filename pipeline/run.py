@@ -17,12 +17,14 @@ from pipeline.config import commandline, completion
 from pipeline.config import help as usage
 from pipeline.config import run_config as configuration
 from pipeline.config.run_config import RunConfig
+from pipeline.datasets import columns_of
 from pipeline.report.freshness import is_current
 from pipeline.runtime import failpoints
 from pipeline.runtime import redaction as masking
 from pipeline.runtime import signals as stopping
 from pipeline.runtime.errors import RunError, UserError
 from pipeline.runtime.failpoints import failpoint
+from pipeline.runtime.memory import is_out_of_memory, shortage
 from pipeline.runtime.paths import encode_path
 from pipeline.runtime.signals import Stopped
 from pipeline.runtime.stdout import console
@@ -87,6 +89,8 @@ def _work(config: RunConfig) -> int:
     try:
         return Session(config).run()
     except OSError as error:
+        if is_out_of_memory(error):
+            raise
         # A full disk or a lost mount is not a bug, so the message is one line; the log has the traceback.
         LOG.exception("stopped")
         where = error.filename2 or error.filename or f"run_dir={config.run_dir}"
@@ -118,8 +122,11 @@ def _guarded(do: Callable[[], int]) -> int:
         return _end(error, 1)
     except Stopped as stop:
         name = signal.Signals(stop.signum).name
-        return _end(f"stopped by {name}; what was committed stays, the same command continues", 128 + stop.signum)
-    except Exception:
+        return _end(f"stopped by {name}; {stop.kept}", 128 + stop.signum)
+    except Exception as error:
+        if is_out_of_memory(error):
+            LOG.exception("stopped")
+            return _end(shortage(error), 1)
         LOG.exception("this is a bug")
         raise
     finally:
@@ -162,7 +169,11 @@ class Session:
         notice = self.config.dataset.notice
         if notice:
             self.say(notice)
-        code = self._stages()
+        try:
+            code = self._stages()
+        except Stopped as stop:
+            stop.kept = summary.after_stop(self.directory)
+            raise
         if notice:
             self.say(notice)
         return code
@@ -179,18 +190,20 @@ class Session:
                 return self._close(finished, "complete already; ")
         elif settings.score.by:
             each = [CHANNEL] if settings.channels == "each" else []
-            self._check_groups([*own_column_names(self.config.dataset.columns()).values(), *each])
-        if "infer" in settings.stages and (settings.device, settings.precision) != ("auto", "auto"):
-            from pipeline.models.device import resolve_device, resolve_precision
+            self._check_groups([*own_column_names(columns_of(self.config.dataset)).values(), *each])
+        if "infer" in settings.stages:
+            if (settings.device, settings.precision) != ("auto", "auto"):
+                from pipeline.models.device import resolve_device, resolve_precision
 
-            resolve_precision(settings.precision, resolve_device(settings.device))
+                resolve_precision(settings.precision, resolve_device(settings.device))
+            if not self.directory.manifest.is_there:
+                from pipeline.stages.infer import check_weights
+
+                check_weights(self.config.source)
         with self.directory.new_or_kept(), self.directory.lock():
             self._open_log()
             self.directory.remove_leftovers()
             renewals.finish(self.directory)
-            weights = None
-            if "infer" in settings.stages and not self.directory.manifest.is_there:
-                weights = self.config.source.fetch()  # no header is read for a model that is not there
             manifest = self.manifest_stage.run()
             self._check_groups([field.name for field in own_columns(manifest.table.schema)])
             # Asked again, now that a moved root has been found the same.
@@ -200,7 +213,7 @@ class Session:
                 # Imported here, so that whatever needs no model starts without waiting for torch.
                 from pipeline.stages.infer import infer
 
-                speed = infer(self.config, self.directory, manifest, self.console, self.say, weights)
+                speed = infer(self.config, self.directory, manifest, self.console, self.say)
             records = self.directory.commits() if finished is None else finished
             to_write = settings.stages if finished is None else self._to_write(finished)
             if finished is not None:  # where `infer` ran it has written them
@@ -262,6 +275,7 @@ class Session:
         return records if complete and not retry else None
 
     def _close(self, records: dict[int, CommitRecord], prefix: str, speed: str = "") -> int:
+        self.directory.check_in_place()  # else the last lines would name a folder that is gone
         totals = summary.total(records.values())
         settings = self.config.settings
         scored = read_overall(self.directory) if "score" in settings.stages else None

@@ -92,10 +92,17 @@ def describe(status: Status, now: datetime) -> list[str]:
     ]
     if status.real_time is not None:
         said.append(f"speed    {status.real_time:.1f} x real time over the last batches")
+    begun = ", ".join(
+        f"shard {shard} ({format_hours(done_s)} of {format_hours(whole_s)})"
+        for shard, (done_s, whole_s) in standing.in_flight.items()
+    )
+    if begun and standing.locked:
+        said.append(f"begun    {begun}")
     if standing.complete:
         said.append("complete")
     elif not standing.locked:
-        said.append("stopped; run the same command again to continue")
+        again = f"; it computes {begun} again" if begun else ""
+        said.append(f"stopped; run the same command again to continue{again}")
     elif status.real_time:
         left_s = standing.pending_s / status.real_time
         end = (now + timedelta(seconds=left_s)).strftime("%Y-%m-%d %H:%M")

@@ -8,14 +8,19 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import running
 
 from pipeline.config.run_config import load
+from pipeline.datasets import columns_of, utterances_of
+from pipeline.records import Utterance
 from pipeline.runtime import plugins
 from pipeline.runtime.errors import UserError
 
@@ -110,3 +115,62 @@ def test_a_package_that_cannot_be_used_is_named(
     monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == point.group else [])
     with pytest.raises(UserError, match=said):
         load([f"dataset={name}"])
+
+
+GOOD = Utterance("a", "/a.wav", "one", 0.5, 1.0, {"speaker": "x", "take": np.int64(3), "gain": 1}, 2)
+
+
+class Connector:
+    """A connector of another package, which returns what a test says."""
+
+    run_name, notice = "mine", None
+
+    def __init__(self, columns: Any, utterances: Any) -> None:
+        self._columns, self._utterances = columns, utterances
+
+    def columns(self) -> Any:
+        return self._columns
+
+    def utterances(self) -> Any:
+        return self._utterances
+
+
+PACKAGE = __name__.partition(".")[0]
+COLUMNS = {"speaker": "string", "take": "int16", "gain": "float64"}
+
+
+def test_what_a_connector_of_another_package_may_return_is_taken() -> None:
+    connector = Connector(COLUMNS, iter([GOOD]))
+    assert columns_of(connector) == COLUMNS
+    assert list(utterances_of(connector)) == [GOOD]
+
+
+@pytest.mark.parametrize(
+    ("columns", "utterances", "said"),
+    [
+        (
+            None,
+            [GOOD],
+            f"columns() of {__name__} in the package {PACKAGE} returned None; it must",
+        ),
+        (["speaker"], [GOOD], "returned ['speaker']; it must give names with one of string, bool, int16"),
+        ({"speaker": "text"}, [GOOD], "returned {'speaker': 'text'}; it must"),
+        ({"speaker": str}, [GOOD], "returned {'speaker': <class 'str'>}; it must"),
+        (COLUMNS, None, f"utterances() of {__name__} in the package"),
+        (COLUMNS, ["a.wav"], "returned 'a.wav'; it must give objects of pipeline.records.Utterance"),
+        (COLUMNS, [replace(GOOD, id=3)], "it must give id as a string"),
+        (COLUMNS, [replace(GOOD, id="\udc80")], "it must give id as a string"),
+        (COLUMNS, [replace(GOOD, path=Path("/a"))], "it must give path as a string"),
+        (COLUMNS, [replace(GOOD, start_s="0.5")], "it must give start_s as a number or None"),
+        (COLUMNS, [replace(GOOD, channel=True)], "it must give channel as a whole number or None"),
+        (COLUMNS, [replace(GOOD, columns=[])], "it must give columns as a dict"),
+        (COLUMNS, [replace(GOOD, columns={"room": "x"})], "it must give only columns that columns() names"),
+        (COLUMNS, [replace(GOOD, columns={"take": 2**15})], "it must give take as int16 or None"),
+        (COLUMNS, [replace(GOOD, columns={"gain": "1"})], "it must give gain as float64 or None"),
+    ],
+)
+def test_what_a_connector_returns_wrongly_is_named_with_its_package(columns: Any, utterances: Any, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        list(utterances_of(Connector(columns, utterances)))
+    assert said in str(caught.value)
+    assert str(caught.value).endswith("so correct that package")

@@ -24,7 +24,7 @@ from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.summary import Standing, Totals
+from pipeline.storage.summary import Standing, Totals, after_stop
 
 REPOSITORY = Path(__file__).parent.parent
 RECORD = run_record()
@@ -56,8 +56,11 @@ def commit(
     run.commit(record, {"failures": staged}, ids, {})
 
 
-def metrics_line(valid_s: float, idle_s: float = 0.0, forward_s: float = 1.0) -> str:
-    row = {"batch": 0, "valid_s": valid_s, "forward_s": forward_s, "idle_s": idle_s}
+def metrics_line(
+    valid_s: float, idle_s: float = 0.0, forward_s: float = 1.0, *, batch: int = 0, shard: int | None = None
+) -> str:
+    row = {"batch": batch, "valid_s": valid_s, "forward_s": forward_s, "idle_s": idle_s}
+    row |= {} if shard is None else {"shard": shard}
     return json.dumps(row) + "\n"
 
 
@@ -111,6 +114,31 @@ def test_a_run_that_holds_its_lock_is_running(directory: RunDirectory, monkeypat
     monkeypatch.setattr(RunDirectory, "is_locked", lambda self: True)  # by another process: see test_store
     assert read_status(directory.root).standing.locked
     assert describe(read_status(directory.root), NOW)[-1] == "running"
+
+
+def test_it_says_which_shard_is_begun_and_how_much_of_it(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(directory, 0, 2, 3600.0, {})
+    earlier, cut = metrics_line(60.0, shard=1), '{"batch": 7, "val'
+    write_metrics(directory, f"{earlier}{metrics_line(1800.0, shard=0)}{metrics_line(30.0, batch=1, shard=1)}{cut}")
+    stopped = read_status(directory.root)
+    assert stopped.standing.in_flight == {1: (30.0, 120.0)}
+    assert describe(stopped, NOW)[-1].endswith("; it computes shard 1 (30.0 s of 2.0 min) again")
+    assert after_stop(directory) == (
+        "what was committed stays (1 of 3 shards), the same command continues and computes 30.0 s of audio again"
+    )
+    monkeypatch.setattr(RunDirectory, "is_locked", lambda self: True)
+    assert read_status(directory.root).standing.in_flight == {}  # a resume has not begun the shard yet
+    directory.new_staging(1)
+    assert describe(read_status(directory.root), NOW)[-2] == "begun    shard 1 (30.0 s of 2.0 min)"
+
+
+def test_a_stop_before_the_first_commit_says_that_all_is_done_again(directory: RunDirectory) -> None:
+    nothing = "nothing is committed yet, the same command starts from the beginning"
+    assert after_stop(directory) == nothing
+    write_metrics(directory, metrics_line(900.0, shard=0))
+    assert after_stop(directory) == f"{nothing} and computes 15.0 min of audio again"
 
 
 def test_speed_is_that_of_the_last_batches(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:

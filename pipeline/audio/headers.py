@@ -26,14 +26,17 @@ class Headers:
     Consecutive calls of `of` share results, so a recording is read once for all its segments in a list.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, stderr: Path | None = None) -> None:
         """Start no process yet.
 
         Args:
             timeout_s: Seconds after which a header counts as unreadable. Where samples have to be counted, the
                 limit holds for each MiB of the file.
+            stderr: File that takes messages of audio libraries; `None` drops them.
         """
-        self._supervisor = Supervisor(partial(_probe, timeout_s), processes=HEADER_PROCESSES, timeout_s=timeout_s)
+        self._supervisor = Supervisor(
+            partial(_probe, timeout_s), processes=HEADER_PROCESSES, timeout_s=timeout_s, stderr=stderr
+        )
         self._known: dict[str, tuple[AudioHeader | None, int | None]] = {}
 
     def __enter__(self) -> Headers:

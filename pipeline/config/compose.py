@@ -7,7 +7,6 @@ Hydra composes the shipped choices. The values are set afterwards, one at a time
 from __future__ import annotations
 
 import itertools
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.groups import GROUPS, HIDDEN, OwnConf, choose, compose_choices, no_such_key
+from pipeline.config.groups import GROUPS, HIDDEN, OwnConf, choose, compose_choices, expand_home, no_such_key
 from pipeline.config.schema import RULES, Settings
 from pipeline.config.user_files import Value, flat, read_own
 from pipeline.models.sources import source_of
@@ -64,7 +63,7 @@ def compose(typed: Sequence[str], own: OwnConf | None = None) -> tuple[DictConfi
             if OmegaConf.is_config(value):
                 OmegaConf.resolve(value)
             elif key in _PATHS and isinstance(value, str):
-                OmegaConf.update(config, key, os.path.expanduser(value))
+                OmegaConf.update(config, key, expand_home(value, key))
     OmegaConf.resolve(config)
     return config, given
 
@@ -117,10 +116,15 @@ def _structured(choices: Mapping[str, str], from_files: Sequence[Value]) -> Dict
             with _explained(item.key, item.said):
                 OmegaConf.update(plain, item.key, item.value)
                 OmegaConf.select(plain, item.key)  # a reference to nothing, or to itself
-    if "source" not in plain.model:  # a file of release 0.1 names the model only
-        plain.model.source = source_of(str(plain.model.name))
-    config: DictConfig = OmegaConf.structured(Settings)
     said = {item.key: item.said for item in from_files}
+    for key in HIDDEN:
+        if key == "model.source" and "source" not in plain.model:  # a file of release 0.1 names the model only
+            plain.model.source = source_of(plain.model.name)
+        if not isinstance(OmegaConf.select(plain, key), str):
+            group, _, name = key.partition(".")
+            where = said.get(key) or f"{group}={choices.get(group) or '(default)'}"
+            raise UserError(f"{where}: the choice does not set {key}; write `{name}: NAME` in the file of the choice")
+    config: DictConfig = OmegaConf.structured(Settings)
     for name, modules in GROUPS.items():  # a file may name another module than the choice that it builds on
         with _explained(modules.key, said.get(modules.key, modules.key)):
             config[name] = OmegaConf.structured(modules.load(str(OmegaConf.select(plain, modules.key))).Options)

@@ -61,7 +61,7 @@ def open_conf(folder: str, name: str = PRIMARY) -> OwnConf:
         UserError: The folder or the file is not there; the folder has nothing to choose; a file has the name of
             another choice, so that nobody could choose one of them.
     """
-    given, said = os.path.expanduser(folder), f"--config-dir={folder}"
+    given, said = expand_home(folder, "--config-dir"), f"--config-dir={folder}"
     if not os.path.isdir(given):
         raise UserError(f"{said}: is no folder; give one that holds dataset/NAME.yaml, model/NAME.yaml, ...")
     root = Path(os.path.abspath(given))
@@ -119,6 +119,23 @@ def choice_file(group: str, choice: str, own: OwnConf | None = None) -> Path:
 def names_in(folder: Path) -> list[str]:
     """Names of the YAML files in a folder, sorted; hidden ones, such as an editor's locks, are left out."""
     return sorted(path.stem for path in folder.glob("[!.]*.yaml") if path.is_file())
+
+
+def expand_home(path: str, key: str) -> str:
+    """Replace `~` or `~user` at the start of a path by the home directory.
+
+    Args:
+        path: The path. A path that exists as it is stays unchanged.
+        key: What has the path as its value, for the message.
+
+    Raises:
+        UserError: There is no such home directory. Otherwise a folder named `~` would be made.
+    """
+    expanded = os.path.expanduser(path)
+    if not expanded.startswith("~") or os.path.lexists(expanded):
+        return expanded
+    home = path.partition("/")[0]
+    raise UserError(f"{key}={path}: {home} is no home directory here; write the path without {home}, or set HOME")
 
 
 class Setting(NamedTuple):

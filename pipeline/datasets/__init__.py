@@ -8,13 +8,15 @@ connector finds recordings and says what is known of them; it decodes no audio.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pipeline.records import Utterance
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.plugins import Modules
+from pipeline.runtime.paths import encode_path
+from pipeline.runtime.plugins import Modules, package_of
 
 SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
 
@@ -79,6 +81,91 @@ class Connector(Protocol):
 
 CONNECTORS = Modules("dataset.connector", "pipeline.datasets", "Dataset", "overnight_speech.datasets")
 """The connectors by the value of `dataset.connector`. `CONNECTORS.load(name)` imports one."""
+
+
+_COLUMN_TYPES: dict[str, type] = {
+    "string": str, "bool": bool, "int16": Integral, "int32": Integral, "int64": Integral, "float64": Real,
+}  # fmt: skip
+_WORDS = {str: "string", Real: "number", Integral: "whole number"}
+_FIELD_TYPES = {"reference": str, "start_s": Real, "end_s": Real, "channel": Integral}
+
+
+def columns_of(dataset: Connector) -> dict[str, str]:
+    """The dataset's own columns, with a check of what the connector of another package returns.
+
+    Raises:
+        UserError: It returns something else than `Connector.columns` says.
+    """
+    found: Any = dataset.columns()
+    right = isinstance(found, Mapping) and all(
+        isinstance(name, str) and isinstance(type_, str) and type_ in _COLUMN_TYPES for name, type_ in found.items()
+    )
+    if not right:
+        raise _returned(dataset, "columns()", found, f"names with one of {', '.join(_COLUMN_TYPES)} each")
+    return dict(found)
+
+
+def utterances_of(dataset: Connector) -> Iterator[Utterance]:
+    """Every utterance, with a check of what the connector of another package returns.
+
+    Raises:
+        UserError: It returns something else than `Connector.utterances` says.
+    """
+    found: Any = dataset.utterances()
+    utterance: Any
+    if not isinstance(found, Iterable):
+        raise _returned(dataset, "utterances()", found, "utterances")
+    if type(dataset).__module__.startswith("pipeline."):
+        yield from found
+        return
+    columns = columns_of(dataset)
+    for utterance in found:
+        if not isinstance(utterance, Utterance):
+            raise _returned(dataset, "utterances()", utterance, "objects of pipeline.records.Utterance")
+        if wrong := _wrong_value(utterance, columns):
+            raise _returned(dataset, "utterances()", utterance, wrong)
+        yield utterance
+
+
+def _wrong_value(utterance: Any, columns: Mapping[str, str]) -> str:
+    """What a wrong field of an utterance must be; empty if all are right."""
+    if not isinstance(utterance.id, str) or not _fits(utterance.id, str):
+        return "id as a string"
+    if not isinstance(utterance.path, str):  # bytes that are not UTF-8 are surrogates here
+        return "path as a string"
+    for name, type_ in _FIELD_TYPES.items():
+        if not _fits(getattr(utterance, name), type_):
+            return f"{name} as a {_WORDS[type_]} or None"
+    if not isinstance(utterance.columns, Mapping):
+        return "columns as a dict"
+    for name, value in utterance.columns.items():
+        if name not in columns:
+            return f"only columns that columns() names, so not {name!r}"
+        bits = int(columns[name].removeprefix("int")) if columns[name].startswith("int") else None
+        if not _fits(value, _COLUMN_TYPES[columns[name]], bits):
+            return f"{name} as {columns[name]} or None"
+    return ""
+
+
+def _fits(value: Any, type_: type, bits: int | None = None) -> bool:
+    """Whether a value is `None`, or of a type and, for whole numbers, of at most so many bits."""
+    if value is None:
+        return True
+    if not isinstance(value, type_) or (isinstance(value, bool) and type_ is not bool):
+        return False
+    if isinstance(value, str):
+        return encode_path(value) == value  # tables take no surrogates
+    return bits is None or -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)
+
+
+def _returned(dataset: Connector, method: str, found: object, wanted: str) -> UserError:
+    module = type(dataset).__module__
+    shown = repr(found)
+    shown = shown if len(shown) <= 160 else f"{shown[:157]}..."
+    return UserError(
+        f"dataset: {method} of {module} in the package {package_of(module)} returned {shown}; it must give {wanted}, "
+        f"so correct that package"
+    )
 
 
 def require_folder(

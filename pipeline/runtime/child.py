@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.runtime.sandbox import Heartbeat, confine
@@ -72,6 +73,7 @@ def run_child(
     *,
     parent: int,
     allowance: int,
+    log: Path | None,
     mask: set[Any],
 ) -> NoReturn:
     """Run a child that was just forked, and exit.
@@ -85,11 +87,12 @@ def run_child(
         connection: The connection to the parent.
         parent: Process id of the parent.
         allowance: Bytes of memory that the child may take.
+        log: File to which stderr is appended; `None` drops it.
         mask: Signals to block from now on.
     """
     code, stderr = 1, 2
     try:
-        stderr = _silence_stderr()
+        stderr = _redirect_stderr(log)
         confine(parent, allowance)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _work(function, heartbeat, slot, connection)
@@ -134,16 +137,19 @@ def _work(
         connection.send(results)
 
 
-def _silence_stderr() -> int:
-    """Redirect this process's stderr to /dev/null, and return a descriptor of the old stderr.
+def _redirect_stderr(log: Path | None) -> int:
+    """Redirect this process's stderr to a file or to /dev/null, and return a descriptor of the old stderr.
 
     Decoders print warnings that name no file and would disturb the live view of the terminal. Their errors reach the
     parent as results.
     """
     with suppress(OSError):  # stderr is closed, or no descriptor is left; a missing redirection must not cost an item
         stderr = os.dup(2)
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 2)
-        os.close(null)
+        try:
+            taker = os.open(log or os.devnull, os.O_WRONLY | os.O_APPEND)
+        except FileNotFoundError:  # the folder of the log was renamed
+            taker = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(taker, 2)
+        os.close(taker)
         return stderr
     return 2

@@ -10,6 +10,7 @@ from itertools import takewhile
 from typing import NoReturn
 
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.memory import is_out_of_memory, shortage
 from pipeline.runtime.stdout import LOG, standard_output
 from pipeline.runtime.terminal import escape_what_cannot_be_encoded, printable
 
@@ -62,6 +63,10 @@ def command(arguments: Sequence[str], page: str, perform: Callable[[Sequence[str
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
         return _end(f"error: {where}{error.strerror or error}; {undone}", 1)
+    except Exception as error:
+        if is_out_of_memory(error):
+            return _end(f"error: {shortage(error)}; {undone}", 1)
+        raise
     except KeyboardInterrupt:
         return _end(f"stopped by SIGINT; {undone}", 130)
 

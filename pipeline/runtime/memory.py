@@ -115,5 +115,19 @@ def _lower(which: int, wanted: int) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory has run out. torch raises a `RuntimeError` that says so in its text."""
-    return isinstance(error, MemoryError) or "allocate memory" in str(error)
+    """Whether an error means that memory has run out.
+
+    torch raises a `RuntimeError` that says so in its text, and a library that cannot be loaded an `ImportError` or an
+    `OSError`.
+    """
+    said = str(error)
+    return isinstance(error, MemoryError) or "allocate memory" in said or "failed to map segment" in said
+
+
+def shortage(error: BaseException) -> str:
+    """Describe an error that means that memory has run out, in one line with the limits of this process."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return f"memory has run out ({reason}); free some, or set a smaller batch.max_seconds= or threads="
+    return f"memory has run out ({reason}); raise the limit of {limit / 2**30:.1f} GiB on address space (ulimit -v)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, packages_distributions
 from types import ModuleType
 
 from pipeline.runtime.errors import UserError, did_you_mean, explain
@@ -88,3 +88,9 @@ class Modules:
 def distribution(point: EntryPoint) -> str:
     """The name of the installed package that has an entry point."""
     return point.dist.name if point.dist is not None else "an unknown package"
+
+
+def package_of(module: str) -> str:
+    """The name of the installed package that has a module; the name of the module's top folder if none has."""
+    top = module.partition(".")[0]
+    return packages_distributions().get(top, [top])[0]

@@ -24,11 +24,17 @@ SAME_S = 0.3
 
 
 class Stopped(BaseException):
-    """Raised in the main thread when a signal asks for a clean stop."""
+    """Raised in the main thread when a signal asks for a clean stop.
+
+    Attributes:
+        signum: The signal.
+        kept: What is kept, and what the same command does next.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.signum = signum
+        self.kept = "what was committed stays, the same command continues"
 
 
 class _StopRequest:

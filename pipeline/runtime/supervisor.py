@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -55,7 +56,12 @@ class Supervisor(Generic[Item, Result]):
     """
 
     def __init__(
-        self, function: Callable[[Item, Callable[[], None]], Result], *, processes: int, timeout_s: float
+        self,
+        function: Callable[[Item, Callable[[], None]], Result],
+        *,
+        processes: int,
+        timeout_s: float,
+        stderr: Path | None = None,
     ) -> None:
         """Start no process yet.
 
@@ -63,9 +69,11 @@ class Supervisor(Generic[Item, Result]):
             function: Takes an item and a callback. A slow function calls the callback to show that it makes progress.
             processes: Maximal number of children. A few items that take moments need fewer.
             timeout_s: Seconds without progress after which an item is `Lost`.
+            stderr: File to which the stderr of the children is appended; `None` drops it.
         """
         self._function = function
         self._timeout_s = timeout_s
+        self._stderr = stderr
         self._allowance = reading_allowance()
         self._processes = processes
         self._heartbeat = Heartbeat(processes)
@@ -169,6 +177,7 @@ class Supervisor(Generic[Item, Result]):
                         child_end,
                         parent=parent,
                         allowance=self._allowance,
+                        log=self._stderr,
                         mask=before,
                     )
                 self._free_slots.pop()

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.audio.headers import Headers
-from pipeline.datasets import Connector
+from pipeline.datasets import Connector, columns_of, utterances_of
 from pipeline.inference.planning import assign_shards
 from pipeline.records import AudioHeader, Utterance
 from pipeline.runtime.errors import UserError
@@ -26,6 +27,7 @@ def build(
     on_progress: Callable[[int], None] = lambda rows: None,
     channels: str = "mix",
     timeout_s: float = 120.0,
+    stderr: Path | None = None,
 ) -> Manifest:
     """Find the recordings of a dataset, read their headers in parallel, and assign them to shards.
 
@@ -39,19 +41,20 @@ def build(
         channels: `mix`, `first` or `each`. With `each`, an utterance without a channel becomes one row per channel.
         timeout_s: Seconds after which a header counts as unreadable. If all samples must be counted, this is the limit
             for each MiB of the file.
+        stderr: File that takes messages of audio libraries; `None` drops them.
 
     Raises:
         UserError: Two utterances have the same id, an id is empty, or there are no recordings.
     """
-    types = dataset.columns()
+    types = columns_of(dataset)
     columns = tables.own_column_names(types)
     schema = tables.manifest_schema(
         {tables.CHANNEL: "int16", **{columns[name]: type_ for name, type_ in types.items()}}
     )
     batches: list[pa.RecordBatch] = []
-    utterances = dataset.utterances()
+    utterances = utterances_of(dataset)
     done = 0
-    with Headers(timeout_s) as headers:
+    with Headers(timeout_s, stderr) as headers:
         while block := list(islice(utterances, BLOCK_ROWS)):
             rows = []
             for utterance, (header, size) in zip(block, headers.of([each.path for each in block]), strict=True):

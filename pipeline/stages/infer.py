@@ -18,6 +18,8 @@ from pipeline.executors import Executor
 from pipeline.inference.job import Computation, Job
 from pipeline.inference.shard_tables import TableSettings
 from pipeline.models.device import resolve_device, resolve_precision
+from pipeline.models.sources import ModelSource, load_model
+from pipeline.runtime.errors import RunError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.terminal import counted
 from pipeline.stages import identity as identities
@@ -35,7 +37,6 @@ def infer(
     manifest: Manifest,
     console: Console,
     say: Callable[[str], None],
-    weights: str | None = None,
 ) -> str:
     """Load, infer, decode, write and commit each shard that is not committed.
 
@@ -45,7 +46,6 @@ def infer(
         manifest: The manifest of the run.
         console: Console of the live view.
         say: Prints and logs a line.
-        weights: SHA-256 of the weights file, if the file has been fetched already.
 
     Returns:
         The speed in words.
@@ -53,11 +53,35 @@ def infer(
     Raises:
         UserError: The device or the weights do not exist, the settings differ from those of the run, or the disk is
             too small.
-        RunError: More than `max_failures` utterances failed.
+        RunError: More than `max_failures` utterances failed, or committed files were removed meanwhile.
     """
-    job = prepare(config, directory, manifest, say, weights)
+    job = prepare(config, directory, manifest, say)
     executor: Executor = EXECUTORS.load(config.settings.executor.name).Executor(config.settings.executor)
-    return executor.run(job, console, say)
+    speed = executor.run(job, console, say)
+    _require_all_shards(job)
+    return speed
+
+
+def _require_all_shards(job: Job) -> None:
+    """Check that every shard is committed: somebody may have removed or changed files during the run."""
+    missing = sorted({*range(job.manifest.num_shards)} - {*job.directory.committed(job.tables.fingerprint)})
+    if missing:
+        shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        raise RunError(
+            f"run_dir={job.directory.root}: files of {len(missing)} shards were removed or changed during the run "
+            f"(shards {shown}); the same command computes these shards again"
+        )
+
+
+def check_weights(source: ModelSource) -> None:
+    """Fetch the weights and refuse those that cannot be used, before a new run reads a recording or writes anything.
+
+    The model is dropped again: building it takes a fraction of a second, because the file is mapped into memory.
+
+    Raises:
+        UserError: The file cannot be fetched, is damaged, fits another model, or has another SHA-256.
+    """
+    load_model(source)
 
 
 def prepare(
@@ -65,7 +89,6 @@ def prepare(
     directory: RunDirectory,
     manifest: Manifest,
     say: Callable[[str], None],
-    weights: str | None = None,
 ) -> Job:
     """Create the job of a run: compare identities, find the pending shards and check the free disk space.
 
@@ -77,10 +100,12 @@ def prepare(
     settings = config.settings
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)
-    sha256 = weights or config.source.fetch()
+    sha256 = config.source.fetch()
     identity = identities.describe(config, manifest.digest, precision, sha256)
     _refuse_other_work(config, directory, identity)
     done = directory.committed(identity.fingerprint)
+    for name in directory.unusable_records(done):
+        say(f"{name}: cannot be used, so its shard counts as not done; python -m pipeline.verify says why")
     attempts = _attempts_to_retry(directory, done) if settings.retry_failed else {}
     pending = tuple(shard for shard in range(manifest.num_shards) if shard not in done)
     size = estimate_bytes(config, manifest, np.isin(manifest.shard_of_row, pending))

@@ -123,7 +123,14 @@ class ManifestStage:
                     self._say(f"reading headers: {counted(rows, 'utterance')}")
 
             settings = self._config.settings
-            return build(self._config.dataset, settings.shard.hours, tell, settings.channels, settings.loader.timeout_s)
+            return build(
+                self._config.dataset,
+                settings.shard.hours,
+                tell,
+                settings.channels,
+                settings.loader.timeout_s,
+                stderr=self._directory.local_log(),
+            )
 
     def _moved(self, manifest: Manifest, before: dict[str, Any], made_with: dict[str, Any]) -> Manifest:
         """Make the manifest again, because the corpus may have moved. Refuse a corpus that has changed."""

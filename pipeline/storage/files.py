@@ -1,6 +1,7 @@
 """Files of a run directory, addressed by name. A file appears under its name only when it is complete.
 
-`RunDirectory` uses the file system only through this module, so an object store could take its place.
+`RunDirectory` uses the file system only through this module, so an object store could take its place. Only real folders
+and regular files below the root are read and written: a FIFO would block, and a link could lead anywhere.
 """
 
 from __future__ import annotations
@@ -47,21 +48,18 @@ class Files:
     def size(self, name: str) -> int | None:
         """Return the size of a file in bytes; `None` if no regular file has that name."""
         try:
-            status = os.stat(self.root / name)
+            return self._regular(name).st_size
         except OSError:
             return None
-        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def open(self, name: str) -> pa.NativeFile:
         """Open a file for reading.
 
         Raises:
-            OSError: The file does not exist, or it is not a regular file (reading a FIFO would block).
+            OSError: The file does not exist, it is not a regular file, or its folder is a link.
         """
-        path = self.root / name
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return pa.OSFile(os.fsencode(path))
+        self._regular(name)
+        return pa.OSFile(os.fsencode(self.root / name))
 
     def read(self, name: str) -> bytes:
         """Read a small file.
@@ -74,9 +72,38 @@ class Files:
         return content
 
     def names(self, folder: str = "") -> list[str]:
-        """Return the sorted names of a folder's entries; an empty list if the folder does not exist."""
+        """Return the sorted names of a folder's entries; an empty list if there is no such folder, or it is a link."""
         path = self.root / folder
-        return sorted(entry.name for entry in os.scandir(path)) if path.is_dir() else []
+        if not path.is_dir() or (folder and path.is_symlink()):
+            return []
+        return sorted(entry.name for entry in os.scandir(path))
+
+    def make_folder(self, name: str) -> None:
+        """Create the folder of a file if it is missing. The root must exist: it may have been renamed during the run.
+
+        Raises:
+            OSError: The root does not exist, or a link or a file is in the place of the folder.
+        """
+        parent = self.root / os.path.dirname(name)
+        try:
+            parent.mkdir()
+        except FileExistsError:
+            if parent != self.root and not stat.S_ISDIR(os.lstat(parent).st_mode):
+                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent)) from None
+
+    def _regular(self, name: str) -> os.stat_result:
+        """Return the status of a regular file in a real folder.
+
+        Raises:
+            OSError: The file does not exist, or it or its folder is something else.
+        """
+        path = self.root / name
+        if path.parent != self.root and not stat.S_ISDIR(os.lstat(path.parent).st_mode):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent))
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return status
 
     def remove(self, name: str, *, durable: bool = False) -> None:
         """Remove a file if it exists.
@@ -98,7 +125,7 @@ class Files:
             with naming(target):
                 if index:
                     failpoint("renaming", shard)
-                target.parent.mkdir(parents=True, exist_ok=True)
+                self.make_folder(name)
                 os.replace(path, target)
         for folder in dict.fromkeys((self.root / name).parent for name in staged):
             with naming(folder):
@@ -109,7 +136,6 @@ class Files:
         """Write a small file atomically: after a crash, either the old or the new file is there."""
         target = self.root / name
         staged = self._staging / f"file-{uuid.uuid4().hex}"
-        self._staging.mkdir(parents=True, exist_ok=True)
         try:
             with naming(target):
                 failpoint("file")
@@ -118,7 +144,7 @@ class Files:
                 failpoint("file-staged")
                 fsync(staged)
                 failpoint("file-synced")
-                target.parent.mkdir(parents=True, exist_ok=True)
+                self.make_folder(name)
                 os.replace(staged, target)
                 failpoint("file-moved")
                 fsync(target.parent)

@@ -1,10 +1,12 @@
 """The lock on a run directory, which allows one writer at a time.
 
-The lock is a POSIX record lock (`fcntl`). The system releases the lock when the process ends, even after a crash. A
-process that is only paused (SIGSTOP) keeps the lock, because the process may continue. Forked workers do not inherit a
-record lock as they would inherit a lock of `flock`; workers may live a moment longer than a killed run. Other processes
-can query a record lock without taking it. The text in the lock file is for people. The file itself may exist without
-being locked.
+The lock is an open file description lock (`fcntl`, Linux 3.15). It belongs to the open file, so nothing else that this
+process does with the lock file releases the lock. A POSIX record lock would end as soon as any part of the process
+closed the file. The system releases the lock when the process ends, even after a crash. A process that is only paused
+(SIGSTOP) keeps the lock, because the process may continue. Forked workers inherit the open file, so they close it at
+once: they may live a moment longer than a killed run. Kernels without such locks (gVisor) get a record lock, and this
+process then remembers that it holds the lock instead of opening the file. Other processes can query both kinds without
+taking them. The text in the lock file is for people. The file itself may exist without being locked.
 
 On a network file system, the lock depends on the server. NFS version 4 releases the lock of a crashed machine only
 after about 90 s. Some FUSE and cluster file systems keep locks local to each machine, so two machines can write at
@@ -16,76 +18,164 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import socket
+import stat
 import struct
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import RunError, UserError
 
 _FLOCK = "hhqqi4x"
 """Layout of C's `struct flock` on 64-bit Linux: type, whence, start, length, process."""
+_DEAD_S = 2.0
+"""Seconds to wait for the lock of a process that has ended: a process that it just forked may not have run yet."""
+_SET = (fcntl.F_OFD_SETLK, fcntl.F_SETLK)
+_GET = (fcntl.F_OFD_GETLK, fcntl.F_GETLK)
+"""Requests for a lock of the open file, and for a record lock."""
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A lock that this process holds.
+
+    Attributes:
+        path: The absolute path of the lock file.
+        descriptor: The open lock file.
+        said: The text in the lock file.
+        what: What the lock protects, for messages: `run_dir=...`.
+    """
+
+    path: str
+    descriptor: int
+    said: str
+    what: str
+
+    def check_in_place(self) -> None:
+        """Check that the path still leads to the locked file. If not, another process may lock another file there.
+
+        Raises:
+            RunError: The file or its folder was renamed, removed or replaced.
+        """
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(self.descriptor), os.lstat(self.path)):
+                return
+        root, folder, name = self.path.rsplit("/", 2)
+        moved = f"its lock file {folder}/{name}" if os.path.isdir(root) else "the folder"
+        raise RunError(
+            f"{self.what}: {moved} was renamed, removed or replaced during the run, so another run could write there; "
+            f"put it back if you can, then the same command continues with the shards that are still there"
+        )
+
+
+_held: dict[tuple[int, int], Lock] = {}
+"""Locks that this process holds, by device and inode of the file."""
 
 
 @contextmanager
-def hold(path: Path, what: str) -> Iterator[None]:
+def hold(path: Path, what: str) -> Iterator[Lock]:
     """Hold a lock while the context lasts. A process must not take the same lock twice.
 
     Args:
-        path: The lock file; created if it is missing.
+        path: The lock file; created with its folders if it is missing.
         what: What the lock protects, for messages: `run_dir=...`.
 
     Raises:
         UserError: Another process holds the lock, or the file cannot be written or locked.
     """
-    descriptor = _locked(path, what)
+    said = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC).isoformat(timespec='seconds')}"
+    lock = Lock(os.path.abspath(path), _locked(path, what), said, what)
+    key = _identity(os.fstat(lock.descriptor))
+    _held[key] = lock
     try:
-        said = (
-            f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC).isoformat(timespec='seconds')}"
-        )
         # The text is written before the file is cut, so that a reader never finds the file empty.
-        os.truncate(descriptor, os.pwrite(descriptor, said.encode(), 0))
-        yield
+        os.truncate(lock.descriptor, os.pwrite(lock.descriptor, said.encode(), 0))
+        yield lock
     finally:
-        os.close(descriptor)
+        if _held.pop(key, None) is not None:  # a forked child has closed the file already
+            os.close(lock.descriptor)
 
 
 def holder(path: Path) -> str | None:
     """Return who holds the lock: process, machine and start time in UTC, as far as known. `None` if nobody does."""
     try:
-        with open(path) as handle:
-            asked = struct.pack(_FLOCK, fcntl.F_WRLCK, 0, 0, 0, 0)
-            kind, _, _, _, process = struct.unpack(_FLOCK, fcntl.fcntl(handle, fcntl.F_GETLK, asked))
-            said = handle.read().strip()
-    except (OSError, UnicodeDecodeError):
+        mine = _held.get(_identity(os.lstat(path)))
+        if mine is not None:
+            return mine.said
+        descriptor = _open(path, os.O_RDONLY)
+    except OSError:
         return None
+    try:
+        kind, process = _request(descriptor, _GET)
+        said = os.pread(descriptor, 1000, 0).decode("utf-8", "replace").strip()
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
     if kind == fcntl.F_UNLCK:
         return None
-    # The system reports no id for a process on another machine or in another container. The text in the file may
-    # still be that of the previous holder.
+    # The system reports the process of a record lock only, and only on the same machine. The text may be that of the
+    # previous holder.
     if process <= 0 or said.startswith(f"process {process} "):
         return said or "another process"
     return f"process {process}"
 
 
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open the lock file, but no link, FIFO or device in its place."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, f"{path.name} is a link", str(path))
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, f"{path.name} is not a regular file", str(path))
+
+
+def _request(descriptor: int, commands: tuple[int, int]) -> tuple[int, int]:
+    """Set or query an exclusive lock of the whole file. Return the type of lock and the process that are in the way."""
+    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, 0, 0, 0, 0)
+    try:
+        answer = fcntl.fcntl(descriptor, commands[0], asked)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        answer = fcntl.fcntl(descriptor, commands[1], asked)
+    kind, _, _, _, process = struct.unpack(_FLOCK, answer)
+    return kind, process
+
+
 def _locked(path: Path, what: str) -> int:
     """Lock the file and return its descriptor."""
+    patience = time.monotonic() + _DEAD_S
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            if path.parent.is_symlink():
+                raise NotADirectoryError(errno.ENOTDIR, f"{path.parent.name} is a link")
+            descriptor = _open(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise UserError(f"{what}: cannot be written ({error.strerror}); choose another run_dir=") from None
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            _request(descriptor, _SET)
+            if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
                 return descriptor
         except FileNotFoundError:
             pass  # the last holder has just removed the file
         except OSError as error:
             os.close(descriptor)
+            if time.monotonic() < patience and _is_of_the_dead(path):
+                time.sleep(0.01)
+                continue
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise UserError(
                     f"{what}: cannot be locked ({error.strerror}); "
@@ -96,3 +186,18 @@ def _locked(path: Path, what: str) -> int:
                 f"wait for it, stop it, or choose another run_dir="
             ) from None
         os.close(descriptor)
+
+
+def _is_of_the_dead(path: Path) -> bool:
+    """Whether the lock was taken by a process of this machine that has ended: a child has yet to close the file."""
+    match = re.match(rf"process (\d+) on {re.escape(socket.gethostname())} ", holder(path) or "")
+    return match is not None and not os.path.exists(f"/proc/{match[1]}")
+
+
+def _close_in_child() -> None:
+    """Close the lock files of the parent in a process that was just forked. The parent keeps its locks."""
+    while _held:
+        os.close(_held.popitem()[1].descriptor)
+
+
+os.register_at_fork(after_in_child=_close_in_child)

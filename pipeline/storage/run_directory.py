@@ -8,9 +8,10 @@ hidden files there.
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ from pipeline.runtime.errors import UserError, naming
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.commits import CommitRecord, CommittedFile, check_accounting, encode_record, read_record
 from pipeline.storage.files import Files, StoredTable, fsync
-from pipeline.storage.lock import hold, holder
+from pipeline.storage.lock import Lock, hold, holder
 from pipeline.storage.run_record import RunRecord, StoredFile
 
 TABLES = ("transcripts", "emissions", "features", "failures")
@@ -54,6 +55,7 @@ class RunDirectory:
         self.root = root
         self._files = Files(root, STAGING)
         self._staging = root / STAGING
+        self._lock: Lock | None = None
         self.manifest = StoredTable(self._files, MANIFEST)
         self.scores = StoredTable(self._files, SCORES)
         self.confusions = StoredTable(self._files, CONFUSIONS)
@@ -161,6 +163,10 @@ class RunDirectory:
         """Whether any commit record exists, even a damaged one. If so, other work must not write here."""
         return bool(self._record_names())
 
+    def unusable_records(self, done: Iterable[int]) -> list[str]:
+        """Return the names of the commit records that are not those of the shards `done`."""
+        return sorted({f"{COMMITS}/{name}" for name in self._record_names()} - {*map(self.commit_name, done)})
+
     def committed_otherwise(self, fingerprint: str) -> bool:
         """Whether any commit record has a fingerprint other than this one, or cannot be read."""
         return any(record is None or record.fingerprint != fingerprint for record in self._records())
@@ -169,17 +175,19 @@ class RunDirectory:
         return [name for name in self.names(COMMITS) if name.startswith("shard-") and name.endswith(".json")]
 
     def _records(self) -> Iterator[CommitRecord | None]:
-        """Yield each commit record; `None` for a record that cannot be read."""
+        """Yield each commit record; `None` for a record that cannot be read or has the name of another shard."""
         for name in self._record_names():
-            try:
-                yield read_record(self.read(f"{COMMITS}/{name}"))
-            except OSError:
-                yield None
+            record = None
+            with suppress(OSError):
+                record = read_record(self.read(f"{COMMITS}/{name}"))
+            yield record if record and self.commit_name(record.shard) == f"{COMMITS}/{name}" else None
 
     def _has_files(self, record: CommitRecord) -> bool:
         """Whether all files of a record exist with the recorded sizes, under the names that this shard's files have."""
         return all(
-            file.path == (name := self.table(table, record.shard).name) and self.size(name) == file.size
+            table in TABLES
+            and file.path == (name := self.table(table, record.shard).name)
+            and self.size(name) == file.size
             for table, file in record.files.items()
         )
 
@@ -187,17 +195,45 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the run directory for this process while the context lasts.
+        """Create the run directory if it is missing, and lock it for this process while the context lasts.
 
         Raises:
             UserError: Another process holds the lock, or the folder cannot be written.
+            RunError: The folder or its lock file was renamed, removed or replaced during the context.
         """
-        with hold(self._staging / "lock", f"run_dir={self.root}"):
-            yield
+        with hold(self._staging / "lock", f"run_dir={self.root}") as self._lock:
+            try:
+                yield
+                self.check_in_place()
+            except Exception:
+                self.check_in_place()  # says more than that some file is missing
+                raise
+            finally:
+                self._lock = None
+
+    def check_in_place(self) -> None:
+        """Check that the folder and its lock file are still those that this process locked, if it has locked them.
+
+        Raises:
+            RunError: One of them was renamed, removed or replaced.
+        """
+        if self._lock is not None:
+            self._lock.check_in_place()
 
     def is_locked(self) -> bool:
         """Whether a process holds the lock now."""
         return holder(self._staging / "lock") is not None
+
+    def _prepare_to_write(self) -> None:
+        """Create the folder for unfinished files. A run that holds the lock never creates it again.
+
+        Raises:
+            RunError: As `check_in_place`.
+        """
+        if self._lock is None:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._files.make_folder(f"{STAGING}/")
+        self.check_in_place()
 
     @contextmanager
     def new_or_kept(self) -> Iterator[None]:
@@ -206,9 +242,9 @@ class RunDirectory:
         try:
             yield
         finally:
-            if new and not self.manifest.is_there:
+            if new and self.root.is_dir() and not self.manifest.is_there:
                 log = self.locate(LOG)
-                with suppress(UserError), self.lock():  # another process may have started a run here
+                with suppress(UserError), hold(self._staging / "lock", ""):  # another process may have started a run
                     for path in (self._staging / "lock", log):
                         path.unlink(missing_ok=True)
                 for path in (self._staging, log.parent, *new):
@@ -216,13 +252,25 @@ class RunDirectory:
                         path.rmdir()
 
     def local_log(self, name: str = LOG) -> Path:
-        """Return the path of a log or metrics file, whose folder is created. Such a file is appended to."""
+        """Return the path of a log or metrics file, whose folder is created. Such a file is appended to.
+
+        Raises:
+            UserError: Something else than a regular file is there, such as a FIFO.
+        """
+        self._prepare_to_write()
+        self._files.make_folder(name)
         path = self.locate(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(path) and not self.has(name):
+            raise UserError(f"{path}: not a regular file; remove it, or choose another run_dir=")
         return path
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Write a small file atomically: after a crash, either the old or the new file is there."""
+        """Write a small file atomically: after a crash, either the old or the new file is there.
+
+        Raises:
+            RunError: As `check_in_place`.
+        """
+        self._prepare_to_write()
         self._files.write(name, data)
 
     def write_table(self, name: str, table: pa.Table) -> None:
@@ -253,8 +301,8 @@ class RunDirectory:
 
     def new_staging(self, shard: int) -> Path:
         """Create a staging folder for one attempt at a shard, and return its path."""
+        self._prepare_to_write()
         path = Path(self._staging / f"shard-{shard:05d}-{uuid.uuid4().hex}")
-        self._staging.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700)  # others must not place files here: the names are predictable
         return path
 
@@ -279,10 +327,12 @@ class RunDirectory:
 
         Raises:
             AssertionError: The tables do not hold each id exactly once. This would be a bug.
+            RunError: As `check_in_place`.
         """
         check_accounting(staged, expected_ids, rows_per_id)
         files = {table: self.describe(path, table, record.shard) for table, path in staged.items()}
         failpoint("staged", record.shard)
+        self.check_in_place()
         # If the shard is computed again, its old record goes before its first file changes.
         self.retract(record.shard)
         return self.publish(replace(record, files=files), staged)
@@ -297,8 +347,13 @@ class RunDirectory:
             return CommittedFile(name, path.stat().st_size, sha256_of(source), pq.read_metadata(path).num_rows)
 
     def publish(self, record: CommitRecord, staged: Mapping[str, Path]) -> CommitRecord:
-        """Move staged tables of a shard to their final names, then write the commit record with the present time."""
+        """Move staged tables of a shard to their final names, then write the commit record with the present time.
+
+        Raises:
+            RunError: As `check_in_place`.
+        """
         shard = record.shard
+        self.check_in_place()
         self._files.publish({self.table(table, shard).name: path for table, path in staged.items()}, shard)
         failpoint("renamed", shard)
         done = replace(record, committed_at=datetime.now(UTC).isoformat(timespec="seconds"))
@@ -314,7 +369,7 @@ class RunDirectory:
     def retract(self, shard: int) -> None:
         """Remove the commit record of a shard if it exists, so that the shard is computed again."""
         name = self.commit_name(shard)
-        if self.locate(name).exists():
+        if os.path.lexists(self.locate(name)):
             failpoint("retract", shard)
             self._files.remove(name, durable=True)
             failpoint("retracted", shard)

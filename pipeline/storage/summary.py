@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import io
+import json
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.progress import format_hours
 from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import UNREADABLE, unreadable
-from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.run_directory import METRICS, RunDirectory
+
+NOTHING_KEPT = "nothing is committed yet, the same command starts from the beginning"
+_RECENT_BATCHES = 20_000
+"""Batches that are searched for those of unfinished shards: more than those of some shards of `shard.hours`."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,8 @@ class Standing:
         num_utterances, num_shards: Utterances and shards of the manifest.
         pending_s: Seconds of audio in shards that are not committed.
         locked: Whether a process holds the run directory.
+        in_flight: Shards that are being computed, or were when the run stopped: seconds of audio that were computed,
+            and seconds of audio of the whole shard, by shard.
     """
 
     totals: Totals
@@ -59,6 +68,7 @@ class Standing:
     num_shards: int
     pending_s: float
     locked: bool
+    in_flight: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -91,14 +101,60 @@ def read_standing(directory: RunDirectory, records: Mapping[int, CommitRecord]) 
     except UNREADABLE as error:
         raise unreadable(directory.manifest, error) from None
     shards = table["shard"].to_numpy()
+    durations_s = np.nan_to_num(table["duration_s"].to_numpy().astype(np.float64))
     pending = ~np.isin(shards, list(records))
+    locked = directory.is_locked()
+    computed_s = {
+        shard: seconds
+        for shard, seconds in sorted(_read_computed(directory, records).items())
+        if not locked or directory.has_staging(shard)  # else an earlier run had begun the shard
+    }
+    whole_s = {shard: float(durations_s[shards == shard].sum()) for shard in computed_s}
     return Standing(
         totals=total(records.values()),
         num_utterances=len(shards),
         num_shards=len(np.unique(shards)),
-        pending_s=float(np.nansum(table["duration_s"].to_numpy().astype(np.float64)[pending])),
-        locked=directory.is_locked(),
+        pending_s=float(durations_s[pending].sum()),
+        locked=locked,
+        in_flight={shard: (min(seconds, whole_s[shard]), whole_s[shard]) for shard, seconds in computed_s.items()},
     )
+
+
+def _read_computed(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> Counter[int]:
+    """Read how many seconds of audio the last run has computed in each shard that is not committed."""
+    try:
+        with directory.open(METRICS) as source, io.TextIOWrapper(source, "utf-8", "replace") as handle:
+            recent = deque(handle, maxlen=_RECENT_BATCHES)
+    except OSError:
+        return Counter()
+    found: Counter[int] = Counter()
+    for line in reversed(recent):
+        try:
+            row = json.loads(line)
+            batch, shard, valid_s = int(row["batch"]), int(row["shard"]), float(row["valid_s"])
+        except (ValueError, KeyError, TypeError):  # a crash has cut the line
+            continue
+        if shard not in records:
+            found[shard] += valid_s  # type: ignore[assignment]
+        if batch == 0:
+            break
+    return found
+
+
+def after_stop(directory: RunDirectory) -> str:
+    """Say what a stopped run keeps, and what the same command does next."""
+    if not directory.manifest.is_there:
+        return NOTHING_KEPT
+    try:
+        standing = read_standing(directory, directory.commits())
+    except UserError:
+        return "what was committed stays, the same command continues"
+    again_s = sum(done_s for done_s, _ in standing.in_flight.values())
+    again = f" and computes {format_hours(again_s)} of audio again" if again_s else ""
+    if not standing.totals.shards:
+        return NOTHING_KEPT + again
+    committed = f"{standing.totals.shards} of {standing.num_shards} shards"
+    return f"what was committed stays ({committed}), the same command continues{again}"
 
 
 def total(records: Iterable[CommitRecord]) -> Totals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 import running
 
-from pipeline.config import commandline
+from pipeline.config import commandline, compose, groups
 from pipeline.config import run_config as config
+from pipeline.config.groups import HIDDEN
 from pipeline.config.run_config import RunConfig
 from pipeline.run import Session
 from pipeline.runtime.errors import UserError
@@ -130,6 +132,19 @@ def test_a_home_folder_is_expanded(own: Path, monkeypatch: pytest.MonkeyPatch) -
     chosen = config.load(command.overrides, command.own)
     assert chosen.run_dir == own.parent / "out"
     assert chosen.dataset.run_name == "folder-calls"
+
+
+def test_without_a_home_a_path_that_needs_one_is_refused(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    write(own, dataset__mycalls="connector: folder\nroot: ../calls\n")
+    assert load(own, "dataset=mycalls", "model=digits").dataset.run_name == "folder-calls"
+    for key in ("run_dir", "dataset.root"):
+        said = f"{key}=~/x: ~ is no home directory here; write the path without ~, or set HOME"
+        assert refusal(own, "dataset=mycalls", f"{key}=~/x") == said
+    assert refusal(own, "dataset=mycalls", "run_dir=~nobody-here/x").startswith("run_dir=~nobody-here/x: ~nobody-here")
+    with pytest.raises(UserError, match="--config-dir=~/own: ~ is no home directory"):
+        commandline.parse(["--config-dir=~/own", "dataset=mycalls"])
 
 
 def test_an_environment_variable_fills_in_a_value_and_a_typed_value_replaces_it(
@@ -317,11 +332,27 @@ def test_a_file_that_another_builds_on_is_checked(own: Path) -> None:
         ("sha256: abc", ": builds on nothing"),
         ("name: digit", ": model.name=digit: not allowed (did you mean digits?)"),
         ("name: digits\nsha256: abc", ": model.sha256=abc: not a SHA-256"),
+        ("name: null", ": model.name=None: the choice does not set model.name; write `name: NAME`"),
+        ("name: [digits]", ": model.name=['digits']: the choice does not set model.name"),
+        ("name: digits\nsource: null", ": model.source=None: the choice does not set model.source"),
     ],
 )
 def test_a_model_of_ones_own_is_checked_likewise(own: Path, content: str, said: str) -> None:
     write(own, model__mine=content)
     assert refusal(own, "model=mine", "dataset=digits").startswith(f"{own}/model/mine.yaml{said}")
+
+
+@pytest.mark.parametrize("key", HIDDEN)
+def test_a_shipped_choice_without_a_key_that_nobody_types_is_named(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = groups.compose_choices({"dataset": "digits"})
+    group, name = key.split(".")
+    del plain[group][name]
+    monkeypatch.setattr(compose, "compose_choices", lambda choices: plain)
+    if key == "model.source":  # a file of release 0.1
+        assert config.load(["dataset=digits"]).model.name == "digits"
+        return
+    with pytest.raises(UserError, match=f"the choice does not set {key}; write `{name}: NAME` in the file"):
+        config.load(["dataset=digits"])
 
 
 def test_a_typed_value_that_is_wrong_is_not_blamed_on_a_file(own: Path) -> None:

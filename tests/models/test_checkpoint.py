@@ -16,7 +16,7 @@ import torch
 from exactness import pad, recordings
 from published_weights import random_state_dict
 from random_models import architecture, build
-from running import ROOT, SHIPPED, environment, main
+from running import ROOT, SHIPPED, environment, main, refused
 from safetensors.torch import load_file, save_file
 
 from pipeline.config.run_config import load
@@ -304,6 +304,18 @@ def test_a_file_that_holds_no_weights_is_refused_before_the_manifest_is_made(els
     (elsewhere / "x.pt").write_text("once upon a time")
     with pytest.raises(UserError, match=r"model\.checkpoint=x\.pt: neither safetensors nor a torch file"):
         load(overrides("x.pt"))
+
+
+def test_weights_that_are_refused_leave_nothing_behind(
+    trained: dict[str, torch.Tensor], elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"encoder.weight": torch.zeros(2)}, elsewhere / "other.pt")
+    (elsewhere / "damaged.pt").write_bytes(b"PK" + bytes(100))
+    save_file(trained, elsewhere / "right.safetensors")
+    for file, more in (("other.pt", []), ("damaged.pt", []), ("right.safetensors", [f"model.sha256={'0' * 64}"])):
+        said = refused(overrides(file, "run_dir=new/out", *more), capsys)
+        assert file in said
+        assert not Path("new").exists()
 
 
 def test_a_checkpoint_that_is_not_read_need_not_be_there() -> None:

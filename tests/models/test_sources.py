@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import pwd
 import subprocess
 import sys
 from dataclasses import replace
@@ -42,6 +43,19 @@ def test_weights_that_are_not_those_of_a_run_are_refused_before_they_are_read(mo
     monkeypatch.setattr(type(source), "build", lambda self: pytest.fail("built"))
     with pytest.raises(UserError, match=f"has the sha256 {found}, the run was made with {SHA256}; put those"):
         load_model(source, SHA256)
+
+
+def test_a_cache_of_weights_without_a_home_is_refused_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    source = named("hubert_base")
+    assert not source.weights_path.is_file()
+    for need in (source.check_file, source.fetch):
+        with pytest.raises(UserError, match="this user has no home directory; set TORCH_HOME to a folder"):
+            need()
+    monkeypatch.setenv("TORCH_HOME", "/cache")
+    assert named("hubert_base").weights_path.parent == Path("/cache/hub/checkpoints")
 
 
 @pytest.mark.parametrize("labels", [["-", "|", "a", "7"], []])

@@ -1,11 +1,12 @@
-"""A disk that is full, or refuses a large file: one line that names it, no record, and the next run completes."""
+"""A disk or an address space that is full: one line that names it, no record, and the next run completes."""
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
-from running import DATA, OWN_MOUNTS, assert_accounting, environment, overridden, run, run_prepared, server
+from running import DATA, OWN_MOUNTS, assert_accounting, command, environment, overridden, run, run_prepared, server
 
 # Twelve recordings, hardly more than one in a shard.
 GIVEN = ("dataset=folder", "dataset.root=corpus", "model=digits", "shard.hours=0.0001", "features.layers=[2,4]")
@@ -104,8 +105,20 @@ def test_a_file_that_may_not_grow_ends_the_run_and_without_the_limit_the_next_co
 
 
 def test_a_log_that_cannot_be_written_does_not_fill_the_terminal_with_tracebacks(tmp_path: Path) -> None:
-    log = tmp_path / "out" / "logs" / "run.log"
-    log.parent.mkdir(parents=True)
-    log.symlink_to("/dev/full")
-    done = run(*GIVEN[:3], "stages=[manifest]", f"run_dir={tmp_path / 'out'}", cwd=tmp_path)
+    full = """
+from pathlib import Path
+from pipeline.storage.run_directory import RunDirectory
+RunDirectory.local_log = lambda *_: Path("/dev/full")
+"""
+    done = run_prepared(full, *GIVEN[:3], "stages=[manifest]", f"run_dir={tmp_path / 'out'}", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_too_little_address_space_for_torch_is_one_line(tmp_path: Path) -> None:
+    limited = ["bash", "-c", 'ulimit -v 1500000; exec "$@"', "bash", *command(*GIVEN, f"run_dir={tmp_path / 'out'}")]
+    ended = subprocess.run(limited, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120)
+    (line,) = ended.stderr.strip().splitlines()
+    assert ended.returncode == 1
+    assert line.startswith("error: memory has run out (")
+    assert line.endswith("raise the limit of 1.4 GiB on address space (ulimit -v)")
+    assert not (tmp_path / "out").exists()

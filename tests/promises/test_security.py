@@ -168,6 +168,7 @@ def test_a_pickle_that_would_run_code_is_refused_as_checkpoint_and_in_the_cache(
     assert path.name in said
     assert "weights_only" not in said  # torch's own message recommends to load without the check
     assert not canary.exists()
+    assert not Path("runs").exists()
 
 
 def test_the_pickles_of_these_tests_do_run_code_where_nothing_prevents_it(canary: Path) -> None:
@@ -210,6 +211,7 @@ def test_other_weights_than_configured_are_refused_before_a_model_is_built(
     said = refused(["dataset=digits", *chosen, f"model.sha256={wanted}"], capsys)
     assert f"model.sha256={wanted}: {path} has {sha256_file(path)}; these are other weights" in said
     assert f"or give model.sha256={sha256_file(path)} if these are meant" in said
+    assert not Path("runs").exists()
 
 
 @pytest.mark.usefixtures("unbuilt")

@@ -65,6 +65,14 @@ def test_what_ends_the_work_is_one_line_on_stderr(
     assert capsys.readouterr() == ("", f"{said}\n")
 
 
+def test_memory_that_runs_out_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (MemoryError(), ImportError("libtorch_cpu.so: failed to map segment from shared object")):
+        assert failing_with(error) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("error: memory has run out (")
+        assert said.count("\n") == 1
+
+
 def test_a_bug_is_not_hidden() -> None:
     with pytest.raises(KeyError):
         failing_with(KeyError("x"))

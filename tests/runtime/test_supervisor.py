@@ -163,12 +163,19 @@ def test_what_the_function_raises_is_raised_here_and_says_where() -> None:
     assert "in function" in caught.value.__notes__[0]
 
 
-def test_what_a_library_prints_on_stderr_does_not_reach_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_a_library_prints_on_stderr_goes_to_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def function(item: int, alive: Alive) -> int:
         os.write(2, b"[mp3 @ 0x1] Header missing\n")
         return item**2
 
     assert outcomes(function) == squares(40)
+    log = tmp_path / "run.log"
+    log.write_text("before\n")
+    with Supervisor(function, processes=1, timeout_s=30, stderr=log) as supervisor:
+        assert list(supervisor.map([1, 2])) == [1, 4]
+    with Supervisor(function, processes=1, timeout_s=30, stderr=tmp_path / "none" / "log") as supervisor:
+        assert list(supervisor.map([3])) == [9]
+    assert log.read_text() == "before\n" + "[mp3 @ 0x1] Header missing\n" * 2
     assert capfd.readouterr().err == ""
 
 

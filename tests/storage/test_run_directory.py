@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,7 @@ from make_run import run_record
 
 from pipeline.records import Failure
 from pipeline.runtime.digests import digest_of_json, sha256_file
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import RunError, UserError
 from pipeline.storage import files, tables
 from pipeline.storage import run_directory as store
 from pipeline.storage.commits import CommitRecord, encode_record
@@ -240,6 +241,7 @@ def test_a_table_is_written_whole(directory: RunDirectory) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
+from typing import Any
 from pipeline.storage.run_directory import RunDirectory
 with RunDirectory(Path(sys.argv[1])).lock():
     print("held", flush=True)
@@ -282,31 +284,61 @@ def test_what_a_dead_process_left_in_the_lock_file_holds_nothing_and_is_not_beli
         text = (directory.root / ".staging" / "lock").read_text()
         assert text.startswith(f"process {os.getpid()} on ")
         assert text.endswith("+00:00")
-    arguments = [sys.executable, "-c", HOLDER, str(directory.root)]
-    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()) as holder:
-        assert holder.stdout is not None
-        try:
-            assert holder.stdout.readline() == b"held\n"
-            (directory.root / ".staging" / "lock").write_text("process 1 on elsewhere")
-            with pytest.raises(UserError, match=f"locked by process {holder.pid};"), directory.lock():
-                pass
-        finally:
-            holder.kill()
+
+
+def another_process_locks(root: Path) -> bool:
+    """Whether a process that tries gets the lock."""
+    tried = subprocess.run(
+        [sys.executable, "-c", HOLDER, str(root)], stdin=subprocess.DEVNULL, capture_output=True, env=environment()
+    )
+    assert tried.returncode == 0 or b"locked by process" in tried.stderr
+    return tried.returncode == 0
+
+
+def test_a_holder_keeps_the_lock_whatever_it_does_with_the_file(directory: RunDirectory) -> None:
+    lock_file = directory.root / ".staging" / "lock"
+    with directory.lock():
+        assert directory.is_locked()
+        assert RunDirectory(directory.root).is_locked()
+        assert lock_file.read_text().startswith(f"process {os.getpid()} ")
+        if (child := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert not another_process_locks(directory.root)
+    assert another_process_locks(directory.root)
+
+
+def test_without_locks_of_open_files_the_holder_remembers_its_record_lock(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.fcntl
+
+    def older_kernel(descriptor: int, command: int, *given: Any) -> Any:
+        if command in (fcntl.F_OFD_SETLK, fcntl.F_OFD_GETLK):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real(descriptor, command, *given)
+
+    monkeypatch.setattr(fcntl, "fcntl", older_kernel)
+    with directory.lock():
+        assert directory.is_locked()
+        assert RunDirectory(directory.root).is_locked()
+        assert not another_process_locks(directory.root)
+    assert not directory.is_locked()
 
 
 def test_a_lock_file_that_its_last_holder_took_away_is_not_the_lock(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, opened = fcntl.lockf, 0
+    real, opened = fcntl.fcntl, 0
 
-    def meanwhile(descriptor: int, operation: int) -> None:
+    def meanwhile(descriptor: int, command: int, *given: Any) -> Any:
         nonlocal opened
         opened += 1
         if opened == 1:
             (directory.root / ".staging" / "lock").unlink()
-        real(descriptor, operation)
+        return real(descriptor, command, *given)
 
-    monkeypatch.setattr(fcntl, "lockf", meanwhile)
+    monkeypatch.setattr(fcntl, "fcntl", meanwhile)
     with directory.lock():
         assert opened == 2
         assert (directory.root / ".staging" / "lock").read_text().startswith(f"process {os.getpid()} ")
@@ -318,9 +350,79 @@ def test_a_file_system_without_locks_is_refused_as_that(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(fcntl, "lockf", refuse)
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
     with pytest.raises(UserError, match="cannot be locked"), directory.lock():
         pass
+
+
+def renamed(root: Path) -> None:
+    root.rename(root.with_name("renamed"))
+
+
+def renamed_and_made_again(root: Path) -> None:
+    renamed(root)
+    (root / ".staging").mkdir(parents=True)
+
+
+def replaced_by_a_copy(root: Path) -> None:
+    renamed(root)
+    shutil.copytree(root.with_name("renamed"), root)
+
+
+def replaced_by_a_link(root: Path) -> None:
+    replaced_by_a_copy(root)
+    root.rename(root.with_name("copy"))
+    root.symlink_to("copy")
+
+
+def lock_file_made_again(root: Path) -> None:
+    (root / ".staging" / "lock").unlink()
+    (root / ".staging" / "lock").touch()
+
+
+DISPLACED: list[tuple[Callable[[Path], object], str]] = [
+    (renamed, "the folder was renamed"),
+    (shutil.rmtree, "the folder was renamed, removed"),
+    (renamed_and_made_again, "its lock file"),
+    (replaced_by_a_copy, "its lock file"),
+    (replaced_by_a_link, "its lock file"),
+    (lambda root: (root / ".staging" / "lock").unlink(), "its lock file"),
+    (lambda root: shutil.rmtree(root / ".staging"), "its lock file"),
+    (lock_file_made_again, "its lock file"),
+]
+
+
+@pytest.mark.parametrize(("displace", "what"), DISPLACED)
+def test_nothing_is_written_to_a_folder_that_is_no_longer_the_locked_one(
+    directory: RunDirectory, displace: Callable[[Path], object], what: str
+) -> None:
+    def displace_and_write() -> None:
+        staged = stage(directory, 1, ["b"], [])
+        commit(directory, 0)
+        displace(directory.root)
+        there = public_files(directory) if directory.root.exists() else None
+        for write in (
+            lambda: directory.commit(record_of(1), staged, ["b"], {"transcripts": 1}),
+            lambda: directory.write("run.json", b"{}"),
+            lambda: directory.new_staging(2),
+            lambda: directory.local_log(),
+        ):
+            with pytest.raises((OSError, RunError)):
+                write()
+        assert (public_files(directory) if directory.root.exists() else None) == there
+
+    with pytest.raises(RunError, match="put it back") as caught, directory.lock():
+        displace_and_write()
+    assert what in str(caught.value)
+    assert f"run_dir={directory.root}: " in str(caught.value)
+
+
+def test_a_folder_that_is_put_back_goes_on(directory: RunDirectory) -> None:
+    with directory.lock():
+        renamed(directory.root)
+        directory.root.with_name("renamed").rename(directory.root)
+        commit(directory, 0)
+    assert_whole(directory, directory.committed("mark")[0])
 
 
 def test_the_lock_is_given_back_after_an_error(directory: RunDirectory) -> None:
@@ -340,8 +442,13 @@ def test_asking_takes_no_lock_that_a_starting_run_could_meet(
 ) -> None:
     with directory.lock():
         pass
-    for name in ("flock", "lockf"):
-        monkeypatch.setattr(fcntl, name, lambda *_: pytest.fail("asked by locking"))
+    real = fcntl.fcntl
+
+    def only_asking(descriptor: int, command: int, *given: Any) -> Any:
+        assert command in (fcntl.F_OFD_GETLK, fcntl.F_GETLK)
+        return real(descriptor, command, *given)
+
+    monkeypatch.setattr(fcntl, "fcntl", only_asking)
     assert not directory.is_locked()
 
 
@@ -442,13 +549,37 @@ def test_the_commits_of_a_run_are_those_that_its_run_json_describes(directory: R
     assert list(directory.commits()) == [1]
 
 
-def test_a_record_that_names_a_file_of_elsewhere_is_not_done(directory: RunDirectory) -> None:
+@pytest.mark.parametrize(
+    ("table", "path"),
+    [
+        ("transcripts", "../elsewhere.parquet"),
+        ("transcripts", "{parent}/elsewhere.parquet"),
+        ("transcripts", "transcripts/shard-00001.parquet"),
+        ("transcripts", "transcripts/../transcripts/shard-00000.parquet"),
+        ("../run/transcripts", "../run/transcripts/shard-00000.parquet"),
+        ("", "/shard-00000.parquet"),
+    ],
+)
+def test_a_record_that_names_another_file_is_not_done(table: str, path: str, directory: RunDirectory) -> None:
     written = commit(directory, 0)
-    target = directory.root.parent / "elsewhere.parquet"
-    file_of(directory, "transcripts", 0).rename(target)
-    files = {**written.files, "transcripts": replace(written.files["transcripts"], path="../elsewhere.parquet")}
+    parent = directory.root.parent
+    for place in (parent / "elsewhere.parquet", file_of(directory, "transcripts", 1)):
+        shutil.copy(file_of(directory, "transcripts", 0), place)
+    files = {name: file for name, file in written.files.items() if name != "transcripts"}
+    files[table] = replace(written.files["transcripts"], path=path.format(parent=parent))
     directory.write(directory.commit_name(0), encode_record(replace(written, files=files)))
     assert directory.committed("mark") == {}
+    assert directory.unusable_records([]) == ["commits/shard-00000.json"]
+
+
+def test_a_record_under_the_name_of_another_shard_is_not_done(directory: RunDirectory) -> None:
+    commit(directory, 0)
+    written = commit(directory, 1)
+    directory.locate(directory.commit_name(1)).rename(directory.locate(directory.commit_name(7)))
+    assert list(directory.committed("mark")) == [0]
+    assert directory.unusable_records([0]) == ["commits/shard-00007.json"]
+    directory.write(directory.commit_name(1), encode_record(written))
+    assert list(directory.committed("mark")) == [0, 1]
 
 
 @pytest.mark.parametrize("table", ["failures", "transcripts"])
@@ -610,6 +741,7 @@ ATTEMPT = """
 import os
 import sys
 from pathlib import Path
+from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pipeline.runtime import failpoints

@@ -55,10 +55,20 @@ class Source:
         return {}
 
     def check_file(self) -> None:
-        """Do nothing: a missing file is downloaded by `fetch`."""
+        """Refuse a cache without a place. A missing file is downloaded by `fetch`.
+
+        Raises:
+            UserError: There is no home directory, and no variable names another folder.
+        """
+        if str(self.weights_path).startswith("~"):
+            raise UserError(
+                f"model={self.facts.name}: torch hub's cache of weights has no place, because this user has no home "
+                f"directory; set TORCH_HOME to a folder that can be written"
+            )
 
     def fetch(self) -> str:
         """See `ModelSource.fetch`."""
+        self.check_file()
         path = self.weights_path
         try:
             if not path.exists():
@@ -110,4 +120,5 @@ class Source:
 def _hub() -> Path:
     """Torch hub's cache of weights, found without torch as `torch.hub.get_dir` documents."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("TORCH_HOME", Path(cache) / "torch")).expanduser() / "hub" / "checkpoints"
+    home = os.environ.get("TORCH_HOME", os.path.join(cache, "torch"))
+    return Path(os.path.expanduser(home)) / "hub" / "checkpoints"
