@@ -38,8 +38,9 @@ from pipeline.stages.manifest import ManifestStage
 from pipeline.stages.score import is_scored, read_overall, score_run
 from pipeline.stages.sweep import summary_table
 from pipeline.storage import manifest as manifests
-from pipeline.storage import renewals, summary
+from pipeline.storage import summary
 from pipeline.storage.commits import CommitRecord
+from pipeline.storage.committing import finish_renewals
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import CONFIG, RunDirectory
 from pipeline.storage.tables import CHANNEL, own_column_names, own_columns
@@ -203,7 +204,7 @@ class Session:
         with self.directory.new_or_kept(), self.directory.lock():
             self._open_log()
             self.directory.remove_leftovers()
-            renewals.finish(self.directory)
+            finish_renewals(self.directory)
             manifest = self.manifest_stage.run()
             self._check_groups([field.name for field in own_columns(manifest.table.schema)])
             # Asked again, now that a moved root has been found the same.

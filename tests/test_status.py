@@ -19,8 +19,8 @@ from make_run import run_record
 from pipeline import status
 from pipeline.records import Failure
 from pipeline.status import Status, describe, read_status
+from pipeline.storage import committing, tables
 from pipeline.storage import manifest as manifests
-from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
@@ -53,7 +53,7 @@ def commit(
     staged = run.new_staging(shard) / "failures.parquet"
     pq.write_table(tables.failures_table(Failure(id_, "/", "load", "truncated", "") for id_ in ids), staged)
     record = CommitRecord(shard, mark, {}, utterances, audio_s, dict(failed))
-    run.commit(record, {"failures": staged}, ids, {})
+    committing.commit(run, record, {"failures": staged}, ids, {})
 
 
 def metrics_line(

@@ -21,6 +21,7 @@ from pipeline.runtime.failpoints import failpoint
 from pipeline.scoring.counting import COUNTED_AFTER, count_columns
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
+from pipeline.storage.committing import commit
 from pipeline.storage.layouts import BINARY, LIST, layout_metadata
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
@@ -157,7 +158,7 @@ class ShardTables:
         rows_per_id = {table: 1 for table in staged if table != "failures"}
         if self._features:
             rows_per_id["features"] = len(self._features)
-        done = self._directory.commit(record, staged, self._ids, rows_per_id)
+        done = commit(self._directory, record, staged, self._ids, rows_per_id)
         self.discard()
         return done
 

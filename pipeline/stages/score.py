@@ -17,8 +17,8 @@ from pipeline.scoring.grouping import Scores, columns_to_read, score
 from pipeline.scoring.groups import choose_groups
 from pipeline.scoring.normalisers import made_after
 from pipeline.storage.commits import CommitRecord
+from pipeline.storage.committing import renew
 from pipeline.storage.files import StoredTable
-from pipeline.storage.renewals import renew
 from pipeline.storage.run_directory import CONFUSIONS, SCORES, RunDirectory
 from pipeline.storage.tables import open_writer, own_columns
 

@@ -11,20 +11,18 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.runtime.digests import sha256_of
-from pipeline.runtime.errors import UserError, naming
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
-from pipeline.storage.commits import CommitRecord, CommittedFile, check_accounting, encode_record, read_record
-from pipeline.storage.files import Files, StoredTable, fsync
+from pipeline.storage.commits import CommitRecord, read_record
+from pipeline.storage.files import Files, StoredTable
 from pipeline.storage.lock import Lock, hold, holder
 from pipeline.storage.run_record import RunRecord, StoredFile
 
@@ -310,66 +308,28 @@ class RunDirectory:
         """Whether an attempt at a shard left its staging folder."""
         return any(name.startswith(f"shard-{shard:05d}-") for name in self.names(STAGING))
 
-    def commit(
-        self,
-        record: CommitRecord,
-        staged: Mapping[str, Path],
-        expected_ids: Sequence[str],
-        rows_per_id: Mapping[str, int],
-    ) -> CommitRecord:
-        """Check the staged tables of a shard, publish them, and write the commit record last.
+    def publish(self, staged: Mapping[str, Path], shard: int) -> None:
+        """Move staged tables of a shard to their final names, and sync the folders.
 
         Args:
-            record: The record without `files` and `committed_at`, which this method adds.
-            staged: Staged file of each table, by table name; `failures` is always one of them.
-            expected_ids: Every id of the shard.
-            rows_per_id: Number of rows that an utterance with a result has in a table, by table name.
-
-        Raises:
-            AssertionError: The tables do not hold each id exactly once. This would be a bug.
-            RunError: As `check_in_place`.
-        """
-        check_accounting(staged, expected_ids, rows_per_id)
-        files = {table: self.describe(path, table, record.shard) for table, path in staged.items()}
-        failpoint("staged", record.shard)
-        self.check_in_place()
-        # If the shard is computed again, its old record goes before its first file changes.
-        self.retract(record.shard)
-        return self.publish(replace(record, files=files), staged)
-
-    def describe(self, path: Path, table: str, shard: int) -> CommittedFile:
-        """Sync a staged file of a table, and return the file as the commit record lists it."""
-        name = self.table(table, shard).name
-        with naming(self.locate(name)):
-            failpoint("sync", shard)
-            fsync(path)
-        with open(path, "rb") as source:
-            return CommittedFile(name, path.stat().st_size, sha256_of(source), pq.read_metadata(path).num_rows)
-
-    def publish(self, record: CommitRecord, staged: Mapping[str, Path]) -> CommitRecord:
-        """Move staged tables of a shard to their final names, then write the commit record with the present time.
+            staged: Staged file of each table, by table name.
+            shard: The shard.
 
         Raises:
             RunError: As `check_in_place`.
         """
-        shard = record.shard
         self.check_in_place()
         self._files.publish({self.table(table, shard).name: path for table, path in staged.items()}, shard)
-        failpoint("renamed", shard)
-        done = replace(record, committed_at=datetime.now(UTC).isoformat(timespec="seconds"))
-        try:
-            self.write(self.commit_name(shard), encode_record(done))
-        except OSError:
-            with suppress(OSError):  # the record may not survive a power failure
-                self._files.remove(self.commit_name(shard))
-            raise
-        failpoint("committed", shard)
-        return done
 
-    def retract(self, shard: int) -> None:
-        """Remove the commit record of a shard if it exists, so that the shard is computed again."""
+    def retract(self, shard: int, *, durable: bool = True) -> None:
+        """Remove the commit record of a shard if it exists, so that the shard is computed again.
+
+        Args:
+            shard: The shard.
+            durable: Sync the folder, so that the record stays removed after a power failure.
+        """
         name = self.commit_name(shard)
         if os.path.lexists(self.locate(name)):
             failpoint("retract", shard)
-            self._files.remove(name, durable=True)
+            self._files.remove(name, durable=durable)
             failpoint("retracted", shard)

@@ -35,7 +35,7 @@ from pipeline.scoring.normalisers import APOSTROPHES, DESCRIPTIONS, made_after, 
 from pipeline.scoring.schemas import CONFUSIONS, SCORES
 from pipeline.scoring.terminal import pictures
 from pipeline.storage import tables
-from pipeline.storage.renewals import renew
+from pipeline.storage.committing import renew
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.verify import __main__ as verify
 

@@ -29,7 +29,7 @@ from make_run import run_record
 from pipeline.records import Failure
 from pipeline.runtime.digests import digest_of_json, sha256_file
 from pipeline.runtime.errors import RunError, UserError
-from pipeline.storage import files, tables
+from pipeline.storage import committing, files, tables
 from pipeline.storage import run_directory as store
 from pipeline.storage.commits import CommitRecord, encode_record
 from pipeline.storage.run_directory import RunDirectory
@@ -93,7 +93,7 @@ def record_of(shard: int, mark: str = "mark", failures: Mapping[str, int] | None
 
 def commit(directory: RunDirectory, shard: int, text: str = "", mark: str = "mark") -> CommitRecord:
     staged = stage(directory, shard, ["a", "b"], ["c"], text)
-    done = directory.commit(record_of(shard, mark, {"truncated": 1}), staged, IDS, {"transcripts": 1})
+    done = committing.commit(directory, record_of(shard, mark, {"truncated": 1}), staged, IDS, {"transcripts": 1})
     shutil.rmtree(staged["failures"].parent)
     return done
 
@@ -402,7 +402,7 @@ def test_nothing_is_written_to_a_folder_that_is_no_longer_the_locked_one(
         displace(directory.root)
         there = public_files(directory) if directory.root.exists() else None
         for write in (
-            lambda: directory.commit(record_of(1), staged, ["b"], {"transcripts": 1}),
+            lambda: committing.commit(directory, record_of(1), staged, ["b"], {"transcripts": 1}),
             lambda: directory.write("run.json", b"{}"),
             lambda: directory.new_staging(2),
             lambda: directory.local_log(),
@@ -680,7 +680,7 @@ def test_tables_that_do_not_account_for_every_id_are_refused(
         staged = stage(directory, shard, done, failed, features=features)
         rows = {"transcripts": 1} | ({"features": 2} if features is not None else {})
         with pytest.raises(AssertionError):
-            directory.commit(record_of(shard), staged, IDS, rows)
+            committing.commit(directory, record_of(shard), staged, IDS, rows)
     assert public_files(directory) == before
 
 
@@ -691,7 +691,7 @@ def test_every_id_in_all_tables_or_in_failures_is_accepted(
     done: list[str], failed: list[str], directory: RunDirectory
 ) -> None:
     staged = stage(directory, 0, done, failed, features=[*done, *done])
-    directory.commit(record_of(0), staged, IDS, {"transcripts": 1, "features": 2})
+    committing.commit(directory, record_of(0), staged, IDS, {"transcripts": 1, "features": 2})
     assert list(directory.committed("mark")) == [0]
 
 
@@ -745,6 +745,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pipeline.runtime import failpoints
+from pipeline.storage import committing
 from pipeline.storage.commits import CommitRecord, encode_record
 from pipeline.storage.run_directory import RunDirectory
 failpoints.arm(os.environ[failpoints.VARIABLE])
@@ -757,7 +758,7 @@ with directory.lock():
             staged[table] = folder / f"{table}.parquet"
             pq.write_table(pa.table({"id": ids, "text": ["from the attempt that died"] * len(ids)}), staged[table])
         record = CommitRecord(shard, "mark", {}, 3, 1.5, {"truncated": 1})
-        directory.commit(record, staged, ["a", "b", "c"], {"transcripts": 1})
+        committing.commit(directory, record, staged, ["a", "b", "c"], {"transcripts": 1})
 """
 
 
@@ -854,7 +855,7 @@ class Store(RuleBasedStateMachine):
                 raise Killed
 
         with pytest.MonkeyPatch.context() as patch:
-            for module in (store, files):
+            for module in (store, files, committing):
                 patch.setattr(module, "failpoint", failpoint)
             with pytest.raises(Killed):
                 commit(self.directory, shard, text)

@@ -18,6 +18,7 @@ from pipeline.stages.score import score_run
 from pipeline.storage import manifest as manifests
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
+from pipeline.storage.committing import commit
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import Identity, RunRecord
@@ -177,7 +178,7 @@ def _commit(
                 )
     record = CommitRecord(shard, fingerprint, {}, len(spokens), 0.0, {"truncated": len(failures)} if failures else {})
     rows_per_id = {table: len(layers) if table == "features" else 1 for table in staged if table != "failures"}
-    directory.commit(record, staged, [spoken.id for spoken in spokens], rows_per_id)
+    commit(directory, record, staged, [spoken.id for spoken in spokens], rows_per_id)
 
 
 def _emission(spoken: Spoken) -> NDArray[np.floating]:
