@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline.config.groups import GROUPS, PRIMARY, OwnConf, group_choices, open_conf
+from pipeline.config.groups import GROUPS, PRIMARY, OwnConf, describe, group_choices, open_conf
 from pipeline.runtime.command import Parser
 from pipeline.runtime.errors import UserError, did_you_mean, one_of
 
@@ -61,12 +61,9 @@ def parse(arguments: Sequence[str]) -> Command:
     for option in OPTIONS:
         parser.add_argument(option.short, option.full, action="store" if option.value else "store_true")
     given, overrides = parser.parse_known_args(arguments)
-    for unknown in [argument for argument in overrides if argument.startswith("-")]:
-        names = [option.full.lstrip("-") for option in OPTIONS]
-        raise UserError(
-            f"{unknown}: no such option{did_you_mean(unknown.lstrip('-').partition('=')[0], names)}; "
-            f"there are --{', --'.join(names)}; settings have no dashes: key=value, such as dataset=digits"
-        )
+    for at, unknown in enumerate(overrides):
+        if unknown.startswith("-"):
+            raise UserError(_no_option(unknown, overrides[at + 1 : at + 2]))
     for at, text in enumerate(() if given.help or given.version else overrides):
         if "=" not in text.lstrip("=") and not re.match(r"~\w", text):
             raise UserError(_no_value(overrides, at))
@@ -77,6 +74,19 @@ def parse(arguments: Sequence[str]) -> Command:
     own = None if given.config_dir is None else open_conf(given.config_dir, given.config_name or PRIMARY)
     asked = given.help, given.version, given.cfg is not None, given.multirun, given.shell_completion
     return Command(tuple(overrides), own, *asked)
+
+
+def _no_option(unknown: str, after: Sequence[str]) -> str:
+    """Say what to write in place of an option that does not exist, such as `--model digits`."""
+    key, _, value = unknown.lstrip("-").partition("=")
+    names = [option.full.lstrip("-") for option in OPTIONS]
+    if key in (*GROUPS, *(setting.key for setting in describe("", PRIMARY).settings)):
+        value = value or (after[0] if after and "=" not in after[0] else "...")
+        return f"{unknown}: no such option; settings have no dashes; write {shlex.quote(f'{key}={value}')}"
+    return (
+        f"{unknown}: no such option{did_you_mean(key, names)}; there are --{', --'.join(names)}; "
+        "settings have no dashes: key=value, such as dataset=digits"
+    )
 
 
 def _no_value(typed: Sequence[str], at: int) -> str:

@@ -34,7 +34,7 @@ REFUSED = [
     (["-x"], ["-x: no such option; ", "--help", "dataset=digits"]),
     (["-"], ["-: no such option"]),
     (["--"], ["--: no such option"]),
-    (["--dataset=digits"], ["--dataset=digits: no such option", "settings have no dashes", "such as dataset=digits"]),
+    (["--dataset=digits"], ["--dataset=digits: no such option", "write dataset=digits"]),
     (["--config-dri=x"], ["--config-dri=x: no such option (did you mean config-dir?)"]),
     (["--resolve"], ["--resolve: no such option", "--cfg"]),
     (["--package=model"], ["--package=model: no such option", "--cfg"]),
@@ -211,6 +211,11 @@ def test_the_page_names_every_option_and_every_exit_code() -> None:
         (
             ["/no/such"],
             "/no/such: no key, and no such file or folder; for recordings write dataset=folder dataset.root=",
+        ),
+        (["--model", "digits"], "--model: no such option; settings have no dashes; write model=digits"),
+        (
+            ["--batch.max_seconds=3"],
+            "--batch.max_seconds=3: no such option; settings have no dashes; write batch.max_s",
         ),
         (["nonsense"], "nonsense: no value; settings are key=value, such as dataset=digits; --help lists them"),
         (["=", "x"], "=: no value; "),
