@@ -74,7 +74,7 @@ def score(
         tell: Called with the number of utterances so far.
     """
     normalise = normaliser(normaliser_name)
-    speaker = next((name for name in SPEAKER_COLUMNS if name in own), None)
+    speaker = speaker_column(own)
     found = _Found(groups, speaker)
     seen = 0
     for shard in shards:
@@ -94,9 +94,14 @@ def score(
     return Scores(table, pa.Table.from_pylist(rows, schema=CONFUSIONS), worst)
 
 
+def speaker_column(own: Sequence[str]) -> str | None:
+    """Return the dataset's column that has a usual name for the speaker, in upper or lower case."""
+    return next((name for usual in SPEAKER_COLUMNS for name in own if name.lower() == usual), None)
+
+
 def columns_to_read(groups: Sequence[Group], own: Sequence[str]) -> list[str]:
     """Return the columns of `transcripts` that `score` needs."""
-    wanted = {name for group in groups for name in group.columns} | set(SPEAKER_COLUMNS)
+    wanted = {name for group in groups for name in group.columns} | {speaker_column(own)}
     return [*_READ, *(name for name in own if name in wanted)]
 
 

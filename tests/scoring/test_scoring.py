@@ -376,6 +376,12 @@ def test_more_speakers_than_groups_are_still_what_is_resampled() -> None:
     assert found.table.schema.metadata[b"resampled"] == b"speaker"
 
 
+def test_the_speaker_is_found_in_upper_and_lower_case() -> None:
+    rows = [("a", "a b" if index % 2 else "a") for index in range(20)]
+    found = scored([shard(rows, Speaker=[str(index // 2) for index in range(20)])])
+    assert found.table.schema.metadata[b"resampled"] == b"speaker"
+
+
 def test_numbers_are_groups_too_but_not_floating_point_ones() -> None:
     columns = {"degrees": pa.array([90, 0, 90], pa.int16()), "snr": pa.array([1.0, 2.0, 3.0])}
     found = scored([shard([("a", "a")] * 3, **columns)])
