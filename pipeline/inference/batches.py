@@ -112,6 +112,7 @@ class BatchFiles:
             chunks.append(item.chunk)
             lengths.append(len(item.samples))
             position = _write(file, item.samples.numpy().data.cast("B"), position)
+            del item  # so that the next waveform takes the same memory, which is still in the caches
         rest = memoryview(pickle.dumps((plan, tuple(chunks), lengths, tuple(rejected))))
         os.ftruncate(file, _write(file, rest, position))
         return StoredBatch(file, position, len(rest))
