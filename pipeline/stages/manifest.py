@@ -11,12 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from rich.console import Console
 
 from pipeline.config.run_config import RunConfig
+from pipeline.datasets import Connector, Warnings
 from pipeline.runtime import redaction as masking
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
+from pipeline.runtime.paths import resolve_path
 from pipeline.runtime.progress import PLAIN_EVERY_S, format_hours
 from pipeline.runtime.terminal import counted, printable
 from pipeline.stages import identity
@@ -48,6 +51,7 @@ class ManifestStage:
         self._directory = directory
         self._console = console
         self._say = say
+        self._warnings = Warnings()
 
     def made_with(self) -> dict[str, Any]:
         """Return the settings that determine the manifest."""
@@ -76,28 +80,32 @@ class ManifestStage:
                 self._refuse_edited(manifest)
             if before == made_with:
                 return manifest
-            if self._directory.has_commits():
+            if self._directory.has_results():
                 return self._moved(manifest, before, made_with)
         if "manifest" not in self._config.settings.stages:
             raise UserError(f"{stored}: there is no manifest; add manifest to stages=")
         manifest = self._build_manifest()
         recorded = self._directory.read_record()
-        if (
-            recorded is not None and self._directory.has_commits()
-        ):  # the manifest was removed; the new one must be the same
+        if not self._directory.has_results():
+            self._directory.discard()  # nothing succeeded, so the run may be planned again
+        elif recorded is not None:  # the manifest was removed; the new one must be the same
             now = identity.describe_known(self._config, manifest.digest, recorded)
             refusals.refuse_differences(self._config, recorded, now)
         failpoint("manifest")
         manifests.write(self._directory, manifest, made_with)
         failpoint("manifest-written")
         identity.note_manifest(self._directory)
-        unreadable = int(np.isnan(manifest.duration_s).sum())
+        ids = manifest.table["id"].filter(pc.is_null(manifest.table["duration_s"])).to_pylist()
+        unreadable = sum(id_ not in manifest.rejected for id_ in ids)
         self._say(
             f"{counted(len(manifest), 'utterance')}, {format_hours(float(np.nansum(manifest.duration_s)))} of audio, "
             f"{counted(manifest.num_shards, 'shard')}"
             + (f", {unreadable} with a header that cannot be read" * bool(unreadable))
         )
         self._say_reading(manifest)
+        dataset = self._config.dataset
+        for line in [*(dataset.warnings() if hasattr(dataset, "warnings") else ()), *self._warnings.lines()]:
+            self._say(f"warning: {printable(line)}")
         return manifest
 
     def _say_reading(self, manifest: Manifest) -> None:
@@ -122,15 +130,11 @@ class ManifestStage:
                     said = now
                     self._say(f"reading headers: {counted(rows, 'utterance')}")
 
-            settings = self._config.settings
-            return build(
-                self._config.dataset,
-                settings.shard.hours,
-                tell,
-                settings.channels,
-                settings.loader.timeout_s,
-                stderr=self._directory.local_log(),
-            )
+            settings, dataset, self._warnings = self._config.settings, self._config.dataset, Warnings()
+            timeout_s, log = settings.loader.timeout_s, self._directory.local_log()
+            manifest = build(dataset, settings.shard.hours, tell, settings.channels, timeout_s, log, self._warnings)
+            _refuse_none_found(dataset, manifest)
+            return manifest
 
     def _moved(self, manifest: Manifest, before: dict[str, Any], made_with: dict[str, Any]) -> Manifest:
         """Make the manifest again, because the corpus may have moved. Refuse a corpus that has changed."""
@@ -160,3 +164,25 @@ class ManifestStage:
             raise refusals.refusal(
                 self._directory.root, [f"manifest: {made} before, {rows} now, because {MANIFEST} has been edited"]
             )
+
+
+def _refuse_none_found(dataset: Connector, manifest: Manifest) -> None:
+    """Refuse a corpus none of whose recordings exists, because every row would fail in the same way.
+
+    Raises:
+        UserError: No recording exists. The message names the first, and the nearest folder that exists.
+    """
+    if manifest.table["file_size"].null_count < len(manifest):
+        return
+    paths = (path for path in manifest.table["path"].to_pylist() if path)
+    first = next(paths, "")
+    if not first or any(os.path.exists(resolve_path(path)) for path in (first, *paths)):
+        return  # reading their headers took too long
+    nearest = first
+    while not os.path.exists(resolve_path(nearest)):
+        nearest = os.path.dirname(nearest)
+    hint = f"; {dataset.not_found()}" if hasattr(dataset, "not_found") else ""
+    raise UserError(
+        f"dataset={dataset.run_name}: not one of its recordings exists; the first is {first!r}, "
+        f"of which {nearest!r} exists{hint}"
+    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.audio.rates import resampled_lengths
-from pipeline.records import Utterance
+from pipeline.records import ErrorName, Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.storage import tables
 from pipeline.storage.files import StoredTable
@@ -30,10 +30,12 @@ class Manifest:
     Attributes:
         table: The rows, with the schema of `tables.manifest_schema`.
         digest: SHA-256 of the rows without the paths, so that a corpus may be moved.
+        rejected: Why a row is a failure before its recording is opened, by id: the error's name and its message.
     """
 
     table: pa.Table
     digest: str
+    rejected: Mapping[str, tuple[ErrorName, str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -101,8 +103,13 @@ class Manifest:
 
 
 def write(directory: RunDirectory, manifest: Manifest, made_with: dict[str, Any]) -> None:
-    """Write the manifest. The file's metadata hold the digest and the settings `made_with`."""
-    metadata = {"digest": manifest.digest, "made_with": made_with, "schema_version": tables.SCHEMA_VERSION}
+    """Write the manifest. The file's metadata hold the digest, the rejected rows and the settings `made_with`."""
+    metadata = {
+        "digest": manifest.digest,
+        "rejected": dict(manifest.rejected),
+        "made_with": made_with,
+        "schema_version": tables.SCHEMA_VERSION,
+    }
     directory.write_table(
         MANIFEST, manifest.table.replace_schema_metadata({key: json.dumps(value) for key, value in metadata.items()})
     )
@@ -117,7 +124,9 @@ def read(stored: StoredTable) -> tuple[Manifest, dict[str, Any]]:
     try:
         table = stored.read().combine_chunks()
         metadata = tables.metadata_of(table.schema)
-        return Manifest(table=table.replace_schema_metadata(None), digest=metadata["digest"]), metadata["made_with"]
+        rejected = {id_: (name, message) for id_, (name, message) in metadata.get("rejected", {}).items()}
+        manifest = Manifest(table.replace_schema_metadata(None), metadata["digest"], rejected)
+        return manifest, metadata["made_with"]
     except UNREADABLE as error:
         raise unreadable(stored, error) from None
 
