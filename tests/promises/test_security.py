@@ -86,7 +86,7 @@ def unsafe_calls(source: str) -> list[str]:
     return found
 
 
-BETWEEN_OWN_PROCESSES = {"pipeline/inference/batches.py": ["pickle.dumps", "pickle.loads"]}
+BETWEEN_OWN_PROCESSES = {"pipeline/inference/batches.py": ["pickle.loads", "pickle.dumps"]}
 """From a process that was forked, in memory that nobody else has: no more than `multiprocessing` does itself."""
 SOURCES = [path for folder in ("pipeline", "scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
 
