@@ -28,6 +28,7 @@ def build(
     channels: str = "mix",
     timeout_s: float = 120.0,
     stderr: Path | None = None,
+    known: Callable[[Utterance], tuple[AudioHeader | None, int | None] | None] = lambda utterance: None,
 ) -> Manifest:
     """Find the recordings of a dataset, read their headers in parallel, and assign them to shards.
 
@@ -42,6 +43,7 @@ def build(
         timeout_s: Seconds after which a header counts as unreadable. If all samples must be counted, this is the limit
             for each MiB of the file.
         stderr: File that takes messages of audio libraries; `None` drops them.
+        known: Returns header and file size of a recording whose header need not be read, otherwise `None`.
 
     Raises:
         UserError: Two utterances have the same id, an id is empty, or there are no recordings.
@@ -57,7 +59,10 @@ def build(
     with Headers(timeout_s, stderr) as headers:
         while block := list(islice(utterances, BLOCK_ROWS)):
             rows = []
-            for utterance, (header, size) in zip(block, headers.of([each.path for each in block]), strict=True):
+            found = [known(each) for each in block]
+            read = headers.of([each.path for each, facts in zip(block, found, strict=True) if facts is None])
+            for utterance, facts in zip(block, found, strict=True):
+                header, size = next(read) if facts is None else facts
                 each_channel = _channels(utterance, header) if channels == "each" else [utterance]
                 rows += [_row(each, header, size, columns) for each in each_channel]
                 on_progress(done + len(rows))
