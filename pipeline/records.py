@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +56,7 @@ class Utterance:
     channel: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AudioHeader:
+class AudioHeader(NamedTuple):
     """What the header of an audio file says. A header can be wrong, so no memory is allocated from its numbers.
 
     Attributes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -72,13 +73,12 @@ def _probe(timeout_s: float, path: str, alive: Callable[[], None]) -> tuple[Audi
     Raises:
         MemoryError: There is too little memory to read the header.
     """
-    size = _file_size(path)
-    # Counting samples may take long, but a decoder that never ends must be stopped too: after this deadline the
-    # process no longer says that it is alive.
-    deadline = time.monotonic() + timeout_s * (size or 0) / _COUNTED_BYTES
+    started = time.monotonic()
 
     def go_on() -> bool:
-        if time.monotonic() < deadline:
+        # Counting samples may take long, but a decoder that never ends must be stopped too: after the deadline the
+        # process no longer says that it is alive.
+        if time.monotonic() < started + timeout_s * (_file_size(path) or 0) / _COUNTED_BYTES:
             alive()
         return True
 
@@ -87,12 +87,12 @@ def _probe(timeout_s: float, path: str, alive: Callable[[], None]) -> tuple[Audi
     except AudioError as error:
         if error.error == "out_of_memory":
             raise MemoryError from None
-        return None, size  # the loader meets the same error and reports it
+        return None, _file_size(path)  # the loader meets the same error and reports it
     return header, header.file_size
 
 
 def _file_size(path: str) -> int | None:
     try:
-        return Path(path).stat().st_size
+        return os.stat(path).st_size
     except (OSError, ValueError):
         return None

@@ -168,7 +168,8 @@ def _read(recording: Recording, extent: Extent, window: tuple[int, int | None]) 
         recording.decoder.seek(early)
         _skip(recording, first - early, first, rate)
     blocks = list(_mono(recording, None if last is None else max(0, last - first), extent.channel))
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    # Most recordings are one block, which is not copied.
+    samples = blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros(0, np.float32), *blocks])
     _check(samples, first, last, recording, rate)
     return samples
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.records import Chunk, PlannedBatch, Rejected
@@ -87,10 +86,16 @@ class BatchFiles:
             for _ in range(prefetch + 1):
                 self._files[-1].append(os.memfd_create("batch"))
 
-    def write(self, worker: int, batch: Batch) -> StoredBatch:
-        """Write a batch to the worker's next file. This runs in the worker.
+    def write(self, worker: int, plan: PlannedBatch, items: Iterable[Waveform | Rejected]) -> StoredBatch:
+        """Write the chunks of a batch to the worker's next file, one after another. This runs in the worker.
 
-        The worker uses its files in turn, so the batch stays until the worker has written all other files.
+        The worker uses its files in turn, so the batch stays until the worker has written all other files. A file keeps
+        its memory for the batch that is written to it next, because new memory takes longer than the copy.
+
+        Args:
+            worker: Number of the worker.
+            plan: The planned batch.
+            items: One entry for each chunk of the plan. Only one of them is in memory at a time.
 
         Raises:
             OSError: There is no memory left.
@@ -98,16 +103,19 @@ class BatchFiles:
         files = self._files[worker]
         file = files[self._sent % len(files)]
         self._sent += 1
-        rest = pickle.dumps((batch.plan, batch.chunks, batch.rejected))
-        parts = [batch.waveforms.numpy(), batch.lengths.numpy(), np.frombuffer(rest, np.uint8)]
-        os.ftruncate(file, 0)
         position = 0
-        for part in parts:
-            data = part.reshape(-1).data.cast("B") if part.size else memoryview(b"")
-            while data:
-                written = os.pwrite(file, data, position)
-                position, data = position + written, data[written:]
-        return StoredBatch(file, tuple(batch.waveforms.shape), len(rest))
+        chunks, lengths, rejected = [], [], []
+        for item in items:
+            if isinstance(item, Rejected):
+                rejected.append(item)
+                continue
+            chunks.append(item.chunk)
+            lengths.append(len(item.samples))
+            position = _write(file, item.samples.numpy().data.cast("B"), position)
+            del item  # so that the next waveform takes the same memory, which is still in the caches
+        rest = memoryview(pickle.dumps((plan, tuple(chunks), lengths, tuple(rejected))))
+        os.ftruncate(file, _write(file, rest, position))
+        return StoredBatch(file, position, len(rest))
 
     def close(self) -> None:
         """Close the files, which frees their memory."""
@@ -122,36 +130,44 @@ class StoredBatch:
 
     Attributes:
         file: The descriptor of the file, which is the same in both processes.
-        shape: Shape of the waveforms.
-        rest_bytes: Bytes of the pickled rest of the batch, after waveforms and lengths.
+        waveform_bytes: Bytes of the waveforms, which begin the file and are not padded.
+        rest_bytes: Bytes of the pickled rest of the batch, which follows.
     """
 
     file: int
-    shape: tuple[int, ...]
+    waveform_bytes: int
     rest_bytes: int
 
     def read(self, pinned: bool = False) -> Batch:
-        """Read the batch into memory of this process; `pinned` takes page-locked memory for CUDA."""
-        waveforms = torch.empty(self.shape, pin_memory=pinned)
-        lengths = torch.empty(self.shape[0], dtype=torch.int64)
-        rest = np.empty(self.rest_bytes, np.uint8)
+        """Read the batch into memory of this process, and pad it; `pinned` takes page-locked memory for CUDA."""
+        rest = bytearray(self.rest_bytes)
+        _read(self.file, memoryview(rest), self.waveform_bytes)
+        plan, chunks, lengths, rejected = pickle.loads(rest)
+        waveforms = torch.empty(len(chunks), max(lengths, default=0), pin_memory=pinned)
         position = 0
-        for part in (waveforms.numpy(), lengths.numpy(), rest):
-            position = self._read_part(part, position)
-        os.ftruncate(self.file, 0)
-        plan, chunks, rejected = pickle.loads(rest.tobytes())
-        return Batch(plan, chunks, waveforms, lengths, rejected)
+        for row, length in zip(waveforms.numpy(), lengths, strict=True):
+            position = _read(self.file, row[:length].data.cast("B"), position)
+            row[length:] = 0
+        return Batch(plan, chunks, waveforms, torch.tensor(lengths, dtype=torch.int64), rejected)
 
     def pin_memory(self) -> Batch:
         """Read the batch into page-locked memory. `DataLoader` calls this in a separate thread."""
         return self.read(pinned=True)
 
-    def _read_part(self, part: NDArray[np.generic], position: int) -> int:
-        """Fill `part` with the bytes of the file from `position`, and return the position after them."""
-        data = part.reshape(-1).data.cast("B") if part.size else memoryview(bytearray())
-        while data:
-            count = os.preadv(self.file, [data], position)
-            if count == 0:
-                raise EOFError("the file of a batch ends too early")
-            position, data = position + count, data[count:]
-        return position
+
+def _write(file: int, data: memoryview, position: int) -> int:
+    """Write all bytes of `data` to the file from `position`, and return the position after them."""
+    while data:
+        written = os.pwrite(file, data, position)
+        position, data = position + written, data[written:]
+    return position
+
+
+def _read(file: int, data: memoryview, position: int) -> int:
+    """Fill `data` with the bytes of the file from `position`, and return the position after them."""
+    while data:
+        count = os.preadv(file, [data], position)
+        if count == 0:
+            raise EOFError("the file of a batch ends too early")
+        position, data = position + count, data[count:]
+    return position

@@ -167,9 +167,10 @@ class _WatchedRecordings(Dataset[StoredBatch]):
     def __getitem__(self, plan: PlannedBatch) -> StoredBatch:
         worker = get_worker_info()
         assert worker is not None
-        batch = self._recordings.load_batch(plan, partial(self._heartbeat.begin, worker.id))
+        items = self._recordings.load_each(plan, partial(self._heartbeat.begin, worker.id))
+        stored = self._files.write(worker.id, plan, items)
         self._heartbeat.idle(worker.id)
-        return self._files.write(worker.id, batch)
+        return stored
 
 
 class _WorkerPool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -49,13 +49,17 @@ class Recordings:
         self.max_samples = max_samples
         self._reader = WaveformReader()  # each loading process has its own copy
 
-    def load_batch(self, plan: PlannedBatch, begin: Callable[[int], None] = lambda position: None) -> Batch:
-        """Load one planned batch; call `begin` with the position of each chunk before loading the chunk."""
-        items = []
+    def load_batch(self, plan: PlannedBatch) -> Batch:
+        """Load one planned batch."""
+        return collate(plan, list(self.load_each(plan)))
+
+    def load_each(
+        self, plan: PlannedBatch, begin: Callable[[int], None] = lambda position: None
+    ) -> Iterator[Waveform | Rejected]:
+        """Load the chunks of one planned batch; call `begin` with the position of each before loading it."""
         for position, chunk in enumerate(plan.chunks):
             begin(position)
-            items.append(self.load(chunk))
-        return collate(plan, items)
+            yield self.load(chunk)
 
     def load(self, chunk: Chunk) -> Waveform | Rejected:
         """Load one chunk as a mono waveform at the model's sample rate."""

@@ -19,6 +19,8 @@ def encode_path(path: str) -> str:
 
     A surrogate that does not represent a byte becomes U+FFFD. Only JSON can contain one.
     """
+    if path.isascii():
+        return path
     text = _ESCAPED_BYTE.sub(lambda match: f"%{ord(match[0]) - 0xDC00:02X}", path)
     return _OTHER_SURROGATE.sub("\ufffd", text)
 

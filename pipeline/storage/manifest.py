@@ -172,8 +172,9 @@ def digest_of(table: pa.Table) -> str:
     The digest is taken over JSON, so that the digest is the same on every machine and in every release of Arrow.
     """
     digest = hashlib.sha256()
+    encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
     for row in _rows(table.drop_columns(["path"])):
-        digest.update(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8", "surrogatepass"))
+        digest.update(encode(row).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ import pytest
 from running import TABLES, main
 
 from pipeline.inference import execute as inference
+from pipeline.inference import shard_tables
 from pipeline.models import device
 from pipeline.results import open_run
 from pipeline.storage.run_directory import RunDirectory
@@ -55,14 +56,14 @@ def test_a_cpu_with_bf16_runs_in_it_when_asked_to(tmp_path: Path, monkeypatch: p
 def test_shards_are_committed_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "default_committers", lambda device: 2)
     together = threading.Barrier(2, timeout=60)
-    commit, met = RunDirectory.commit, []
+    commit, met = shard_tables.commit, []
 
     def waiting(directory: RunDirectory, record, *rest):  # type: ignore[no-untyped-def]
         if record.shard < 2:
             met.append(together.wait())
         return commit(directory, record, *rest)
 
-    monkeypatch.setattr(RunDirectory, "commit", waiting)
+    monkeypatch.setattr(shard_tables, "commit", waiting)
     assert main([*CORPUS, f"run_dir={tmp_path / 'run'}"]) == 0
     assert sorted(met) == [0, 1]
 
@@ -72,7 +73,7 @@ def test_a_commit_that_fails_ends_the_run_and_the_next_one_completes_it(
     one_after_another: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, committers: int
 ) -> None:
     run_dir = tmp_path / "run"
-    commit = RunDirectory.commit
+    commit = shard_tables.commit
 
     def failing(directory: RunDirectory, record, *rest):  # type: ignore[no-untyped-def]
         if record.shard == 1:
@@ -81,7 +82,7 @@ def test_a_commit_that_fails_ends_the_run_and_the_next_one_completes_it(
 
     with monkeypatch.context() as broken:
         broken.setattr(inference, "default_committers", lambda device: committers)
-        broken.setattr(RunDirectory, "commit", failing)
+        broken.setattr(shard_tables, "commit", failing)
         assert main([*CORPUS, f"run_dir={run_dir}"]) == 1
     assert not (run_dir / "commits" / "shard-00001.json").exists()
     assert [path.name for path in (run_dir / ".staging").iterdir()] == ["lock"]
