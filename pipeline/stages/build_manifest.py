@@ -28,22 +28,51 @@ def build(
     channels: str = "mix",
     timeout_s: float = 120.0,
     stderr: Path | None = None,
-    known: Callable[[Utterance], tuple[AudioHeader | None, int | None] | None] = lambda utterance: None,
 ) -> Manifest:
-    """Find the recordings of a dataset, read their headers in parallel, and assign them to shards.
+    """Find the recordings of a dataset, read their headers in parallel, and assign them to shards; see `list_rows`.
+
+    Raises:
+        UserError: As `list_rows`.
+    """
+    return first_generation(list_rows(dataset, on_progress, channels, timeout_s, stderr), shard_hours)
+
+
+def first_generation(table: pa.Table, shard_hours: float) -> Manifest:
+    """Assign the rows of a manifest to shards.
+
+    Args:
+        table: The rows.
+        shard_hours: Hours of audio in one shard.
+    """
+    shards = assign_shards(table["duration_s"].to_numpy(), shard_hours)
+    table = table.set_column(table.schema.get_field_index("shard"), table.schema.field("shard"), pa.array(shards))
+    return Manifest(table=table.combine_chunks(), digest=digest_of(table))
+
+
+def list_rows(
+    dataset: Connector,
+    on_progress: Callable[[int], None] = lambda rows: None,
+    channels: str = "mix",
+    timeout_s: float = 120.0,
+    stderr: Path | None = None,
+    known: Callable[[Utterance], tuple[AudioHeader | None, int | None] | None] = lambda utterance: None,
+) -> pa.Table:
+    """Find the recordings of a dataset, and read their headers in parallel.
 
     If a header cannot be read, or the process that reads the header hangs, crashes or runs out of memory, the row has
     nulls. The loader tries such a recording again later and writes the failure.
 
     Args:
         dataset: The connector.
-        shard_hours: Hours of audio in one shard.
         on_progress: Called with the number of rows so far.
         channels: `mix`, `first` or `each`. With `each`, an utterance without a channel becomes one row per channel.
         timeout_s: Seconds after which a header counts as unreadable. If all samples must be counted, this is the limit
             for each MiB of the file.
         stderr: File that takes messages of audio libraries; `None` drops them.
         known: Returns header and file size of a recording whose header need not be read, otherwise `None`.
+
+    Returns:
+        The rows of a manifest, in the order of the dataset; `shard` is null.
 
     Raises:
         UserError: Two utterances have the same id, an id is empty, or there are no recordings.
@@ -74,9 +103,7 @@ def build(
     if not table.num_rows:
         raise UserError(f"dataset={dataset.run_name}: no recordings found; nothing to do")
     _check_ids(table)
-    shards = assign_shards(table["duration_s"].to_numpy(), shard_hours)
-    table = table.set_column(table.schema.get_field_index("shard"), schema.field("shard"), pa.array(shards))
-    return Manifest(table=table.combine_chunks(), digest=digest_of(table))
+    return table.combine_chunks()
 
 
 def _channels(utterance: Utterance, header: AudioHeader | None) -> list[Utterance]:

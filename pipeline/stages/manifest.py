@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from rich.console import Console
 
 from pipeline.config.run_config import RunConfig
@@ -22,7 +23,7 @@ from pipeline.runtime.progress import PLAIN_EVERY_S, format_hours
 from pipeline.runtime.terminal import counted, printable
 from pipeline.stages import identity
 from pipeline.stages import resume as refusals
-from pipeline.stages.build_manifest import build
+from pipeline.stages.build_manifest import first_generation, list_rows
 from pipeline.stages.growth import Changes, KnownHeaders, compare, describe_again, grown
 from pipeline.storage import manifest as manifests
 from pipeline.storage.manifest import Manifest
@@ -90,7 +91,7 @@ class ManifestStage:
                 return self._moved(manifest, before, made_with)
         if "manifest" not in self._config.settings.stages:
             raise UserError(f"{stored}: there is no manifest; add manifest to stages=")
-        manifest = self._build_manifest()
+        manifest = first_generation(self._list(), self._config.settings.shard.hours)
         recorded = self._directory.read_record()
         if (
             recorded is not None and self._directory.has_commits()
@@ -126,7 +127,7 @@ class ManifestStage:
 
     def _extended(self, manifest: Manifest, made_with: dict[str, Any]) -> Manifest:
         """List the corpus again, and take over what has changed. If the listing fails, nothing is changed."""
-        changes = compare(manifest, self._build_manifest(KnownHeaders(manifest).of).table)
+        changes = compare(manifest, self._list(KnownHeaders(manifest).of))
         self.unlisted = len(changes.new)
         self._say_changes(changes)
         if self._config.settings.extend == "check" or changes.none:
@@ -158,9 +159,9 @@ class ManifestStage:
         identity.note_manifest(directory, extended.chain)
         return extended
 
-    def _build_manifest(
+    def _list(
         self, known: Callable[[Utterance], tuple[AudioHeader | None, int | None] | None] = lambda utterance: None
-    ) -> Manifest:
+    ) -> pa.Table:
         with self._console.status("finding recordings and reading their headers") as status:
             shown = said = time.monotonic()
 
@@ -174,22 +175,14 @@ class ManifestStage:
                     said = now
                     self._say(f"reading headers: {counted(rows, 'utterance')}")
 
-            settings = self._config.settings
-            return build(
-                self._config.dataset,
-                settings.shard.hours,
-                tell,
-                settings.channels,
-                settings.loader.timeout_s,
-                stderr=self._directory.local_log(),
-                known=known,
-            )
+            settings, log = self._config.settings, self._directory.local_log()
+            return list_rows(self._config.dataset, tell, settings.channels, settings.loader.timeout_s, log, known)
 
     def _moved(self, manifest: Manifest, before: dict[str, Any], made_with: dict[str, Any]) -> Manifest:
         """List the corpus at its new place. Refuse it if recordings of the manifest are missing or differ there."""
         differences = refusals.making_differences(before, made_with)
         if before["shard.hours"] == made_with["shard.hours"]:
-            changes = compare(manifest, self._build_manifest(KnownHeaders(manifest).of).table)
+            changes = compare(manifest, self._list(KnownHeaders(manifest).of))
             moved = {key for key in {*before, *made_with} if before.get(key) != made_with.get(key)} <= _PLACES
             extends = moved and self._config.settings.extend == "auto"
             if not changes.none:
