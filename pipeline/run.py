@@ -190,9 +190,7 @@ class Session:
             if finished is not None and not self._to_write(finished) and not self.manifest_stage.looks:
                 return self._close(finished, "complete already; ")
         elif settings.extend == "check":
-            raise UserError(
-                f"extend=check: there is no run in run_dir={self.directory.root}; leave extend out to make one"
-            )
+            raise UserError(f"extend=check: no run in run_dir={self.directory.root}; leave extend out to start one")
         elif settings.score.by:
             each = [CHANNEL] if settings.channels == "each" else []
             self._check_groups([*own_column_names(columns_of(self.config.dataset)).values(), *each])

@@ -115,8 +115,12 @@ class Changes:
     @property
     def none(self) -> bool:
         """Whether nothing has changed, except perhaps the place of the files."""
-        found = (self.new, self.newly_vanished, self.returned, self.replaced, self.other_reference, self.other_columns)
-        return not any(map(len, found))
+        return not len(self.replaced) and not self.to_take_over(redo=False)
+
+    def to_take_over(self, redo: bool) -> bool:
+        """Whether the manifest or the transcripts change. A replaced recording keeps its result unless `redo`."""
+        found = (self.new, self.newly_vanished, self.returned, self.other_reference, self.other_columns)
+        return any(map(len, found)) or (redo and len(self.redoable) > 0)
 
     @cached_property
     def _was_gone(self) -> NDArray[np.bool_]:

@@ -130,7 +130,8 @@ class ManifestStage:
         changes = compare(manifest, self._list(KnownHeaders(manifest).of))
         self.unlisted = len(changes.new)
         self._say_changes(changes)
-        if self._config.settings.extend == "check" or changes.none:
+        settings = self._config.settings
+        if settings.extend == "check" or not changes.to_take_over(settings.redo_changed):
             return manifest
         return self._take_over(changes, made_with)
 
@@ -183,7 +184,8 @@ class ManifestStage:
         differences = refusals.making_differences(before, made_with)
         if before["shard.hours"] == made_with["shard.hours"]:
             changes = compare(manifest, self._list(KnownHeaders(manifest).of))
-            moved = {key for key in {*before, *made_with} if before.get(key) != made_with.get(key)} <= _PLACES
+            # An option that an earlier release did not have is no difference.
+            moved = {key for key in {*before} & {*made_with} if before[key] != made_with[key]} <= _PLACES
             extends = moved and self._config.settings.extend == "auto"
             if not changes.none:
                 differences.append(refusals.corpus_differences(manifest.table, changes.listed))

@@ -148,13 +148,18 @@ def read(stored: StoredTable) -> tuple[Manifest, dict[str, Any]]:
     try:
         table = stored.read().combine_chunks()
         metadata = tables.metadata_of(table.schema)
-        generations = tuple(Generation(**each) for each in metadata.get("generations", ()))
+        generations = generations_in(table.schema)
         if generations and sum(each.rows for each in generations) != len(table):
             raise ValueError("its generations have another number of rows")
         plain = table.replace_schema_metadata(None)
         return Manifest(plain, metadata["digest"], generations, metadata.get("chain", "")), metadata["made_with"]
     except UNREADABLE as error:
         raise unreadable(stored, error) from None
+
+
+def generations_in(schema: pa.Schema) -> tuple[Generation, ...]:
+    """Return the generations that the metadata of a manifest name; none for a manifest that has never changed."""
+    return tuple(Generation(**each) for each in tables.metadata_of(schema).get("generations", ()))
 
 
 UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError, TypeError)

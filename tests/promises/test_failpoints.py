@@ -80,7 +80,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", [point for point in POINTS if not point.startswith("renewal")])
+@pytest.mark.parametrize("point", [point for point in POINTS if not point.startswith(("renewal", "described", "extend"))])
 def test_killed_at_a_step_the_tables_stay_whole_for_every_reader(
     point: str, undisturbed: Path, disturbed: Path
 ) -> None:
