@@ -45,6 +45,8 @@ class Utterance:
         start_s, end_s: The segment in seconds of the file; `None` means the beginning or end of the file.
         columns: Values of the dataset's own columns by name.
         channel: Channel of the file, from 1; `None` if the setting `channels=` decides.
+        error: Why the utterance cannot be used, such as a wrong start in a list. The utterance is then a failure with
+            this message, and its recording is not opened. `None` for every other utterance.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Utterance:
     end_s: float | None = None
     columns: Mapping[str, Scalar] = field(default_factory=dict)
     channel: int | None = None
+    error: str | None = None
 
 
 class AudioHeader(NamedTuple):

@@ -270,6 +270,8 @@ class Session:
             return None  # the root may have moved, which the manifest stage decides; or there is nothing to mix
         records = self.directory.committed(recorded.fingerprint)
         now = identity.describe_known(self.config, manifest.digest, recorded)
+        if now.fingerprint != recorded.fingerprint and not self.directory.has_results():
+            return None  # nothing has succeeded, so the run may be planned again
         refusals.refuse_differences(self.config, recorded, now)
         totals = summary.total(records.values())
         complete = {*records} >= {*range(manifest.num_shards)}

@@ -459,17 +459,6 @@ def test_a_line_that_ends_before_it_begins_costs_a_row(tmp_path: Path) -> None:
     assert set(opened.failures.set_index("id").error.items()) == {("odd", "empty"), ("beyond", "truncated")}
 
 
-def test_ids_that_stand_for_two_utterances_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [{"audio_filepath": f"{name}.wav", "id": "same"} for name in "ab"]
-    Path("list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(["dataset=manifest", "dataset.path=list.jsonl", "model=digits"]) == 2
-    said = capsys.readouterr().err
-    assert "'same'" in said
-    assert "a.wav" in said
-    assert "b.wav" in said
-    assert [path.name for path in Path().iterdir()] == ["list.jsonl"]  # nothing is left behind
-
-
 @pytest.mark.parametrize("wrong", ["device=cuda:99", "dataset.root=empty", "stages=[score]", "precision=fp16"])
 def test_a_refused_run_leaves_nothing_behind(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("empty").mkdir()

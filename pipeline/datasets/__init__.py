@@ -53,7 +53,12 @@ class Connector(Protocol):
     """What every dataset offers.
 
     Constructing one checks its options and raises `UserError` with key, value, reason and remedy. A connector may also
-    have a method `reading(num_references)`, which says in one line how the source was read, once the manifest is made.
+    have these methods, which are called once the manifest is made:
+
+    - `reading(num_references)` says in one line how the source was read.
+    - `warnings()` returns a line for each kind of thing that was wrong, but cost no more than a value or an utterance.
+      `Warnings` counts them.
+    - `not_found()` says where recordings are looked for, and what to do if none of them exists.
 
     Attributes:
         run_name: The `<dataset>` part of `runs/<dataset>/<model>`.
@@ -77,6 +82,22 @@ class Connector(Protocol):
             UserError: There is none, or the source cannot be read.
         """
         ...
+
+
+class Warnings:
+    """Counts what is wrong with single values and rows, by kind, and keeps the first example of each kind."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[int, str]] = {}
+
+    def add(self, kind: str, example: str) -> None:
+        """Count one more of a kind; the example has the place and the value."""
+        number, first = self._found.get(kind, (0, example))
+        self._found[kind] = (number + 1, first)
+
+    def lines(self) -> list[str]:
+        """Return one line for each kind."""
+        return [f"{kind}: {number:,}; the first: {first}" for kind, (number, first) in self._found.items()]
 
 
 CONNECTORS = Modules("dataset.connector", "pipeline.datasets", "Dataset", "overnight_speech.datasets")
@@ -190,13 +211,17 @@ def refuse_empty(utterances: Iterator[Utterance], message: str) -> Iterator[Utte
     """The same utterances.
 
     Raises:
-        UserError: With `message`, where there is none.
+        UserError: With `message`, where there is none; or none can be used.
     """
-    utterance = None
+    first, usable = None, False
     for utterance in utterances:
+        first = first or utterance
+        usable = usable or utterance.error is None
         yield utterance
-    if utterance is None:
+    if first is None:
         raise UserError(message)
+    if not usable:
+        raise UserError(f"{first.error} (no other row can be used either)")
 
 
 def walk_files(root: str, skip: frozenset[str] = frozenset(), key: str = "dataset.root") -> Iterator[str]:

@@ -10,15 +10,16 @@ are kept.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from omegaconf import MISSING
 
-from pipeline.datasets import refuse_empty, require_folder, with_extension
+from pipeline.datasets import Warnings, refuse_empty, require_folder, with_extension
 from pipeline.datasets.formats.delimited import records
-from pipeline.datasets.formats.source import Source
-from pipeline.datasets.formats.values import number_in, reference, shown
+from pipeline.datasets.formats.source import Source, line
+from pipeline.datasets.formats.values import column_value, number_in, reference, shown
 from pipeline.records import Scalar, Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path, resolve_path
@@ -27,6 +28,8 @@ SPLITS = ("validated", "train", "dev", "test", "invalidated", "other")
 
 # The release has MP3; people often convert it.
 _EXTENSIONS = ("mp3", "wav", "flac", "opus", "ogg", "m4a")
+
+_Value = TypeVar("_Value")
 
 _OWN = ("path", "sentence")
 _COUNTS = ("up_votes", "down_votes")
@@ -60,6 +63,7 @@ class Dataset:
         self.notice: str | None = None
         path = os.path.join(self.root, f"{options.split}.tsv")
         self._source = Source(path, path)
+        self._warnings = Warnings()
         if not os.path.isfile(path):
             there = ", ".join(split for split in SPLITS if os.path.isfile(os.path.join(self.root, f"{split}.tsv")))
             remedy = f"choose dataset.split from {there}" if there else _REMEDY
@@ -78,15 +82,24 @@ class Dataset:
         """Yield every clip of the list.
 
         Raises:
-            UserError: The list is empty, or a line is wrong.
+            UserError: The list is empty or cannot be read. A clip whose line is wrong is an utterance with an `error`.
         """
         return refuse_empty(self._utterances(), f"{self._source.name}: lists no clips; choose another dataset.split")
 
-    def _read(self) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    def warnings(self) -> list[str]:
+        """Return a line for each kind of value or line that could not be used."""
+        return self._warnings.lines()
+
+    def not_found(self) -> str:
+        """Say where the clips are looked for."""
+        return f"the clips are looked for in {os.path.join(self.root, 'clips')}; {_REMEDY}"
+
+    def _read(self) -> tuple[list[str], Iterator[tuple[int, list[str] | ValueError]]]:
         """Return the names of the columns, and an iterator over the line number and the cells of each row."""
         # Quotes in these files belong to the sentences and are often unbalanced; they do not enclose values.
         rows = records(self._source, "\t", quotes=False)
         number, header = next(rows, (1, []))
+        assert isinstance(header, list), "a wrong header is refused"
         missing = [name for name in _OWN if name not in header]
         if missing:
             raise self._source.refusal(number, f"column {missing[0]} is missing; restore the list of the release")
@@ -98,19 +111,35 @@ class Dataset:
 
     def _utterances(self) -> Iterator[Utterance]:
         header, rows = self._read()
+        self._warnings = Warnings()
         for number, cells in rows:
-            record = dict(zip(header, cells, strict=True))
             try:
+                if isinstance(cells, ValueError):
+                    raise cells
+                record = dict(zip(header, cells, strict=True))
                 name = _file_name(record["path"])
-                columns = {encode_path(key): _value(key, record[key]) for key in header if key not in _OWN}
-                yield Utterance(
-                    id=encode_path(os.path.splitext(name)[0]),
-                    path=_clip(resolve_path(os.path.join(self.root, "clips", name))),
-                    reference=reference("sentence", record["sentence"]),
-                    columns=columns,
-                )
             except ValueError as error:
-                raise self._source.refusal(number, error) from None
+                self._warnings.add("lines that cannot be used, each of them a failure", f"{line(number)}: {error}")
+                yield Utterance(line(number), "", error=str(self._source.refusal(number, error)))
+                continue
+            yield Utterance(
+                id=encode_path(os.path.splitext(name)[0]),
+                path=_clip(resolve_path(os.path.join(self.root, "clips", name))),
+                reference=self._checked(number, "sentence", record["sentence"], reference),
+                columns={
+                    encode_path(key): self._checked(number, key, record[key], _value)
+                    for key in header
+                    if key not in _OWN
+                },
+            )
+
+    def _checked(self, number: int, key: str, text: str, value: Callable[[str, str], _Value]) -> _Value | None:
+        """Return the value of a cell; `None`, with a warning, if it cannot be used."""
+        try:
+            return value(key, text)
+        except ValueError as error:
+            self._warnings.add(f"values of {key} that cannot be used, and are null", f"{line(number)}: {error}")
+            return None
 
 
 def _file_name(listed: str) -> str:
@@ -133,7 +162,7 @@ def _value(key: str, text: str) -> Scalar:
     if not text:
         return None
     if key not in _COUNTS:
-        return encode_path(text)
+        return column_value(text, "string")
     count = number_in(text)
     if not isinstance(count, int) or abs(count) >= 2**31:
         raise ValueError(f"{key}={shown(text)}: must be a whole number")

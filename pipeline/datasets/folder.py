@@ -16,14 +16,14 @@ from functools import cached_property
 
 from omegaconf import MISSING
 
-from pipeline.datasets import EXTENSIONS, refuse_empty, require_folder, walk_files, with_extension
+from pipeline.datasets import EXTENSIONS, Warnings, refuse_empty, require_folder, walk_files, with_extension
 from pipeline.datasets.formats.metadata import Metadata
-from pipeline.datasets.formats.values import shown
+from pipeline.datasets.formats.source import check_encoding, decoded
+from pipeline.datasets.formats.values import MAX_TEXT_BYTES, shown
 from pipeline.records import Scalar, Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
 
-_MAX_REFERENCE_BYTES = 2**20
 # A text of TIMIT begins with the numbers of the first and last sample: 0 46797 She had your dark suit.
 _TIMIT = re.compile(r"\A0 [1-9][0-9]{3,6} (?=\D+\Z)")
 
@@ -36,11 +36,13 @@ class Options:
         root: The folder.
         extensions: Extensions of the recordings, with or without dot, in upper or lower case.
         metadata: A list with a row for each recording, whose columns are added; `None` for no list.
+        encoding: The encoding of references and of the list where they are not UTF-8; `None` uses no such reference.
     """
 
     root: str = MISSING
     extensions: list[str] = field(default_factory=lambda: list(EXTENSIONS))
     metadata: str | None = None
+    encoding: str | None = None
 
 
 class Dataset:
@@ -58,6 +60,8 @@ class Dataset:
         self.run_name = f"folder-{encode_path(os.path.basename(self.root)) or 'root'}"
         self.notice: str | None = None
         self._options = options
+        self._warnings = Warnings()
+        check_encoding(options.encoding)
         if options.metadata and not os.path.isfile(os.path.expanduser(options.metadata)):
             raise UserError(
                 f"dataset.metadata={options.metadata}: no such file; give a list with a row for each recording"
@@ -90,22 +94,35 @@ class Dataset:
         said = [f"{self.run_name}: own columns {', '.join(map(shown, self.columns())) or 'none'}"]
         if self._metadata:
             said.append(self._metadata.said())
-        if not num_references:
+        if not num_references and not self.warnings():
             said.append("no references, which a .txt beside each recording or dataset.metadata would give")
         return "; ".join(said)
 
+    def warnings(self) -> list[str]:
+        """Return a line for each kind of reference and row that could not be used."""
+        return self._warnings.lines() + (self._metadata.warnings.lines() if self._metadata else [])
+
     def _utterances(self) -> Iterator[Utterance]:
+        self._warnings = Warnings()
         relative = None
         for relative in self._recordings():
             columns = self._folder_columns(relative)
             path = os.path.join(self.root, relative)
-            reference = read_reference(with_extension(os.path.splitext(path)[0], "txt"))
+            reference = self._reference(with_extension(os.path.splitext(path)[0], "txt"))
             if self._metadata:
                 listed, described = self._metadata.of(relative)
                 reference, columns = listed or reference, columns | described
             yield Utterance(encode_path(relative.replace(os.sep, "/")), path, reference, columns=columns)
         if self._metadata and relative is not None:
             self._metadata.check_used(relative)
+
+    def _reference(self, path: str) -> str | None:
+        try:
+            return read_reference(path, self._options.encoding)
+        except ValueError as error:
+            name = encode_path(os.path.relpath(path, self.root))
+            self._warnings.add("references that cannot be used, so that the recording has none", f"{name}: {error}")
+            return None
 
     def _recordings(self) -> Iterator[str]:
         for relative in walk_files(self.root):
@@ -126,24 +143,40 @@ class Dataset:
 
     @cached_property
     def _metadata(self) -> Metadata | None:
-        return Metadata(self._options.metadata, self.root) if self._options.metadata else None
+        return Metadata(self._options.metadata, self.root, self._options.encoding) if self._options.metadata else None
 
 
-def read_reference(path: str) -> str | None:
-    """Return the text of a file without surrounding white space; `None` if the file has no text.
+def read_reference(path: str, encoding: str | None = None) -> str | None:
+    """Return the text of a file without surrounding white space; `None` if there is no such file, or it has no text.
 
-    The file is UTF-8, or UTF-16 with a byte order mark. Bytes that cannot be decoded become U+FFFD. A file that is not
-    regular, cannot be read or is larger than 1 MB counts as no reference. The numbers of samples in a text of TIMIT are
-    left out.
+    The numbers of samples in a text of TIMIT are left out.
+
+    Args:
+        path: The file. It is UTF-8, or UTF-16 with a byte order mark.
+        encoding: The encoding of a file that is neither.
+
+    Raises:
+        ValueError: The file is not regular, cannot be read, is larger than 1 MB, or is in none of these encodings.
     """
     try:
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_REFERENCE_BYTES:
-            return None
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a file")
+        if status.st_size > MAX_TEXT_BYTES:
+            raise ValueError("larger than 1 MB")
         with open(path, "rb") as file:
-            data = file.read(_MAX_REFERENCE_BYTES)
-    except OSError:
+            data = file.read(MAX_TEXT_BYTES)
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            text = data.decode("utf-16")
+        else:
+            text = decoded(data, encoding).removeprefix("\ufeff")
+    except FileNotFoundError:
         return None
-    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    text = data.decode("utf-16" if utf16 else "utf-8-sig", errors="replace").strip()
-    return _TIMIT.sub("", text) or None
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        remedy = "save it as UTF-8, or name its encoding with dataset.encoding=, such as cp1252"
+        raise ValueError(f"not {error.encoding.upper()}; {remedy}") from None
+    if "\0" in text:
+        raise ValueError("has NUL characters; save it as UTF-8, or set dataset.encoding=utf-16-le if it is UTF-16")
+    return _TIMIT.sub("", text.strip()) or None

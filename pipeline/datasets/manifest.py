@@ -16,25 +16,31 @@ adds `#c2`.
 
 from __future__ import annotations
 
+import math
+import ntpath
 import os
 import posixpath
+import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from omegaconf import MISSING
 
-from pipeline.datasets import refuse_empty, require_folder
+from pipeline.datasets import Warnings, refuse_empty, require_folder
 from pipeline.datasets.formats import Listing, Row, kaldi
 from pipeline.datasets.formats.mapping import ROLES
-from pipeline.datasets.formats.opening import ListOptions, Values, open_list
+from pipeline.datasets.formats.opening import ListOptions, Values, open_list, usable
 from pipeline.datasets.formats.source import Source
-from pipeline.datasets.formats.values import column_value, segment_mark, shown
+from pipeline.datasets.formats.values import segment_mark, shown
 from pipeline.records import Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path, resolve_path
 
 _REMEDY = "give a list (JSON lines, CSV, TSV, Parquet, lhotse, RTTM, STM, ...) or a Kaldi data folder"
+# SpeechBrain writes $data_root for the folder of the recordings.
+_PLACEHOLDER = re.compile(r"(?:\$\w+|\$?\{\w+\}|%\w+%|<\w+>)[/\\]+")
 _SAID = {"text": "reference"}
 
 
@@ -46,10 +52,12 @@ class Options(ListOptions):
         path: The list, or a Kaldi data folder.
         audio_root: The folder that relative paths are relative to, and that contains the recordings of an RTTM or STM
             file; `None` for the folder that the list names, or the folder of the list.
+        segment_slack_s: Seconds by which a segment may end after its recording. Such an end is cut with a warning.
     """
 
     path: str = MISSING
     audio_root: str | None = None
+    segment_slack_s: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -80,9 +88,12 @@ class Dataset:
             raise UserError(f"dataset.path is required and has no default; {_REMEDY}")
         self.path = os.path.abspath(os.path.expanduser(options.path))
         self._options = options
-        self._source = Source(self.path, f"dataset.path={options.path}")
+        self._source = Source(self.path, f"dataset.path={options.path}", options.encoding)
+        self._warnings = Warnings()
+        self._first = ""
         self.run_name = "manifest"
         self.notice: str | None = None
+        self.segment_slack_s = options.segment_slack_s
         self._check()
         self._base = self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
         if options.audio_root:
@@ -91,6 +102,10 @@ class Dataset:
     def _check(self) -> None:
         options, name = self._options, self._source.name
         options.check()
+        if not 0 <= options.segment_slack_s < math.inf:
+            raise UserError(
+                f"dataset.segment_slack_s={options.segment_slack_s}: must be a number of seconds, 0 or more"
+            )
         if not os.path.exists(self.path):
             raise UserError(f"{name}: no such file; {_REMEDY}")
         if os.path.isdir(self.path):
@@ -107,7 +122,7 @@ class Dataset:
         """Return the columns of the list that are not path, times, channel, id or reference.
 
         Raises:
-            UserError: The list cannot be read, or a line is wrong; the message has the line's number.
+            UserError: The list cannot be read.
         """
         return self._scanned.types
 
@@ -115,7 +130,7 @@ class Dataset:
         """Yield every row of the list as an utterance.
 
         Raises:
-            UserError: The list is empty, or a line is wrong.
+            UserError: The list is empty, or no row can be used. Otherwise a wrong row is an utterance with an `error`.
         """
         return refuse_empty(self._utterances(), f"{self._source.name}: lists no recordings")
 
@@ -135,36 +150,84 @@ class Dataset:
         hint = "" if num_references or self._options.columns.text == "" else self._scanned.hint
         return f"{said}; no references, but {hint}" if hint else said
 
+    def warnings(self) -> list[str]:
+        """Return a line for each kind of value or row that could not be used."""
+        return self._warnings.lines()
+
+    def not_found(self) -> str:
+        """Say where the recordings of the list are looked for, and what to do if none exists."""
+        if os.path.isabs(self._first) or ntpath.splitdrive(self._first)[0]:
+            return (
+                "the paths of the list are absolute; mount their disk, or write them relative to a folder and set "
+                "dataset.audio_root= to that folder"
+            )
+        said = (
+            f"the paths of the list are relative to {self._folder}; "
+            "set dataset.audio_root= to the folder of the recordings"
+        )
+        if found := _PLACEHOLDER.match(self._first):
+            return f"{said}, for which {shown(found[0])} stands"
+        return said
+
     def _utterances(self) -> Iterator[Utterance]:
-        types = self._scanned.types
+        types, self._warnings, self._first = self._scanned.types, Warnings(), ""
         for row in self._listing.rows():
+            error = None
+            if row.error is not None:
+                error = str(UserError(f"{self._source.name}: {row.error}"))  # escapes what cannot be seen
+                self._warnings.add("rows that cannot be used, each of them a failure", row.error)
+            self._first = self._first or row.path
+            reference, columns = usable(row, types, self._warnings.add)
             yield Utterance(
                 id=self._id(row),
-                path=resolve_path(os.path.join(self._folder, row.path)),
-                reference=row.reference,
+                path=self._find(row),
+                reference=reference,
                 start_s=row.start_s,
                 end_s=row.end_s,
-                columns={key: column_value(value, types[key]) for key, value in row.extras.items()},
+                columns=columns,
                 channel=row.channel,
+                error=error,
             )
 
     def _id(self, row: Row) -> str:
         if row.id is not None:
             return encode_path(row.id)
+        if not row.path:
+            return row.place
         listed = row.path
         if os.path.isabs(listed):
             base = self._folder if _is_below(listed, self._folder) else self._scanned.common
             listed = os.path.relpath(listed, base)
-        id_ = encode_path(posixpath.normpath(listed.replace(os.sep, "/")))
+        id_ = encode_path(posixpath.normpath(listed.replace("\\", "/")))
+        if row.error is not None:
+            return f"{id_}#{row.place}"  # its times and its channel are not known
         return f"{id_}{segment_mark(row.start_s, row.end_s)}{'' if row.channel is None else f'#c{row.channel}'}"
+
+    def _find(self, row: Row) -> str:
+        """Return the path of a recording. If there is none, one with another spelling of the same path is taken."""
+        if not row.path:
+            return ""
+        path = resolve_path(os.path.join(self._folder, row.path))
+        plain = _PLACEHOLDER.sub("", row.path, count=1) if _PLACEHOLDER.match(row.path) else row.path
+        plain = plain.replace("\\", "/")
+        if (plain == row.path and row.path.isascii()) or os.path.lexists(path):
+            return path
+        for other in (plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain)):
+            if other != row.path and os.path.lexists(found := os.path.join(self._folder, other)):
+                read = f"{row.place}: {shown(row.path)} as {other!a}"
+                self._warnings.add("paths that do not exist as listed, but in another spelling, which was read", read)
+                return found
+        return path
 
     @cached_property
     def _scanned(self) -> _Scan:
         listing = self._listing
         common: str | None = None
         values = Values()
-        for number, row in enumerate(listing.rows()):
-            if listing.from_anywhere and number == 0:
+        unchecked = listing.from_anywhere
+        for row in listing.rows():
+            if unchecked and row.error is None:
+                unchecked = False
                 self._check_base(row.path)
             if os.path.isabs(row.path) and not _is_below(row.path, self._folder):
                 folder = os.path.dirname(os.path.normpath(row.path))

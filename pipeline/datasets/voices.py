@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.datasets import SHIPPED, refuse_empty, require_folder, walk_files
+from pipeline.datasets import SHIPPED, Warnings, refuse_empty, require_folder, walk_files
 from pipeline.records import Scalar, Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
@@ -80,6 +80,7 @@ class Dataset:
 
     def __init__(self, options: Options) -> None:
         self.notice: str | None = None
+        self._warnings = Warnings()
         if options.root:
             self.root = require_folder(options.root, "give the folder VOiCES_devkit, as dataset.root or in VOICES_ROOT")
             self.run_name = "voices"
@@ -106,8 +107,13 @@ class Dataset:
         message = f"dataset.root={self.root}: no recordings found; {_LAYOUT}"
         return refuse_empty(self._utterances(), message)
 
+    def warnings(self) -> list[str]:
+        """Return a line about the references that could not be used, if there are any."""
+        return self._warnings.lines()
+
     def _utterances(self) -> Iterator[Utterance]:
-        references = References(self.root)
+        self._warnings = Warnings()
+        references = References(self.root, self._warnings)
         genders = _read_genders(os.path.join(self.root, "references"))
         for relative in walk_files(self.root, skip=_NOT_SPEECH):
             folder, name = os.path.split(relative)
@@ -144,8 +150,8 @@ class References:
     If its two files disagree, `filename_transcripts` counts.
     """
 
-    def __init__(self, root: str) -> None:
-        """Read both files below `root`.
+    def __init__(self, root: str, warnings: Warnings) -> None:
+        """Read both files below `root`; `warnings` counts the texts that are not UTF-8, which are not used.
 
         Raises:
             UserError: A file exists but cannot be read.
@@ -154,7 +160,10 @@ class References:
         newer = os.path.join(folder, "filename_transcripts")
         older = os.path.join(folder, "Lab41-SRI-VOiCES.refs")
         try:
-            self._texts = (_Texts(_csv_rows(_read_lines(newer))), _Texts(_older_rows(_read_lines(older))))
+            self._texts = (
+                _Texts(_csv_rows(_read_lines(newer)), warnings),
+                _Texts(_older_rows(_read_lines(older)), warnings),
+            )
         except csv.Error as error:
             raise UserError(f"{newer}: not a CSV file ({error}); restore it, or remove it") from None
 
@@ -171,12 +180,17 @@ class _Texts:
     only the source recordings; distant recordings then get their text through the passage.
     """
 
-    def __init__(self, rows: Iterator[tuple[str, str]]) -> None:
+    def __init__(self, rows: Iterator[tuple[str, str]], warnings: Warnings) -> None:
         self._by_passage: dict[tuple[int, int, int], str] = {}
         self._by_name: dict[str, str] = {}
         for name, text in rows:
             stem = os.path.basename(name).removesuffix(".wav")
             passage = _passage(stem)
+            if "\ufffd" in text:
+                warnings.add(
+                    "references that are not UTF-8, so that the recording has none", f"{stem!r}: {text[:80]!r}"
+                )
+                continue
             if text and (passage is None or self._by_passage.setdefault(passage, text) != text):
                 self._by_name[stem] = text
 

@@ -65,6 +65,8 @@ class Recordings:
         """Load one chunk as a mono waveform at the model's sample rate."""
         failpoint("decode")
         utterance = self.manifest.utterance(chunk.row)
+        if utterance.id in self.manifest.rejected:
+            return Rejected(chunk, "manifest", *self.manifest.rejected[utterance.id])
         extent = Extent(
             utterance.path,
             utterance.start_s,

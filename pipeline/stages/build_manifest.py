@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.audio.headers import Headers
-from pipeline.datasets import Connector, columns_of, utterances_of
+from pipeline.audio.waveforms import SEGMENT_SLACK_S
+from pipeline.datasets import Connector, Warnings, columns_of, utterances_of
 from pipeline.inference.planning import assign_shards
-from pipeline.records import AudioHeader, Utterance
+from pipeline.records import AudioHeader, ErrorName, Utterance
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.paths import encode_path
+from pipeline.runtime.paths import encode_path, resolve_path
 from pipeline.storage import tables
 from pipeline.storage.manifest import BLOCK_ROWS, Manifest, digest_of
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The utterances of a dataset.
+
+    Attributes:
+        table: The rows of a manifest; `shard` is null.
+        rejected: As `Manifest.rejected`.
+    """
+
+    table: pa.Table
+    rejected: Mapping[str, tuple[ErrorName, str]]
 
 
 def build(
@@ -27,36 +42,46 @@ def build(
     on_progress: Callable[[int], None] = lambda rows: None,
     channels: str = "mix",
     timeout_s: float = 120.0,
-    stderr: Path | None = None,
+    warnings: Warnings | None = None,
 ) -> Manifest:
-    """Find the recordings of a dataset, read their headers in parallel, and assign them to shards; see `list_rows`.
-
-    Raises:
-        UserError: As `list_rows`.
-    """
-    return first_generation(list_rows(dataset, on_progress, channels, timeout_s, stderr), shard_hours)
-
-
-def first_generation(table: pa.Table, shard_hours: float) -> Manifest:
-    """Assign the rows of a manifest to shards.
+    """List the utterances of a dataset and assign them to shards.
 
     Args:
-        table: The rows.
+        dataset: The connector.
+        shard_hours: Hours of audio in one shard.
+        on_progress: As in `list_utterances`.
+        channels: As in `list_utterances`.
+        timeout_s: As in `list_utterances`.
+        warnings: As in `list_utterances`.
+
+    Raises:
+        UserError: As `list_utterances`.
+    """
+    return first_generation(list_utterances(dataset, channels, timeout_s, on_progress, None, warnings), shard_hours)
+
+
+def first_generation(listing: Listing, shard_hours: float) -> Manifest:
+    """Assign utterances to shards.
+
+    Args:
+        listing: The utterances.
         shard_hours: Hours of audio in one shard.
     """
+    table = listing.table
     shards = assign_shards(table["duration_s"].to_numpy(), shard_hours)
     table = table.set_column(table.schema.get_field_index("shard"), table.schema.field("shard"), pa.array(shards))
-    return Manifest(table=table.combine_chunks(), digest=digest_of(table))
+    return Manifest(table, digest_of(table), listing.rejected)
 
 
-def list_rows(
+def list_utterances(
     dataset: Connector,
-    on_progress: Callable[[int], None] = lambda rows: None,
     channels: str = "mix",
     timeout_s: float = 120.0,
+    on_progress: Callable[[int], None] = lambda rows: None,
     stderr: Path | None = None,
+    warnings: Warnings | None = None,
     known: Callable[[Utterance], tuple[AudioHeader | None, int | None] | None] = lambda utterance: None,
-) -> pa.Table:
+) -> Listing:
     """Find the recordings of a dataset, and read their headers in parallel.
 
     If a header cannot be read, or the process that reads the header hangs, crashes or runs out of memory, the row has
@@ -64,35 +89,46 @@ def list_rows(
 
     Args:
         dataset: The connector.
-        on_progress: Called with the number of rows so far.
         channels: `mix`, `first` or `each`. With `each`, an utterance without a channel becomes one row per channel.
         timeout_s: Seconds after which a header counts as unreadable. If all samples must be counted, this is the limit
             for each MiB of the file.
+        on_progress: Called with the number of rows so far.
         stderr: File that takes messages of audio libraries; `None` drops them.
+        warnings: Counts the ends of segments that are cut, and the ids that are changed because they are taken.
         known: Returns header and file size of a recording whose header need not be read, otherwise `None`.
 
     Returns:
-        The rows of a manifest, in the order of the dataset; `shard` is null.
+        The utterances, in the order of the dataset.
 
     Raises:
-        UserError: Two utterances have the same id, an id is empty, or there are no recordings.
+        UserError: An id is empty, or there are no recordings.
     """
     types = columns_of(dataset)
     columns = tables.own_column_names(types)
     schema = tables.manifest_schema(
         {tables.CHANNEL: "int16", **{columns[name]: type_ for name, type_ in types.items()}}
     )
+    warnings = Warnings() if warnings is None else warnings
+    slack_s = getattr(dataset, "segment_slack_s", SEGMENT_SLACK_S)
+    rejected: dict[int, tuple[ErrorName, str]] = {}
     batches: list[pa.RecordBatch] = []
     utterances = utterances_of(dataset)
     done = 0
     with Headers(timeout_s, stderr) as headers:
         while block := list(islice(utterances, BLOCK_ROWS)):
-            rows = []
+            rows: list[dict[str, Any]] = []
             found = [known(each) for each in block]
             read = headers.of([each.path for each, facts in zip(block, found, strict=True) if facts is None])
             for utterance, facts in zip(block, found, strict=True):
                 header, size = next(read) if facts is None else facts
+                if utterance.error is not None:
+                    header, size = None, None
+                rejection = _rejection(utterance, header, slack_s)
+                if header is not None and rejection is None:
+                    utterance = _cut(utterance, header, slack_s, warnings)
                 each_channel = _channels(utterance, header) if channels == "each" else [utterance]
+                if rejection is not None:
+                    rejected |= dict.fromkeys(range(done + len(rows), done + len(rows) + len(each_channel)), rejection)
                 rows += [_row(each, header, size, columns) for each in each_channel]
                 on_progress(done + len(rows))
             batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
@@ -102,8 +138,8 @@ def list_rows(
         table = table.drop_columns([tables.CHANNEL])
     if not table.num_rows:
         raise UserError(f"dataset={dataset.run_name}: no recordings found; nothing to do")
-    _check_ids(table)
-    return table.combine_chunks()
+    table = _with_unique_ids(table, warnings).combine_chunks()
+    return Listing(table, {table["id"][row].as_py(): rejection for row, rejection in rejected.items()})
 
 
 def _channels(utterance: Utterance, header: AudioHeader | None) -> list[Utterance]:
@@ -143,16 +179,52 @@ def _row(
     return row
 
 
-def _check_ids(table: pa.Table) -> None:
-    ids = table["id"]
-    if pc.count_distinct(ids).as_py() != len(ids):
-        counts = pc.value_counts(ids)
-        id_ = counts.field("values")[pc.index(pc.greater(counts.field("counts"), 1), True).as_py()].as_py()
-        paths = table.filter(pc.equal(ids, id_))["path"].to_pylist()
-        raise UserError(
-            f"id {id_!r} belongs to {len(paths)} utterances ({' and '.join(paths[:2])}); ids must be unique, "
-            f"so rename one, or give ids of your own in a list (dataset=manifest)"
-        )
-    if pc.any(pc.equal(ids, "")).as_py():
-        path = table.filter(pc.equal(ids, ""))["path"][0]
+def _rejection(utterance: Utterance, header: AudioHeader | None, slack_s: float) -> tuple[ErrorName, str] | None:
+    """Return why an utterance is a failure before its recording is opened; `None` if it is none."""
+    if utterance.error is not None:
+        return "unreadable", utterance.error
+    path = encode_path(utterance.path)
+    if path != utterance.path and resolve_path(path) != utterance.path:  # a byte of the name is not UTF-8
+        return "unreadable", f"the tables write the path as {path!r}, which is another file; rename one of the two"
+    if header is not None and (utterance.start_s or 0.0) < header.duration_s < (utterance.end_s or 0.0) - slack_s:
+        ends = f"the segment ends at {utterance.end_s} s, but the recording ends at {header.duration_s:.6g} s"
+        return "truncated", f"{ends}, more than {slack_s} s before"
+    return None
+
+
+def _cut(utterance: Utterance, header: AudioHeader, slack_s: float, warnings: Warnings) -> Utterance:
+    """Cut a segment at the end of its recording. `_rejection` has refused one that ends much later."""
+    end_s = utterance.end_s
+    if end_s is None or round(end_s * header.sample_rate) <= header.num_samples:
+        return utterance
+    if (utterance.start_s or 0.0) >= header.duration_s:
+        return utterance  # the loader says what is wrong
+    warnings.add(
+        f"segments that end up to {slack_s} s after their recording, and are cut",
+        f"{utterance.id} ends at {end_s} s, its recording at {header.duration_s:.6g} s",
+    )
+    return replace(utterance, end_s=header.duration_s)
+
+
+def _with_unique_ids(table: pa.Table, warnings: Warnings) -> pa.Table:
+    """Add `#2`, `#3`, ... to the second, third, ... of several utterances with one id.
+
+    Raises:
+        UserError: An id is empty.
+    """
+    if pc.any(pc.equal(table["id"], "")).as_py():
+        path = table.filter(pc.equal(table["id"], ""))["path"][0]
         raise UserError(f"{path}: an utterance has an empty id; give each utterance an id")
+    if pc.count_distinct(table["id"]).as_py() == len(table):
+        return table
+    ids, number = table["id"].to_pylist(), Counter[str]()
+    taken = set(ids)
+    for row, id_ in enumerate(ids):
+        number[id_] += 1
+        if number[id_] > 1:
+            while f"{id_}#{number[id_]}" in taken:
+                number[id_] += 1
+            ids[row] = f"{id_}#{number[id_]}"
+            taken.add(ids[row])
+            warnings.add("ids that another utterance has, so that a number is added", f"{id_!r} becomes {ids[row]!r}")
+    return table.set_column(0, table.schema.field("id"), pa.array(ids, pa.string()))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pipeline.inference.planning import assign_shards
 from pipeline.records import AudioHeader, Utterance
 from pipeline.runtime.failpoints import failpoint
+from pipeline.stages.build_manifest import Listing
 from pipeline.stages.score import renew_transcripts
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Generation, Manifest, chain_of
@@ -46,7 +47,7 @@ class KnownHeaders:
         row = self._rows.get(utterance.id)
         if row is None:
             row = self._rows.get(f"{utterance.id}#c1")  # `channels=each` adds the channel to the id
-        if row is None or self._facts["num_samples"][row] < 0:
+        if row is None or f"{utterance.id}#2" in self._rows or self._facts["num_samples"][row] < 0:
             return None
         rate, channels, samples, size = (int(self._facts[name][row]) for name in [*self._facts][:4])
         try:
@@ -64,13 +65,13 @@ class Changes:
 
     Attributes:
         manifest: The manifest.
-        listed: The corpus as it is listed now.
+        listed: The utterances of the corpus now.
         place: `(rows,)` row of each row of the manifest in `listed`; -1 if it is no longer listed.
         new: Rows of `listed` that the manifest lacks, ascending.
     """
 
     manifest: Manifest
-    listed: pa.Table
+    listed: Listing
     place: NDArray[np.int64]
     new: NDArray[np.int64]
 
@@ -78,20 +79,28 @@ class Changes:
     def vanished(self) -> NDArray[np.int64]:
         """Rows of the manifest that are no longer listed, or whose file is gone."""
         gone = np.full(len(self.place), True)
-        sizes = np.asarray(self.listed["file_size"].is_valid().to_numpy())
-        had = np.asarray(self.manifest.table["file_size"].is_valid().to_numpy())
+        sizes = np.asarray(self.listed.table["file_size"].is_valid().to_numpy())
         there = self.place >= 0
-        gone[there] = had[there] & ~sizes[self.place[there]]
+        gone[there] = self._had_file[there] & ~sizes[self.place[there]]
         return np.flatnonzero(gone)
 
     @cached_property
     def replaced(self) -> NDArray[np.int64]:
         """Rows of the manifest that stand for another recording now: the file, the segment or the channel differs."""
         differs = self._differ(_WORK)
-        unknown = np.asarray(self.manifest.table["file_size"].is_null().to_numpy())
-        differs[unknown] = False  # no result yet
+        differs[~self._had_file] = False
         differs[self.vanished] = False
         return np.flatnonzero(differs)
+
+    @cached_property
+    def found(self) -> NDArray[np.int64]:
+        """Rows of the manifest that had no readable file or a wrong cell, and have a file now. They have no result."""
+        sizes = np.append(np.asarray(self.listed.table["file_size"].is_valid().to_numpy()), False)  # for a place of -1
+        return np.flatnonzero(~self._had_file & sizes[self.place])
+
+    @cached_property
+    def _had_file(self) -> NDArray[np.bool_]:
+        return np.asarray(self.manifest.table["file_size"].is_valid().to_numpy())
 
     @cached_property
     def redoable(self) -> NDArray[np.int64]:
@@ -107,7 +116,7 @@ class Changes:
     @cached_property
     def other_columns(self) -> NDArray[np.int64]:
         """Rows of the manifest in which a column of the dataset's own differs; every row if one is new or gone."""
-        before, now = (own_columns(schema) for schema in (self.manifest.table.schema, self.listed.schema))
+        before, now = (own_columns(schema) for schema in (self.manifest.table.schema, self.listed.table.schema))
         if before != now:
             return np.arange(len(self.place))
         return np.flatnonzero(self._differ([field.name for field in now if field.name != CHANNEL]))
@@ -119,8 +128,8 @@ class Changes:
 
     def to_take_over(self, redo: bool) -> bool:
         """Whether the manifest or the transcripts change. A replaced recording keeps its result unless `redo`."""
-        found = (self.new, self.newly_vanished, self.returned, self.other_reference, self.other_columns)
-        return any(map(len, found)) or (redo and len(self.redoable) > 0)
+        changed = (self.newly_vanished, self.returned, self.found, self.other_reference, self.other_columns)
+        return len(self.new) > 0 or any(map(len, changed)) or (redo and len(self.redoable) > 0)
 
     @cached_property
     def _was_gone(self) -> NDArray[np.bool_]:
@@ -144,22 +153,14 @@ class Changes:
         differs = np.full(len(self.place), False)
         rows = np.flatnonzero(self.place >= 0)
         for name in names:
-            before, now = (
-                table[name].take(pa.array(taken)).combine_chunks()
-                if name in table.schema.names
-                else pa.nulls(len(rows))
-                for table, taken in ((self.manifest.table, rows), (self.listed, self.place[rows]))
-            )
-            if before.type != now.type:
-                before, now = (each.cast(pa.string()) for each in (before, now))
-            if len(rows):
-                same = (
-                    pc.fill_null(pc.equal(before, now), False)
-                    if before.type != pa.null()
-                    else pa.array([True] * len(rows))
-                )
-                both_null = pc.and_(before.is_null(), now.is_null())
-                differs[rows] |= ~np.asarray(pc.or_(same, both_null).to_numpy(zero_copy_only=False))
+            both = (self.manifest.table, self.listed.table)
+            types = {table.schema.field(name).type for table in both if name in table.schema.names}
+            field = pa.field(name, types.pop() if len(types) == 1 else pa.string())
+            before = _column(self.manifest.table, field).take(pa.array(rows))
+            now = _column(self.listed.table, field).take(pa.array(self.place[rows]))
+            both_null = pc.and_(before.is_null(), now.is_null())
+            same = pc.or_(pc.fill_null(pc.equal(before, now), False), both_null)
+            differs[rows] |= ~np.asarray(same.to_numpy(zero_copy_only=False))
         return differs
 
     def said(self, redo: bool) -> str:
@@ -174,16 +175,16 @@ class Changes:
             remark = f" ({kept:,} keep their results, because a vanished recording is in their shard)" if kept else ""
         parts = [
             (self.new, "new", ""), (self.newly_vanished, "vanished", ""), (self.returned, "there again", ""),
-            (self.replaced, "replaced", remark),
+            (self.found, "found at last", " (retry_failed=true computes them)"), (self.replaced, "replaced", remark),
             (self.other_reference, "with another reference", ""), (self.other_columns, "with other columns", ""),
         ]  # fmt: skip
         found = [f"{len(rows):,} {what}{note}" for rows, what, note in parts if len(rows)]
         return f"the corpus has changed: {', '.join(found)}" if found else ""
 
 
-def compare(manifest: Manifest, listed: pa.Table) -> Changes:
-    """Compare the rows of a manifest with a new listing of the corpus, by id."""
-    ids, now = (table["id"].combine_chunks() for table in (manifest.table, listed))
+def compare(manifest: Manifest, listed: Listing) -> Changes:
+    """Compare the rows of a manifest with the utterances of the corpus now, by id."""
+    ids, now = (table["id"].combine_chunks() for table in (manifest.table, listed.table))
     place = pc.fill_null(pc.index_in(ids, value_set=now), -1).to_numpy(zero_copy_only=False).astype(np.int64)
     new = np.flatnonzero(~pc.is_in(now, value_set=ids).to_numpy(zero_copy_only=False))
     return Changes(manifest, listed, place, new)
@@ -197,12 +198,12 @@ def grown(changes: Changes, shard_hours: float, redo: bool) -> Manifest:
         shard_hours: Hours of audio in one of the new shards.
         redo: Whether the rows that were replaced are measured anew.
     """
-    before, listed = changes.manifest.table, changes.listed
+    before, listed = changes.manifest.table, changes.listed.table
     now = datetime.now(UTC).isoformat(timespec="seconds")
     schema = _schema(changes)
     there = changes.place >= 0
     taken = listed.take(pa.array(np.maximum(changes.place, 0))) if len(listed) else listed
-    measured = np.isin(np.arange(len(there)), changes.redoable) if redo else np.full(len(there), False)
+    measured = np.isin(np.arange(len(there)), [*changes.found, *(changes.redoable if redo else ())])
     columns = []
     for field in schema:
         if field.name == VANISHED:
@@ -221,14 +222,17 @@ def grown(changes: Changes, shard_hours: float, redo: bool) -> Manifest:
     if len(added):
         generations = (*generations, Generation(len(added), now))
     chain = chain_of(table, [each.rows for each in generations])
-    return Manifest(table, changes.manifest.digest, generations, chain)
+    fresh_ids = {*added["id"].to_pylist(), *rows["id"].filter(pa.array(measured)).to_pylist()}
+    rejected = {id_: why for id_, why in changes.manifest.rejected.items() if id_ not in fresh_ids}
+    rejected |= {id_: why for id_, why in changes.listed.rejected.items() if id_ in fresh_ids}
+    return Manifest(table, changes.manifest.digest, rejected, generations, chain)
 
 
 def _schema(changes: Changes) -> pa.Schema:
     """The columns of the new listing; `vanished_at` if anything is missing, or ever was."""
     names = changes.manifest.table.schema.names
-    own = own_columns(changes.listed.schema)
-    if CHANNEL in names and CHANNEL not in changes.listed.schema.names:
+    own = own_columns(changes.listed.table.schema)
+    if CHANNEL in names and CHANNEL not in changes.listed.table.schema.names:
         own = [changes.manifest.table.schema.field(CHANNEL), *own]
     vanished = [pa.field(VANISHED, pa.string())] if len(changes.vanished) or VANISHED in names else []
     return pa.schema([*MANIFEST_FIELDS, *own, *vanished])

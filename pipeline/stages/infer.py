@@ -133,16 +133,16 @@ def prepare(
 
 
 def _refuse_other_work(config: RunConfig, directory: RunDirectory, identity: Identity) -> None:
-    """Refuse to continue committed work of another identity. Remove uncommitted tables of another identity."""
+    """Refuse to mix results of another identity with those of this one. Remove other work without results."""
     recorded = directory.read_record()
-    if directory.has_commits():
+    if directory.has_results():
         if recorded is not None:
             refuse_differences(config, recorded, identity)
         elif directory.committed_otherwise(identity.fingerprint):
             difference = f"{RUN_JSON}: lost; fingerprint: another one in {COMMITS}/, {identity.fingerprint} now"
             raise refusal(directory.root, [difference])
-    elif recorded is not None and recorded.fingerprint != identity.fingerprint:
-        directory.remove_uncommitted()
+    elif recorded is None or recorded.fingerprint != identity.fingerprint:
+        directory.discard()
 
 
 def _write_record(

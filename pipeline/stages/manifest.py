@@ -12,18 +12,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 
 from pipeline.config.run_config import RunConfig
+from pipeline.datasets import Connector, Warnings
 from pipeline.records import AudioHeader, Utterance
 from pipeline.runtime import redaction as masking
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
+from pipeline.runtime.paths import resolve_path
 from pipeline.runtime.progress import PLAIN_EVERY_S, format_hours
 from pipeline.runtime.terminal import counted, printable
 from pipeline.stages import identity
 from pipeline.stages import resume as refusals
-from pipeline.stages.build_manifest import first_generation, list_rows
+from pipeline.stages.build_manifest import Listing, first_generation, list_utterances
 from pipeline.stages.growth import Changes, KnownHeaders, compare, describe_again, grown
 from pipeline.storage import manifest as manifests
 from pipeline.storage.manifest import Manifest
@@ -58,6 +61,7 @@ class ManifestStage:
         self._console = console
         self._say = say
         self.unlisted = 0
+        self._warnings = Warnings()
 
     def made_with(self) -> dict[str, Any]:
         """Return the settings that determine the manifest."""
@@ -82,34 +86,41 @@ class ManifestStage:
         stored, made_with = self._directory.manifest, self.made_with()
         if stored.is_there:
             manifest, before = manifests.read(stored)
-            committed = self._directory.has_commits()
-            if committed:
+            if self._directory.has_commits():
                 self._refuse_edited(manifest)
             if before == made_with:
                 return self._extended(manifest, made_with) if self.looks else manifest
-            if committed:
+            if self._directory.has_results():
                 return self._moved(manifest, before, made_with)
         if "manifest" not in self._config.settings.stages:
             raise UserError(f"{stored}: there is no manifest; add manifest to stages=")
         manifest = first_generation(self._list(), self._config.settings.shard.hours)
         recorded = self._directory.read_record()
-        if (
-            recorded is not None and self._directory.has_commits()
-        ):  # the manifest was removed; the new one must be the same
+        if not self._directory.has_results():
+            self._directory.discard()  # nothing succeeded, so the run may be planned again
+        elif recorded is not None:  # the manifest was removed; the new one must be the same
             now = identity.describe_known(self._config, manifest.digest, recorded)
             refusals.refuse_differences(self._config, recorded, now)
         failpoint("manifest")
         manifests.write(self._directory, manifest, made_with)
         failpoint("manifest-written")
         identity.note_manifest(self._directory)
-        unreadable = int(np.isnan(manifest.duration_s).sum())
+        ids = manifest.table["id"].filter(pc.is_null(manifest.table["duration_s"])).to_pylist()
+        unreadable = sum(id_ not in manifest.rejected for id_ in ids)
         self._say(
             f"{counted(len(manifest), 'utterance')}, {format_hours(float(np.nansum(manifest.duration_s)))} of audio, "
             f"{counted(manifest.num_shards, 'shard')}"
             + (f", {unreadable} with a header that cannot be read" * bool(unreadable))
         )
         self._say_reading(manifest)
+        self._say_warnings()
         return manifest
+
+    def _say_warnings(self) -> None:
+        """Say what was read otherwise than it was written, one line for each kind."""
+        dataset = self._config.dataset
+        for line in [*(dataset.warnings() if hasattr(dataset, "warnings") else ()), *self._warnings.lines()]:
+            self._say(f"warning: {printable(line)}")
 
     def _say_reading(self, manifest: Manifest) -> None:
         """Say how the dataset was read, if its connector can tell, and how many utterances have a reference."""
@@ -142,6 +153,7 @@ class ManifestStage:
     def _take_over(self, changes: Changes, made_with: dict[str, Any]) -> Manifest:
         """Write what has changed; transcripts first, so that after a kill the next run finds the same changes."""
         settings, directory, manifest = self._config.settings, self._directory, changes.manifest
+        self._say_warnings()
         extended = grown(changes, settings.shard.hours, settings.redo_changed)
         if extended.chain != manifest.content:
             records = directory.commits()
@@ -162,7 +174,7 @@ class ManifestStage:
 
     def _list(
         self, known: Callable[[Utterance], tuple[AudioHeader | None, int | None] | None] = lambda utterance: None
-    ) -> pa.Table:
+    ) -> Listing:
         with self._console.status("finding recordings and reading their headers") as status:
             shown = said = time.monotonic()
 
@@ -176,8 +188,11 @@ class ManifestStage:
                     said = now
                     self._say(f"reading headers: {counted(rows, 'utterance')}")
 
-            settings, log = self._config.settings, self._directory.local_log()
-            return list_rows(self._config.dataset, tell, settings.channels, settings.loader.timeout_s, log, known)
+            settings, dataset, self._warnings = self._config.settings, self._config.dataset, Warnings()
+            log, timeout_s = self._directory.local_log(), settings.loader.timeout_s
+            listing = list_utterances(dataset, settings.channels, timeout_s, tell, log, self._warnings, known)
+            _refuse_none_found(dataset, listing.table)
+            return listing
 
     def _moved(self, manifest: Manifest, before: dict[str, Any], made_with: dict[str, Any]) -> Manifest:
         """List the corpus at its new place. Refuse it if recordings of the manifest are missing or differ there."""
@@ -188,7 +203,7 @@ class ManifestStage:
             moved = {key for key in {*before} & {*made_with} if before[key] != made_with[key]} <= _PLACES
             extends = moved and self._config.settings.extend == "auto"
             if not changes.none:
-                differences.append(refusals.corpus_differences(manifest.table, changes.listed))
+                differences.append(refusals.corpus_differences(manifest.table, changes.listed.table))
             if changes.none or (extends and not len(changes.vanished) and not len(changes.replaced)):
                 self._refuse_other_work(manifest, differences)
                 self._say_changes(changes)
@@ -223,3 +238,25 @@ class ManifestStage:
             raise refusals.refusal(
                 self._directory.root, [f"manifest: {was} before, {rows} now, because {MANIFEST} has been edited"]
             )
+
+
+def _refuse_none_found(dataset: Connector, table: pa.Table) -> None:
+    """Refuse a corpus none of whose recordings exists, because every row would fail in the same way.
+
+    Raises:
+        UserError: No recording exists. The message names the first, and the nearest folder that exists.
+    """
+    if table["file_size"].null_count < len(table):
+        return
+    paths = (path for path in table["path"].to_pylist() if path)
+    first = next(paths, "")
+    if not first or any(os.path.exists(resolve_path(path)) for path in (first, *paths)):
+        return  # reading their headers took too long
+    nearest = first
+    while not os.path.exists(resolve_path(nearest)):
+        nearest = os.path.dirname(nearest)
+    hint = f"; {dataset.not_found()}" if hasattr(dataset, "not_found") else ""
+    raise UserError(
+        f"dataset={dataset.run_name}: not one of its recordings exists; the first is {first!r}, "
+        f"of which {nearest!r} exists{hint}"
+    )

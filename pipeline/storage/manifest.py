@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.audio.rates import resampled_lengths
-from pipeline.records import Utterance
+from pipeline.records import ErrorName, Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.storage import tables
 from pipeline.storage.files import StoredTable
@@ -46,10 +46,12 @@ class Manifest:
             identifies the run, so it stays the same when the corpus grows or its references are corrected.
         generations: The generations, in the order of the rows; empty for a single one.
         chain: SHA-256 of all rows as they are now, chained from generation to generation; `digest` if empty.
+        rejected: Why a row is a failure before its recording is opened, by id: the error's name and its message.
     """
 
     table: pa.Table
     digest: str
+    rejected: Mapping[str, tuple[ErrorName, str]] = field(default_factory=dict)
     generations: tuple[Generation, ...] = ()
     chain: str = ""
 
@@ -128,10 +130,13 @@ class Manifest:
 
 
 def write(directory: RunDirectory, manifest: Manifest, made_with: dict[str, Any]) -> None:
-    """Write the manifest. The file's metadata hold the digest and the settings `made_with`."""
+    """Write the manifest. The file's metadata hold its digests, the rejected rows and the settings `made_with`."""
     metadata: dict[str, Any] = {
-        "digest": manifest.digest, "made_with": made_with, "schema_version": tables.SCHEMA_VERSION,
-    }  # fmt: skip
+        "digest": manifest.digest,
+        "rejected": dict(manifest.rejected),
+        "made_with": made_with,
+        "schema_version": tables.SCHEMA_VERSION,
+    }
     if manifest.chain:
         metadata |= {"chain": manifest.chain, "generations": [asdict(each) for each in manifest.generations]}
     directory.write_table(
@@ -151,8 +156,9 @@ def read(stored: StoredTable) -> tuple[Manifest, dict[str, Any]]:
         generations = generations_in(table.schema)
         if generations and sum(each.rows for each in generations) != len(table):
             raise ValueError("its generations have another number of rows")
-        plain = table.replace_schema_metadata(None)
-        return Manifest(plain, metadata["digest"], generations, metadata.get("chain", "")), metadata["made_with"]
+        rejected = {id_: (name, message) for id_, (name, message) in metadata.get("rejected", {}).items()}
+        plain, chain = table.replace_schema_metadata(None), metadata.get("chain", "")
+        return Manifest(plain, metadata["digest"], rejected, generations, chain), metadata["made_with"]
     except UNREADABLE as error:
         raise unreadable(stored, error) from None
 

@@ -158,12 +158,16 @@ class RunDirectory:
         return self.committed(recorded.fingerprint) if recorded is not None else {}
 
     def has_commits(self) -> bool:
-        """Whether any commit record exists, even a damaged one. If so, other work must not write here."""
+        """Whether any commit record exists, even a damaged one."""
         return bool(self._record_names())
 
     def unusable_records(self, done: Iterable[int]) -> list[str]:
         """Return the names of the commit records that are not those of the shards `done`."""
         return sorted({f"{COMMITS}/{name}" for name in self._record_names()} - {*map(self.commit_name, done)})
+
+    def has_results(self) -> bool:
+        """Whether a committed shard has a result, or a record is damaged. If so, other work must not write here."""
+        return any(record is None or record.num_failures < record.utterances for record in self._records())
 
     def committed_otherwise(self, fingerprint: str) -> bool:
         """Whether any commit record has a fingerprint other than this one, or cannot be read."""
@@ -290,8 +294,10 @@ class RunDirectory:
             elif path.name.startswith("file-"):
                 path.unlink(missing_ok=True)
 
-    def remove_uncommitted(self) -> None:
-        """Remove tables that an attempt with other settings left. The caller has checked that no shard is committed."""
+    def discard(self) -> None:
+        """Remove what an attempt with other settings left. The caller has checked that it has no results."""
+        for name in self._record_names():  # first, because a record promises that its tables are there
+            self._files.remove(f"{COMMITS}/{name}", durable=True)
         for table in TABLES:
             for name in self.names(table):
                 if name.startswith("shard-") and name.endswith(".parquet"):

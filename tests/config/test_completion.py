@@ -30,7 +30,7 @@ WITHOUT_EQUALS = "COMP_WORDBREAKS=${COMP_WORDBREAKS//=}"
         ("dat", ["dataset.root=", "dataset="]),
         ("dataset=", [f"dataset={name}" for name in group_choices("dataset")]),
         ("dataset=fo", ["dataset=folder"]),
-        ("dataset=folder dataset.", ["dataset.extensions=", "dataset.metadata=", "dataset.root="]),
+        ("dataset=folder dataset.", ["dataset.encoding=", "dataset.extensions=", "dataset.metadata=", "dataset.root="]),
         ("dataset=manifest dataset.columns.d", ["dataset.columns.duration="]),
         ("dataset=digits dataset.", []),
         ("model=checkpoint model.a", ["model.architecture="]),
@@ -118,7 +118,7 @@ def test_tab_in_a_terminal_completes(elsewhere: Path) -> None:
         os.write(terminal, b"bf\t")
         wait_for("bf16")
         os.write(terminal, b" dataset.\t\t")
-        wait_for("dataset.extensions=  dataset.metadata=    dataset.root=")
+        wait_for("dataset.encoding=    dataset.metadata=")
     finally:
         os.close(terminal)
         os.waitpid(process, 0)

@@ -87,16 +87,29 @@ def test_a_split_is_chosen_and_one_that_is_missing_is_refused(tmp_path: Path) ->
         ("a\t../../b.mp3\tx\t1", "path='../../b.mp3': must be the name of a file in clips"),
         ("a\t/etc/passwd\tx\t1", "path='/etc/passwd': must be the name"),
         ("a\t\tx\t1", "path='': must be the name"),
-        ("a\tb.mp3\tx\tmany", "up_votes='many': must be a whole number"),
-        ("a\tb.mp3\tx\t99999999999", "up_votes='99999999999': must be a whole number"),
-        (b"a\tb.mp3\t\xff\t1", "line 3: not UTF-8"),
     ],
 )
-def test_a_wrong_line_is_refused_with_its_file_and_number(tmp_path: Path, line: str | bytes, reason: str) -> None:
+def test_a_wrong_line_fails_with_its_file_and_number(tmp_path: Path, line: str, reason: str) -> None:
     folder = language(tmp_path, "client_id\tpath\tsentence\tup_votes", "a\tok.mp3\tx\t1", line)
-    said = refused(folder)
-    assert said.startswith(f"{folder / 'validated.tsv'}: line 3: ")
-    assert reason in said
+    good, bad = opened(folder).utterances()
+    assert (good.error, bad.id, bad.path) == (None, "line 3", "")
+    assert str(bad.error).startswith(f"{folder / 'validated.tsv'}: line 3: ")
+    assert reason in str(bad.error)
+
+
+def test_a_wrong_value_is_null_and_counted(tmp_path: Path) -> None:
+    lines = [f"a\t{votes}.mp3\tx\t{votes}" for votes in ("1", "many", "99999999999", "2.5")]
+    dataset = opened(language(tmp_path, "client_id\tpath\tsentence\tup_votes", *lines))
+    assert [clip.columns["up_votes"] for clip in dataset.utterances()] == [1, None, None, None]
+    (said,) = dataset.warnings()
+    assert said.endswith(
+        "up_votes that cannot be used, and are null: 3; the first: line 3: up_votes='many': must be a whole number"
+    )
+
+
+def test_a_list_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    folder = language(tmp_path, "client_id\tpath\tsentence\tup_votes", b"a\tb.mp3\t\xff\t1")
+    assert refused(folder).startswith(f"{folder / 'validated.tsv'}: line 2: not UTF-8")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +146,7 @@ def test_any_bytes_give_utterances_or_a_refusal(tmp_path_factory: pytest.TempPat
         clips = list(opened(folder).utterances())
     except UserError:
         return
-    assert all(Path(clip.path).parent == folder / "clips" for clip in clips)
+    assert all(clip.error or Path(clip.path).parent == folder / "clips" for clip in clips)
 
 
 def test_converted_clips_are_found(tmp_path: Path) -> None:

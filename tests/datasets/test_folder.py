@@ -109,7 +109,8 @@ def test_names_with_spaces_quotes_and_newlines_are_kept(tmp_path: Path) -> None:
         (b"  He was not ill disposed.\n", "He was not ill disposed."),
         (b"\xef\xbb\xbfBOM", "BOM"),
         ("früh".encode("utf-16"), "früh"),
-        (b"caf\xe9", "caf\ufffd"),
+        (b"caf\xe9", None),
+        ("one".encode("utf-16-le"), None),
         (b" \n", None),
         (b"x" * (2**20 + 1), None),
     ],
@@ -118,6 +119,20 @@ def test_a_text_beside_a_recording_is_its_reference(tmp_path: Path, data: bytes,
     make(tmp_path, "a.b.wav")
     (tmp_path / "a.b.txt").write_bytes(data)
     assert found(tmp_path)[0].reference == expected
+
+
+def test_references_that_cannot_be_used_are_counted_and_an_encoding_helps(tmp_path: Path) -> None:
+    make(tmp_path, "a.wav", "b.wav", "c.wav", "d.wav")
+    for name, data in {"a": b"caf\xe9", "b": "früh".encode(), "c": b"x" * (2**20 + 1)}.items():
+        (tmp_path / f"{name}.txt").write_bytes(data)
+    for encoding, references in ((None, [None, "früh", None, None]), ("cp1252", ["café", "früh", None, None])):
+        dataset = folder.Dataset(folder.Options(root=str(tmp_path), encoding=encoding))
+        assert [utterance.reference for utterance in dataset.utterances()] == references
+        (line,) = dataset.warnings()
+        assert line.startswith("references that cannot be used, so that the recording has none: ")
+        assert (": 2; the first: a.txt: not UTF-8; save it" in line) == (encoding is None)
+    with pytest.raises(UserError, match=r"dataset\.encoding=ansi: no such encoding; give one that Python knows"):
+        folder.Dataset(folder.Options(root=str(tmp_path), encoding="ansi"))
 
 
 def test_a_reference_that_is_no_file_is_none(tmp_path: Path) -> None:

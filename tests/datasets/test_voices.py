@@ -149,6 +149,16 @@ def test_older_names_are_understood(root: Path) -> None:
     assert utterances[source].columns["source"] is True
 
 
+def test_a_reference_that_is_not_utf_8_is_not_used_and_counted(root: Path) -> None:
+    (root / "references").mkdir(exist_ok=True)
+    (root / "references" / "Lab41-SRI-VOiCES.refs").write_bytes(f"{DISTANT} CAF".encode() + b"\xe9\n")
+    dataset = voices.Dataset(voices.Options(root=str(root)))
+    assert {utterance.reference for utterance in dataset.utterances()} == {None}
+    assert dataset.warnings()[0].startswith(
+        "references that are not UTF-8, so that the recording has none: 1; the first"
+    )
+
+
 def test_the_newer_reference_file_is_right(root: Path) -> None:
     refer(root, "filename_transcripts", f"index,file_name,transcript\n0,{DISTANT},new\n")
     refer(root, "Lab41-SRI-VOiCES.refs", f"{DISTANT} OLD\n{SOURCE} ONLY HERE\n")

@@ -220,14 +220,14 @@ def test_a_listing_that_fails_changes_nothing(
 ) -> None:
     corpus.add(range(6, 8))
     state = corpus.files()
-    list_rows = manifest_stage.list_rows
+    list_utterances = manifest_stage.list_utterances
 
     def broken(*arguments: object) -> pa.Table:
-        list_rows(*arguments)
+        list_utterances(*arguments)
         raise OSError(5, "Input/output error", str(corpus.root))
 
     with monkeypatch.context() as patch:
-        patch.setattr(manifest_stage, "list_rows", broken)
+        patch.setattr(manifest_stage, "list_utterances", broken)
         assert corpus.run() == 1
     assert f"{corpus.root}: Input/output error" in capsys.readouterr().err
     assert corpus.files() == state
@@ -337,3 +337,22 @@ def test_killed_while_it_computes_again_and_run_again_it_is_as_undisturbed(
     assert killed.returncode == -signal.SIGKILL
     assert corpus.run("redo_changed=true") == 0
     assert_equal_to_one_run(corpus, tmp_path / "fresh")
+
+
+def test_a_recording_that_was_missing_is_found_at_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(RECORDINGS[0], tmp_path / "a.flac")
+    (tmp_path / "list.csv").write_text("path,start,end\na.flac,,\nb.flac,,\na.flac,x,0.2\n")
+    given = [
+        *("dataset=manifest", f"dataset.path={tmp_path / 'list.csv'}", "model=digits", "outputs=[transcripts]"),
+        *("stages=[manifest,infer]", f"run_dir={tmp_path / 'out'}"),
+    ]
+    assert main(given) == 3
+    shutil.copy(RECORDINGS[1], tmp_path / "b.flac")
+    (tmp_path / "list.csv").write_text("path,start,end\na.flac,,\nb.flac,,\n")
+    capsys.readouterr()
+    assert main(given) == 3
+    assert "1 found at last (retry_failed=true computes them)" in capsys.readouterr().out
+    assert main([*given, "retry_failed=true"]) == 3
+    assert open_run(tmp_path / "out").transcripts["id"].tolist() == ["a.flac", "b.flac"]
+    assert len(open_run(tmp_path / "out").failures) == 1
+    assert verify.main([str(tmp_path / "out")]) == 0

@@ -404,18 +404,9 @@ LISTS = (
     BadList("a start that is a word", "l.csv", "path,start\na.wav,soon\n", "line 2: start='soon': must be a number"),
     BadList("a start before the file", "l.csv", "path,start\na.wav,-1\n", "line 2: start=-1: must not be negative"),
     BadList("a channel that is a letter", "l.csv", "path,channel\na.wav,B\n", "channel='B': must be a channel"),
-    BadList("ids twice", "l.csv", "path,id\na.wav,x\nb.wav,x\n", r"id 'x' belongs to 2 utterances .*a\.wav and"),
-    BadList("an empty id", "l.jsonl", '{"audio_filepath": "a.wav", "id": ""}\n', "has an empty id; give each"),
-    BadList("the same segment twice", "l.csv", "path,start,end\na.wav,1,2\na.wav,1,2\n", "belongs to 2 utterances"),
     BadList("a line without a path", "l.jsonl", '{"text": "x"}\n', "no column is known to hold the path"),
-    BadList("one line without a path", "l.jsonl", '{"wav": "a.wav"}\n{"x": 1}\n', "line 2: wav is missing"),
     BadList("a path that is a number", "l.jsonl", '{"audio_filepath": 7}\n', "audio_filepath=7: must be a path"),
-    BadList(
-        "an offset that is a text", "l.jsonl", '{"audio_filepath": "a", "offset": "1"}\n',
-        "line 1: offset='1': must be a number of seconds",
-    ),
     BadList("a line that is no object", "l.jsonl", "[1]\n", "item 1: 1 is not an object; expected"),
-    BadList("a number as a line", "l.jsonl", '{"wav": "a"}\n[1]\n', "line 2: not an object; expected"),
     BadList("a line that is cut", "l.jsonl", '{"audio_filepath": "a.w', "line 1: not JSON"),
     BadList("nothing", "l.jsonl", "", "lists no recordings"),
 )  # fmt: skip

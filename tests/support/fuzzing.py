@@ -292,7 +292,9 @@ def check_list(path: str, **options: Any) -> None:
     assert len(set(schema.names)) == len(schema.names)
     for row in rows:
         pa.array([row.id, row.reference], pa.string())
-        assert Path(row.path).is_absolute()
+        assert Path(row.path).is_absolute() or (row.error is not None and not row.path)
+        assert row.error is None or row.error.isprintable()
+        assert row.id
         assert row.channel is None or 1 <= row.channel < 2**15
         for time_s in (row.start_s, row.end_s):
             assert time_s is None or (math.isfinite(time_s) and abs(time_s) <= 2 * MAX_SECONDS)

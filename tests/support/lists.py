@@ -30,3 +30,12 @@ def refused(folder: Path, text: str | bytes, name: str = "list.csv", **options: 
         read(folder, text, name, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def failed(folder: Path, text: str | bytes, name: str = "list.csv", **options: Any) -> str:
+    """The error of the only row of a list that cannot be used; there are others."""
+    utterances = read(folder, text, name, **options)
+    (error,) = [utterance.error for utterance in utterances if utterance.error is not None]
+    assert len(utterances) > 1
+    assert "\n" not in error
+    return error

@@ -17,21 +17,40 @@ class Row:
     """One recording, or one segment of a recording, as a list has it.
 
     Attributes:
-        path: Path as listed: absolute, or relative to a folder that the connector knows.
+        path: Path as listed: absolute, or relative to a folder that the connector knows; empty if the row has none.
         id: The id in the list; `None` if the list has no ids.
-        reference: The reference transcript; `None` if the list has none.
+        reference: The reference transcript as listed, of any type; `None` if the list has none.
         start_s, end_s: The segment in seconds of the file; `None` means the beginning or end of the file.
         channel: The channel of the file, from 1; `None` if the list names none, or the file has only this one.
         extras: All other values by name, as listed.
+        place: Where the row is, for messages: `line 3`.
+        error: Why the row cannot be used, with its place. Such a row is a failure and costs no other row.
     """
 
     path: str
     id: str | None = None
-    reference: str | None = None
+    reference: Any = None
     start_s: float | None = None
     end_s: float | None = None
     channel: int | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)
+    place: str = ""
+    error: str | None = None
+
+    @classmethod
+    def wrong(cls, place: str, error: object, path: object = None, id_: object = None) -> Row:
+        """Return a row that cannot be used.
+
+        Args:
+            place: Where the row is.
+            error: What is wrong.
+            path: The path in the row; anything else than a text or a number counts as none.
+            id_: The id in the row, likewise.
+        """
+        known = [
+            str(value) if isinstance(value, str | int) and not isinstance(value, bool) else "" for value in (path, id_)
+        ]
+        return cls(path=known[0], id=known[1] or None, place=place, error=f"{place}: {error}")
 
 
 @dataclass(frozen=True)
@@ -39,7 +58,8 @@ class Listing:
     """A list that can be read.
 
     Attributes:
-        rows: Reads the list from the beginning. Raises `UserError` with the number of a wrong line.
+        rows: Reads the list from the beginning. A wrong row has an `error`; a list that is wrong as a whole raises
+            `UserError`.
         format: The name of the format.
         roles: The columns by their role, such as path or text, if the format lets a user choose them.
         types: The Arrow types of extras by name, if the format declares them. Other types follow from the values.

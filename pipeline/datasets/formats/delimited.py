@@ -11,8 +11,8 @@ from itertools import chain
 from pipeline.datasets import is_recording
 from pipeline.datasets.formats import Listing, Row
 from pipeline.datasets.formats.mapping import ROLES, Columns, is_usual, roles_in, row_of
-from pipeline.datasets.formats.source import MAX_LINE_BYTES, Source
-from pipeline.datasets.formats.values import number_in, shown
+from pipeline.datasets.formats.source import MAX_LINE_BYTES, Source, line
+from pipeline.datasets.formats.values import shown
 from pipeline.runtime.errors import UserError
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
@@ -22,7 +22,6 @@ _REMEDIES = {
     False: "write one for every column, or set dataset.quotes=true if quotes enclose values",
 }
 _EXCEL = re.compile(r"sep=(.)", re.IGNORECASE)  # Excel's line for the delimiter, before the header
-_NUMBERS = ("start", "end", "duration", "channel")
 
 
 def listing(source: Source, columns: Columns, delimiter: str | None, quotes: bool, header: str = "auto") -> Listing:
@@ -39,8 +38,8 @@ def listing(source: Source, columns: Columns, delimiter: str | None, quotes: boo
         UserError: The file cannot be read, it is not clear whether the first line names the columns, or a column is not
             there.
     """
-    _, first = next(records(source, delimiter, quotes, _REMEDIES[quotes]), (1, []))
-    if not first:
+    _, first = next(records(source, delimiter, quotes, _REMEDIES[quotes]), (1, None))
+    if not isinstance(first, list):
         return Listing(lambda: iter(()))
     has_header = _names_columns(first, columns, source) if header == "auto" else header == "true"
     if has_header:
@@ -56,15 +55,11 @@ def listing(source: Source, columns: Columns, delimiter: str | None, quotes: boo
         if has_header:
             next(lines, None)
         for number, cells in lines:
-            record: dict[str, object] = {name: cell or None for name, cell in zip(names, cells, strict=True)}
-            for role in _NUMBERS:
-                if role in roles:
-                    cell = record[roles[role]]
-                    record[roles[role]] = number_in(cell.strip()) if isinstance(cell, str) else None
-            try:
-                yield row_of(record, roles)
-            except ValueError as error:
-                raise source.refusal(number, error) from None
+            if isinstance(cells, ValueError):
+                yield Row.wrong(line(number), cells)
+            else:
+                record = {name: cell or None for name, cell in zip(names, cells, strict=True)}
+                yield row_of(line(number), record, roles)
 
     return Listing(rows, roles=roles)
 
@@ -109,10 +104,11 @@ def _numbered_roles(columns: Columns, names: Sequence[str], first: Sequence[str]
 
 def records(
     source: Source, delimiter: str | None, quotes: bool, remedy: str = "restore the list"
-) -> Iterator[tuple[int, list[str]]]:
-    """Yield the header and every row, each as the number of its first line and its values.
+) -> Iterator[tuple[int, list[str] | ValueError]]:
+    """Yield the header and every row, each as the number of its first line and its values. Empty rows are left out.
 
-    If a blank follows each delimiter of the first line, such blanks belong to the delimiters.
+    If a blank follows each delimiter of the first line, such blanks belong to the delimiters. A line with more or fewer
+    values than the header, or with a quote in the wrong place, comes as an error instead of its values.
 
     Args:
         source: The file.
@@ -121,7 +117,8 @@ def records(
         remedy: What a user can do about a line that cannot be read; part of the message.
 
     Raises:
-        UserError: A row has more or fewer values than the header, a quote never ends, or the file cannot be read.
+        UserError: The first line cannot be read, or a wrong row goes over several lines, so that a quote may have
+            swallowed rows; or the file cannot be read.
     """
     lines = source.lines()
     first = next(lines, None)
@@ -142,18 +139,26 @@ def records(
         strict=quotes,
     )
     width = 0
-    number = first[0]
-    before = number - 1
-    try:
-        for cells in reader:
-            if cells:
-                width = width or len(cells)
-                if len(cells) != width:
-                    raise source.refusal(number, f"{len(cells)} values instead of {width}; {remedy}")
-                yield number, cells
-            number = before + reader.line_num + 1
-    except csv.Error as error:
-        raise source.refusal(number, f"cannot be read as delimited text ({error}); {remedy}") from None
+    before = first[0] - 1
+    while True:
+        number = before + reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            cells, wrong = [], f"cannot be read as delimited text ({error})"
+        else:
+            if cells is None:
+                return
+            if not any(cells):
+                continue
+            width = width or len(cells)
+            wrong = f"{len(cells)} values instead of {width}" if len(cells) != width else ""
+        if not wrong:
+            yield number, cells
+        elif not width or before + reader.line_num > number:
+            raise source.refusal(number, f"{wrong}; {remedy}")
+        else:
+            yield number, ValueError(f"{wrong}; {remedy}")
 
 
 def _delimiter_in(line: str) -> str:

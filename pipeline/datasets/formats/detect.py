@@ -69,7 +69,7 @@ def detect(source: Source, folder: str | None = None) -> str:
 
 def _json_format(source: Source) -> str:
     try:
-        _, entry = next(objects(source), ("", {}))
+        entry = next((entry for _, entry in objects(source) if isinstance(entry, dict)), {})
     except UserError:
         return "jsonl"  # its reader reports what is wrong with the line
     return "lhotse" if is_lhotse(entry) else "jsonl"

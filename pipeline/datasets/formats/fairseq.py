@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from itertools import zip_longest
 
 from pipeline.datasets.formats import Listing, Row
-from pipeline.datasets.formats.source import Source
-from pipeline.datasets.formats.values import path, reference, shown
+from pipeline.datasets.formats.source import Source, line
+from pipeline.datasets.formats.values import path, shown
 from pipeline.runtime.errors import UserError
 
 _LINE = re.compile(r"([^\t]+)\t[0-9]+")
@@ -34,24 +34,25 @@ def listing(source: Source) -> Listing:
     Raises:
         UserError: The file cannot be read.
     """
-    root = next((line.strip() for _, line in source.lines()), "")
+    root = next((text.strip() for _, text in source.lines()), "")
     return Listing(lambda: _rows(source), folder=os.path.join(os.path.dirname(source.path), root))
 
 
 def _rows(source: Source) -> Iterator[Row]:
-    lines = ((number, line.strip()) for number, line in source.lines() if number > 1 and line.strip())
+    lines = ((number, text.strip()) for number, text in source.lines() if number > 1 and text.strip())
     texts = _texts(source)
     for listed, text in zip_longest(lines, texts or ()):
         if listed is None or (texts is not None and text is None):
             raise UserError(f"{source.name}: the transcripts beside it have another number of lines; write them again")
-        number, line = listed
-        match = _LINE.fullmatch(line)
+        number, entry = listed
+        match = _LINE.fullmatch(entry)
         if match is None:
-            raise source.refusal(number, f"{shown(line)} is not a path, a tab and a number of samples")
+            yield Row.wrong(line(number), f"{shown(entry)} is not a path, a tab and a number of samples")
+            continue
         try:
-            yield Row(path("path", match[1]), reference=reference("text", text))
+            yield Row(path("path", match[1]), reference=text, place=line(number))
         except ValueError as error:
-            raise source.refusal(number, error) from None
+            yield Row.wrong(line(number), error)
 
 
 def _texts(source: Source) -> Iterator[str] | None:
@@ -59,7 +60,7 @@ def _texts(source: Source) -> Iterator[str] | None:
     stem = os.path.splitext(source.path)[0]
     words, letters = f"{stem}.wrd", f"{stem}.ltr"
     if os.path.isfile(words):
-        return (line for _, line in Source(words, words).lines())
+        return (text for _, text in source.beside(words, words).lines())
     if os.path.isfile(letters):
-        return ("".join(line.split()).replace("|", " ") for _, line in Source(letters, letters).lines())
+        return ("".join(text.split()).replace("|", " ") for _, text in source.beside(letters, letters).lines())
     return None

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.datasets.formats.mapping import is_usual
-from pipeline.datasets.formats.source import Source
+from pipeline.datasets.formats.source import Source, line
 from pipeline.datasets.formats.values import WrittenFloat, shown
 from pipeline.runtime.errors import UserError
 
@@ -26,27 +26,27 @@ MAX_DOCUMENT_BYTES = 2**28
 _EXPECTED = 'not an object; expected {"audio_filepath": ..., ...}'
 
 
-def objects(source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
+def objects(source: Source) -> Iterator[tuple[str, dict[str, Any] | ValueError]]:
     """Yield the place and the object of every line, or of every item of a document: `line 3`, or `item 3`.
 
+    Instead of an object comes the error of a line or an item that is not an object.
+
     Raises:
-        UserError: The list cannot be read, a line or an item is not an object, or a document has no list of objects.
+        UserError: The list cannot be read, or a document has no list of objects.
     """
     if _is_document(source):
         for number, item in enumerate(_items(source), start=1):
-            if not isinstance(item, dict):
-                raise source.refusal(f"item {number}", f"{shown(item)} is {_EXPECTED}")
-            yield f"item {number}", item
+            is_object = isinstance(item, dict)
+            yield f"item {number}", item if is_object else ValueError(f"{shown(item)} is {_EXPECTED}")
         return
-    for number, line in source.lines():
-        if line.strip():
+    for number, text in source.lines():
+        if text.strip():
             try:
-                entry = _parse(line)
+                entry = _parse(text)
             except ValueError as error:
-                raise source.refusal(number, error) from None
-            if not isinstance(entry, dict):
-                raise source.refusal(number, _EXPECTED)
-            yield f"line {number}", entry
+                yield line(number), error
+                continue
+            yield line(number), entry if isinstance(entry, dict) else ValueError(_EXPECTED)
 
 
 def _is_document(source: Source) -> bool:
@@ -68,9 +68,9 @@ def _items(source: Source) -> list[Any]:
     """Return the items of a document."""
     parts: list[str] = []
     size = 0
-    for _, line in source.lines():
-        parts.append(line)
-        size += len(line)
+    for _, text in source.lines():
+        parts.append(text)
+        size += len(text)
         if size > MAX_DOCUMENT_BYTES:
             raise UserError(f"{source.name}: one JSON document of more than 256 MB; {_remedy(source, '.[]')}")
     try:
@@ -118,13 +118,10 @@ def _parse(text: str) -> Any:
         ValueError: The text is not JSON; the message has the reason.
     """
     try:
-        return json.loads(text, parse_constant=_no_constant, parse_float=WrittenFloat)
+        # Python and pandas write NaN for a missing value.
+        return json.loads(text, parse_constant=float, parse_float=WrittenFloat)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise ValueError(f"not JSON ({error.msg} at {line}column {error.colno})") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")

@@ -17,19 +17,24 @@ def listing(source: Source, columns: Columns) -> Listing:
     """Return the list in a file of JSON objects; `columns` gives the meaning of the keys.
 
     Raises:
-        UserError: The file cannot be read, a line is not an object, or no line has a key.
+        UserError: The file cannot be read, or no line is an object with the path of a recording.
     """
     # A key may be missing in some lines, so the keys of all lines together are the columns.
-    keys = dict.fromkeys(key for _, entry in objects(source) for key in entry)
+    keys: dict[str, None] = {}
+    wrong = None
+    for place, entry in objects(source):
+        if isinstance(entry, dict):
+            keys |= dict.fromkeys(entry)
+        else:
+            wrong = wrong or source.refusal(place, entry)
     if not keys:
+        if wrong:
+            raise wrong
         return Listing(lambda: iter(()))
     roles = roles_in(columns, list(keys), source.name)
 
     def rows() -> Iterator[Row]:
         for place, entry in objects(source):
-            try:
-                yield row_of(entry, roles)
-            except ValueError as error:
-                raise source.refusal(place, error) from None
+            yield row_of(place, entry, roles) if isinstance(entry, dict) else Row.wrong(place, entry)
 
     return Listing(rows, roles=roles)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from pipeline.datasets.formats import Listing, Row
 from pipeline.datasets.formats.keyed import KeyedLines, Repeated, fields, keyed_lines
-from pipeline.datasets.formats.source import Source
-from pipeline.datasets.formats.values import channel, number_in, path, point, reference, shown
+from pipeline.datasets.formats.source import Source, line
+from pipeline.datasets.formats.values import channel, number_in, path, point, shown
 
 _ARCHIVE_OFFSET = re.compile(r":[0-9]+(?:\[[^\]]*\])?\Z")
 
@@ -54,6 +54,7 @@ class _Folder:
 
     def row(
         self,
+        place: str,
         utterance: str,
         recording: str,
         file: str,
@@ -64,6 +65,7 @@ class _Folder:
         """Make the row of an utterance.
 
         Args:
+            place: Where the line is.
             utterance: The id of the utterance.
             recording: The id of the recording.
             file: The path of the recording in `wav.scp`.
@@ -72,7 +74,7 @@ class _Folder:
             number: The channel, from 1, if `segments` names one.
 
         Raises:
-            ValueError: The path or the channel is not valid.
+            ValueError: The path or the channel is not valid, or a key has several values.
         """
         extras = {}
         if self.utt2spk:
@@ -84,7 +86,7 @@ class _Folder:
         if number is None and self.sides and file in self.shared:
             number = _side(self.sides.get(recording))
         spoken = self.text.get(utterance) if self.text else None
-        return Row(_plain_path(file), utterance, reference("text", spoken), start_s, end_s, number, extras)
+        return Row(_plain_path(file), utterance, spoken, start_s, end_s, number, extras, place)
 
 
 @contextmanager
@@ -101,17 +103,20 @@ def _opened(source: Source) -> Iterator[_Folder]:
 
 def _recordings(source: Source, folder: _Folder) -> Iterator[Row]:
     for number, (recording, file) in _wav_scp(source):
+        place = f"wav.scp: {line(number)}"
         try:
-            yield folder.row(recording, recording, file)
+            if not file:
+                raise ValueError("has no path; expected recording and path")
+            yield folder.row(place, recording, recording, file)
         except ValueError as error:
-            raise _file(source, "wav.scp").refusal(number, error) from None
+            yield Row.wrong(place, error, id_=recording)
 
 
 def _segments(source: Source, folder: _Folder) -> Iterator[Row]:
     segments = _file(source, "segments")
     with keyed_lines(_file(source, "wav.scp")) as files:
-        for number, line in segments.lines():
-            parts = fields(line)
+        for number, text in segments.lines():
+            place, parts = f"segments: {line(number)}", fields(text)
             if not parts:
                 continue
             try:
@@ -119,9 +124,10 @@ def _segments(source: Source, folder: _Folder) -> Iterator[Row]:
                     raise ValueError(f"{len(parts)} fields; expected utterance, recording, start, end")
                 utterance, recording, start, end, *side = parts
                 file = files.get(recording) if files else None
-                if file is None:
-                    raise ValueError(f"recording {shown(recording)} is not in wav.scp; add it there")
+                if not file:
+                    raise ValueError(f"recording {shown(recording)} has no path in wav.scp; add it there")
                 yield folder.row(
+                    place,
                     utterance,
                     recording,
                     file,
@@ -131,18 +137,16 @@ def _segments(source: Source, folder: _Folder) -> Iterator[Row]:
                     number=channel("channel", number_in(side[0]), first=0) if side else None,
                 )
             except ValueError as error:
-                raise segments.refusal(number, error) from None
+                yield Row.wrong(place, error, id_=parts[0])
 
 
 def _wav_scp(source: Source) -> Iterator[tuple[int, tuple[str, str]]]:
-    """Yield the line number, and the recording and path, of every line of `wav.scp`."""
+    """Yield the line number, and the recording and path (or an empty text), of every line of `wav.scp`."""
     scp = _file(source, "wav.scp")
-    for number, line in scp.lines():
-        parts = fields(line, 2)
-        if len(parts) == 1:
-            raise scp.refusal(number, f"{shown(parts[0])} has no path; expected recording and path")
+    for number, text in scp.lines():
+        parts = fields(text, 2)
         if parts:
-            yield number, (parts[0], parts[1])
+            yield number, (parts[0], "".join(parts[1:]))
 
 
 def _plain_path(file: str) -> str:
@@ -175,4 +179,4 @@ def _side(line: str | None) -> int | None:
 
 
 def _file(folder: Source, name: str) -> Source:
-    return Source(os.path.join(folder.path, name), f"{folder.name}: {name}")
+    return folder.beside(os.path.join(folder.path, name), f"{folder.name}: {name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from array import array
@@ -38,10 +39,11 @@ class KeyedLines:
         """Read the file once.
 
         Raises:
-            UserError: The file cannot be read, a line is not UTF-8, or a key appears twice.
+            UserError: The file cannot be read, or a line is not UTF-8.
         """
         self._source = source
         self._file = file
+        self._ambiguous: set[str] = set()
         hashes, offsets, offset = array("Q"), array("q"), 0
         for number, line in source.raw_lines():
             if key := fields(source.text(number, line), 2)[:1]:
@@ -56,11 +58,19 @@ class KeyedLines:
         self._offsets = array("q", np.frombuffer(offsets, dtype=np.int64)[order].tobytes())
         for index in np.flatnonzero(ordered[1:] == ordered[:-1]).tolist():
             first, second = self._line(index), self._line(index + 1)
-            if first[0] == second[0]:
-                raise UserError(f"{source.name}: {first[0]!r} appears twice; keep one of the two lines")
+            if first[0] == second[0] and first[1] != second[1]:
+                self._ambiguous.add(first[0])
 
     def get(self, key: str) -> str | None:
-        """Return the value of a key; an empty string if the line has only the key, `None` if there is no such key."""
+        """Return the value of a key; an empty string if the line has only the key, `None` if there is no such key.
+
+        Raises:
+            ValueError: The key appears twice, with different values.
+        """
+        if key in self._ambiguous:
+            raise ValueError(
+                f"{key!r} appears twice in {os.path.basename(self._source.path)}; keep one of the two lines"
+            )
         wanted = _hash(key)
         for index in range(bisect_left(self._hashes, wanted), len(self._hashes)):
             if self._hashes[index] != wanted:
@@ -99,8 +109,8 @@ def keyed_lines(source: Source) -> Iterator[KeyedLines | None]:
     except OSError as error:
         raise UserError(f"{source.name}: cannot be read ({error.strerror}); restore it") from None
     with file:
-        if file.read(2) == b"\x1f\x8b":
-            raise UserError(f"{source.name}: gzipped, but lines are looked up in this file; unpack it")
+        if file.read(2) in (b"\x1f\x8b", codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise UserError(f"{source.name}: gzipped or UTF-16, but lines are looked up in this file; save it as UTF-8")
         yield KeyedLines(source, file)
 
 

@@ -11,12 +11,13 @@ that lhotse would transform while reading.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pipeline.datasets.formats import Listing, Row
 from pipeline.datasets.formats.json_objects import objects
 from pipeline.datasets.formats.source import Source
-from pipeline.datasets.formats.values import channel, path, point, reference, seconds, shown
+from pipeline.datasets.formats.values import channel, path, point, seconds, shown, written
 
 _CUTS = ("MonoCut", "MultiCut")
 _SPOKEN = ("speaker", "gender", "language")
@@ -35,10 +36,14 @@ def listing(source: Source) -> Listing:
 
     def rows() -> Iterator[Row]:
         for place, entry in objects(source):
+            if isinstance(entry, ValueError):
+                yield Row.wrong(place, entry)
+                continue
             try:
-                yield from _recording(entry) if "sources" in entry else [_cut(entry)]
+                found = list(_recording(entry)) if "sources" in entry else [_cut(entry)]
+                yield from (replace(row, place=place) for row in found)
             except ValueError as error:
-                raise source.refusal(place, error) from None
+                yield Row.wrong(place, error, id_=entry.get("id"))
 
     return Listing(rows, from_anywhere=True)
 
@@ -72,7 +77,9 @@ def _cut(cut: Mapping[str, Any]) -> Row:
     file, number = _file_and_channel(cut, _files(recording), id_)
     start_s, end_s = _segment(cut, recording)
     supervisions = _objects(cut, "supervisions")
-    texts = [reference("text", supervision.get("text")) for supervision in supervisions]
+    texts: Any = [text for supervision in supervisions if (text := supervision.get("text")) is not None]
+    if all(isinstance(text, str | int | float) for text in texts):
+        texts = " ".join(filter(None, (written(text).strip() for text in texts)))
     extras: dict[str, Any] = {"recording_id": _id(recording)}
     for key in _SPOKEN:
         values = dict.fromkeys(str(item[key]) for item in supervisions if item.get(key) is not None)
@@ -81,7 +88,7 @@ def _cut(cut: Mapping[str, Any]) -> Row:
     for holder in (cut, *supervisions) if len(supervisions) == 1 else (cut,):
         custom = holder.get("custom")
         extras = (custom if isinstance(custom, dict) else {}) | extras
-    return Row(file, id_, " ".join(filter(None, texts)) or None, start_s, end_s, number, extras)
+    return Row(file, id_, texts, start_s, end_s, number, extras)
 
 
 def _files(recording: Mapping[str, Any]) -> list[tuple[str, list[int]]]:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pipeline.datasets import is_recording, with_extension
 from pipeline.datasets.formats import Listing, Row
 from pipeline.datasets.formats.delimited import records
-from pipeline.datasets.formats.source import Source
-from pipeline.datasets.formats.values import path, reference
+from pipeline.datasets.formats.source import Source, line
+from pipeline.datasets.formats.values import path
 
 _FOLDER = "wavs"
 _EXTENSIONS = ("wav", "flac", "mp3", "ogg", "opus")
@@ -34,16 +34,20 @@ def listing(source: Source, folder: str) -> Listing:
 
     def rows() -> Iterator[Row]:
         for number, cells in records(source, "|", quotes=False, remedy="write an id, the text and the normalised text"):
+            if isinstance(cells, ValueError):
+                yield Row.wrong(line(number), cells)
+                continue
             name, *texts = cells
             try:
                 yield Row(
                     path("id", _file(folder, path("id", name))),
                     id=name,
-                    reference=reference("text", texts[-1]) if texts else None,
+                    reference=texts[-1] if texts else None,
                     extras={"text": texts[0]} if len(texts) > 1 else {},
+                    place=line(number),
                 )
             except ValueError as error:
-                raise source.refusal(number, error) from None
+                yield Row.wrong(line(number), error)
 
     return Listing(rows)
 

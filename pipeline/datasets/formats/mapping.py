@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from pipeline.datasets.formats import Row
-from pipeline.datasets.formats.values import channel, path, point, reference, seconds, shown
+from pipeline.datasets.formats.values import channel, is_missing, number_in, path, point, seconds, shown, written
 from pipeline.runtime.errors import UserError
 
 
@@ -44,6 +45,7 @@ class Columns:
 
 
 ROLES = tuple(field.name for field in fields(Columns))
+_NUMBERS = ("start", "end", "duration", "channel")
 
 _USUAL: dict[str, tuple[str, ...]] = {
     "path": (
@@ -142,40 +144,50 @@ def _usual(role: str, names: Sequence[str]) -> list[str]:
     return []
 
 
-def row_of(record: Mapping[str, Any], roles: Mapping[str, str]) -> Row:
-    """Make a row from a record whose values already have their types.
+def row_of(place: str, record: Mapping[str, Any], roles: Mapping[str, str]) -> Row:
+    """Make a row from a record. Numbers may be written as texts. A row with a wrong value has an error that names it.
 
     The segment is given by `start` and `end`, or by `start` and `duration`. Without `start` and `end` the row is the
     whole file, and `duration` is ignored, because many lists give it only for information.
-
-    Raises:
-        ValueError: A value is wrong; the message names it.
     """
+    try:
+        return _row_of(place, record, roles)
+    except ValueError as error:
+        id_ = record.get(roles["id"]) if "id" in roles else None
+        with suppress(ValueError):
+            return Row.wrong(place, error, path("path", record.get(roles["path"])), id_)
+        return Row.wrong(place, error, id_=id_)  # a URL may hold a secret, so it is shown nowhere
 
+
+def _row_of(place: str, record: Mapping[str, Any], roles: Mapping[str, str]) -> Row:
     def get(role: str) -> Any:
-        return record.get(roles[role]) if role in roles else None
+        value = record.get(roles[role]) if role in roles else None
+        if role in _NUMBERS and isinstance(value, str):
+            return number_in(value.strip()) if value.strip() else None
+        return value
 
     def name(role: str) -> str:
         return roles.get(role, role)
 
     if roles["path"] not in record:
         raise ValueError(f"{roles['path']} is missing; there are {', '.join(map(shown, list(record)[:40]))}")
-    id_ = get("id")
-    if isinstance(id_, bool) or not isinstance(id_, str | int | None):
-        raise ValueError(f"{name('id')}={shown(id_)}: must be a string or a whole number")
+    id_ = None if is_missing(get("id")) else get("id")
+    if isinstance(id_, bool) or not isinstance(id_, str | int | float | None):
+        raise ValueError(f"{name('id')}={shown(id_)}: must be a string or a number")
     start, end = point(name("start"), get("start")), point(name("end"), get("end"))
-    duration = seconds(name("duration"), get("duration"))
-    if start is not None and end is None and duration is not None:
-        end = start + duration
+    if start is not None and end is None:
+        duration = seconds(name("duration"), get("duration"))
+        end = None if duration is None else start + duration
     elif start is None and end is not None:
         start = 0.0
     own = frozenset(roles.values())
     return Row(
         path=path(roles["path"], record[roles["path"]]),
-        id=None if id_ is None else str(id_),
-        reference=reference(name("text"), get("text")),
+        id=None if id_ is None else written(id_) or None,
+        reference=get("text"),
         start_s=start,
         end_s=end,
         channel=channel(name("channel"), get("channel")),
         extras={key: value for key, value in record.items() if key not in own},
+        place=place,
     )

@@ -7,12 +7,13 @@ import posixpath
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pipeline.datasets import Warnings
 from pipeline.datasets.formats import Row
 from pipeline.datasets.formats.detect import detect
 from pipeline.datasets.formats.mapping import Columns
-from pipeline.datasets.formats.opening import MAPPED, ListOptions, Values, open_list
+from pipeline.datasets.formats.opening import MAPPED, ListOptions, Values, open_list, usable
 from pipeline.datasets.formats.source import Source
-from pipeline.datasets.formats.values import column_value, shown
+from pipeline.datasets.formats.values import shown
 from pipeline.records import Scalar
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
@@ -37,20 +38,23 @@ class Metadata:
 
     Attributes:
         types: The Arrow type of every column by name.
+        warnings: What cannot be used.
     """
 
-    def __init__(self, path: str, root: str) -> None:
+    def __init__(self, path: str, root: str, encoding: str | None = None) -> None:
         """Read the list.
 
         Args:
             path: The list: CSV, TSV, JSON or Parquet.
             root: The folder of the recordings.
+            encoding: The encoding of a list that is not UTF-8.
 
         Raises:
-            UserError: The list cannot be read, or two rows name the same recording.
+            UserError: The list cannot be read.
         """
         self._root = root
-        self._source = Source(os.path.abspath(os.path.expanduser(path)), f"dataset.metadata={path}")
+        self._source = Source(os.path.abspath(os.path.expanduser(path)), f"dataset.metadata={path}", encoding)
+        self.warnings = Warnings()
         format_ = detect(self._source)
         if format_ not in MAPPED:
             raise UserError(f"{self._source.name}: read as {format_}; give CSV, TSV, JSON lines or Parquet")
@@ -59,10 +63,15 @@ class Metadata:
         by_path: dict[str, Row | None] = {}
         by_id: dict[str, Row | None] = {}
         for row in listing.rows():
+            if row.error is not None:
+                self.warnings.add("rows of dataset.metadata that cannot be used", row.error)
+                continue
             key = self._key(row.path)
             if key in by_path:
-                raise UserError(f"{self._source.name}: {shown(row.path)} appears twice; keep one of the two rows")
-            by_path[key] = row
+                # Nobody knows which of two rows is right.
+                twice = f"{row.place}: {shown(row.path)}"
+                self.warnings.add("rows of dataset.metadata that repeat a recording, so that none is used", twice)
+            by_path[key] = None if key in by_path else row
             if row.id is not None:
                 by_id[row.id] = None if row.id in by_id else row  # an id that appears twice says nothing
             values.add(row.extras)
@@ -88,7 +97,7 @@ class Metadata:
             raise UserError(
                 f"{self._source.name}: {shown(row.path)} matches both {both}; give the path relative to dataset.root"
             )
-        return row.reference, {name: column_value(value, self.types[name]) for name, value in row.extras.items()}
+        return usable(row, self.types, self.warnings.add)
 
     def _row(self, relative: str) -> Row | None:
         for rows, without_folders in self._indices:

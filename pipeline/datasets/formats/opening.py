@@ -6,16 +6,30 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.datasets import walk_files
-from pipeline.datasets.formats import Listing, delimited, fairseq, jsonl, kaldi, lhotse, ljspeech, mls, rttm, stm, turns
+from pipeline.datasets.formats import (
+    Listing,
+    Row,
+    delimited,
+    fairseq,
+    jsonl,
+    kaldi,
+    lhotse,
+    ljspeech,
+    mls,
+    rttm,
+    stm,
+    turns,
+)
 from pipeline.datasets.formats.detect import FORMATS, detect
 from pipeline.datasets.formats.mapping import ROLES, Columns, sounds_like_text
-from pipeline.datasets.formats.source import Source
-from pipeline.datasets.formats.values import column_type, kind_of, shown
+from pipeline.datasets.formats.source import Source, check_encoding
+from pipeline.datasets.formats.values import column_type, column_value, kind_of, reference, shown
+from pipeline.records import Scalar
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
 
@@ -24,7 +38,7 @@ MAPPED = ("jsonl", "csv", "tsv", "parquet")
 _SIMILAR = {"lhotse": "jsonl", "ljspeech": "csv", "mls": "tsv"}
 """The formats that read a list of a format with fixed names where a user says which column holds what."""
 
-_LOOKED_AT = 1000
+_LOOKED_AT = 1000  # rows, and characters of a value
 _WORDS = re.compile(r"[^\W\d_]+\s+[^\W\d_]+")  # two words, and not a date with a time
 
 
@@ -39,6 +53,7 @@ class ListOptions:
         delimiter: The delimiter of CSV: auto, comma, semicolon, tab or pipe.
         quotes: Whether quotes enclose values; `None` means yes for CSV and no for TSV.
         extensions: Extensions of the recordings of an RTTM or STM file.
+        encoding: The encoding of a list that is not UTF-8; `None` refuses such a list.
     """
 
     format: str = "auto"
@@ -47,6 +62,7 @@ class ListOptions:
     delimiter: str = "auto"
     quotes: bool | None = None
     extensions: list[str] = field(default_factory=lambda: ["wav", "flac", "sph", "ogg", "opus", "mp3", "m4a"])
+    encoding: str | None = None
 
     def check(self) -> None:
         """Check the values.
@@ -64,6 +80,7 @@ class ListOptions:
         if not self.extensions or not all(self.extensions):
             given = ",".join(self.extensions)
             raise UserError(f"dataset.extensions=[{given}]: must be a list of extensions, such as [wav,flac]")
+        check_encoding(self.encoding)
 
 
 def open_list(source: Source, folder: str, options: ListOptions) -> Listing:
@@ -137,6 +154,30 @@ def _find(source: Source, folder: str, extensions: Iterable[str], names: Set[str
     return {name: found.get(name, f"{name}{endings[0]}") for name in names}
 
 
+def usable(
+    row: Row, types: Mapping[str, str], warn: Callable[[str, str], None]
+) -> tuple[str | None, dict[str, Scalar]]:
+    """Return the reference and the own columns of a row. What cannot be used is null.
+
+    Args:
+        row: The row.
+        types: The Arrow type of every column by name.
+        warn: Called with the kind and the place of a value that cannot be used.
+    """
+    text: str | None = None
+    columns: dict[str, Scalar] = {}
+    try:
+        text = reference("reference", row.reference)
+    except ValueError as error:
+        warn("references that cannot be used, so that the utterance has none", f"{row.place}: {error}")
+    for key, value in row.extras.items():
+        try:
+            columns[key] = column_value(value, types[key])
+        except ValueError as error:
+            warn(f"values of column {shown(key)} that cannot be used, and are null", f"{row.place}: {error}")
+    return text, columns
+
+
 class Values:
     """The values of the columns of a list, a row at a time: their types, and which of them may be references."""
 
@@ -158,7 +199,7 @@ class Values:
 
     def _look_for_text(self, key: str, value: Any) -> None:
         if isinstance(value, str):
-            self._sentences[key] += _WORDS.search(value) is not None
+            self._sentences[key] += _WORDS.search(value, 0, _LOOKED_AT) is not None
         names = (name for item in value if isinstance(item, dict) for name in item) if isinstance(value, list) else ()
         if any(map(sounds_like_text, names)):
             self._nested.add(key)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.datasets.formats import Listing, Row
 from pipeline.datasets.formats.mapping import Columns, roles_in, row_of
-from pipeline.datasets.formats.source import Source
+from pipeline.datasets.formats.source import MAX_LINE_BYTES, Source
 from pipeline.runtime.errors import UserError
 
 _BATCH_ROWS = 1024
@@ -54,10 +54,7 @@ def listing(source: Source, columns: Columns) -> Listing:
 
     def rows() -> Iterator[Row]:
         for number, record in _records(source):
-            try:
-                yield row_of(record, roles)
-            except ValueError as error:
-                raise UserError(f"{source.name}: row {number}: {error}") from None
+            yield row_of(f"row {number}", record, roles)
 
     types = {column.name: _type(column.type) for column in schema if column.name not in own}
     return Listing(rows, roles=roles, types={name: type_ for name, type_ in types.items() if type_ is not None})
@@ -67,9 +64,12 @@ def _records(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     with _readable(source), pq.ParquetFile(source.path) as file:
         for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-            for record in batch.to_pylist():
-                number += 1
-                yield number, {name: _value(value) for name, value in record.items()}
+            # Python copies every value, so rows with large ones are taken one at a time.
+            rows = 1 if batch.nbytes > MAX_LINE_BYTES else batch.num_rows
+            for first in range(0, batch.num_rows, max(1, rows)):
+                for record in batch.slice(first, rows).to_pylist():
+                    number += 1
+                    yield number, {name: _value(value) for name, value in record.items()}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import re
 
 from pipeline.datasets.formats.keyed import fields
 from pipeline.datasets.formats.turns import Turn, recording_name
-from pipeline.datasets.formats.values import number_in, point, reference
+from pipeline.datasets.formats.values import number_in, point
 
 # `<unk>`, without a comma, is a word.
 _LABELS = re.compile(r"<([^<>\s]*,[^<>\s]*|NA|O|)>(?:\s+|\Z)", re.IGNORECASE)
@@ -42,4 +42,4 @@ def parse(line: str) -> Turn | None:
     if spoken.strip().casefold() == _NOT_SCORED:
         spoken = ""
     extras = {"labels": (labels[1] or None) if labels else None}
-    return Turn(name, parts[1], start, end, parts[2], reference("text", spoken), extras)
+    return Turn(name, parts[1], start, end, parts[2], spoken.strip() or None, extras)

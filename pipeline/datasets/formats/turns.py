@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.datasets.formats import Listing, Row
 from pipeline.datasets.formats.keyed import Repeated
-from pipeline.datasets.formats.source import Source
+from pipeline.datasets.formats.source import Source, line
 from pipeline.datasets.formats.values import channel, number_in, path, segment_mark, shown
 
 Find = Callable[[Set[str]], Mapping[str, str]]
@@ -67,33 +67,42 @@ def listing(source: Source, parse: Callable[[str], Turn | None], find: Find) -> 
         find: Finds the recordings.
     """
 
-    def turns() -> Iterator[tuple[int, Turn]]:
-        for number, line in source.lines():
+    def lines() -> Iterator[tuple[str, Turn | ValueError]]:
+        for number, text in source.lines():
             try:
-                turn = parse(line)
+                turn = parse(text)
             except ValueError as error:
-                raise source.refusal(number, error) from None
+                yield line(number), error
+                continue
             if turn is not None:
-                yield number, turn
+                yield line(number), turn
+
+    def turns() -> Iterator[Turn]:
+        return (turn for _, turn in lines() if isinstance(turn, Turn))
 
     def rows() -> Iterator[Row]:
         channels: dict[str, set[str]] = {}
-        for _, turn in turns():
+        for turn in turns():
             channels.setdefault(turn.file, set()).add(turn.channel)
-        repeated = Repeated(turn.id for _, turn in turns())
+        repeated = Repeated(turn.id for turn in turns())
         paths = find(channels.keys())
-        for number, turn in turns():
+        for place, found in lines():
+            if isinstance(found, ValueError):
+                yield Row.wrong(place, found)
+                continue
+            turn = found
             try:
                 # Most programs write channel 1 even for a mixture of channels. The number means a channel only if the
                 # file also has lines with another number.
                 side = _side(turn.channel) if len(channels[turn.file]) > 1 else None
             except ValueError as error:
-                raise source.refusal(number, error) from None
+                yield Row.wrong(place, error, paths[turn.file])
+                continue
             id_ = turn.id if side is None else f"{turn.id}#c{side}"
             if turn.id in repeated and turn.speaker is not None:
                 id_ = f"{id_}#{turn.speaker}"
             extras = {"speaker": turn.speaker, **turn.extras}
-            yield Row(paths[turn.file], id_, turn.reference, turn.start_s, turn.end_s, side, extras)
+            yield Row(paths[turn.file], id_, turn.reference, turn.start_s, turn.end_s, side, extras, place)
 
     return Listing(rows)
 

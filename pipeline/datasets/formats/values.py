@@ -16,6 +16,8 @@ from pipeline.runtime.paths import encode_path
 
 MAX_SECONDS = 1e8
 """Three years. A larger number is not a time in a recording."""
+MAX_TEXT_BYTES = 2**20
+"""1 MB. A longer text is no transcript, and no value to group by."""
 _MAX_CHANNEL = 2**15 - 1
 
 _MAX_EXACT = 2**53
@@ -23,6 +25,7 @@ _MAX_EXACT = 2**53
 
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _ANY_DECIMAL = re.compile(r"[+-]?(?:[0-9]{1,400}\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -58,7 +61,9 @@ def seconds(key: str, value: Any) -> float | None:
         return None
     # The comparison is false for NaN.
     if not (is_number(value) and abs(value) <= MAX_SECONDS):
-        raise ValueError(f"{key}={shown(value)}: must be a number of seconds, {MAX_SECONDS:.0g} at most")
+        comma = isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value)
+        remedy = f"; write the decimal comma as a point, {value.replace(',', '.')}" if comma else ""
+        raise ValueError(f"{key}={shown(value)}: must be a number of seconds, {MAX_SECONDS:.0g} at most{remedy}")
     return float(value)
 
 
@@ -87,9 +92,11 @@ def channel(key: str, value: Any, first: int = 1) -> int | None:
     """
     if value is None:
         return None
-    if type(value) is not int or not first <= value <= _MAX_CHANNEL:
+    # A tool that knows no missing whole numbers writes 1.0.
+    number = int(value) if isinstance(value, float) and value.is_integer() else value
+    if type(number) is not int or not first <= number <= _MAX_CHANNEL:
         raise ValueError(f"{key}={shown(value)}: must be a channel number, counted from {first}")
-    return value - first + 1
+    return number - first + 1
 
 
 def path(key: str, value: Any) -> str:
@@ -110,13 +117,16 @@ def reference(key: str, value: Any) -> str | None:
     """Check a reference transcript and return it without surrounding white space; `None` if nothing is left.
 
     Raises:
-        ValueError: The value is neither text nor a number.
+        ValueError: The value is neither text nor a number, or is larger than `MAX_TEXT_BYTES`.
     """
-    if value is None:
+    if is_missing(value):
         return None
     if not isinstance(value, str) and not is_number(value):
         raise ValueError(f"{key}={shown(value)}: must be a string")
-    return encode_path(str(_as_written(value)).strip()) or None
+    text = encode_path(str(_as_written(value)).strip())
+    if is_too_long(text):
+        raise ValueError(f"{key}={shown(text)}: larger than 1 MB")
+    return text or None
 
 
 def segment_mark(start_s: float | None, end_s: float | None) -> str:
@@ -133,6 +143,22 @@ def number_in(text: str | None) -> float | int | str | None:
     return int(text) if _INTEGER.fullmatch(text) else float(text)
 
 
+def written(value: Any) -> str:
+    """Return a text or a number as the list spells it."""
+    return str(_as_written(value))
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value says that there is none: `None`, or NaN, which pandas writes for it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def is_too_long(text: str) -> bool:
+    """Whether a text takes more than `MAX_TEXT_BYTES` in UTF-8."""
+    # A character takes at most four bytes, so a short text need not be encoded.
+    return len(text) * 4 > MAX_TEXT_BYTES and len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES
+
+
 def is_number(value: Any) -> bool:
     """Whether a value is a float, or an int of at most 63 bits, and not a bool."""
     return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
@@ -144,7 +170,7 @@ def kind_of(value: Any) -> str:
     A text has the kind of the number that it spells, but only in the one spelling that comes back when the number is
     written again. So 007, 1.10, +1, 12e3 and nan are strings in every format.
     """
-    if value is None or value == "":
+    if is_missing(value) or value == "":
         return "null"
     if isinstance(value, bool):
         return "bool"
@@ -182,13 +208,19 @@ def column_type(kinds: set[str]) -> str:
 
 
 def column_value(value: Any, arrow_type: str) -> Scalar:
-    """Convert a value to the type of its column. In a string column, other values become JSON."""
-    if value is None:
+    """Convert a value to the type of its column. In a string column, other values become JSON.
+
+    Raises:
+        ValueError: The value is larger than `MAX_TEXT_BYTES`.
+    """
+    if is_missing(value):
         return None
     if arrow_type == "string":
         text = _as_written(value)
         if not isinstance(text, str):
             text = json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+        if is_too_long(text):
+            raise ValueError(f"{shown(text)}: larger than 1 MB")
         return encode_path(text)
     if value == "":
         return None

@@ -179,5 +179,7 @@ def test_a_wrong_line_ends_the_run_before_it_begins(tmp_path: Path) -> None:
     (tmp_path / "list.jsonl").write_text(json.dumps({"audio_filepath": "a.wav", "offset": -1}) + "\n")
     done = run("dataset=manifest", "dataset.path=list.jsonl", "model=digits", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.strip().endswith("dataset.path=list.jsonl: line 1: offset=-1: must not be negative")
+    assert done.stderr.strip().endswith(
+        "dataset.path=list.jsonl: line 1: offset=-1: must not be negative (no other row can be used either)"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["list.jsonl"]

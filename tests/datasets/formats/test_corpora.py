@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from lists import dataset, read, refused
+from lists import dataset, failed, read, refused
 
 TSV = "{root}\na/1.flac\t16000\nb/2.flac\t32000\n"
 
@@ -45,7 +45,7 @@ def test_a_moved_fairseq_corpus_needs_its_new_root(tmp_path: Path) -> None:
 def test_transcripts_of_another_list_are_refused(tmp_path: Path, labels: str) -> None:
     (tmp_path / "train.wrd").write_text(labels)
     assert "another number of lines" in refused(tmp_path, TSV.format(root="."), "train.tsv")
-    assert "line 3: 'b/2.flac' is not a path, a tab and" in refused(
+    assert "line 3: 'b/2.flac' is not a path, a tab and" in failed(
         tmp_path, "/\na.wav\t7\nb/2.flac\n", "l.tsv", audio_root=str(tmp_path)
     )
 
@@ -61,7 +61,7 @@ def test_ljspeech(tmp_path: Path) -> None:
     assert second.path == str(tmp_path / "wavs" / "LJ1-2.wav")
     (two,) = read(tmp_path, "LJ1-1|only one text\n", "metadata.csv")
     assert (two.reference, two.columns) == ("only one text", {})
-    assert "line 2: 2 values instead of 3" in refused(tmp_path, text[: text.rindex("|")] + "\n", "metadata.csv")
+    assert "line 2: 2 values instead of 3" in failed(tmp_path, text[: text.rindex("|")] + "\n", "metadata.csv")
 
 
 def test_a_converted_ljspeech(tmp_path: Path) -> None:
@@ -80,4 +80,4 @@ def test_multilingual_librispeech(tmp_path: Path) -> None:
     assert first.columns == {"speaker": 48, "book": 100}
     assert first.path == str(tmp_path / "audio" / "48" / "100" / "48_100_000000.flac")
     assert second.path.endswith("48_100_000001.opus")
-    assert "line 2: 'x' is not SPEAKER_BOOK_SEGMENT" in refused(tmp_path, "4_1_0\tja\nx\n", "transcripts.txt")
+    assert "line 2: 'x' is not SPEAKER_BOOK_SEGMENT" in failed(tmp_path, "4_1_0\tja\nx\n", "transcripts.txt")

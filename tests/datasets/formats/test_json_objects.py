@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lists import read, refused
+from lists import failed, read, refused
 
 from pipeline.datasets.formats import json_objects
 
@@ -53,8 +53,7 @@ def test_one_recording_with_a_list_in_it_is_no_document(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('[{"path": "a.wav"}, 7]', "item 2: 7 is not an object"),
-        ('[{"path": "a.wav"},\n {"path": ""}]', "item 2: path='': must be a path"),
+        ('[{"path": ""}, 7]', "item 1: path='': must be a path"),
         (
             '[{"path": "a.wav"},\n',
             "not JSON (Expecting value at line 2, column 1); write one object a line, or one JSON",
@@ -66,6 +65,13 @@ def test_one_recording_with_a_list_in_it_is_no_document(tmp_path: Path) -> None:
 )
 def test_a_wrong_document_is_refused_in_one_line(tmp_path: Path, text: str, reason: str) -> None:
     assert reason in refused(tmp_path, text, "l.json")
+
+
+def test_a_wrong_item_costs_no_other(tmp_path: Path) -> None:
+    assert failed(tmp_path, '[{"path": "a.wav"}, 7]', "l.json").endswith(
+        'item 2: 7 is not an object; expected {"audio_filepath": ..., ...}'
+    )
+    assert "line 2: not JSON" in failed(tmp_path, '{"path": "a.wav"}\n{"path": "b.w', "l.jsonl")
 
 
 def test_a_document_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,10 @@ def test_what_is_no_file_is_refused_and_never_executed(
     data = folder(tmp_path, wav__scp=f"ok a.wav\nbad {value}\n")
     if segments:
         folder(tmp_path, segments="u1 ok 0 1\nu2 bad 0 1\n")
-    said = refused(data)
+    good, bad = read(data)
+    said = str(bad.error)
+    assert good.error is None
+    assert (bad.id, bad.path) == ("u2" if segments else "bad", "")
     assert f": {'segments' if segments else 'wav.scp'}: line 2: " in said
     assert reason in said
     assert not list(tmp_path.rglob("canary"))
@@ -107,25 +110,35 @@ def test_what_is_no_file_is_refused_and_never_executed(
 @pytest.mark.parametrize(
     ("files", "reason"),
     [
-        ({"wav__scp": "a\n"}, "wav.scp: line 1: 'a' has no path"),
+        ({"wav__scp": "a\n"}, "wav.scp: line 1: has no path"),
         ({"wav__scp": "\n"}, "lists no recordings"),
         ({"wav__scp": "a a.wav\n", "segments": ""}, "lists no recordings"),
         ({"wav__scp": "a a.wav\n", "segments": "u a 0\n"}, "segments: line 1: 3 fields"),
-        ({"wav__scp": "a a.wav\n", "segments": "\nu b 0 1\n"}, "segments: line 2: recording 'b' is not in wav.scp"),
+        (
+            {"wav__scp": "a a.wav\n", "segments": "\nu b 0 1\n"},
+            "segments: line 2: recording 'b' has no path",
+        ),
         ({"wav__scp": "a a.wav\n", "segments": "u a x 1\n"}, "start='x': must be a number of seconds"),
         ({"wav__scp": "a a.wav\n", "segments": "u a nan 1\n"}, "start='nan': must be"),
         ({"wav__scp": "a a.wav\n", "segments": "u a -1 1\n"}, "start=-1: must not be negative"),
         ({"wav__scp": "a a.wav\n", "segments": "u a 0 -2\n"}, "end=-2: must not be negative"),
         ({"wav__scp": "a a.wav\n", "segments": "u a 0 1 x\n"}, "channel='x': must be a channel number, counted from 0"),
-        ({"wav__scp": "a a.wav\nb a.wav\n", "reco2file_and_channel": "a a X\nb a B\n"}, "channel"),
-        ({"wav__scp": "a a.wav\n", "text": "a one\nb two\na three\n"}, "text: 'a' appears twice"),
-        ({"wav__scp": "a a.wav\na b.wav\n", "segments": "u a 0 1\n"}, "wav.scp: 'a' appears twice"),
+        ({"wav__scp": "a a.wav\n", "text": "a one\nb two\na three\n"}, "'a' appears twice in text; keep one"),
+        ({"wav__scp": "a a.wav\na b.wav\n", "segments": "u a 0 1\n"}, "'a' appears twice in wav.scp; keep one"),
     ],
 )
 def test_a_wrong_folder_is_refused_with_the_file_and_the_line(
     tmp_path: Path, files: dict[str, str], reason: str
 ) -> None:
     assert reason in refused(folder(tmp_path, **files))
+
+
+def test_a_wrong_line_costs_no_other(tmp_path: Path) -> None:
+    files = {"wav__scp": "a a.wav\nb a.wav\nc c.wav\n", "text": "c one\nc one\na 1\na 2\n"}
+    first, second, third = read(folder(tmp_path, **files, reco2file_and_channel="a a A\nb a X\n"))
+    assert "wav.scp: line 1: 'a' appears twice in text" in str(first.error)
+    assert "wav.scp: line 2: channel in reco2file_and_channel=" in str(second.error)
+    assert (third.reference, third.error) == ("one", None)
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:

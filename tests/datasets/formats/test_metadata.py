@@ -58,10 +58,17 @@ def test_what_belongs_to_no_or_to_two_recordings_is_refused(tmp_path: Path) -> N
     )
     two = opened(tmp_path, "path,age\n1.wav,30\n", "two.csv", "mon/1.wav", "wed/1.wav")
     assert "'1.wav' matches both 'mon/1.wav' and 'wed/1.wav'; give the path relative to dataset.root" in refused(two)
-    assert "'mon/1.wav' appears twice" in refused(opened(tmp_path, "path,age\nmon/1.wav,30\nmon/1.wav,31\n"))
     assert "read as rttm; give CSV, TSV, JSON lines or Parquet" in refused(opened(tmp_path, "", "meta.rttm"))
     with pytest.raises(UserError, match=r"dataset.metadata=/gone.csv: no such file; give a list"):
         folder.Dataset(folder.Options(root=str(tmp_path), metadata="/gone.csv"))
+
+
+def test_wrong_and_repeated_rows_cost_no_other(tmp_path: Path) -> None:
+    dataset = opened(tmp_path, "path,age,text\nmon/1.wav,30,a\nmon/1.wav,31,b\ntue/2.wav,32,c\n,33,d\nx,34\n")
+    assert [(each.reference, each.columns.get("age")) for each in dataset.utterances()] == [(None, None), ("c", 32)]
+    twice, wrong = dataset.warnings()
+    assert twice.endswith("none is used: 1; the first: line 3: 'mon/1.wav'")
+    assert wrong.startswith("rows of dataset.metadata that cannot be used: 2; the first: line 5: path=None: must be")
 
 
 def test_a_path_may_be_relative_to_the_folder_of_the_list(tmp_path: Path) -> None:

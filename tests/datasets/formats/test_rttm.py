@@ -71,8 +71,9 @@ def test_a_channel_means_one_only_where_there_are_several(tmp_path: Path) -> Non
     assert [(row.id, row.channel) for row in read(tmp_path, text)] == [
         ("a#500-2500", None), ("b#500-2500#c1#john", 1), ("b#500-2500#c2#john", 2), ("c#500-2500", None)
     ]  # fmt: skip
-    with pytest.raises(UserError, match="line 2: channel='x': must be a channel number, counted from 1"):
-        read(tmp_path, turn("a") + turn("a", "x"))
+    good, bad = read(tmp_path, turn("a") + turn("a", "x"))
+    assert (good.error, bad.id) == (None, "a.wav#line 2")
+    assert "line 2: channel='x': must be a channel number, counted from 1" in str(bad.error)
 
 
 def test_two_who_speak_at_the_same_time_have_two_ids(tmp_path: Path) -> None:
@@ -91,15 +92,18 @@ def test_two_who_speak_at_the_same_time_have_two_ids(tmp_path: Path) -> None:
         (turn(duration="inf"), "duration='inf': must be"),
         (turn("../../etc/passwd"), "without folders"),
         (turn("/etc/passwd"), "without folders"),
-        (b"SPEAKER caf\xe9 1 0 1 <NA> <NA> x <NA> <NA>\n", "not UTF-8"),
     ],
 )
-def test_a_wrong_line_is_refused_with_its_number(tmp_path: Path, line: str | bytes, reason: str) -> None:
-    data = line.encode() if isinstance(line, str) else line
-    with pytest.raises(UserError) as caught:
-        read(tmp_path, turn().encode() + data)
-    assert "list.rttm: line 2: " in str(caught.value)
-    assert reason in str(caught.value)
+def test_a_wrong_line_fails_with_its_number(tmp_path: Path, line: str, reason: str) -> None:
+    good, bad = read(tmp_path, turn() + line)
+    assert (good.error, bad.id, bad.path) == (None, "line 2", "")
+    assert "list.rttm: line 2: " in str(bad.error)
+    assert reason in str(bad.error)
+
+
+def test_a_list_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"list\.rttm: line 2: not UTF-8"):
+        read(tmp_path, turn().encode() + b"SPEAKER caf\xe9 1 0 1 <NA> <NA> x <NA> <NA>\n")
 
 
 def test_a_list_without_turns_is_refused(tmp_path: Path) -> None:
