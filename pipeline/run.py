@@ -187,27 +187,28 @@ class Session:
             manifest, made_with = manifests.read(self.directory.manifest)
             self._check_groups([field.name for field in own_columns(manifest.table.schema)])
             finished = self._finished(manifest, made_with)
-            if finished is not None and not self._to_write(finished):
+            if finished is not None and not self._to_write(finished) and not self.manifest_stage.looks:
                 return self._close(finished, "complete already; ")
+        elif settings.extend == "check":
+            raise UserError(f"extend=check: no run in run_dir={self.directory.root}; leave extend out to start one")
         elif settings.score.by:
             each = [CHANNEL] if settings.channels == "each" else []
             self._check_groups([*own_column_names(columns_of(self.config.dataset)).values(), *each])
-        if "infer" in settings.stages:
-            if (settings.device, settings.precision) != ("auto", "auto"):
-                from pipeline.models.device import resolve_device, resolve_precision
+        if "infer" in settings.stages and not self.directory.manifest.is_there:
+            from pipeline.models.device import resolve_device, resolve_precision
+            from pipeline.stages.infer import check_weights
 
-                resolve_precision(settings.precision, resolve_device(settings.device))
-            if not self.directory.manifest.is_there:
-                from pipeline.stages.infer import check_weights
-
-                check_weights(self.config.source)
+            resolve_precision(settings.precision, resolve_device(settings.device))
+            check_weights(self.config.source)
         with self.directory.new_or_kept(), self.directory.lock():
             self._open_log()
             self.directory.remove_leftovers()
             finish_renewals(self.directory)
             manifest = self.manifest_stage.run()
             self._check_groups([field.name for field in own_columns(manifest.table.schema)])
-            # Asked again, now that a moved root has been found the same.
+            if settings.extend == "check" and self.manifest_stage.looks:
+                return 3 if self.manifest_stage.unlisted else 0
+            # Asked again, now that the corpus has been listed, and a moved root has been found the same.
             finished = self._finished(manifest, self.manifest_stage.made_with())
             speed = ""
             if finished is None and "infer" in settings.stages:
@@ -217,7 +218,7 @@ class Session:
                 speed = infer(self.config, self.directory, manifest, self.console, self.say)
             records = self.directory.commits() if finished is None else finished
             to_write = settings.stages if finished is None else self._to_write(finished)
-            if finished is not None:  # where `infer` ran it has written them
+            if finished is not None and to_write:  # where `infer` ran it has written them
                 self.directory.write(CONFIG, self.config.yaml.encode())
             if "score" in to_write:
                 self._score(manifest, records)

@@ -90,6 +90,12 @@ def describe(status: Status, now: datetime) -> list[str]:
         + (f" ({', '.join(f'{n} {name}' for name, n in totals.failures.most_common())})" if totals.failures else ""),
         f"pending  {counted(standing.pending, 'utterance')}, {format_hours(standing.pending_s)}",
     ]
+    if len(standing.generations) > 1:
+        last = standing.generations[-1]
+        said.append(
+            f"corpus   has grown {counted(len(standing.generations) - 1, 'time')}, "
+            f"the last time by {counted(last.rows, 'utterance')} at {last.made}"
+        )
     if status.real_time is not None:
         said.append(f"speed    {status.real_time:.1f} x real time over the last batches")
     begun = ", ".join(

@@ -130,6 +130,8 @@ class Settings:
     report: ReportSettings
     max_failures: int | None = field(metadata=_takes("a whole number, 0 or more, or null", lambda n: 0 <= n <= 1e12))
     retry_failed: bool
+    extend: str = field(metadata=_one_of("auto", "check", "off"))
+    redo_changed: bool
 
 
 def _rules(schema: Any, prefix: str = "") -> Iterator[tuple[str, Rule]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,29 +23,82 @@ from pipeline.storage import tables
 from pipeline.storage.manifest import BLOCK_ROWS, Manifest, digest_of
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The utterances of a dataset.
+
+    Attributes:
+        table: The rows of a manifest; `shard` is null.
+        rejected: As `Manifest.rejected`.
+    """
+
+    table: pa.Table
+    rejected: Mapping[str, tuple[ErrorName, str]]
+
+
 def build(
     dataset: Connector,
     shard_hours: float,
     on_progress: Callable[[int], None] = lambda rows: None,
     channels: str = "mix",
     timeout_s: float = 120.0,
-    stderr: Path | None = None,
     warnings: Warnings | None = None,
 ) -> Manifest:
-    """Find the recordings of a dataset, read their headers in parallel, and assign them to shards.
+    """List the utterances of a dataset and assign them to shards.
+
+    Args:
+        dataset: The connector.
+        shard_hours: Hours of audio in one shard.
+        on_progress: As in `list_utterances`.
+        channels: As in `list_utterances`.
+        timeout_s: As in `list_utterances`.
+        warnings: As in `list_utterances`.
+
+    Raises:
+        UserError: As `list_utterances`.
+    """
+    return first_generation(list_utterances(dataset, channels, timeout_s, on_progress, None, warnings), shard_hours)
+
+
+def first_generation(listing: Listing, shard_hours: float) -> Manifest:
+    """Assign utterances to shards.
+
+    Args:
+        listing: The utterances.
+        shard_hours: Hours of audio in one shard.
+    """
+    table = listing.table
+    shards = assign_shards(table["duration_s"].to_numpy(), shard_hours)
+    table = table.set_column(table.schema.get_field_index("shard"), table.schema.field("shard"), pa.array(shards))
+    return Manifest(table, digest_of(table), listing.rejected)
+
+
+def list_utterances(
+    dataset: Connector,
+    channels: str = "mix",
+    timeout_s: float = 120.0,
+    on_progress: Callable[[int], None] = lambda rows: None,
+    stderr: Path | None = None,
+    warnings: Warnings | None = None,
+    known: Callable[[Utterance], tuple[AudioHeader | None, int | None] | None] = lambda utterance: None,
+) -> Listing:
+    """Find the recordings of a dataset, and read their headers in parallel.
 
     If a header cannot be read, or the process that reads the header hangs, crashes or runs out of memory, the row has
     nulls. The loader tries such a recording again later and writes the failure.
 
     Args:
         dataset: The connector.
-        shard_hours: Hours of audio in one shard.
-        on_progress: Called with the number of rows so far.
         channels: `mix`, `first` or `each`. With `each`, an utterance without a channel becomes one row per channel.
         timeout_s: Seconds after which a header counts as unreadable. If all samples must be counted, this is the limit
             for each MiB of the file.
+        on_progress: Called with the number of rows so far.
         stderr: File that takes messages of audio libraries; `None` drops them.
         warnings: Counts the ends of segments that are cut, and the ids that are changed because they are taken.
+        known: Returns header and file size of a recording whose header need not be read, otherwise `None`.
+
+    Returns:
+        The utterances, in the order of the dataset.
 
     Raises:
         UserError: An id is empty, or there are no recordings.
@@ -64,7 +117,10 @@ def build(
     with Headers(timeout_s, stderr) as headers:
         while block := list(islice(utterances, BLOCK_ROWS)):
             rows: list[dict[str, Any]] = []
-            for utterance, (header, size) in zip(block, headers.of([each.path for each in block]), strict=True):
+            found = [known(each) for each in block]
+            read = headers.of([each.path for each, facts in zip(block, found, strict=True) if facts is None])
+            for utterance, facts in zip(block, found, strict=True):
+                header, size = next(read) if facts is None else facts
                 if utterance.error is not None:
                     header, size = None, None
                 rejection = _rejection(utterance, header, slack_s)
@@ -82,11 +138,8 @@ def build(
         table = table.drop_columns([tables.CHANNEL])
     if not table.num_rows:
         raise UserError(f"dataset={dataset.run_name}: no recordings found; nothing to do")
-    table = _with_unique_ids(table, warnings)
-    shards = assign_shards(table["duration_s"].to_numpy(), shard_hours)
-    table = table.set_column(table.schema.get_field_index("shard"), schema.field("shard"), pa.array(shards))
-    named = {table["id"][row].as_py(): rejection for row, rejection in rejected.items()}
-    return Manifest(table.combine_chunks(), digest_of(table), named)
+    table = _with_unique_ids(table, warnings).combine_chunks()
+    return Listing(table, {table["id"][row].as_py(): rejection for row, rejection in rejected.items()})
 
 
 def _channels(utterance: Utterance, header: AudioHeader | None) -> list[Utterance]:

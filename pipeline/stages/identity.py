@@ -87,11 +87,16 @@ def weights_file(path: Path, sha256: str) -> WeightsFile:
     return WeightsFile(mask_marked(str(path)), stat.st_size, stat.st_mtime_ns, sha256)
 
 
-def note_manifest(directory: RunDirectory) -> None:
-    """Update the manifest's file in `run.json`, if `run.json` exists. The caller holds the lock."""
+def note_manifest(directory: RunDirectory, *contents: str) -> None:
+    """Update the manifest's file in `run.json`, if `run.json` exists. The caller holds the lock.
+
+    Args:
+        directory: The run.
+        contents: Digests of the rows that the manifest may have from now on; none keeps those that are recorded.
+    """
     recorded = directory.read_record()
     if recorded is not None:
-        directory.write(RUN_JSON, recorded.of_manifest(directory.file_record(MANIFEST)).encode())
+        directory.write(RUN_JSON, recorded.of_manifest(directory.file_record(MANIFEST), *contents).encode())
 
 
 def versions() -> dict[str, str]:

@@ -110,7 +110,7 @@ def prepare(
     pending = tuple(shard for shard in range(manifest.num_shards) if shard not in done)
     size = estimate_bytes(config, manifest, np.isin(manifest.shard_of_row, pending))
     check_disk(directory, size)
-    _write_record(config, directory, identity, device)
+    _write_record(config, directory, manifest, identity, device)
     say(
         f"{config.model.name} on {device} in {precision}, "
         f"{len(pending):,} of {counted(manifest.num_shards, 'shard')} to do, tables of about {format_bytes(size.total)}"
@@ -145,7 +145,9 @@ def _refuse_other_work(config: RunConfig, directory: RunDirectory, identity: Ide
         directory.discard()
 
 
-def _write_record(config: RunConfig, directory: RunDirectory, identity: Identity, device: torch.device) -> None:
+def _write_record(
+    config: RunConfig, directory: RunDirectory, manifest: Manifest, identity: Identity, device: torch.device
+) -> None:
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     record = RunRecord(
         identity=identity,
@@ -154,6 +156,7 @@ def _write_record(config: RunConfig, directory: RunDirectory, identity: Identity
         versions=identities.versions(),
         device=f"{device}{name}",
         written=datetime.now(UTC).isoformat(timespec="seconds"),
+        manifests=(manifest.chain,) if manifest.chain else (),
     )
     failpoint("run-json")
     directory.write(RUN_JSON, record.encode())

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
 from pipeline.config.run_config import RunConfig
 from pipeline.datasets import Connector, Warnings
+from pipeline.records import AudioHeader, Utterance
 from pipeline.runtime import redaction as masking
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
@@ -24,17 +26,24 @@ from pipeline.runtime.progress import PLAIN_EVERY_S, format_hours
 from pipeline.runtime.terminal import counted, printable
 from pipeline.stages import identity
 from pipeline.stages import resume as refusals
-from pipeline.stages.build_manifest import build
+from pipeline.stages.build_manifest import Listing, first_generation, list_utterances
+from pipeline.stages.growth import Changes, KnownHeaders, compare, describe_again, grown
 from pipeline.storage import manifest as manifests
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import MANIFEST, RunDirectory
 
+_PLACES = frozenset(("root", "path", "metadata", "audio_root"))
+"""Options of datasets that say where a corpus lies."""
 SHOWN_EVERY_S = 0.1
 """Seconds between two updates of a count on a terminal."""
 
 
 class ManifestStage:
-    """Makes or reads the manifest of a run."""
+    """Makes, reads or extends the manifest of a run.
+
+    Attributes:
+        unlisted: Number of recordings of the corpus that are not in the manifest.
+    """
 
     def __init__(
         self, config: RunConfig, directory: RunDirectory, console: Console, say: Callable[[str], None]
@@ -51,6 +60,7 @@ class ManifestStage:
         self._directory = directory
         self._console = console
         self._say = say
+        self.unlisted = 0
         self._warnings = Warnings()
 
     def made_with(self) -> dict[str, Any]:
@@ -79,12 +89,12 @@ class ManifestStage:
             if self._directory.has_commits():
                 self._refuse_edited(manifest)
             if before == made_with:
-                return manifest
+                return self._extended(manifest, made_with) if self.looks else manifest
             if self._directory.has_results():
                 return self._moved(manifest, before, made_with)
         if "manifest" not in self._config.settings.stages:
             raise UserError(f"{stored}: there is no manifest; add manifest to stages=")
-        manifest = self._build_manifest()
+        manifest = first_generation(self._list(), self._config.settings.shard.hours)
         recorded = self._directory.read_record()
         if not self._directory.has_results():
             self._directory.discard()  # nothing succeeded, so the run may be planned again
@@ -103,10 +113,14 @@ class ManifestStage:
             + (f", {unreadable} with a header that cannot be read" * bool(unreadable))
         )
         self._say_reading(manifest)
+        self._say_warnings()
+        return manifest
+
+    def _say_warnings(self) -> None:
+        """Say what was read otherwise than it was written, one line for each kind."""
         dataset = self._config.dataset
         for line in [*(dataset.warnings() if hasattr(dataset, "warnings") else ()), *self._warnings.lines()]:
             self._say(f"warning: {printable(line)}")
-        return manifest
 
     def _say_reading(self, manifest: Manifest) -> None:
         """Say how the dataset was read, if its connector can tell, and how many utterances have a reference."""
@@ -116,7 +130,51 @@ class ManifestStage:
         has = "has" if len(manifest) == 1 else "have"
         self._say(f"{said}{references:,} of {counted(len(manifest), 'utterance')} {has} a reference")
 
-    def _build_manifest(self) -> Manifest:
+    @property
+    def looks(self) -> bool:
+        """Whether an existing manifest is compared with the corpus."""
+        settings = self._config.settings
+        return settings.extend != "off" and "manifest" in settings.stages
+
+    def _extended(self, manifest: Manifest, made_with: dict[str, Any]) -> Manifest:
+        """List the corpus again, and take over what has changed. If the listing fails, nothing is changed."""
+        changes = compare(manifest, self._list(KnownHeaders(manifest).of))
+        self.unlisted = len(changes.new)
+        self._say_changes(changes)
+        settings = self._config.settings
+        if settings.extend == "check" or not changes.to_take_over(settings.redo_changed):
+            return manifest
+        return self._take_over(changes, made_with)
+
+    def _say_changes(self, changes: Changes) -> None:
+        if said := changes.said(self._config.settings.redo_changed):
+            self._say(said)
+
+    def _take_over(self, changes: Changes, made_with: dict[str, Any]) -> Manifest:
+        """Write what has changed; transcripts first, so that after a kill the next run finds the same changes."""
+        settings, directory, manifest = self._config.settings, self._directory, changes.manifest
+        self._say_warnings()
+        extended = grown(changes, settings.shard.hours, settings.redo_changed)
+        if extended.chain != manifest.content:
+            records = directory.commits()
+            identity.note_manifest(directory, manifest.content, extended.chain)
+            directory.remove_scores()
+            for shard in np.unique(manifest.shard_of_row[changes.redoable]).tolist() if settings.redo_changed else ():
+                directory.retract(shard)
+                records.pop(shard, None)
+            described = np.union1d(changes.other_reference, changes.other_columns)
+            files = describe_again(directory, extended, records, described)
+            if files:
+                self._say(f"{counted(files, 'file')} of transcripts written again, without the model")
+        failpoint("extend")
+        manifests.write(directory, extended, made_with)
+        failpoint("extended")
+        identity.note_manifest(directory, extended.chain)
+        return extended
+
+    def _list(
+        self, known: Callable[[Utterance], tuple[AudioHeader | None, int | None] | None] = lambda utterance: None
+    ) -> Listing:
         with self._console.status("finding recordings and reading their headers") as status:
             shown = said = time.monotonic()
 
@@ -131,26 +189,40 @@ class ManifestStage:
                     self._say(f"reading headers: {counted(rows, 'utterance')}")
 
             settings, dataset, self._warnings = self._config.settings, self._config.dataset, Warnings()
-            timeout_s, log = settings.loader.timeout_s, self._directory.local_log()
-            manifest = build(dataset, settings.shard.hours, tell, settings.channels, timeout_s, log, self._warnings)
-            _refuse_none_found(dataset, manifest)
-            return manifest
+            log, timeout_s = self._directory.local_log(), settings.loader.timeout_s
+            listing = list_utterances(dataset, settings.channels, timeout_s, tell, log, self._warnings, known)
+            _refuse_none_found(dataset, listing.table)
+            return listing
 
     def _moved(self, manifest: Manifest, before: dict[str, Any], made_with: dict[str, Any]) -> Manifest:
-        """Make the manifest again, because the corpus may have moved. Refuse a corpus that has changed."""
+        """List the corpus at its new place. Refuse it if recordings of the manifest are missing or differ there."""
         differences = refusals.making_differences(before, made_with)
         if before["shard.hours"] == made_with["shard.hours"]:
-            again = self._build_manifest()
-            if again.digest == manifest.digest:
-                manifests.write(self._directory, again, made_with)
-                identity.note_manifest(self._directory)
-                return again
-            differences.append(refusals.corpus_differences(manifest.table, again.table))
+            changes = compare(manifest, self._list(KnownHeaders(manifest).of))
+            # An option that an earlier release did not have is no difference.
+            moved = {key for key in {*before} & {*made_with} if before[key] != made_with[key]} <= _PLACES
+            extends = moved and self._config.settings.extend == "auto"
+            if not changes.none:
+                differences.append(refusals.corpus_differences(manifest.table, changes.listed.table))
+            if changes.none or (extends and not len(changes.vanished) and not len(changes.replaced)):
+                self._refuse_other_work(manifest, differences)
+                self._say_changes(changes)
+                return self._take_over(changes, made_with)
+        self._refuse_other_work(manifest, differences)
+        raise refusals.refusal(self._directory.root, differences)
+
+    def _refuse_other_work(self, manifest: Manifest, besides: Sequence[str]) -> None:
+        """Refuse settings that differ from those of the committed results, as far as they are known without torch.
+
+        Args:
+            manifest: The manifest.
+            besides: Other differences, for the message.
+        """
         recorded = self._directory.read_record()
         if recorded is not None:
             now = identity.describe_known(self._config, manifest.digest, recorded)
-            refusals.refuse_differences(self._config, recorded, now, differences)
-        raise refusals.refusal(self._directory.root, differences)
+            if now != recorded.identity:
+                refusals.refuse_differences(self._config, recorded, now, besides)
 
     def _refuse_edited(self, manifest: Manifest) -> None:
         """Refuse a manifest that has been edited, because the committed results belong to the original rows."""
@@ -158,23 +230,25 @@ class ManifestStage:
         if recorded is not None and recorded.manifest_file == self._directory.file_record(MANIFEST):
             return
         # A kill before run.json was updated is no edit, so the rows decide.
-        rows = manifests.digest_of(manifest.table)
-        made = manifest.digest if recorded is None else recorded.identity.manifest
-        if not rows == made == manifest.digest:
+        rows = manifest.recomputed()
+        made = (manifest.content,) if recorded is None else recorded.manifest_contents
+        identity_ = manifest.digest if recorded is None else recorded.identity.manifest
+        if rows != manifest.content or rows not in made or manifest.digest != identity_:
+            was = " or ".join(made)
             raise refusals.refusal(
-                self._directory.root, [f"manifest: {made} before, {rows} now, because {MANIFEST} has been edited"]
+                self._directory.root, [f"manifest: {was} before, {rows} now, because {MANIFEST} has been edited"]
             )
 
 
-def _refuse_none_found(dataset: Connector, manifest: Manifest) -> None:
+def _refuse_none_found(dataset: Connector, table: pa.Table) -> None:
     """Refuse a corpus none of whose recordings exists, because every row would fail in the same way.
 
     Raises:
         UserError: No recording exists. The message names the first, and the nearest folder that exists.
     """
-    if manifest.table["file_size"].null_count < len(manifest):
+    if table["file_size"].null_count < len(table):
         return
-    paths = (path for path in manifest.table["path"].to_pylist() if path)
+    paths = (path for path in table["path"].to_pylist() if path)
     first = next(paths, "")
     if not first or any(os.path.exists(resolve_path(path)) for path in (first, *paths)):
         return  # reading their headers took too long

@@ -14,6 +14,7 @@ from pipeline.config.run_config import RunConfig
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_marked
 from pipeline.storage.run_record import Identity, RunRecord
+from pipeline.storage.tables import VANISHED
 
 _MAX_DIFFERENCES = 12
 _MAX_CHARACTERS = 160
@@ -72,7 +73,7 @@ def corpus_differences(before: pa.Table, now: pa.Table) -> str:
         ids = table["id"].filter(pc.invert(_among(table, other)))
         said += _counted(what, ids.slice(0, _EXAMPLES).to_pylist(), len(ids))
     said += _changed(before, now)
-    if columns := sorted({*before.column_names} ^ {*now.column_names}):
+    if columns := sorted(({*before.column_names} ^ {*now.column_names}) - {VANISHED}):
         said.append(f"columns {', '.join(columns)} in one alone")
     return f"utterances: {', '.join(said) or 'the same in another order, or in other shards'}"
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.config.schema import ScoreSettings
 from pipeline.runtime.errors import naming
 from pipeline.runtime.failpoints import failpoint
-from pipeline.scoring.counting import COUNTED_AFTER, count_columns, is_counted_now
+from pipeline.scoring.counting import COUNTED_AFTER, COUNTS, count_columns, is_counted_now
 from pipeline.scoring.grouping import Scores, columns_to_read, score
 from pipeline.scoring.groups import choose_groups
 from pipeline.scoring.normalisers import made_after
@@ -70,19 +70,30 @@ def _counted_now(directory: RunDirectory, record: CommitRecord) -> StoredTable:
     stored = directory.table("transcripts", record.shard)
     if is_counted_now(stored.schema()):
         return stored
-    table = stored.read()
+    renew_transcripts(directory, record, stored.read())
+    return stored
+
+
+def renew_transcripts(directory: RunDirectory, record: CommitRecord, table: pa.Table) -> None:
+    """Replace the transcripts of a committed shard by a table whose errors are counted anew. The caller holds the lock.
+
+    Args:
+        directory: The run.
+        record: The commit record of the shard.
+        table: The columns of `transcripts`; those of the errors are ignored.
+    """
     columns, sums = count_columns(table["text"].to_pylist(), table["reference"].to_pylist())
     for name, values in columns.items():
         table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), values)
+    counts = {name: count for name, count in record.counts.items() if name not in COUNTS} | sums
     folder = directory.new_staging(record.shard)
     path = folder / "transcripts.parquet"
     try:
         with naming(path), open_writer(path, table.schema, COUNTED_AFTER) as writer:
             writer.write_table(table)
-        renew(directory, replace(record, counts={**record.counts, **sums}), "transcripts", path)
+        renew(directory, replace(record, counts=counts), "transcripts", path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return stored
 
 
 def read_overall(directory: RunDirectory) -> tuple[int, int, str] | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -24,18 +24,45 @@ BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True)
+class Generation:
+    """Rows that were added to a manifest at the same time, with shards of their own.
+
+    Attributes:
+        rows: Number of rows.
+        made: Time in UTC, as ISO 8601; empty in manifests of the first release.
+    """
+
+    rows: int
+    made: str = ""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A manifest in memory.
 
     Attributes:
         table: The rows, with the schema of `tables.manifest_schema`.
-        digest: SHA-256 of the rows without the paths, so that a corpus may be moved.
+        digest: SHA-256 of the rows of the first generation without the paths, so that a corpus may be moved. It
+            identifies the run, so it stays the same when the corpus grows or its references are corrected.
+        generations: The generations, in the order of the rows; empty for a single one.
+        chain: SHA-256 of all rows as they are now, chained from generation to generation; `digest` if empty.
         rejected: Why a row is a failure before its recording is opened, by id: the error's name and its message.
     """
 
     table: pa.Table
     digest: str
     rejected: Mapping[str, tuple[ErrorName, str]] = field(default_factory=dict)
+    generations: tuple[Generation, ...] = ()
+    chain: str = ""
+
+    @property
+    def content(self) -> str:
+        """Digest of the rows as they are now: `chain`, or `digest` of a manifest that has never changed."""
+        return self.chain or self.digest
+
+    def recomputed(self) -> str:
+        """Return the digest of the rows, which is `content` unless somebody has edited the rows."""
+        return chain_of(self.table, [each.rows for each in self.generations] or [len(self)])
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -103,13 +130,15 @@ class Manifest:
 
 
 def write(directory: RunDirectory, manifest: Manifest, made_with: dict[str, Any]) -> None:
-    """Write the manifest. The file's metadata hold the digest, the rejected rows and the settings `made_with`."""
-    metadata = {
+    """Write the manifest. The file's metadata hold its digests, the rejected rows and the settings `made_with`."""
+    metadata: dict[str, Any] = {
         "digest": manifest.digest,
         "rejected": dict(manifest.rejected),
         "made_with": made_with,
         "schema_version": tables.SCHEMA_VERSION,
     }
+    if manifest.chain:
+        metadata |= {"chain": manifest.chain, "generations": [asdict(each) for each in manifest.generations]}
     directory.write_table(
         MANIFEST, manifest.table.replace_schema_metadata({key: json.dumps(value) for key, value in metadata.items()})
     )
@@ -124,14 +153,22 @@ def read(stored: StoredTable) -> tuple[Manifest, dict[str, Any]]:
     try:
         table = stored.read().combine_chunks()
         metadata = tables.metadata_of(table.schema)
+        generations = generations_in(table.schema)
+        if generations and sum(each.rows for each in generations) != len(table):
+            raise ValueError("its generations have another number of rows")
         rejected = {id_: (name, message) for id_, (name, message) in metadata.get("rejected", {}).items()}
-        manifest = Manifest(table.replace_schema_metadata(None), metadata["digest"], rejected)
-        return manifest, metadata["made_with"]
+        plain, chain = table.replace_schema_metadata(None), metadata.get("chain", "")
+        return Manifest(plain, metadata["digest"], rejected, generations, chain), metadata["made_with"]
     except UNREADABLE as error:
         raise unreadable(stored, error) from None
 
 
-UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError)
+def generations_in(schema: pa.Schema) -> tuple[Generation, ...]:
+    """Return the generations that the metadata of a manifest name; none for a manifest that has never changed."""
+    return tuple(Generation(**each) for each in tables.metadata_of(schema).get("generations", ()))
+
+
+UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError, TypeError)
 """Exceptions that reading a damaged manifest can raise."""
 
 
@@ -150,6 +187,21 @@ def digest_of(table: pa.Table) -> str:
     for row in _rows(table.drop_columns(["path"])):
         digest.update(encode(row).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
+
+
+def chain_of(table: pa.Table, rows: Sequence[int]) -> str:
+    """Return the SHA-256 of the rows, chained over the generations; for a single generation `digest_of` its rows.
+
+    Args:
+        table: The rows of a manifest.
+        rows: Number of rows of each generation.
+    """
+    chain, start = "", 0
+    for count in rows:
+        digest = digest_of(table.slice(start, count))
+        chain = hashlib.sha256(f"{chain}{digest}".encode()).hexdigest() if chain else digest
+        start += count
+    return chain
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:

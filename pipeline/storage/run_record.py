@@ -151,6 +151,8 @@ class RunRecord:
         versions: Versions of the packages that ran last, by package name.
         device: Device that the model ran on last; `None` in files that do not say it.
         written: Time of writing in UTC, as ISO 8601.
+        manifests: Digests of the rows that the manifest may have: the present one, and another one while it is being
+            replaced; empty if the manifest has never changed, then `identity.manifest`.
     """
 
     identity: Identity
@@ -159,20 +161,26 @@ class RunRecord:
     versions: Mapping[str, str]
     device: str | None
     written: str
+    manifests: tuple[str, ...] = ()
+
+    @property
+    def manifest_contents(self) -> tuple[str, ...]:
+        """Digests of the rows that the manifest may have."""
+        return self.manifests or (self.identity.manifest,)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the identity."""
         return self.identity.fingerprint
 
-    def of_manifest(self, file: StoredFile) -> RunRecord:
-        """Return the same record with another `manifest_file`."""
-        return replace(self, manifest_file=file)
+    def of_manifest(self, file: StoredFile | None, *contents: str) -> RunRecord:
+        """Return the same record with another `manifest_file`, and with other `manifests` if some are given."""
+        return replace(self, manifest_file=file, manifests=contents or self.manifests)
 
     def encode(self) -> bytes:
         """Return the bytes of `run.json`."""
         content = asdict(self) | {"identity": self.identity.as_json()}
-        present = {key: value for key, value in content.items() if value is not None}
+        present = {key: value for key, value in content.items() if value not in (None, ())}
         return encode_checked({"fingerprint": self.fingerprint, **present})
 
     @classmethod
@@ -192,6 +200,7 @@ class RunRecord:
                 versions=dict(content.get("versions", {})),
                 device=content.get("device"),
                 written=content.get("written", ""),
+                manifests=tuple(content.get("manifests", ())),
             )
             fingerprint = content["fingerprint"]
         except (TypeError, KeyError, AttributeError, RecursionError) as error:

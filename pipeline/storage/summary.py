@@ -15,7 +15,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.progress import format_hours
 from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommitRecord
-from pipeline.storage.manifest import UNREADABLE, unreadable
+from pipeline.storage.manifest import UNREADABLE, Generation, generations_in, unreadable
 from pipeline.storage.run_directory import METRICS, RunDirectory
 
 NOTHING_KEPT = "nothing is committed yet, the same command starts from the beginning"
@@ -59,6 +59,7 @@ class Standing:
         num_utterances, num_shards: Utterances and shards of the manifest.
         pending_s: Seconds of audio in shards that are not committed.
         locked: Whether a process holds the run directory.
+        generations: Generations of a manifest that has grown; empty for a single one.
         in_flight: Shards that are being computed, or were when the run stopped: seconds of audio that were computed,
             and seconds of audio of the whole shard, by shard.
     """
@@ -69,6 +70,7 @@ class Standing:
     pending_s: float
     locked: bool
     in_flight: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    generations: tuple[Generation, ...] = ()
 
     @property
     def done(self) -> int:
@@ -98,6 +100,7 @@ def read_standing(directory: RunDirectory, records: Mapping[int, CommitRecord]) 
     """
     try:
         table = directory.manifest.read(["shard", "duration_s"])
+        generations = generations_in(table.schema)
     except UNREADABLE as error:
         raise unreadable(directory.manifest, error) from None
     shards = table["shard"].to_numpy()
@@ -116,6 +119,7 @@ def read_standing(directory: RunDirectory, records: Mapping[int, CommitRecord]) 
         num_shards=len(np.unique(shards)),
         pending_s=float(durations_s[pending].sum()),
         locked=locked,
+        generations=generations,
         in_flight={shard: (min(seconds, whole_s[shard]), whole_s[shard]) for shard, seconds in computed_s.items()},
     )
 

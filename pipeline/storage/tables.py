@@ -77,7 +77,11 @@ _ARROW_TYPES = {
 _ARROW_OWN = ("__filename", "__fragment_index", "__batch_index", "__last_in_fragment")
 CHANNEL = "channel"
 """Column for the channel of the file; 1 is the first. It comes before the dataset's own columns, if it is there."""
-RESERVED = frozenset([*(field.name for field in (*MANIFEST_FIELDS, *TRANSCRIPT_FIELDS)), CHANNEL, *_ARROW_OWN])
+VANISHED = "vanished_at"
+"""Last column of a manifest, if recordings have vanished: the time at which a recording was missed, as text."""
+RESERVED = frozenset(
+    [*(field.name for field in (*MANIFEST_FIELDS, *TRANSCRIPT_FIELDS)), CHANNEL, VANISHED, *_ARROW_OWN]
+)
 """Names that a dataset's own column cannot have. A column with such a name, in upper or lower case, is renamed to
 `meta_<name>`."""
 
@@ -94,7 +98,8 @@ def transcripts_schema(manifest: pa.Schema) -> pa.Schema:
 
 def own_columns(manifest: pa.Schema) -> list[pa.Field]:
     """Return the dataset's own columns of a manifest."""
-    return [manifest.field(index) for index in range(len(MANIFEST_FIELDS), len(manifest))]
+    fields = [manifest.field(index) for index in range(len(MANIFEST_FIELDS), len(manifest))]
+    return [field for field in fields if field.name != VANISHED]
 
 
 def emissions_schema(dtype: str, layout: str = LIST) -> pa.Schema:

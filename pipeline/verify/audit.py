@@ -158,14 +158,16 @@ def _manifest(directory: RunDirectory, recorded: RunRecord | None, problems: lis
     remedy = f"remove {directory.manifest}; {remedy}"
     try:
         manifest, _ = manifests.read(directory.manifest)
-        digest = manifests.digest_of(manifest.table)
-        expected = manifest.digest if recorded is None else recorded.identity.manifest
+        digest = manifest.recomputed()
+        expected = (manifest.content,) if recorded is None else recorded.manifest_contents
         file = None if recorded is None else recorded.manifest_file
-        if digest != expected:
+        if digest not in expected:
             source = "its metadata say" if recorded is None else "run.json says"
-            what = f"its rows have the digest {digest}, {source} {expected}"
-        elif digest != manifest.digest:
-            what = f"its rows have the digest {digest}, its metadata say {manifest.digest}"
+            what = f"its rows have the digest {digest}, {source} {' or '.join(expected)}"
+        elif digest != manifest.content:
+            what = f"its rows have the digest {digest}, its metadata say {manifest.content}"
+        elif recorded is not None and manifest.digest != recorded.identity.manifest:
+            what = f"its metadata say {manifest.digest}, run.json says {recorded.identity.manifest}"
         else:
             found = directory.file_record(MANIFEST)
             if file is not None and file != found:

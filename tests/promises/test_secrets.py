@@ -225,7 +225,7 @@ def test_a_bug_of_ours_is_shown_and_logged_without_secrets(where: str, tmp_path:
         "    buggy()\n"
         "where = sys.argv[-1]\n"
         "sys.argv = ['run', 'dataset=digits', 'outputs=[transcripts]', 'run_dir=out']\n"
-        "manifest.build = lambda *a, **k: (sys.argv.append(where), build())\n"
+        "manifest.list_utterances = lambda *a, **k: (sys.argv.append(where), build())\n"
         "runpy.run_module('pipeline.run', run_name='__main__')\n"
     )
     (elsewhere / "out").mkdir()  # one that was there stays, with its log
