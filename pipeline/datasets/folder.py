@@ -11,12 +11,13 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from omegaconf import MISSING
 
-from pipeline.datasets import EXTENSIONS, Warnings, refuse_empty, require_folder, walk_files, with_extension
+from pipeline.datasets import EXTENSIONS, Warnings, refuse_empty, require_folder, walk_files
 from pipeline.datasets.formats.metadata import Metadata
 from pipeline.datasets.formats.source import check_encoding, decoded
 from pipeline.datasets.formats.values import MAX_TEXT_BYTES, shown
@@ -60,6 +61,7 @@ class Dataset:
         self.run_name = f"folder-{encode_path(os.path.basename(self.root)) or 'root'}"
         self.notice: str | None = None
         self._options = options
+        self._texts: dict[str, set[str]] = {}
         self._warnings = Warnings()
         check_encoding(options.encoding)
         if options.metadata and not os.path.isfile(os.path.expanduser(options.metadata)):
@@ -103,18 +105,36 @@ class Dataset:
         return self._warnings.lines() + (self._metadata.warnings.lines() if self._metadata else [])
 
     def _utterances(self) -> Iterator[Utterance]:
-        self._warnings = Warnings()
+        self._warnings, self._texts = Warnings(), {}
         relative = None
         for relative in self._recordings():
             columns = self._folder_columns(relative)
-            path = os.path.join(self.root, relative)
-            reference = self._reference(with_extension(os.path.splitext(path)[0], "txt"))
+            path, text = os.path.join(self.root, relative), self._text_beside(relative)
+            reference = None if text is None else self._reference(text)
             if self._metadata:
                 listed, described = self._metadata.of(relative)
                 reference, columns = listed or reference, columns | described
             yield Utterance(encode_path(relative.replace(os.sep, "/")), path, reference, columns=columns)
         if self._metadata and relative is not None:
             self._metadata.check_used(relative)
+
+    def _text_beside(self, relative: str) -> str | None:
+        """Return the path of the text file beside a recording; `None` if there is none.
+
+        Each folder is listed once, because looking for each text costs more than listing the recordings.
+        """
+        folder, name = os.path.split(relative)
+        if folder not in self._texts:
+            is_above = {each: not each or f"{folder}/".startswith(f"{each}/") for each in self._texts}
+            self._texts = {each: names for each, names in self._texts.items() if is_above[each]}
+            self._texts[folder] = set()
+            with suppress(OSError):  # removed in the meantime
+                names = os.listdir(os.path.join(self.root, folder))
+                self._texts[folder] = {name for name in names if name.lower().endswith(".txt")}
+        stem, texts = os.path.splitext(name)[0], self._texts[folder]
+        found = (f"{stem}.{ending}" for ending in ("txt", "TXT", "Txt") if f"{stem}.{ending}" in texts)
+        text = next(found, None)
+        return None if text is None else os.path.join(self.root, folder, text)
 
     def _reference(self, path: str) -> str | None:
         try:
