@@ -52,6 +52,10 @@ gpu-check: ## Checks and measures the project on a CUDA device in at most 8 minu
 soak: $(INSTALLED) ## Kills, stops and damages runs at random for some minutes, and checks their tables
 	@$(PY) scripts/soak.py $(ARGS)
 
+.PHONY: soak-growth
+soak-growth: $(INSTALLED) ## Grows and changes a corpus at random while runs over it are killed, and checks every row
+	@$(PY) scripts/soak_growth.py $(ARGS)
+
 # The variable silences an announcement of MkDocs 2. pyproject.toml allows only MkDocs 1.
 .PHONY: docs
 docs: $(INSTALLED) ## Builds the user guide into site/ offline; open site/index.html from disk

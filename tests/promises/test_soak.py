@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import running
 import warm
 from running import ROOT, server
 
 SCRIPT = ROOT / "scripts" / "soak.py"
+GROWTH = ROOT / "scripts" / "soak_growth.py"
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +70,13 @@ def test_a_soak_sees_a_table_that_differs_or_is_missing_and_what_was_left_behind
     (out / ".staging" / "shard-00000-1-x").mkdir()
     with pytest.raises(soak.Difference, match="staging"):
         soaked.compare(out)
+
+
+@pytest.mark.slow
+def test_a_corpus_that_changes_at_random_while_its_runs_are_killed_has_every_row_right(tmp_path: Path) -> None:
+    env = running.environment(TMPDIR=str(tmp_path))
+    command = [sys.executable, str(GROWTH), "--minutes", "0", "--seed", "3"]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.startswith("1 nights, ")
+    assert list(tmp_path.iterdir()) == []
