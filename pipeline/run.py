@@ -185,10 +185,11 @@ class Session:
         check_normaliser(settings.score.normaliser)
         if self.directory.manifest.is_there:
             manifest, made_with = manifests.read(self.directory.manifest)
-            self._check_groups([field.name for field in own_columns(manifest.table.schema)])
             finished = self._finished(manifest, made_with)
-            if finished is not None and not self._to_write(finished) and not self.manifest_stage.looks:
-                return self._close(finished, "complete already; ")
+            if not self.manifest_stage.looks:  # the corpus may have other columns now
+                self._check_groups([field.name for field in own_columns(manifest.table.schema)])
+                if finished is not None and not self._to_write(finished):
+                    return self._close(finished, "complete already; ")
         elif settings.extend == "check":
             raise UserError(f"extend=check: no run in run_dir={self.directory.root}; leave extend out to start one")
         elif settings.score.by:

@@ -263,8 +263,9 @@ def test_a_list_grows_by_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     rows[1] = f"{RECORDINGS[1]},u1,five,x"  # a reference is corrected, and the ages are no numbers any more
     (tmp_path / "list.csv").write_text("\n".join(["path,id,text,age,place", *(f"{row},home" for row in rows[::-1])]))
     capsys.readouterr()
-    assert main(given) == 0
+    assert main([*given, "score.by=[place]"]) == 0
     assert "the corpus has changed: 2 new, 1 with another reference, 4 with other columns" in capsys.readouterr().out
+    assert open_run(tmp_path / "out").scores["group"].tolist() == ["overall", "place"]
     frame = open_run(tmp_path / "out").transcripts.set_index("id").sort_index()
     assert frame["age"].tolist() == ["0", "x", "2", "3", "4", "5"]
     assert set(frame["place"]) == {"home"}
