@@ -266,8 +266,8 @@ class Run:
 
     def _concatenated(self, table: str, columns: list[str] | None = None) -> pa.Table:
         parts = [read_rows(stored, ids, columns) for stored, ids in self._committed.files(table)]
-        if parts:
-            return pa.concat_tables(parts)
+        if parts:  # columns may differ between the files while those of a grown corpus are written
+            return pa.concat_tables(parts, promote_options="permissive")
         if table == "failures":
             return tables.FAILURES.empty_table()
         return tables.transcripts_schema(self._directory.manifest.schema()).empty_table()

@@ -329,6 +329,17 @@ def test_killed_while_it_grows_and_run_again_it_is_as_undisturbed(place: str, co
     assert [path.name for path in (corpus.out / ".staging").iterdir()] == ["lock"]
 
 
+def test_readers_see_every_row_while_a_new_column_is_written(corpus: Corpus, tmp_path: Path) -> None:
+    corpus.add(range(6, 7), "monday/late")
+    killed = run(*corpus.given(), cwd=tmp_path, PIPELINE_FAILPOINT="described@2")
+    assert killed.returncode == -signal.SIGKILL
+    opened = open_run(corpus.out)
+    assert sorted(opened.transcripts["id"]) == sorted(opened.manifest["id"])
+    assert len(opened.words) >= 6
+    assert corpus.run() == 0
+    assert_equal_to_one_run(corpus, tmp_path / "fresh")
+
+
 @pytest.mark.parametrize("place", ["retract", "retracted", "extend", "extended", "staged", "renamed"])
 def test_killed_while_it_computes_again_and_run_again_it_is_as_undisturbed(
     place: str, corpus: Corpus, tmp_path: Path
