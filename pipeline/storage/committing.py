@@ -109,11 +109,15 @@ def _describe(directory: RunDirectory, path: Path, table: str, shard: int) -> Co
 
 
 def _publish(directory: RunDirectory, record: CommitRecord, staged: Mapping[str, Path]) -> CommitRecord:
-    """Move staged tables of a shard to their final names, then write the commit record with the present time."""
+    """Move staged tables of a shard to their final names, then write the commit record.
+
+    The record of a renewal keeps the time of the commit.
+    """
     shard = record.shard
     directory.publish(staged, shard)
     failpoint("renamed", shard)
-    done = replace(record, committed_at=datetime.now(UTC).isoformat(timespec="seconds"))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    done = replace(record, committed_at=record.committed_at or now)
     try:
         directory.write(directory.commit_name(shard), encode_record(done))
     except OSError:

@@ -131,7 +131,7 @@ def test_confusions_lie_beside_the_scores(run: Run, tmp_path: Path) -> None:
     assert run.confusions["count"].sum() == run.transcripts.word_errors.sum() == run.scores.word_errors[0]
     bare = tmp_path / "bare"
     bare.mkdir()
-    (bare / "manifest.parquet").symlink_to(run.path / "manifest.parquet")
+    (bare / "manifest.parquet").write_bytes((run.path / "manifest.parquet").read_bytes())
     assert list(open_run(bare).confusions.columns) == columns
     assert open_run(bare).confusions.empty
     assert open_run(bare).scores.empty
