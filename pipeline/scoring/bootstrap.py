@@ -10,6 +10,8 @@ CONFIDENCE = 0.95
 MAX_UNITS = 500
 """If there are more units, they are added up at random to this many sums. The ends of an interval then move by about
 4 % of its width."""
+MIN_SPEAKERS = 5
+"""With fewer speakers there is no interval: with 3 equal speakers, one interval in three would miss the true rate."""
 
 
 def rate_intervals(
@@ -18,7 +20,8 @@ def rate_intervals(
     """Return percentile intervals of the rates `errors.sum(0) / totals.sum(0)`. Units are drawn with replacement.
 
     Args:
-        errors: `(units, rates)` errors of each unit, which is a speaker or an utterance.
+        errors: `(units, rates)` errors of each unit, which is a speaker or an utterance. Differences of errors give
+            the interval of a difference of rates with the same total: a paired bootstrap.
         totals: `(units, rates)` reference words or characters of each unit.
         seed: Seed of the draws. The same input and seed give the same intervals.
 
@@ -49,3 +52,29 @@ def rate_intervals(
         low, high = np.quantile(drawn_rates, tails)
         intervals.append((float(low), float(high)))
     return intervals
+
+
+def speaker_intervals(
+    errors: NDArray[np.int64], totals: NDArray[np.int64], speakers: NDArray[np.int64] | None
+) -> list[tuple[float, float] | None]:
+    """Return the intervals of `rate_intervals` over speakers; over utterances if there are fewer than two speakers.
+
+    Args:
+        errors: `(utterances, rates)` errors, or differences of errors, of each utterance.
+        totals: `(utterances, rates)` reference words or characters of each utterance.
+        speakers: `(utterances,)` number of each utterance's speaker; `None` if speakers are unknown.
+
+    Returns:
+        Lower and upper end of each interval; `None` also if there are two to `MIN_SPEAKERS - 1` speakers.
+    """
+    if speakers is not None:
+        distinct, unit = np.unique(speakers, return_inverse=True)
+        if 1 < len(distinct) < MIN_SPEAKERS:
+            return [None] * errors.shape[1]
+        if len(distinct) > 1:
+            errors, totals = (_summed(values, unit, len(distinct)) for values in (errors, totals))
+    return rate_intervals(errors, totals)
+
+
+def _summed(values: NDArray[np.int64], unit: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    return np.stack([np.bincount(unit, column, count) for column in values.T], axis=1).astype(np.int64)
