@@ -1,0 +1,99 @@
+"""`python -m pipeline.compare RUN_A RUN_B` compares two runs of one corpus. Does not import torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.runtime.command import Parser, command
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.redaction import mask_tracebacks
+from pipeline.runtime.stdout import console
+from pipeline.runtime.terminal import printable
+from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.summary import quoted
+
+_USAGE = "python -m pipeline.compare RUN_A RUN_B [--by COLUMNS] [--html] [--out FOLDER]"
+_PAGE = """\
+usage: python -m pipeline.compare RUN_A RUN_B [option ...]
+
+Compares two runs of one corpus, for example with two models. With references,
+prints both word error rates, their difference with a 95 % interval, who is
+better in which group, and the words that only one run has right. Without
+references, prints how far the texts of B differ from those of A. Utterances
+are matched by id. The runs may be going on; only committed tables are read,
+and nothing in a run directory is changed.
+
+options
+  --by COLUMNS    columns of RUN_A to group by, such as room,speaker or
+                  room+mic (default: the groups of RUN_A's scores)
+  --html          also write comparison.html, one file with audio
+  --out FOLDER    folder for the tables and the page (default: RUN_A-vs-RUN_B
+                  beside RUN_A)
+  -h, --help      this page
+
+exit codes
+  0    the runs are compared
+  1    a file could not be read or written
+  2    there is no run in a folder, the runs have no utterance in common, or
+       the options cannot be used"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compare two runs and return the exit code."""
+    return command(arguments, _PAGE, _perform, "not everything is compared")
+
+
+def _perform(arguments: Sequence[str]) -> int:
+    given = _parsed(arguments)
+    try:
+        return _compare(given)
+    except (pa.ArrowException, KeyError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        runs = " and ".join(map(str, given.runs))
+        raise UserError(
+            f"{runs}: a table cannot be read ({reason}); python -m pipeline.verify RUN_DIR names the table"
+        ) from error
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(_USAGE)
+    parser.add_argument("runs", metavar="RUN_DIR", type=Path, nargs=2)
+    parser.add_argument("--by", metavar="COLUMNS", type=lambda given: given.split(","))
+    parser.add_argument("--html", action="store_true")
+    parser.add_argument("--out", metavar="FOLDER", type=Path)
+    return parser.parse_args(arguments)
+
+
+def _compare(given: argparse.Namespace) -> int:
+    # These imports are slow, and the help page does not need them.
+    from pipeline.compare import output
+    from pipeline.compare.matching import Match, Transcribed
+    from pipeline.compare.terminal import pictures
+
+    run_a, run_b = given.runs
+    folder = given.out or output.default_folder(run_a, run_b)
+    output.check_folder(folder, (run_a, run_b))
+    match = Match(Transcribed.of(RunDirectory(run_a)), Transcribed.of(RunDirectory(run_b)))
+    comparison, logprobs = output.write_tables(match, given.by, folder)
+    if given.html:
+        from pipeline.compare.page import build_page
+
+        with output.replacing(folder / output.PAGE) as path:
+            path.write_text(build_page(comparison, logprobs), encoding="utf-8")
+    screen = console()
+    for picture in pictures(comparison, logprobs, screen.width):
+        screen.print(picture)
+    if given.html:
+        screen.print(printable(f"page in {folder / output.PAGE}"), markup=False)
+    screen.print(f"pandas.read_parquet({quoted(folder / output.TABLE)})", markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    mask_tracebacks()
+    sys.exit(main(sys.argv[1:]))
