@@ -17,6 +17,8 @@ from pipeline.scoring import counting
 from pipeline.scoring.bootstrap import speaker_intervals
 from pipeline.scoring.groups import Group, choose_groups
 from pipeline.scoring.membership import Membership, speaker_column
+from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.tables import own_columns
 
 SHOWN = 5
 """Utterances shown of each kind."""
@@ -58,21 +60,20 @@ class Comparison:
         return np.flatnonzero(self.counts[:, COUNTS.index("distance")])
 
 
-def groups_of(match: Match, by: Sequence[str] | None) -> list[Group]:
+def groups_of(directory: RunDirectory, by: Sequence[str] | None) -> list[Group]:
     """Return the groups to compare by.
 
     Args:
-        match: The utterances that both runs have.
-        by: Columns of the first run; crossed columns are joined by `+`. `None` takes the groups of its scores, or each
-            of its own columns if it has none.
+        directory: The run whose columns make the groups.
+        by: Columns; crossed columns are joined by `+`. `None` takes the groups of the run's scores, or each of its own
+            columns if it has no scores.
 
     Raises:
-        UserError: The first run has no such column.
+        UserError: The run has no such column.
     """
-    scores = match.a.directory.scores
-    if by is None and scores.is_there:
-        by = list(dict.fromkeys(scores.read(["group"])["group"].to_pylist()[1:]))
-    return choose_groups(by, match.a.own, setting="--by")
+    if by is None and directory.scores.is_there:
+        by = list(dict.fromkeys(directory.scores.read(["group"])["group"].to_pylist()[1:]))
+    return choose_groups(by, own_columns(directory.manifest.schema()), setting="--by")
 
 
 def compare(match: Match, groups: Sequence[Group], write: Callable[[pa.Table], None]) -> Comparison:

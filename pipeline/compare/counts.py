@@ -85,6 +85,19 @@ def count(block: Block, tally: WordTally) -> tuple[NDArray[np.int32], list[str |
     return counts, references, others
 
 
+def errors_now(table: pa.Table) -> NDArray[np.int32]:
+    """Return the errors of some transcripts after the present normaliser, `(utterances, 4)`.
+
+    Args:
+        table: Transcripts, as `matching.read_transcripts` reads them. Those without a reference have `MISSING`.
+    """
+    counts = _stored(table)
+    for row in np.flatnonzero((counts[:, 0] == MISSING) & table["reference"].is_valid().to_numpy()).tolist():
+        found = counting.count_errors(table["text"][row].as_py(), table["reference"][row].as_py())
+        counts[row] = [getattr(found, name) for name in counting.COUNTS]
+    return counts
+
+
 def _stored(table: pa.Table) -> NDArray[np.int32]:
     """Return the errors of a table, `(utterances, 4)`; `MISSING` if they were not counted after the same normaliser."""
     counts = np.stack([table[name].fill_null(MISSING).to_numpy() for name in counting.COUNTS], axis=1)

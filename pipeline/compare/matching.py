@@ -24,7 +24,13 @@ from pipeline.storage.run_directory import RunDirectory
 BLOCK_BYTES = 2**25
 """A block ends when the rows of the first run have this size. Each shard of the second run is read once a block."""
 EXAMPLES = 3
-_COUNTED = "counted"
+
+
+def read_transcripts(stored: StoredTable, columns: Sequence[str]) -> pa.Table:
+    """Read columns of transcripts, and whether their errors were counted after the present normaliser (`counted`)."""
+    table = stored.read(columns)
+    counted = pa.array(np.full(len(table), is_counted_now(table.schema)))
+    return table.replace_schema_metadata(None).append_column("counted", counted)
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,8 @@ class Transcribed:
         return self.directory.table("transcripts", self.records[index].shard)
 
     def read(self, index: int, columns: Sequence[str]) -> pa.Table:
-        """Read columns of a file, and whether its errors were counted after the present normaliser (`counted`)."""
-        table = self.file(index).read(columns)
-        counted = pa.array(np.full(len(table), is_counted_now(table.schema)))
-        return table.replace_schema_metadata(None).append_column(_COUNTED, counted)
+        """Return `read_transcripts` of a file."""
+        return read_transcripts(self.file(index), columns)
 
     def rows(self, positions: NDArray[np.integer], columns: Sequence[str]) -> pa.Table:
         """Read the rows at some positions, in their order. Files without any of them are not opened."""

@@ -52,7 +52,7 @@ def write_tables(match: Match, by: Sequence[str] | None, folder: Path) -> tuple[
         UserError: The first run has no such column.
         OSError: A file cannot be written.
     """
-    groups = groups_of(match, by)
+    groups = groups_of(match.a.directory, by)
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {**COUNTED_AFTER, "run_a": str(match.a.directory.root), "run_b": str(match.b.directory.root)}
     with (

@@ -14,9 +14,10 @@ MIN_SPEAKERS = 5
 """With fewer speakers there is no interval: with 3 equal speakers, one interval in three would miss the true rate."""
 
 
-def rate_intervals(
-    errors: NDArray[np.int64], totals: NDArray[np.int64], seed: int = 0
-) -> list[tuple[float, float] | None]:
+Numbers = NDArray[np.int64] | NDArray[np.float64]
+
+
+def rate_intervals(errors: Numbers, totals: NDArray[np.int64], seed: int = 0) -> list[tuple[float, float] | None]:
     """Return percentile intervals of the rates `errors.sum(0) / totals.sum(0)`. Units are drawn with replacement.
 
     Args:
@@ -28,34 +29,11 @@ def rate_intervals(
     Returns:
         Lower and upper end of each interval. `None` if there is only one unit, or if all units have the same rate.
     """
-    units, rates = errors.shape
-    if units < 2:
-        return [None] * rates
-    generator = np.random.default_rng(seed)
-    values = np.concatenate([errors, totals], axis=1)
-    if units > MAX_UNITS:
-        blocks = generator.permutation(units) % MAX_UNITS
-        values = np.stack([np.bincount(blocks, column, MAX_UNITS) for column in values.T], axis=1)
-        units = MAX_UNITS
-    drawn = generator.integers(units, size=(RESAMPLES, units))
-    counts = np.stack([np.bincount(row, minlength=units) for row in drawn])
-    sums = counts.astype(np.float64) @ values.astype(np.float64)
-    above, below = sums[:, :rates], sums[:, rates:]
-    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    intervals: list[tuple[float, float] | None] = []
-    for rate in range(rates):
-        valid = below[:, rate] > 0
-        drawn_rates = above[valid, rate] / below[valid, rate]
-        if not valid.any() or drawn_rates.min() == drawn_rates.max():
-            intervals.append(None)
-            continue
-        low, high = np.quantile(drawn_rates, tails)
-        intervals.append((float(low), float(high)))
-    return intervals
+    return _intervals(_drawn(errors, totals, seed))
 
 
 def speaker_intervals(
-    errors: NDArray[np.int64], totals: NDArray[np.int64], speakers: NDArray[np.int64] | None
+    errors: Numbers, totals: NDArray[np.int64], speakers: NDArray[np.int64] | None
 ) -> list[tuple[float, float] | None]:
     """Return the intervals of `rate_intervals` over speakers; over utterances if there are fewer than two speakers.
 
@@ -67,14 +45,68 @@ def speaker_intervals(
     Returns:
         Lower and upper end of each interval; `None` also if there are two to `MIN_SPEAKERS - 1` speakers.
     """
-    if speakers is not None:
-        distinct, unit = np.unique(speakers, return_inverse=True)
-        if 1 < len(distinct) < MIN_SPEAKERS:
-            return [None] * errors.shape[1]
-        if len(distinct) > 1:
-            errors, totals = (_summed(values, unit, len(distinct)) for values in (errors, totals))
-    return rate_intervals(errors, totals)
+    return rate_intervals(*_units(errors, totals, speakers))
 
 
-def _summed(values: NDArray[np.int64], unit: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    return np.stack([np.bincount(unit, column, count) for column in values.T], axis=1).astype(np.int64)
+Sample = tuple[Numbers, NDArray[np.int64], NDArray[np.int64] | None]
+"""Errors, totals and speakers, as the arguments of `speaker_intervals`."""
+
+
+def change_intervals(before: Sample, after: Sample) -> list[tuple[float, float] | None]:
+    """Return the intervals of the rates after minus the rates before. Both are resampled on their own.
+
+    Returns:
+        Lower and upper end of each interval; `None` if one side cannot be resampled.
+    """
+    drawn = [_drawn(*_units(*sample), seed) for seed, sample in enumerate((before, after))]
+    return _intervals(drawn[1] - drawn[0])
+
+
+def _units(
+    errors: Numbers, totals: NDArray[np.int64], speakers: NDArray[np.int64] | None
+) -> tuple[Numbers, NDArray[np.int64]]:
+    """Return errors and totals of each unit to resample. There is no unit if there are too few speakers."""
+    if speakers is None:
+        return errors, totals
+    distinct, unit = np.unique(speakers, return_inverse=True)
+    if len(distinct) < 2:
+        return errors, totals
+    if len(distinct) < MIN_SPEAKERS:
+        return errors[:0], totals[:0]
+    above, below = (
+        np.stack([np.bincount(unit, column, len(distinct)) for column in values.T], axis=1)
+        for values in (errors, totals)
+    )
+    return above, below.astype(np.int64)
+
+
+def _drawn(errors: Numbers, totals: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """Draw rates, `(RESAMPLES, rates)`. A rate is NaN if its total is 0; all are if there are fewer than two units."""
+    units, rates = errors.shape
+    if units < 2:
+        return np.full((RESAMPLES, rates), np.nan)
+    generator = np.random.default_rng(seed)
+    values = np.concatenate([errors, totals], axis=1)
+    if units > MAX_UNITS:
+        blocks = generator.permutation(units) % MAX_UNITS
+        values = np.stack([np.bincount(blocks, column, MAX_UNITS) for column in values.T], axis=1)
+        units = MAX_UNITS
+    drawn = generator.integers(units, size=(RESAMPLES, units))
+    counts = np.stack([np.bincount(row, minlength=units) for row in drawn])
+    sums = counts.astype(np.float64) @ values.astype(np.float64)
+    above, below = sums[:, :rates], sums[:, rates:]
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+
+
+def _intervals(drawn: NDArray[np.float64]) -> list[tuple[float, float] | None]:
+    """Return the interval of each column of drawn rates; `None` if all its values are the same, or NaN."""
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    intervals: list[tuple[float, float] | None] = []
+    for column in drawn.T:
+        valid = column[~np.isnan(column)]
+        if not len(valid) or valid.min() == valid.max():
+            intervals.append(None)
+            continue
+        low, high = np.quantile(valid, tails)
+        intervals.append((float(low), float(high)))
+    return intervals
