@@ -71,7 +71,7 @@ def _perform(arguments: Sequence[str]) -> int:
     given = _parsed(arguments)
     try:
         return _compare(given) if given.night is None else _night(given)
-    except (pa.ArrowException, KeyError) as error:
+    except pa.ArrowException as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         runs = " and ".join(map(str, given.runs or [given.night]))
         raise UserError(

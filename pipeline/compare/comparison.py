@@ -122,16 +122,17 @@ def _groups(counts: NDArray[np.int32], membership: Membership) -> Iterator[dict[
     speakers = membership.speakers()
     for name, value, members in (("overall", None, np.arange(len(counts))), *membership.groups()):
         spoken_by = None if speakers is None else speakers[members]
-        yield {"group": name, "value": value, **_group(counts[members].astype(np.int64), spoken_by)}
+        yield {"group": name, "value": value, **_group(counts[members], spoken_by)}
 
 
-def _group(counts: NDArray[np.int64], speakers: NDArray[np.int64] | None) -> dict[str, Any]:
+def _group(counts: NDArray[np.int32], speakers: NDArray[np.int64] | None) -> dict[str, Any]:
     known = counts[:, 2] != MISSING
-    counts = np.where(counts == MISSING, 0, counts)
-    sums = dict(zip(COUNTS, counts.sum(axis=0).tolist(), strict=True))
+    counts = np.where(counts == MISSING, np.int32(0), counts)
+    sums = dict(zip(COUNTS, counts.sum(axis=0, dtype=np.int64).tolist(), strict=True))
     words_a, words_b, words, chars_a, chars_b, chars, distance, of_a, _ = counts.T
     # The difference of two rates with the same total is the rate of the differences, so both are resampled together.
-    above, below = np.stack([words_b - words_a, chars_b - chars_a, distance], axis=1), np.stack([words, chars, of_a], 1)
+    above = np.stack([words_b - words_a, chars_b - chars_a, distance], axis=1).astype(np.int64)
+    below = np.stack([words, chars, of_a], axis=1).astype(np.int64)
     of_references: list[tuple[float, float] | None] = [None, None]
     if known.any():
         of_references = speaker_intervals(above[known, :2], below[known, :2], _of(speakers, known))
@@ -171,7 +172,7 @@ def better(row: Mapping[str, Any]) -> str:
 
 def _choose(counts: NDArray[np.int32]) -> dict[str, NDArray[np.int64]]:
     """Choose the utterances to show: those with the greatest difference of rates, of these those of most words."""
-    words_a, words_b, words, *_, distance, of_a, of_b = counts.T.astype(np.int64)
+    words_a, words_b, words, *_, distance, of_a, of_b = counts.T
     known = words != MISSING
     apart = np.where(known, words_b - words_a, 0)
     chosen = {
@@ -182,7 +183,7 @@ def _choose(counts: NDArray[np.int32]) -> dict[str, NDArray[np.int64]]:
     return {kind: found for kind, found in chosen.items() if len(found)}
 
 
-def _greatest(differences: NDArray[np.int64], words: NDArray[np.int64]) -> NDArray[np.int64]:
+def _greatest(differences: NDArray[np.int32], words: NDArray[np.int32]) -> NDArray[np.int64]:
     rows = np.flatnonzero(differences > 0)
     rates = differences[rows] / np.maximum(words[rows], 1)
     found: NDArray[np.int64] = rows[np.lexsort((-differences[rows], -rates))[:SHOWN]]

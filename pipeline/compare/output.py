@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from pipeline.compare.comparison import Comparison, compare, groups_of
 from pipeline.compare.emissions import Logprobs, read_logprobs, table_of
-from pipeline.compare.matching import Match
+from pipeline.compare.matching import Match, Transcribed
 from pipeline.compare.schemas import comparison_schema
 from pipeline.runtime.errors import UserError, naming
+from pipeline.runtime.paths import encode_path
 from pipeline.scoring.counting import COUNTED_AFTER
 from pipeline.storage.tables import open_writer
 
@@ -54,7 +55,7 @@ def write_tables(match: Match, by: Sequence[str] | None, folder: Path) -> tuple[
     """
     groups = groups_of(match.a.directory, by)
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = {**COUNTED_AFTER, "run_a": str(match.a.directory.root), "run_b": str(match.b.directory.root)}
+    metadata = {**COUNTED_AFTER, "run_a": _name(match.a), "run_b": _name(match.b)}
     with (
         replacing(folder / TABLE) as path,
         open_writer(path, comparison_schema(match.a.own), metadata) as writer,
@@ -70,6 +71,10 @@ def write_tables(match: Match, by: Sequence[str] | None, folder: Path) -> tuple[
             (folder / name).unlink(missing_ok=True)
     (folder / PAGE).unlink(missing_ok=True)  # it would show an earlier comparison
     return comparison, logprobs
+
+
+def _name(run: Transcribed) -> str:
+    return encode_path(str(run.directory.root))
 
 
 def _write_table(path: Path, table: pa.Table, metadata: dict[str, str]) -> None:

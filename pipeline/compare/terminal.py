@@ -44,7 +44,10 @@ def pictures(comparison: Comparison, logprobs: Mapping[int, Logprobs], width: in
     yield Text(printable(f"A / B: {'; '.join(settings) or 'the same settings'}", 2 * _TEXT_WIDTH))
     yield Text("\n".join([f"{counted(len(match), 'utterance')} in both", *map(printable, one_sided(match))]))
     if comparison.references_differ:
-        yield Text(f"{counted(comparison.references_differ, 'reference')} of A compared with, others in B")
+        number = counted(comparison.references_differ, "utterance")
+        yield Text(f"another reference in B than in A: {number}; both texts are compared with A's")
+    if 0 < overall["with_reference"] < overall["utterances"]:
+        yield Text(f"with a reference: {counted(overall['with_reference'], 'utterance')}")
     yield _rates(comparison.groups.to_pylist(), width)
     yield Text(explained(comparison), "dim")
     if overall["with_reference"]:
