@@ -104,13 +104,13 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 def _compare(given: argparse.Namespace) -> int:
     # These imports are slow, and the help page does not need them.
     from pipeline.compare import output
-    from pipeline.compare.matching import Match, Transcribed
+    from pipeline.compare.matching import Match, TranscribedRun
     from pipeline.compare.terminal import pictures
 
     run_a, run_b = given.runs
     folder = given.out or output.default_folder(run_a, run_b)
     output.check_folder(folder, (run_a, run_b))
-    match = Match(Transcribed.of(RunDirectory(run_a)), Transcribed.of(RunDirectory(run_b)))
+    match = Match(TranscribedRun.of(RunDirectory(run_a)), TranscribedRun.of(RunDirectory(run_b)))
     comparison, logprobs = output.write_tables(match, given.by, folder)
     if given.html:
         from pipeline.compare.page import build_page

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.compare.comparison import Comparison
-from pipeline.compare.likelihood import Speller, fits
-from pipeline.compare.matching import Match, Transcribed
+from pipeline.compare.likelihood import Speller
+from pipeline.compare.matching import Match, TranscribedRun
 from pipeline.compare.schemas import LOGPROBS
 from pipeline.results.arrays import log_probabilities, read_arrays
 from pipeline.storage.layouts import EMISSIONS
@@ -19,6 +19,10 @@ from pipeline.storage.tables import metadata_of
 
 SAMPLE = 100
 """Utterances of the sample, besides those shown."""
+MAX_CELLS = 30_000_000
+"""Frames times letters that are computed, which takes about half a minute for both runs. One utterance may have a tenth: a
+minute of speech."""
+_LEAST_LETTERS = 50
 
 
 @dataclass(frozen=True)
@@ -35,51 +39,61 @@ class Logprobs:
 
 
 def read_logprobs(comparison: Comparison) -> dict[int, Logprobs]:
-    """Return the log-probabilities of the shown utterances, and of a sample of those whose words differ, by index."""
+    """Return the log-probabilities of the shown utterances, and of a sample of those whose words differ, by index.
+
+    Long utterances are left out, and the sample is smaller if its utterances are long.
+    """
+    match = comparison.match
     differing = comparison.differing
     spread = np.linspace(0, len(differing) - 1, min(SAMPLE, len(differing))).astype(np.int64)
-    indices = np.unique(np.concatenate([differing[spread], *comparison.shown.values()])).astype(np.int64)
-    match = comparison.match
-    if not len(indices):
-        return {}
+    indices = np.array(
+        list(dict.fromkeys(np.concatenate([*comparison.shown.values(), differing[spread]]).tolist())), int
+    )
     a, b = (
         run.rows(positions[indices], ["id", "text", "num_frames"])
         for run, positions in ((match.a, match.in_a), (match.b, match.in_b))
     )
     texts = list(zip(a["text"].to_pylist(), b["text"].to_pylist(), strict=True))
-    in_a = _under(match.a, match.in_a[indices], a, texts)
-    in_b = _under(match.b, match.in_b[indices], b, texts)
+    frames = np.maximum(a["num_frames"].to_numpy(), b["num_frames"].to_numpy()).astype(np.int64)
+    cells = frames * np.array([max(_LEAST_LETTERS, *map(len, pair)) for pair in texts], dtype=np.int64)
+    short = np.flatnonzero(cells <= MAX_CELLS // 10)
+    rows = np.sort(short[np.cumsum(cells[short]) <= MAX_CELLS])
+    ids = [a["id"][row].as_py() for row in rows.tolist()]
+    pairs = {id_: texts[row] for id_, row in zip(ids, rows.tolist(), strict=True)}
+    in_a = _under(match.a, match.in_a[indices[rows]], pairs)
+    in_b = _under(match.b, match.in_b[indices[rows]], pairs)
     nothing = (None, None)
     return {
-        int(index): Logprobs(in_a.get(row, nothing), in_b.get(row, nothing))
-        for row, index in enumerate(indices)
-        if row in in_a or row in in_b
+        int(index): Logprobs(in_a.get(id_, nothing), in_b.get(id_, nothing))
+        for id_, index in zip(ids, indices[rows], strict=True)
+        if id_ in in_a or id_ in in_b
     }
 
 
 def _under(
-    run: Transcribed, positions: NDArray[np.int64], rows: pa.Table, texts: Sequence[tuple[str, str]]
-) -> dict[int, tuple[float | None, float | None]]:
-    """Return the log-probabilities of both texts under the emissions of a run, by row. Rows without are left out."""
+    run: TranscribedRun, positions: NDArray[np.int64], texts: Mapping[str, tuple[str, str]]
+) -> dict[str, tuple[float | None, float | None]]:
+    """Return the log-probabilities of both texts under the emissions of a run, by id. Utterances without are left out.
+
+    Args:
+        run: The run.
+        positions: Positions of the utterances in the run, in the order of `texts`.
+        texts: Texts of both runs, by id.
+    """
     files = np.searchsorted(run.starts, positions, "right") - 1
-    ids, frames = rows["id"].to_pylist(), rows["num_frames"].to_pylist()
-    found: dict[int, tuple[float | None, float | None]] = {}
+    found: dict[str, tuple[float | None, float | None]] = {}
     for file in np.unique(files).tolist():
         record = run.records[file]
-        wanted = {
-            ids[row]: row
-            for row in np.flatnonzero(files == file).tolist()
-            if fits(frames[row], min(map(len, texts[row])))
-        }
-        if EMISSIONS.name not in record.files or not wanted:
+        if EMISSIONS.name not in record.files:
             continue
         stored = run.directory.table(EMISSIONS.name, record.shard)
         metadata = metadata_of(stored.schema())
         speller = Speller(metadata["labels"], metadata["blank"])
-        for id_, emission in read_arrays(stored, EMISSIONS, sorted(wanted)):
-            text_a, text_b = speller.logprobs(log_probabilities(emission.astype(np.float32)), texts[wanted[id_]])
+        wanted = sorted(id_ for id_, other in zip(texts, files.tolist(), strict=True) if other == file)
+        for id_, emission in read_arrays(stored, EMISSIONS, wanted):
+            text_a, text_b = speller.logprobs(log_probabilities(emission.astype(np.float32)), texts[id_])
             if text_a is not None or text_b is not None:
-                found[wanted[id_]] = text_a, text_b
+                found[id_] = text_a, text_b
     return found
 
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_CELLS = 20_000_000
-"""Longer utterances are left out: frames times labels of the text."""
 _DELIMITERS = ("|", " ")
 
 
@@ -53,22 +51,16 @@ class Speller:
         return [[*spelled[first:], *last] for first in (0, 1) for last in ([], [self._delimiter])]
 
     def logprobs(self, emission: NDArray[np.floating], texts: Sequence[str]) -> list[float | None]:
-        """Return the log-probability of each text, in nats; `None` if it cannot be spelled or is too long.
+        """Return the log-probability of each text, in nats; `None` if it cannot be spelled.
 
         Args:
             emission: `(frames, labels)` log-probabilities.
             texts: The texts.
         """
         spelled = [self.spell(text) for text in texts]
-        spelled = [each if each and fits(len(emission), max(map(len, each))) else None for each in spelled]
         sequences = [sequence for each in spelled if each for sequence in each]
         found = iter(forward(emission, sequences, self._blank).tolist())
         return [None if each is None else float(np.logaddexp.reduce([next(found) for _ in each])) for each in spelled]
-
-
-def fits(frames: int, letters: int) -> bool:
-    """Whether an utterance is short enough for its log-probability to be computed."""
-    return frames * (letters + 1) <= MAX_CELLS
 
 
 def forward(logprobs: NDArray[np.floating], sequences: Sequence[Sequence[int]], blank: int) -> NDArray[np.float64]:

@@ -34,7 +34,7 @@ def read_transcripts(stored: StoredTable, columns: Sequence[str]) -> pa.Table:
 
 
 @dataclass(frozen=True)
-class Transcribed:
+class TranscribedRun:
     """The transcripts of a run that are committed.
 
     Attributes:
@@ -52,7 +52,7 @@ class Transcribed:
     starts: NDArray[np.int64]
 
     @classmethod
-    def of(cls, directory: RunDirectory) -> Transcribed:
+    def of(cls, directory: RunDirectory) -> TranscribedRun:
         """Read the ids of a run.
 
         Raises:
@@ -123,7 +123,7 @@ class Match:
         only_a, only_b: What is in one run only.
     """
 
-    def __init__(self, a: Transcribed, b: Transcribed) -> None:
+    def __init__(self, a: TranscribedRun, b: TranscribedRun) -> None:
         """Match the ids.
 
         Raises:
@@ -167,11 +167,11 @@ class Match:
                 begun, first = [], last
 
 
-def _first(run: Transcribed) -> str:
+def _first(run: TranscribedRun) -> str:
     return repr(run.ids[0].as_py()) if len(run.ids) else "none"
 
 
-def _only(run: Transcribed, positions: NDArray[np.int64], other: Transcribed) -> OnlyThere:
+def _only(run: TranscribedRun, positions: NDArray[np.int64], other: TranscribedRun) -> OnlyThere:
     ids = run.ids.take(pa.array(positions))
     failures = [
         other.directory.table("failures", record.shard).read(["id"])["id"].cast(pa.large_string())

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.compare.comparison import Comparison, compare, groups_of
 from pipeline.compare.emissions import Logprobs, read_logprobs, table_of
-from pipeline.compare.matching import Match, Transcribed
+from pipeline.compare.matching import Match, TranscribedRun
 from pipeline.compare.schemas import comparison_schema
 from pipeline.runtime.errors import UserError, naming
 from pipeline.runtime.paths import encode_path
@@ -73,7 +73,7 @@ def write_tables(match: Match, by: Sequence[str] | None, folder: Path) -> tuple[
     return comparison, logprobs
 
 
-def _name(run: Transcribed) -> str:
+def _name(run: TranscribedRun) -> str:
     return encode_path(str(run.directory.root))
 
 

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from make_run import LABELS, Spoken, make_run
 
-from pipeline.compare import matching
+from pipeline.compare import emissions, matching
 from pipeline.compare.__main__ import main
 from pipeline.compare.comparison import better
 from pipeline.compare.counts import WordTally, count
-from pipeline.compare.matching import Block, Match, Transcribed
+from pipeline.compare.matching import Block, Match, TranscribedRun
 from pipeline.compare.output import write_tables
 from pipeline.compare.schemas import COUNTS
 from pipeline.runtime.errors import UserError
@@ -161,6 +161,19 @@ def test_each_text_has_its_log_probability_under_both_emissions(tmp_path: Path) 
     assert row["logprob_text_a_run_b"] == pytest.approx(-40 + math.log(5), abs=1e-3)
 
 
+def test_long_utterances_are_left_out_and_a_sample_of_long_ones_is_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emissions, "MAX_CELLS", 10_000)  # a tenth is 20 frames times 50 letters
+    lengths = [21, *[20] * 12]
+    for name, text in (("a", "A"), ("b", "B")):
+        made = [spoken(f"u{at:02d}", text, None, num_frames=frames) for at, frames in enumerate(lengths)]
+        make_run(tmp_path / name, [made], COLUMNS, outputs=["transcripts", "emissions"])
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    ids = pq.read_table(tmp_path / "a-vs-b" / "comparison_logprobs.parquet")["id"].to_pylist()
+    assert ids == [f"u{at:02d}" for at in range(1, 11)]
+
+
 def test_runs_without_emissions_have_no_log_probabilities(tmp_path: Path) -> None:
     for name, text in (("a", "A"), ("b", "B")):
         make_run(tmp_path / name, [[spoken("u1", text, None)]], COLUMNS, outputs=["transcripts"])
@@ -279,7 +292,7 @@ def test_texts_are_in_memory_block_by_block(tmp_path: Path, monkeypatch: pytest.
         ]
         for name in ("a", "b"):
             make_run(tmp_path / f"{name}{shards}", made, COLUMNS, outputs=["transcripts"])
-        match = Match(*(Transcribed.of(RunDirectory(tmp_path / f"{name}{shards}")) for name in ("a", "b")))
+        match = Match(*(TranscribedRun.of(RunDirectory(tmp_path / f"{name}{shards}")) for name in ("a", "b")))
         pool, before = pa.proxy_memory_pool(pa.system_memory_pool()), pa.default_memory_pool()
         pa.set_memory_pool(pool)
         try:
@@ -293,7 +306,7 @@ def test_texts_are_in_memory_block_by_block(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_order_of_given_columns_is_kept(pair: Path) -> None:
-    match = Match(*(Transcribed.of(RunDirectory(pair / name)) for name in ("a", "b")))
+    match = Match(*(TranscribedRun.of(RunDirectory(pair / name)) for name in ("a", "b")))
     comparison, _ = write_tables(match, ["speaker", "room+speaker"], pair / "out")
     assert comparison.groups["group"].to_pylist() == ["overall", "speaker", "room+speaker"]
     with pytest.raises(UserError, match="crosses a column with itself"):

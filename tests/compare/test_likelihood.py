@@ -11,8 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.compare import likelihood
-from pipeline.compare.likelihood import Speller, fits, forward
+from pipeline.compare.likelihood import Speller, forward
 
 LABELS = ("-", "|", "A", "B")
 
@@ -92,12 +91,3 @@ def test_texts_of_several_lengths_do_not_change_each_other() -> None:
     together = speller.logprobs(emission, texts)
     assert together[3] is None
     assert together == [speller.logprobs(emission, [text])[0] for text in texts]
-
-
-def test_a_very_long_utterance_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not fits(180_000, 10_000)  # an hour
-    assert fits(1_000, 300)
-    monkeypatch.setattr(likelihood, "MAX_CELLS", 100)
-    long, short = Speller(LABELS, 0).logprobs(random_emission(20, 4), ["A" * 10, "A"])
-    assert long is None
-    assert short is not None
