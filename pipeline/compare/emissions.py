@@ -20,8 +20,8 @@ from pipeline.storage.tables import metadata_of
 SAMPLE = 100
 """Utterances of the sample, besides those shown."""
 MAX_CELLS = 30_000_000
-"""Frames times letters that are computed, which takes about half a minute for both runs. One utterance may have a tenth: a
-minute of speech."""
+"""Frames times letters that are computed. This takes about half a minute for both runs. One utterance may have a tenth,
+which is a minute of speech."""
 _LEAST_LETTERS = 50
 
 
