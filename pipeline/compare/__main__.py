@@ -120,6 +120,7 @@ def _compare(given: argparse.Namespace) -> int:
     screen = console()
     for picture in pictures(comparison, logprobs, screen.width):
         screen.print(picture)
+    screen.print(printable(f"tables in {folder}"), markup=False)
     if given.html:
         screen.print(printable(f"page in {folder / output.PAGE}"), markup=False)
     screen.print(f"pandas.read_parquet({quoted(folder / output.TABLE)})", markup=False)

@@ -13,7 +13,6 @@ from playwright.sync_api import sync_playwright
 from report_fixtures import HOSTILE, text_of
 
 from pipeline.compare.__main__ import main
-from pipeline.report.differences import Triple, three_way
 from pipeline.run import main as run
 
 ARGUMENTS = "--no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --mute-audio".split()  # noqa: SIM905
@@ -101,23 +100,3 @@ def test_nothing_that_strangers_write_is_markup(reference: str | None, tmp_path:
     assert "\u202e" not in page
     assert "\x07" not in page
     assert "onerror" in text_of(page)
-
-
-@pytest.mark.parametrize(
-    ("reference", "a", "b", "expected"),
-    [
-        ("a b", "A B", "A", [Triple("a", "A", "A", False, False), Triple("b", "B", "", False, True)]),
-        ("a", "X A", "A Y", [
-            Triple("", "X", "", True, False), Triple("a", "A", "A", False, False), Triple("", "", "Y", False, True),
-        ]),
-        ("", "A B", "C", [Triple("", "A", "C", True, True), Triple("", "B", "", True, False)]),
-        ("", "", "", []),
-        ("a", "", "B", [Triple("a", "", "B", True, True)]),
-    ],
-)  # fmt: skip
-def test_three_texts_stand_word_over_word(reference: str, a: str, b: str, expected: list[Triple]) -> None:
-    assert three_way(reference, a, b) == expected
-
-
-def test_long_texts_are_not_aligned() -> None:
-    assert three_way("a", "A " * 500, "A") is None
