@@ -80,7 +80,7 @@ def _under(
         positions: Positions of the utterances in the run, in the order of `texts`.
         texts: Texts of both runs, by id.
     """
-    files = np.searchsorted(run.starts, positions, "right") - 1
+    files = run.files_of(positions)
     found: dict[str, tuple[float | None, float | None]] = {}
     for file in np.unique(files).tolist():
         record = run.records[file]

@@ -76,9 +76,13 @@ class TranscribedRun:
         """Return `read_transcripts` of a file."""
         return read_transcripts(self.file(index), columns)
 
+    def files_of(self, positions: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return the index in `records` of the file that holds each position."""
+        return np.searchsorted(self.starts, positions, "right") - 1
+
     def rows(self, positions: NDArray[np.integer], columns: Sequence[str]) -> pa.Table:
         """Read the rows at some positions, in their order. Files without any of them are not opened."""
-        files = np.searchsorted(self.starts, positions, "right") - 1
+        files = self.files_of(positions)
         order = np.argsort(files, kind="stable")
         parts = [
             self.read(file, columns).take(positions[order[files[order] == file]] - self.starts[file])

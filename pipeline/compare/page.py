@@ -9,18 +9,19 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import __version__
 from pipeline.compare.comparison import Comparison, better
 from pipeline.compare.emissions import Logprobs
 from pipeline.compare.facts import differing_settings, one_sided
 from pipeline.compare.terminal import KINDS, apart, explained, likelier, logprob_lines, words_for
-from pipeline.report.differences import Pair, Triple, side_by_side, three_way
+from pipeline.report.differences import Pair, Triple, three_way
 from pipeline.report.population import Population
 from pipeline.report.rendering import render
 from pipeline.report.selection import Choice
 from pipeline.report.texts import masked, shown
-from pipeline.report.utterances import PlacedWord, ShownUtterance, place_words, read_utterances
+from pipeline.report.utterances import PlacedWord, ShownUtterance, place_words, read_utterances, shown_pairs
 from pipeline.scoring.terminal import MAX_VALUES
 from pipeline.transcripts import Word
 
@@ -143,17 +144,17 @@ def _shown(comparison: Comparison, logprobs: Mapping[int, Logprobs]) -> list[Sho
                 None if reference is None else shown(reference),
                 None if reference is None else (count[0], count[1], count[2]),
                 None if reference is None else _safe_triples(three_way(reference, a["text"], b["text"])),
-                None if reference is not None else _safe_pairs(side_by_side(a["text"], b["text"])),
+                None if reference is not None else shown_pairs(a["text"], b["text"]),
                 logprob_lines(logprobs.get(at)),
             )
         )
     return pairs
 
 
-def _in_first_run(comparison: Comparison, indices: np.ndarray[Any, Any]) -> list[ShownUtterance]:
+def _in_first_run(comparison: Comparison, indices: NDArray[np.int64]) -> list[ShownUtterance]:
     run = comparison.match.a
     positions = comparison.match.in_a[indices]
-    files = (np.searchsorted(run.starts, positions, "right") - 1).astype(np.int32)
+    files = run.files_of(positions).astype(np.int32)
     rows = (positions - run.starts[files]).astype(np.int32)
     unused = np.full(len(rows), np.nan)
     population = Population(files, rows, tuple(map(run.file, range(len(run.records)))), unused, unused, unused)
@@ -171,11 +172,3 @@ def _safe_triples(triples: Sequence[Triple] | None) -> list[Triple] | None:
         Triple(shown(each.reference, 80), shown(each.a, 80), shown(each.b, 80), each.wrong_a, each.wrong_b)
         for each in triples
     ]
-
-
-def _safe_pairs(pairs: Sequence[Pair] | None) -> list[Pair] | None:
-    return (
-        None
-        if pairs is None
-        else [Pair(each.operation, shown(each.reference, 80), shown(each.text, 80)) for each in pairs]
-    )

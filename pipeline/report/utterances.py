@@ -225,7 +225,7 @@ def _shown(
         avg_logprob=transcript.get("avg_logprob"),
         reference=None if reference is None else shown(reference),
         text=None if text is None else shown(text),
-        pairs=_pairs(reference, text),
+        pairs=shown_pairs(reference, text),
         audio=data_uri(clip.media_type, clip.data) if isinstance(clip, Clip) else None,
         problem="" if isinstance(clip, Clip) else shown(clip, 300),
         wave=outline(clip.envelope) if isinstance(clip, Clip) else "",
@@ -248,7 +248,8 @@ def place_words(words: Iterable[Word], start_s: float, end_s: float) -> list[Pla
     ]  # fmt: skip
 
 
-def _pairs(reference: str | None, text: str | None) -> list[Pair] | None:
+def shown_pairs(reference: str | None, text: str | None) -> list[Pair] | None:
+    """Return two texts word by word, safe for the page; `None` if one is missing or too long."""
     if reference is None or text is None:
         return None
     pairs = side_by_side(reference, text)
