@@ -25,7 +25,7 @@ from rapidfuzz.distance import Levenshtein
 
 from pipeline.results import Run, open_run
 from pipeline.runtime.errors import UserError
-from pipeline.scoring.grouping import SPEAKER_COLUMNS, speaker_column
+from pipeline.scoring.membership import SPEAKER_COLUMNS, speaker_column
 from pipeline.scoring.normalisers import standard
 
 MAX_UTTERANCES = 5000  # features of more would tell little more about speakers
@@ -187,7 +187,7 @@ def wilson(hits: float, total: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def do_features_separate_speakers(run: Run) -> tuple[str, Figure]:
-    speaker = speaker_column(list(run.manifest.columns))
+    speaker = speaker_column(run.manifest.columns)
     if speaker is None:
         raise Lacking(f"the dataset says nothing of speakers: none of the columns {', '.join(SPEAKER_COLUMNS)}")
     if not run.layers:

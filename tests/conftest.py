@@ -26,7 +26,7 @@ LONGEST = (
     "storage/test_run_directory", "test_extending", "report/test_browser", "promises/test_soak", "models/test_catalog",
     "promises/test_secrets", "scoring/test_scoring", "stages/test_resume", "runtime/test_supervisor",
     "scripts/test_gpu_check", "models/test_cuda_path", "inference/test_loop", "config/test_completion",
-    "promises/test_fuzzing",
+    "promises/test_fuzzing", "compare/test_page",
 )  # fmt: skip
 """Modules that take longest, the longest first."""
 

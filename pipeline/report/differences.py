@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Literal
@@ -44,6 +44,58 @@ def side_by_side(reference: str, text: str) -> list[Pair] | None:
             shown = ("" if one is None else expected[one][1], "" if other is None else found[other][1])
             pairs.append(Pair(operation, *shown))
     return pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Triple:
+    """A word of the reference and what two transcripts have in its place. A missing word is empty.
+
+    Attributes:
+        reference: The word; empty where a transcript has a word too many.
+        a, b: Words of the transcripts.
+        wrong_a, wrong_b: Whether they are wrong.
+    """
+
+    reference: str
+    a: str
+    b: str
+    wrong_a: bool
+    wrong_b: bool
+
+
+def three_way(reference: str, a: str, b: str) -> list[Triple] | None:
+    """Align two transcripts with their reference, word by word.
+
+    Returns:
+        The words, or `None` if a text has more than `MAX_WORDS` words.
+    """
+    of_a, of_b = side_by_side(reference, a), side_by_side(reference, b)
+    if of_a is None or of_b is None:
+        return None
+    triples: list[Triple] = []
+    for one, other in zip(_by_reference(of_a), _by_reference(of_b), strict=True):
+        *added_a, last_a = one
+        *added_b, last_b = other
+        for left, right in zip_longest(added_a, added_b):
+            triples.append(Triple("", left.text if left else "", right.text if right else "", bool(left), bool(right)))
+        if last_a is not None and last_b is not None:
+            wrong = (last_a.operation != "equal", last_b.operation != "equal")
+            triples.append(Triple(last_a.reference, last_a.text, last_b.text, *wrong))
+    return triples
+
+
+def _by_reference(pairs: Sequence[Pair]) -> Iterator[list[Pair | None]]:
+    """Yield the pairs of each word of the reference: insertions before the word, then the word.
+
+    The insertions after the last word come last, followed by `None`.
+    """
+    begun: list[Pair | None] = []
+    for pair in pairs:
+        begun.append(pair)
+        if pair.operation != "insertion":
+            yield begun
+            begun = []
+    yield [*begun, None]
 
 
 def _operation(tag: str, one: int | None, other: int | None) -> Operation:

@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from pipeline.results.arrays import log_probabilities
+
 MAX_LABELS = 64
 """Maximum of labels in a picture. If a model has more, the most likely ones are shown."""
 _LETTER_IN, _LINE_IN = 0.085, 0.15  # width of a letter and height of a line, in inches
@@ -90,12 +92,6 @@ def emission_figure(emission: NDArray[np.floating], labels: Sequence[str], value
         above.set_title("Classification result", loc="left", fontweight="bold")
         figure.colorbar(image, ax=[above, axes], pad=0.01, aspect=40, label=values_are)
         return figure
-
-
-def log_probabilities(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the log-probabilities of an emission, `(frames, labels)`. Logits of different frames do not compare."""
-    highest = values.max(axis=1, keepdims=True)
-    return np.asarray(values - (highest + np.log(np.exp(values - highest).sum(axis=1, keepdims=True))))
 
 
 def encode(figure: Figure, format_: str) -> bytes:

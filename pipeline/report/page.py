@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from pipeline import __version__
@@ -28,12 +25,12 @@ from pipeline.report.overview import (
 )
 from pipeline.report.pictures import LOWEST_PROBABILITY, scale_colours
 from pipeline.report.population import Population, read_population
+from pipeline.report.rendering import render
 from pipeline.report.selection import Choice, choose
 from pipeline.report.stretches import CLIP_S
 from pipeline.report.timing import Timing, read_timing
 from pipeline.report.utterances import read_utterances
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.progress import format_duration, format_hours
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import Identity
 from pipeline.storage.summary import Standing, read_standing
@@ -49,7 +46,7 @@ def build_page(directory: RunDirectory, settings: ReportSettings) -> str:
     """
     directory.require_run()
     try:
-        return _render(_context(directory, settings))
+        return render("report.html", _context(directory, settings))
     except (pa.ArrowException, OSError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
@@ -172,33 +169,3 @@ def _ranking(choice: Choice, population: Population) -> str:
     by = "word error rate, then by avg_logprob" if choice.by == "wer" else "avg_logprob, the model's own certainty"
     ranked = int(np.isfinite(population.wer).sum()) if choice.by == "wer" else len(population)
     return f"Chosen among {ranked:,} utterances, ranked by {by}."
-
-
-def _render(context: dict[str, Any]) -> str:
-    environment = Environment(
-        loader=PackageLoader("pipeline.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "hours": format_hours, "took": format_duration}
-    source = environment.loader
-    assert source is not None
-    style, script = (source.get_source(environment, name)[0] for name in ("report.css", "report.js"))
-    return environment.get_template("report.html").render(
-        **context,
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-    )
-
-
-def _hash(text: str) -> str:
-    """Return the source expression that allows this text in the Content Security Policy (level 2) of the page."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _percent(rate: float | None, digits: int = 1) -> str:
-    return "?" if rate is None else f"{100 * rate:.{digits}f} %"

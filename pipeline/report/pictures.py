@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.report.figures import log_probabilities
+from pipeline.results.arrays import log_probabilities
 
 MAX_COLUMNS = 1_200
 """Maximum of columns in a picture. If there are more frames, neighbouring frames share a column."""

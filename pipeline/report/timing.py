@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,10 +62,14 @@ class _Batch:
     numbers: tuple[float, ...]
 
 
-def read_timing(directory: RunDirectory) -> Timing | None:
+def read_timing(directory: RunDirectory, chosen: Callable[[datetime], bool] = lambda time: True) -> Timing | None:
     """Read the metrics of a run in bounded memory. Return `None` if there is no file or no batch.
 
     Incomplete lines, as after a crash, are skipped. A new session starts where the batch index does not increase.
+
+    Args:
+        directory: The run.
+        chosen: Whether to read a batch that ended at this time.
     """
     bins, width = np.zeros((BINS, 5)), _FIRST_BIN_S
     position, sessions = 0.0, [0.0]
@@ -72,6 +77,8 @@ def read_timing(directory: RunDirectory) -> Timing | None:
     try:
         with directory.open(METRICS) as source, io.TextIOWrapper(source, "utf-8", "replace") as handle:
             for batch in filter(None, map(_parsed, handle)):
+                if not chosen(batch.time):
+                    continue
                 if last is not None and batch.index <= last.index:
                     sessions.append(position)
                 valid_s, *spent = _spent(batch.numbers)
@@ -95,7 +102,7 @@ def _parsed(line: str) -> _Batch | None:
         numbers = tuple(float(row[name]) for name in _FIELDS)
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
             return None
-        return _Batch(datetime.fromisoformat(row["time"]), int(row["batch"]), numbers)
+        return _Batch(datetime.fromisoformat(row["time"]).astimezone(UTC), int(row["batch"]), numbers)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,7 +143,7 @@ def read_utterances(
     population: Population,
     choice: Choice,
     channels: str,
-    layers: Sequence[int],
+    layers: Sequence[int] | None,
 ) -> list[ShownUtterance]:
     """Read everything that the page shows of the chosen utterances.
 
@@ -153,7 +153,7 @@ def read_utterances(
         population: All utterances with a result.
         choice: The chosen utterances.
         channels: `mix`, `first` or `each`, as in the run.
-        layers: Layers to show.
+        layers: Layers to show; `None` shows no pictures of features and emissions.
     """
     rows = list(_rows(directory, population, choice))
     clips = read_clips([_wanted(row, channels) for row in rows])
@@ -163,11 +163,11 @@ def read_utterances(
     ]
     emissions: dict[str, Emission] = {}
     features: dict[str, list[Feature]] = {}
-    for shard in {row.manifest["shard"] for row in rows}:
+    for shard in {row.manifest["shard"] for row in rows} if layers is not None else ():
         files = {table: directory.table(table, shard) for table in records[shard].files}
         here = [(row, end_s) for row, end_s in zip(rows, ends, strict=True) if row.manifest["shard"] == shard]
         emissions |= _emissions(files.get("emissions"), here)
-        features |= _features(files.get("features"), here, layers)
+        features |= _features(files.get("features"), here, layers or ())
     return [
         _shown(row, end_s, clip, emissions.get(row.manifest["id"]), features.get(row.manifest["id"], []))
         for row, end_s, clip in zip(rows, ends, clips, strict=True)
@@ -225,25 +225,31 @@ def _shown(
         avg_logprob=transcript.get("avg_logprob"),
         reference=None if reference is None else shown(reference),
         text=None if text is None else shown(text),
-        pairs=_pairs(reference, text),
+        pairs=shown_pairs(reference, text),
         audio=data_uri(clip.media_type, clip.data) if isinstance(clip, Clip) else None,
         problem="" if isinstance(clip, Clip) else shown(clip, 300),
         wave=outline(clip.envelope) if isinstance(clip, Clip) else "",
-        words=[
-            PlacedWord(
-                shown(word.word, 80), word.start_s, word.end_s, word.probability,
-                span_of(row.start_s, end_s, word.start_s, word.end_s),
-            )
-            for word in row.words
-            if word.end_s > row.start_s and word.start_s < end_s
-        ],
+        words=place_words(row.words, row.start_s, end_s),
         ticks=ticks_of(row.start_s, end_s),
         emission=emission,
         features=features,
-    )  # fmt: skip
+    )
 
 
-def _pairs(reference: str | None, text: str | None) -> list[Pair] | None:
+def place_words(words: Iterable[Word], start_s: float, end_s: float) -> list[PlacedWord]:
+    """Return the words of a part of a recording, with their positions on its time axis."""
+    return [
+        PlacedWord(
+            shown(word.word, 80), word.start_s, word.end_s, word.probability,
+            span_of(start_s, end_s, word.start_s, word.end_s),
+        )
+        for word in words
+        if word.end_s > start_s and word.start_s < end_s
+    ]  # fmt: skip
+
+
+def shown_pairs(reference: str | None, text: str | None) -> list[Pair] | None:
+    """Return two texts word by word, safe for the page; `None` if one is missing or too long."""
     if reference is None or text is None:
         return None
     pairs = side_by_side(reference, text)

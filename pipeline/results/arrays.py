@@ -98,6 +98,12 @@ def stretch(parts: Iterator[Part], start_frame: int, end_frame: int | None) -> N
     return np.concatenate(found) if found else None
 
 
+def log_probabilities(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the log-probabilities of an emission, `(frames, labels)`. Logits of different frames do not compare."""
+    highest = values.max(axis=1, keepdims=True)
+    return np.asarray(values - (highest + np.log(np.exp(values - highest).sum(axis=1, keepdims=True))))
+
+
 def layers_of(files: Iterable[StoredTable]) -> tuple[int, ...]:
     """Return the layers of the first file of features that has rows. All files of a run have the same layers."""
     for stored in files:

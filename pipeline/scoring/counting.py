@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jiwer
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
 from pipeline.scoring.normalisers import made_after, standard
@@ -97,6 +99,14 @@ def is_counted_now(schema: pa.Schema) -> bool:
 def char_errors(hypothesis: str, reference: str) -> int:
     """Return the Levenshtein distance over characters, including spaces."""
     return Levenshtein.distance(hypothesis, reference)
+
+
+def hits(words: Sequence[str], reference: Sequence[str]) -> NDArray[np.bool_]:
+    """Return whether each word of the reference is in the transcript at its place, `(reference words,)`."""
+    found = np.zeros(len(reference), dtype=bool)
+    for step in Levenshtein.opcodes(reference, words):
+        found[step.src_start : step.src_end] = step.tag == "equal"
+    return found
 
 
 def align(hypotheses: Sequence[str], references: Sequence[str]) -> list[Alignment]:

@@ -34,7 +34,10 @@ class Group:
 
 
 def choose_groups(
-    by: Sequence[str] | None, own: Sequence[pa.Field], default: Sequence[str] | None = None
+    by: Sequence[str] | None,
+    own: Sequence[pa.Field],
+    default: Sequence[str] | None = None,
+    setting: str = "score.by",
 ) -> list[Group]:
     """Return the groups to sum by.
 
@@ -43,6 +46,7 @@ def choose_groups(
         own: The dataset's own columns.
         default: Names of the columns that the dataset is usually scored by, as far as it has them. `None` takes each
             column except floating point columns.
+        setting: The setting or option that gave `by`, for messages.
 
     Raises:
         UserError: The dataset has no such column.
@@ -53,7 +57,7 @@ def choose_groups(
         return [Group(_free(name), (name,), limited=True) for name in chosen]
     names = {each.name for each in own}
     by = ["overall" if name == _free("overall") and name not in names else name for name in by]
-    check_groups(by, [each.name for each in own])
+    check_groups(by, [each.name for each in own], setting)
     return [Group(_free(name), (name,) if name in names else tuple(name.split("+"))) for name in by]
 
 
@@ -62,8 +66,8 @@ def _free(name: str) -> str:
     return own_column_names([name], ["overall"])[name]
 
 
-def check_groups(by: Sequence[str] | None, names: Sequence[str]) -> None:
-    """Check that a dataset has the columns of `score.by`.
+def check_groups(by: Sequence[str] | None, names: Sequence[str], setting: str = "score.by") -> None:
+    """Check that a dataset has the columns of `score.by`, or of another setting.
 
     Raises:
         UserError: A column is missing, or is crossed with itself.
@@ -73,9 +77,9 @@ def check_groups(by: Sequence[str] | None, names: Sequence[str]) -> None:
         for name in crossed:
             if name not in names:
                 there = ", ".join(names) or "none"
-                raise UserError(f"score.by={asked}: the dataset has no column {name!r}; its own columns are {there}")
+                raise UserError(f"{setting}={asked}: the dataset has no column {name!r}; its own columns are {there}")
         if len(set(crossed)) != len(crossed):
-            raise UserError(f"score.by={asked}: crosses a column with itself; give each once")
+            raise UserError(f"{setting}={asked}: crosses a column with itself; give each once")
 
 
 def name_of(values: Sequence[str | None]) -> str | None:

@@ -69,7 +69,17 @@ def _rates(rows: Sequence[dict[str, Any]], width: int) -> Table:
         for row in shown:
             value = "(null)" if row["value"] is None else printable(row["value"], _NAME_WIDTH)
             lines.append((["  " + value, *_cells(row, bool(kinds))], ""))
-    # Names are shortened so that numbers fit.
+    return rate_table(header, lines, width)
+
+
+def rate_table(header: Sequence[str], lines: Sequence[tuple[Sequence[str], str]], width: int) -> Table:
+    """Lay out a table of names and numbers. The names are shortened so that the numbers fit.
+
+    Args:
+        header: Heading of each column; the first column has the names.
+        lines: Cells and style of each line. An `italic` line begins a group.
+        width: Width of the terminal in characters.
+    """
     taken = sum(
         max(len(header[at]), *(len(cells[at]) for cells, _ in lines if at < len(cells))) + 3
         for at in range(1, len(header))

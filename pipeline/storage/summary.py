@@ -214,13 +214,13 @@ def lines(
     said.append(f"results in {run_dir}")
     first = next((name for name in ("transcripts", "features", "emissions") if name in outputs), None)
     if first == "transcripts":
-        said.append(f"pandas.read_parquet({_quoted(run_dir / first)})")
+        said.append(f"pandas.read_parquet({quoted(run_dir / first)})")
     elif first is not None:
-        said.append(f"pipeline.results.open_run({_quoted(run_dir)}).{first}(...)  # numpy, one utterance at a time")
+        said.append(f"pipeline.results.open_run({quoted(run_dir)}).{first}(...)  # numpy, one utterance at a time")
     return said
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
     """Return a path as a Python string literal, in double quotes if nothing needs an escape."""
     plain = str(path).isprintable() and not set(str(path)) & set('"\\')
     return f'"{path}"' if plain else ascii(str(path))

@@ -26,6 +26,8 @@ from omegaconf import DictConfig, OmegaConf
 from running import ROOT
 
 from pipeline import status
+from pipeline.compare.schemas import GROUPS as COMPARED_GROUPS
+from pipeline.compare.schemas import LOGPROBS, WORDS, comparison_schema
 from pipeline.config import commandline
 from pipeline.config import run_config as config
 from pipeline.config.groups import GROUPS, group_choices
@@ -278,6 +280,10 @@ def test_every_public_name_of_the_results_has_its_place(site: Path) -> None:
         ("reading.md", tables.FAILURES),
         ("scores.md", SCORES),
         ("scores.md", CONFUSIONS),
+        ("compare.md", comparison_schema([])),
+        ("compare.md", COMPARED_GROUPS),
+        ("compare.md", WORDS),
+        ("compare.md", LOGPROBS),
         ("voices.md", pa.schema([(name, pa.string()) for name in CONNECTORS.load("voices")._COLUMNS])),
     ],
 )

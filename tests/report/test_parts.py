@@ -20,7 +20,7 @@ from pipeline.audio.waveforms import Extent
 from pipeline.report.axis import ticks_of
 from pipeline.report.charts import histogram, speed_chart
 from pipeline.report.clips import Clip, Wanted, read_clips
-from pipeline.report.differences import MAX_WORDS, Pair, side_by_side
+from pipeline.report.differences import MAX_WORDS, Pair, Triple, side_by_side, three_way
 from pipeline.report.pictures import MAX_LABELS, draw_emission, draw_features
 from pipeline.report.selection import choose
 from pipeline.report.stretches import CLIP_S, choose_stretch
@@ -200,3 +200,23 @@ def test_ticks_are_round_and_name_the_file_s_own_time() -> None:
     assert [left for _, left in ticks_of(0.0, 2.5)] == [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]
     assert [label for label, _ in ticks_of(3_590.0, 3_610.0)] == ["59:50", "59:55", "1:00:00", "1:00:05", "1:00:10"]
     assert [label for label, _ in ticks_of(59.9, 60.1)][:3] == ["0:59.90", "0:59.95", "1:00.00"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "a", "b", "expected"),
+    [
+        ("a b", "A B", "A", [Triple("a", "A", "A", False, False), Triple("b", "B", "", False, True)]),
+        ("a", "X A", "A Y", [
+            Triple("", "X", "", True, False), Triple("a", "A", "A", False, False), Triple("", "", "Y", False, True),
+        ]),
+        ("", "A B", "C", [Triple("", "A", "C", True, True), Triple("", "B", "", True, False)]),
+        ("", "", "", []),
+        ("a", "", "B", [Triple("a", "", "B", True, True)]),
+    ],
+)  # fmt: skip
+def test_three_texts_stand_word_over_word(reference: str, a: str, b: str, expected: list[Triple]) -> None:
+    assert three_way(reference, a, b) == expected
+
+
+def test_long_texts_do_not_stand_over_each_other() -> None:
+    assert three_way("a", "A " * MAX_WORDS + "A", "A") is None

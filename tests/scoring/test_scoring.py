@@ -27,7 +27,7 @@ from pipeline.run import main
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.stdout import console
 from pipeline.scoring import grouping
-from pipeline.scoring.bootstrap import MAX_UNITS, rate_intervals
+from pipeline.scoring.bootstrap import MAX_UNITS, change_intervals, rate_intervals, speaker_intervals
 from pipeline.scoring.counting import COUNTS, Errors, align, char_errors, count_errors
 from pipeline.scoring.grouping import Scores, score
 from pipeline.scoring.groups import MAX_GROUP_VALUES, Group, choose_groups
@@ -484,6 +484,30 @@ def test_no_interval_is_given_where_resampling_cannot_tell(errors: list[list[int
     assert rate_intervals(np.array(errors, np.int64).reshape(shape), np.array(totals, np.int64).reshape(shape)) == [
         None
     ]
+
+
+def test_a_paired_difference_has_a_narrower_interval_than_two_samples() -> None:
+    """Speakers differ much, and each has one to three errors more in the second run."""
+    generator = np.random.default_rng(0)
+    words = np.full((40, 1), 100)
+    first = generator.integers(0, 80, size=(40, 1))
+    second = first + generator.integers(1, 4, size=(40, 1))
+    everyone = np.arange(40)
+    (paired,) = speaker_intervals(second - first, words, everyone)
+    (apart,) = change_intervals((first, words, everyone), (second, words, everyone))
+    assert paired is not None
+    assert apart is not None
+    difference = (second - first).sum() / words.sum()
+    assert 0 < paired[0] < difference < paired[1]
+    assert apart[0] < 0 < difference < apart[1]
+
+
+@pytest.mark.parametrize("speakers", [[0], [0, 0, 1, 1], []])
+def test_a_change_has_no_interval_where_one_side_cannot_be_resampled(speakers: list[int]) -> None:
+    many = (np.arange(20).reshape(20, 1), np.full((20, 1), 20), np.arange(20))
+    few = (np.arange(len(speakers)).reshape(-1, 1), np.full((len(speakers), 1), 20), np.array(speakers, int))
+    assert change_intervals(many, few) == [None]
+    assert change_intervals(few, many) == [None]
 
 
 def test_the_same_numbers_give_the_same_interval() -> None:

@@ -49,13 +49,15 @@
     const audio = utterance.querySelector("audio");
     const wave = utterance.querySelector(".wave");
     const now = utterance.querySelector(".now");
-    const words = [...utterance.querySelectorAll("button.word")];
-    const track = utterance.querySelector(".words");
     const start = Number(stage.dataset.start), end = Number(stage.dataset.end);
-    const times = words.map((word) => [Number(word.dataset.start), Number(word.dataset.end)]);
-    let time = start, current = -1;
+    // A track for the words of each transcript.
+    const tracks = [...utterance.querySelectorAll(".words")].map((track) => {
+      observer.observe(track);
+      const words = [...track.children];
+      return { words, times: words.map((word) => [Number(word.dataset.start), Number(word.dataset.end)]), current: -1 };
+    });
+    let time = start;
     if (audio) players.push(audio);
-    if (track) observer.observe(track);
 
     const show = () => {
       stage.style.setProperty("--at", String((time - start) / Math.max(end - start, 1e-6)));
@@ -63,15 +65,21 @@
         wave.setAttribute("aria-valuenow", time.toFixed(2));
         wave.setAttribute("aria-valuetext", `${time.toFixed(2)} seconds`);
       }
-      const found = times.findIndex(([first, last]) => time >= first && time < last);
-      if (found === current) return;
-      if (current >= 0) { words[current].classList.remove("now"); words[current].removeAttribute("aria-current"); }
-      current = found;
-      if (found < 0) return;
-      const word = words[found];
-      word.classList.add("now");
-      word.setAttribute("aria-current", "true");
-      now.textContent = `${word.textContent}  ${times[found][0].toFixed(2)} to ${times[found][1].toFixed(2)} s, probability ${word.dataset.probability}`;
+      let changed = false;
+      for (const track of tracks) {
+        const { words, times, current } = track;
+        const found = times.findIndex(([first, last]) => time >= first && time < last);
+        if (found === current) continue;
+        if (current >= 0) { words[current].classList.remove("now"); words[current].removeAttribute("aria-current"); }
+        track.current = found;
+        if (found < 0) continue;
+        words[found].classList.add("now");
+        words[found].setAttribute("aria-current", "true");
+        changed = true;
+      }
+      if (changed) now.textContent = tracks.filter(({ current }) => current >= 0).map(({ words, times, current }) => (
+        `${words[current].textContent}  ${times[current][0].toFixed(2)} to ${times[current][1].toFixed(2)} s, probability ${words[current].dataset.probability}`
+      )).join("\n");
     };
     const follow = () => {
       const side = stage.querySelector(".side").offsetWidth;
@@ -98,7 +106,7 @@
       });
       for (const event of ["seeked", "timeupdate", "pause"]) audio.addEventListener(event, step);
     }
-    words.forEach((word, index) => {
+    for (const { words, times } of tracks) words.forEach((word, index) => {
       word.addEventListener("click", () => {
         seek(times[index][0] + 0.001);
         for (const other of words) other.tabIndex = other === word ? 0 : -1;

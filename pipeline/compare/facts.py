@@ -1,0 +1,49 @@
+"""What is said of two runs in words: the settings in which they differ, and what is in one of them only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.compare.matching import Match, OnlyThere
+from pipeline.runtime.redaction import mask_secrets
+from pipeline.runtime.terminal import counted
+from pipeline.storage.run_directory import RunDirectory
+
+_SHORT = 12
+"""Characters shown of a digest."""
+
+
+def differing_settings(match: Match) -> dict[str, tuple[str, str]]:
+    """Return the settings in which the runs differ, with both values, from their `run.json`.
+
+    The manifests are left out: they differ also if only the order or the shards of the utterances do.
+    """
+    a, b = _identity(match.a.directory), _identity(match.b.directory)
+    names = [name for name in dict.fromkeys((*a, *b)) if name != "manifest" and a.get(name) != b.get(name)]
+    return {name: (_plain(name, a.get(name)), _plain(name, b.get(name))) for name in names}
+
+
+def _identity(directory: RunDirectory) -> Mapping[str, Any]:
+    recorded = directory.read_record()
+    return {} if recorded is None else mask_secrets(recorded.identity.as_json())
+
+
+def _plain(name: str, value: Any) -> str:
+    if name == "weights_sha256":
+        return str(value)[:_SHORT]
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def one_sided(match: Match) -> list[str]:
+    """Say what has a transcript in one run only; nothing if both have the same utterances."""
+    sides = (("A", match.only_a, "B"), ("B", match.only_b, "A"))
+    return [_only(name, there, other) for name, there, other in sides if there.count]
+
+
+def _only(name: str, there: OnlyThere, other: str) -> str:
+    more = ", ..." if there.count > len(there.ids) else ""
+    failed = f", {there.failed:,} of them failed in {other}" if there.failed else ""
+    return f"only in {name}: {counted(there.count, 'utterance')}{failed} ({', '.join(there.ids)}{more})"

@@ -1,0 +1,98 @@
+"""Writes the files of a comparison into a folder. After a crash, either the old or the new file is there."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.compare.comparison import Comparison, compare, groups_of
+from pipeline.compare.emissions import Logprobs, read_logprobs, table_of
+from pipeline.compare.matching import Match, TranscribedRun
+from pipeline.compare.schemas import comparison_schema
+from pipeline.runtime.errors import UserError, naming
+from pipeline.runtime.paths import encode_path
+from pipeline.scoring.counting import COUNTED_AFTER
+from pipeline.storage.tables import open_writer
+
+TABLE = "comparison.parquet"
+GROUPS, WORDS, LOGPROBS = (f"comparison_{name}.parquet" for name in ("groups", "words", "logprobs"))
+PAGE = "comparison.html"
+
+
+def default_folder(run_a: Path, run_b: Path) -> Path:
+    """Return the folder of a comparison without `--out`: beside the first run, with the names of both."""
+    a, b = run_a.absolute(), run_b.absolute()
+    return a.parent / f"{a.name}-vs-{b.name}"
+
+
+def check_folder(folder: Path, run_dirs: tuple[Path, Path]) -> None:
+    """Refuse a folder inside a run directory, which holds only what the run writes.
+
+    Raises:
+        UserError: The folder is inside one of the runs.
+    """
+    for run_dir in run_dirs:
+        if folder.resolve().is_relative_to(run_dir.resolve()):
+            raise UserError(f"--out={folder}: is inside the run directory {run_dir}; give a folder outside it")
+
+
+def write_tables(match: Match, by: Sequence[str] | None, folder: Path) -> tuple[Comparison, dict[int, Logprobs]]:
+    """Compare two runs and write the tables. A table of an earlier comparison that has no rows now is removed.
+
+    Args:
+        match: The utterances that both have.
+        by: Columns to group by; `None` for the groups of the first run's scores.
+        folder: Folder to write to, which is created.
+
+    Raises:
+        UserError: The first run has no such column.
+        OSError: A file cannot be written.
+    """
+    groups = groups_of(match.a.directory, by)
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {**COUNTED_AFTER, "run_a": _name(match.a), "run_b": _name(match.b)}
+    with (
+        replacing(folder / TABLE) as path,
+        open_writer(path, comparison_schema(match.a.own), metadata) as writer,
+    ):
+        comparison = compare(match, groups, writer.write_table)
+    logprobs = read_logprobs(comparison)
+    metadata["resampled"] = comparison.resampled
+    tables = {GROUPS: comparison.groups, WORDS: comparison.words, LOGPROBS: table_of(match, logprobs)}
+    for name, table in tables.items():
+        if table.num_rows:
+            _write_table(folder / name, table, metadata)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    (folder / PAGE).unlink(missing_ok=True)  # it would show an earlier comparison
+    return comparison, logprobs
+
+
+def _name(run: TranscribedRun) -> str:
+    return encode_path(str(run.directory.root))
+
+
+def _write_table(path: Path, table: pa.Table, metadata: dict[str, str]) -> None:
+    with replacing(path) as staged, open_writer(staged, table.schema, metadata) as writer:
+        writer.write_table(table)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a new file beside `path`, which replaces it at the end of the context, and never in part.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with naming(path):
+        try:
+            yield staged
+            os.replace(staged, path)
+        finally:
+            staged.unlink(missing_ok=True)
