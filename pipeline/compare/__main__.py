@@ -45,7 +45,8 @@ options
   --out FOLDER    folder for the tables and the page (default: RUN_A-vs-RUN_B
                   beside RUN_A)
   --since DATE    a date or a time in ISO 8601, such as 2026-11-26 or
-                  2026-11-26T20:00; local time unless it has an offset
+                  2026-11-26T20:00; local time unless it has an offset. Or a
+                  generation of a corpus that grows: 2, 3, ... or last
   --fail-if 'wer>+1.0'
                   end with exit code 4 if the word error rate has risen by
                   more than 1.0 points. Instead of wer: cer (points), failures
@@ -129,11 +130,12 @@ def _compare(given: argparse.Namespace) -> int:
 
 def _night(given: argparse.Namespace) -> int:
     from pipeline.compare.conditions import Condition
-    from pipeline.compare.night import parse_time, read_night
+    from pipeline.compare.night import read_night, since_of
     from pipeline.compare.night_terminal import pictures
 
     conditions = [Condition.parse(text) for text in given.fail_if]
-    night = read_night(RunDirectory(given.night), parse_time(given.since), given.by)
+    directory = RunDirectory(given.night)
+    night = read_night(directory, since_of(directory, given.since), given.by)
     screen = console()
     for picture in pictures(night, screen.width):
         screen.print(picture)

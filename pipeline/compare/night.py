@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,11 +18,13 @@ from pipeline.compare.counts import MISSING, errors_now
 from pipeline.compare.matching import EXAMPLES, read_transcripts
 from pipeline.report.timing import read_timing
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.terminal import counted
 from pipeline.scoring.bootstrap import Sample, change_intervals
 from pipeline.scoring.counting import COUNTS
 from pipeline.scoring.membership import Membership, speaker_column
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
+from pipeline.storage.manifest import generations_in
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.summary import Totals, total
 
@@ -92,8 +95,29 @@ def failed_share(totals: Totals) -> float | None:
     return totals.num_failures / totals.utterances if totals.utterances else None
 
 
+def since_of(directory: RunDirectory, text: str) -> datetime:
+    """Return the time that `--since` names.
+
+    Args:
+        directory: The run.
+        text: A time as in `parse_time`, or a generation of the corpus: its number from 1 on, or `last`.
+
+    Raises:
+        UserError: It is neither, or there is no such generation.
+    """
+    if not re.fullmatch(r"\d{1,5}|last", text):
+        return parse_time(text)
+    directory.require_run()
+    made = [each.made for each in generations_in(directory.manifest.schema())][1:]
+    number = len(made) + 1 if text == "last" else int(text)
+    if not 2 <= number <= len(made) + 1:
+        there = f"the corpus of {directory.root} has {counted(len(made) + 1, 'generation')}"
+        raise UserError(f"--since={text}: {there}, and the first has none before; give a date, or one of 2 and more")
+    return parse_time(made[number - 2])
+
+
 def parse_time(text: str) -> datetime:
-    """Return the time that `--since` names. Without an offset, it is local time; a date is its first moment.
+    """Return a time in ISO 8601. Without an offset, it is local time; a date is its first moment.
 
     Raises:
         UserError: It is not a time.
@@ -103,7 +127,7 @@ def parse_time(text: str) -> datetime:
     except (ValueError, OverflowError, OSError):
         raise UserError(
             f"--since={text}: must be a date or a time in ISO 8601, such as 2026-11-26, 2026-11-26T20:00 (local time) "
-            "or 2026-11-26T20:00+01:00"
+            "or 2026-11-26T20:00+01:00, or the number of a generation of the corpus, or last"
         ) from None
 
 

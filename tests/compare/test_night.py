@@ -14,9 +14,11 @@ from make_run import Spoken, make_run
 
 from pipeline.compare.__main__ import FAILED_IF, main
 from pipeline.compare.conditions import Condition
-from pipeline.compare.night import Night, parse_time, read_night
+from pipeline.compare.night import Night, parse_time, read_night, since_of
 from pipeline.runtime.errors import UserError
+from pipeline.storage import manifest as manifests
 from pipeline.storage.commits import encode_record
+from pipeline.storage.manifest import Generation
 from pipeline.storage.run_directory import RunDirectory
 
 YESTERDAY, TODAY = "2026-11-25T23:00:00+00:00", "2026-11-26T23:00:00+00:00"
@@ -209,3 +211,15 @@ def test_a_time_without_an_offset_is_local_and_a_date_is_its_first_moment(monkey
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_a_generation_of_the_corpus_stands_for_the_time_at_which_it_grew(tmp_path: Path) -> None:
+    directory = RunDirectory(made(tmp_path / "run", [[spoken("a", "a b")]], [[spoken("b", "a b")]]))
+    manifest, made_with = manifests.read(directory.manifest)
+    generations = (Generation(1), Generation(1, TODAY))
+    manifests.write(directory, replace(manifest, generations=generations, chain="c"), made_with)
+    assert since_of(directory, "last") == since_of(directory, "2") == parse_time(TODAY)
+    assert read_night(directory, since_of(directory, "last"), None).now.utterances == 1
+    for wrong in ("1", "3", "0"):
+        with pytest.raises(UserError, match=f"--since={wrong}: the corpus of .* has 2 generations"):
+            since_of(directory, wrong)
