@@ -25,7 +25,7 @@ CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3,
 .PHONY: help
 help: ## Lists the targets
 	@echo "Usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: $(INSTALLED) ## Transcribes the shipped recordings of spoken digits offline, and prints the transcripts
