@@ -126,9 +126,11 @@ class ManifestStage:
         """Say how the dataset was read, if its connector can tell, and how many utterances have a reference."""
         references = len(manifest) - manifest.table["reference"].null_count
         reading = getattr(self._config.dataset, "reading", None)
-        said = "" if reading is None else f"{printable(reading(references))}; "
-        has = "has" if len(manifest) == 1 else "have"
-        self._say(f"{said}{references:,} of {counted(len(manifest), 'utterance')} {has} a reference")
+        said = [] if reading is None else [printable(reading(references))]
+        if references or not any("no references" in text for text in said):
+            has = "has" if len(manifest) == 1 else "have"
+            said.append(f"{references:,} of {counted(len(manifest), 'utterance')} {has} a reference")
+        self._say("; ".join(said))
 
     @property
     def looks(self) -> bool:
