@@ -7,9 +7,20 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import NamedTuple
 
-from pipeline.config.groups import GROUPS, PRIMARY, OwnConf, describe, group_choices, open_conf
+from pipeline.config.groups import (
+    GROUPS,
+    LISTS,
+    PRIMARY,
+    OwnConf,
+    for_recordings,
+    group_choices,
+    keys_with,
+    open_conf,
+    remedy_for,
+)
 from pipeline.runtime.command import Parser
 from pipeline.runtime.errors import UserError, did_you_mean, one_of
 
@@ -36,6 +47,8 @@ OPTIONS = (
     Option("-m", "--multirun", "", "one run after the other for every combination of key=a,b"),
     Option("-sc", "--shell-completion", "install=SHELL", 'Tab completion: eval "$(... -sc install=bash)"; or zsh'),
 )
+_DASHES = "-\u2013\u2014"
+"""Word processors write the longer two."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,7 @@ def parse(arguments: Sequence[str]) -> Command:
         parser.add_argument(option.short, option.full, action="store" if option.value else "store_true")
     given, overrides = parser.parse_known_args(arguments)
     for at, unknown in enumerate(overrides):
-        if unknown.startswith("-"):
+        if unknown.startswith(tuple(_DASHES)):
             raise UserError(_no_option(unknown, overrides[at + 1 : at + 2]))
     for at, text in enumerate(() if given.help or given.version else overrides):
         if "=" not in text.lstrip("=") and not re.match(r"~\w", text):
@@ -78,13 +91,17 @@ def parse(arguments: Sequence[str]) -> Command:
 
 def _no_option(unknown: str, after: Sequence[str]) -> str:
     """Say what to write in place of an option that does not exist, such as `--model digits`."""
-    key, _, value = unknown.lstrip("-").partition("=")
+    key, _, value = unknown.lstrip(_DASHES).partition("=")
+    key = key.replace("-", "_")
     names = [option.full.lstrip("-") for option in OPTIONS]
-    if key in (*GROUPS, *(setting.key for setting in describe("", PRIMARY).settings)):
+    if keys := keys_with(key):
         value = value or (after[0] if after and "=" not in after[0] else "...")
-        return f"{unknown}: no such option; settings have no dashes; write {shlex.quote(f'{key}={value}')}"
+        said = " or ".join(shlex.quote(f"{each}={value}") for each in keys)
+        return f"{unknown}: no such option; settings have no dashes; write {said}"
+    if remedy := remedy_for(key):
+        return f"{unknown}: no such option; settings have no dashes; {remedy}"
     return (
-        f"{unknown}: no such option{did_you_mean(key, names)}; there are --{', --'.join(names)}; "
+        f"{unknown}: no such option{did_you_mean(key.replace('_', '-'), names)}; there are --{', --'.join(names)}; "
         "settings have no dashes: key=value, such as dataset=digits"
     )
 
@@ -92,25 +109,31 @@ def _no_option(unknown: str, after: Sequence[str]) -> str:
 def _no_value(typed: Sequence[str], at: int) -> str:
     """Say what to write in place of an argument that is no `key=value`, from the arguments beside it."""
     text, before, after = typed[at], typed[at - 1] if at else "", [*typed[at + 1 : at + 3], "", ""]
-    path = os.path.expanduser(text)
     if before.endswith("="):
         return f"{before} {text}: a blank after =; write {shlex.quote(before + text)}"
     if after[0].startswith("="):
         value = after[0] if after[0] != "=" else f"={after[1]}"
         return f"{text} {value}: a blank before =; write {shlex.quote(text + value)}"
+    key, _, first = before.partition("=")
+    if key in LISTS:
+        more = list(takewhile(lambda each: "=" not in each, typed[at:]))
+        items = ",".join(re.findall(r"[^\s,\[\]]+", " ".join([first, *more])))
+        return f"{before} {' '.join(more)}: a list is one word; write {shlex.quote(f'{key}=[{items}]')}"
+    key, colon, value = text.partition(":")
+    if colon and keys_with(key):
+        meant = " or ".join(shlex.quote(f"{each}={value or after[0] or '...'}") for each in keys_with(key))
+        return f"{text}: a colon in place of =; write {meant}"
     for group in GROUPS:
         if text in group_choices(group):
             return f"{text}: no key; write {group}={text}"
-    if os.path.isdir(path):
-        return f"{text}: no key; for a folder of recordings write dataset=folder dataset.root={shlex.quote(text)}"
-    if os.path.isfile(path):
-        folder = shlex.quote(os.path.dirname(text) or ".")
-        return (
-            f"{text}: no key; for a list of recordings write dataset=manifest dataset.path={shlex.quote(text)}, "
-            f"for all recordings beside a file dataset=folder dataset.root={folder}"
-        )
+    if remedy := for_recordings(text):
+        missing = "" if os.path.exists(os.path.expanduser(text)) else ", and no such file or folder"
+        return f"{text}: no key{missing}; {remedy}"
+    if remedy := remedy_for(text):
+        return f"{text}: no such key; {remedy}"
     if re.fullmatch(r"[a-z_.]+", text) and after[0] and "=" not in after[0]:
-        return f"{text} {after[0]}: no = between them; write {shlex.quote(f'{text}={after[0]}')}"
-    if re.search(r"[/\\]", text):
-        return f"{text}: no key, and no such file or folder; for recordings write dataset=folder dataset.root=FOLDER"
+        meant = " or ".join(shlex.quote(f"{key}={after[0]}") for key in keys_with(text) or [text])
+        return f"{text} {after[0]}: no = between them; write {meant}"
+    if text in keys_with(text):
+        return f"{text}: no value; write {text}=..."
     return f"{text}: no value; settings are key=value, such as dataset=digits; --help lists them"

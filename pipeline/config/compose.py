@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import get_origin
@@ -18,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.groups import GROUPS, HIDDEN, OwnConf, choose, compose_choices, expand_home, no_such_key
+from pipeline.config.groups import GROUPS, HIDDEN, LISTS, OwnConf, choose, compose_choices, expand_home, no_such_key
 from pipeline.config.schema import RULES, Settings
 from pipeline.config.user_files import Value, flat, read_own
 from pipeline.models.sources import source_of
@@ -164,7 +165,9 @@ def _parse(typed: str) -> Value:
         return Value(key, path, said)
     key = override.key_or_group
     if override.is_sweep_override():
-        raise UserError(f"{said}: several values, and so several runs; add -m to do one after the other")
+        value = typed.partition("=")[2]
+        listed = f", or write {shlex.quote(f'{key}=[{value}]')} for a list" if key in LISTS else ""
+        raise UserError(f"{said}: several values, and so several runs; add -m to do one after the other{listed}")
     if override.package is not None or override.is_delete() or override.is_add() or override.is_force_add():
         raise UserError(f"{said}: keys cannot be added, removed or moved; write {key}=... for a key that there is")
     return Value(key, override.value(), said)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -106,7 +108,8 @@ def choose(key: str, group: str, name: str, own: OwnConf | None = None) -> str:
     alike = [choice for choice in choices if choice.lower().replace("-", "_") == name.lower().replace("-", "_")]
     if name not in choices and len(alike) == 1:
         return alike[0]
-    one_of(key, name, choices)
+    path = for_recordings(name) if group == "dataset" else ""
+    one_of(key, name, choices, path and f"; {path}")
     return name
 
 
@@ -195,11 +198,73 @@ def _composed(choices: tuple[str, ...]) -> DictConfig:
     return composed
 
 
+LISTS = ("outputs", "stages", "features.layers", "report.layers", "score.by", "dataset.extensions")
+"""The keys that take a list."""
+
+_FOLDER = "write dataset=folder dataset.root=FOLDER"
+_LIST = "write dataset=manifest dataset.path=LIST"
+_OUTPUT = "write run_dir=FOLDER"
+_GPU = "write device=cuda, or device=cuda:1 for the second GPU"
+_BATCH = "write batch.max_seconds=, the most seconds of audio in one batch"
+_WORKERS = "write threads= for the cores that compute, loader.workers= for the processes that read audio"
+_LANGUAGE = "choose a model of that language; python -m pipeline.models lists them"
+_OTHER_TOOLS = {
+    name: remedy
+    for remedy, names in (
+        (_FOLDER, "input inputs input_dir input_path data data_dir audio audio_dir audio_path folder dir source"),
+        (_LIST, "list manifest csv jsonl filelist file_list"),
+        (_OUTPUT, "out output_dir out_dir outdir output_path save_dir result_dir results results_dir"),
+        (_GPU, "gpu gpus gpu_id cuda device_id"),
+        (_BATCH, "batch batch_size batchsize bs"),
+        (_WORKERS, "num_workers n_workers jobs n_jobs num_jobs nj num_threads n_threads cpus cores"),
+        (_LANGUAGE, "language languages lang locale"),
+        ("leave it out; the same command continues a run", "resume continue restart"),
+        ("write another run_dir=, or remove the old folder", "overwrite force"),
+        ("write precision=", "dtype fp16 half bf16 amp"),
+        ("write model=checkpoint model.checkpoint=FILE", "weights ckpt model_path"),
+    )
+    for name in names.split()
+}
+
+
+def remedy_for(key: str) -> str:
+    """What to write in place of a key that other tools have; an empty string if it is none."""
+    return _OTHER_TOOLS.get(key.lower().replace("-", "_"), "")
+
+
+def for_recordings(path: str) -> str:
+    """What to write for a folder of recordings or a list; an empty string if a text looks like no path."""
+    given = os.path.expanduser(path)
+    if os.path.isfile(given):
+        folder = shlex.quote(os.path.dirname(path) or ".")
+        return (
+            f"for a list of recordings write dataset=manifest dataset.path={shlex.quote(path)}, "
+            f"for all recordings beside a file dataset=folder dataset.root={folder}"
+        )
+    if os.path.isdir(given):
+        return f"for a folder of recordings write dataset=folder dataset.root={shlex.quote(path)}"
+    return "for recordings write dataset=folder dataset.root=FOLDER" if re.search(r"[/\\]", path) else ""
+
+
+def keys_with(name: str) -> list[str]:
+    """The keys of every choice that have this name, in full or as their last part."""
+    settings = [setting.key for setting in describe("", PRIMARY).settings]
+    settings += [
+        setting.key for group in GROUPS for each in group_choices(group) for setting in describe(group, each).settings
+    ]
+    keys = [*GROUPS, *dict.fromkeys(settings)]
+    return [name] if name in keys else [key for key in keys if key.rpartition(".")[2] == name]
+
+
 def no_such_key(key: str, keys: Sequence[str]) -> str:
     """Why a key is refused: the choices that have the key, or what may have been meant, and the keys beside it."""
     parent, _, last = key.rpartition(".")
-    nested = [other for other in keys if other.rpartition(".")[2] == last.lower() != other]
-    if not parent and nested:
+    nested = [
+        other
+        for other in keys
+        if other.rpartition(".")[2] == last.lower() != other and other.startswith(parent and f"{parent}.")
+    ]
+    if nested:
         return f"no such key (did you mean {' or '.join(nested)}?)"
     for group in GROUPS:
         full = key if parent else f"{group}.{key}"
@@ -212,6 +277,8 @@ def no_such_key(key: str, keys: Sequence[str]) -> str:
             return (
                 f"no such key of this choice; {full} is a key of {', '.join(owners)}; add {owners[0]}, or leave it out"
             )
+    if remedy := remedy_for(key):
+        return f"no such key; {remedy}"
     inside = [other for other in keys if other.startswith(f"{key}.")]
     beside = [other for other in keys if other.rpartition(".")[0] == parent]
     near = inside or beside or [other for other in keys if "." not in other]

@@ -19,7 +19,7 @@ from omegaconf import MISSING
 
 from pipeline.datasets import EXTENSIONS, Warnings, refuse_empty, require_folder, walk_files
 from pipeline.datasets.formats.metadata import Metadata
-from pipeline.datasets.formats.source import check_encoding, decoded
+from pipeline.datasets.formats.source import check_encoding, decoded, utf16_remedy
 from pipeline.datasets.formats.values import MAX_TEXT_BYTES, shown
 from pipeline.records import Scalar, Utterance
 from pipeline.runtime.errors import UserError
@@ -198,5 +198,5 @@ def read_reference(path: str, encoding: str | None = None) -> str | None:
         remedy = "save it as UTF-8, or name its encoding with dataset.encoding=, such as cp1252"
         raise ValueError(f"not {error.encoding.upper()}; {remedy}") from None
     if "\0" in text:
-        raise ValueError("has NUL characters; save it as UTF-8, or set dataset.encoding=utf-16-le if it is UTF-16")
+        raise ValueError(f"has NUL characters; save it as UTF-8, or {utf16_remedy(text)}")
     return _TIMIT.sub("", text.strip()) or None

@@ -209,7 +209,7 @@ class Dataset:
             return ""
         path = resolve_path(os.path.join(self._folder, row.path))
         plain = _PLACEHOLDER.sub("", row.path, count=1) if _PLACEHOLDER.match(row.path) else row.path
-        plain = plain.replace("\\", "/")
+        plain = plain.replace("\\", "/").strip()
         if (plain == row.path and row.path.isascii()) or os.path.lexists(path):
             return path
         for other in (plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain)):

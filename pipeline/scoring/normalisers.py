@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
+import sys
 import unicodedata
 from collections.abc import Callable
+from functools import cache
 
 from pipeline.runtime.errors import UserError
 
-APOSTROPHES = "'`\u00b4\u02b9\u02bb\u02bc\u02bd\u055a\u2018\u2019\u201b\u2032\ua78b\ua78c\uff07"
+APOSTROPHES = "'`\u00b4\u02b9\u02bb\u02bc\u02bd\u055a\u05f3\u1fbd\u1fbf\u2018\u2019\u201b\u2032\ua78b\ua78c\uff07"
 """Characters that stand for the apostrophe in people's texts."""
 
 
@@ -55,11 +58,20 @@ def standard(text: str) -> str:
     # NFKC would split some apostrophe characters. It is applied again because lower case and removals can undo it.
     text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES))
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS).lower())
+    if not text.isascii():
+        text = _stray_marks().sub("", text)
     if "'" in text:
         text = "".join(
             " " if char == "'" and not _is_between_letters(text, at) else char for at, char in enumerate(text)
         )
     return " ".join(text.split())
+
+
+@cache
+def _stray_marks() -> re.Pattern[str]:
+    """Marks that have no letter. NFKC makes a space and such a mark of an accent that stands alone."""
+    marks = "".join(char for char in map(chr, range(sys.maxunicode)) if unicodedata.category(char)[0] == "M")
+    return re.compile(rf"[{marks}](?<![^\s'].)[{marks}]*")  # the mark first, because that is searched for fastest
 
 
 def _is_between_letters(text: str, at: int) -> bool:

@@ -151,11 +151,11 @@ class ManifestStage:
     def _say_changes(self, changes: Changes) -> None:
         if said := changes.said(self._config.settings.redo_changed):
             self._say(said)
+        self._say_warnings()
 
     def _take_over(self, changes: Changes, made_with: dict[str, Any]) -> Manifest:
         """Write what has changed; transcripts first, so that after a kill the next run finds the same changes."""
         settings, directory, manifest = self._config.settings, self._directory, changes.manifest
-        self._say_warnings()
         extended = grown(changes, settings.shard.hours, settings.redo_changed)
         if extended.chain != manifest.content:
             records = directory.commits()
@@ -203,10 +203,11 @@ class ManifestStage:
             changes = compare(manifest, self._list(KnownHeaders(manifest).of))
             # An option that an earlier release did not have is no difference.
             moved = {key for key in {*before} & {*made_with} if before[key] != made_with[key]} <= _PLACES
-            extends = moved and self._config.settings.extend == "auto"
+            # Another option may read other references and columns of the same recordings.
+            same = not len(changes.newly_vanished) and not len(changes.replaced) and (moved or not len(changes.new))
             if not changes.none:
                 differences.append(refusals.corpus_differences(manifest.table, changes.listed.table))
-            if changes.none or (extends and not len(changes.vanished) and not len(changes.replaced)):
+            if changes.none or (same and self._config.settings.extend == "auto"):
                 self._refuse_other_work(manifest, differences)
                 self._say_changes(changes)
                 return self._take_over(changes, made_with)

@@ -172,6 +172,15 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("dataset=manifest dataset.path=/no/list", ["dataset.path=/no/list", "no such file", "JSON lines"]),
     ("dataset=manifest dataset.path=/dev", ["dataset.path=/dev", "not a file"]),
     ("run_dir=/dev/null", ["run_dir=/dev/null", "is a file", "give a folder"]),
+    # names and habits of other tools
+    ("gpu=0", ["gpu=0: no such key; write device=cuda, or device=cuda:1 for the second GPU"]),
+    ("batch-size=16", ["batch-size=16: no such key; write batch.max_seconds="]),
+    ("output_dir=x", ["output_dir=x: no such key; write run_dir=FOLDER"]),
+    ("resume=true", ["resume=true: no such key; leave it out; the same command continues a run"]),
+    ("language=de", ["language=de: no such key; choose a model of that language; python -m pipeline.models"]),
+    ("dataset=manifest dataset.text=a", ["dataset.text=a: no such key (did you mean dataset.columns.text?)"]),
+    ("dataset=/dev", ["dataset=/dev: not allowed", "write dataset=folder dataset.root=/dev"]),
+    ("outputs=transcripts,features", ["add -m", "or write 'outputs=[transcripts,features]' for a list"]),
     # not overrides, or overrides that Hydra knows and this project does not
     ("nonsense", ["nonsense", "key=value"]),
     ("-v", ["-v", "key=value"]),

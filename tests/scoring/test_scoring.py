@@ -68,6 +68,11 @@ def edit_distance(left: Sequence[str], right: Sequence[str]) -> int:
         ("don\u00b4t don`t don\u2018t don\uff07t don\u02b9t", " ".join(["don't"] * 5)),
         ("l\u2019e\u0301te\u0301, \u0915\u094d'\u0915", "l'\u00e9t\u00e9 \u0915\u094d'\u0915"),
         ("5'4 it''s", "5 4 it s"),
+        (
+            "\u1f00\u03bb\u03bb\u1fbd \u1f10\u03b3\u03ce \u05d2\u05f3\u05d5\u05e8\u05d2",
+            "\u1f00\u03bb\u03bb \u1f10\u03b3\u03ce \u05d2'\u05d5\u05e8\u05d2",
+        ),  # Greek, Hebrew
+        ("one \u00a8 two\u02d8three\u00b8", "one two three"),  # accents without a letter are no words
         ("ze\u200bro so\u00adft \ufeffone\u2060 \u202atwo\u202c", "zero soft one two"),
         ("\u2764\ufe0f love 1\ufe0f\u20e3 two\x00three", "love 1 two three"),
         ("\ufb01ve \uff12", "five 2"),  # the ligature fi and a full-width digit

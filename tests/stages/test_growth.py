@@ -215,6 +215,28 @@ def test_a_corpus_may_move_and_grow_at_once_but_not_lose_recordings(
     assert corpus.files() == state
 
 
+def test_what_a_warning_says_to_set_can_be_set_and_what_vanished_before_a_move_may_be_missing(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, *_ = sorted((corpus.root / "monday").iterdir())
+    first.with_suffix(".txt").write_bytes("zwölf".encode("cp1252"))
+    second.unlink()
+    capsys.readouterr()
+    for _ in range(2):  # also where nothing has changed
+        assert corpus.run() == 0
+        assert "warning: references that cannot be used, so that the recording has none: 1" in capsys.readouterr().out
+    corpus.root = corpus.root.rename(corpus.root.with_name("moved"))
+    assert corpus.run() == 0
+    assert corpus.run("dataset.encoding=cp1252") == 0
+    said = capsys.readouterr().out
+    assert "the corpus has changed: 1 with another reference" in said
+    assert "1 file of transcripts written again, without the model" in said
+    assert open_run(corpus.out).transcripts.set_index("id")["reference"].dropna().tolist() == ["zwölf"]
+    assert verify.main([str(corpus.out)]) == 0
+    corpus.add(range(6, 7))
+    assert corpus.run("dataset.encoding=utf-8") == 2  # another option, and other recordings
+
+
 def test_a_listing_that_fails_changes_nothing(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

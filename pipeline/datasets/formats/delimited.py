@@ -21,7 +21,7 @@ _REMEDIES = {
     True: "write one for every column, or set dataset.quotes=false if quotes are part of the text",
     False: "write one for every column, or set dataset.quotes=true if quotes enclose values",
 }
-_EXCEL = re.compile(r"sep=(.)", re.IGNORECASE)  # Excel's line for the delimiter, before the header
+_EXCEL = re.compile(r"\"?sep=(.)\"?", re.IGNORECASE)  # Excel's line for the delimiter, before the header
 
 
 def listing(source: Source, columns: Columns, delimiter: str | None, quotes: bool, header: str = "auto") -> Listing:
@@ -43,7 +43,7 @@ def listing(source: Source, columns: Columns, delimiter: str | None, quotes: boo
         return Listing(lambda: iter(()))
     has_header = _names_columns(first, columns, source) if header == "auto" else header == "true"
     if has_header:
-        names = [name.strip() for name in first]
+        names = [name.strip() or f"column{number}" for number, name in enumerate(first, start=1)]
         remedy = ", or dataset.header=false if the first line is a recording" if header == "auto" else ""
         roles = roles_in(columns, names, source.name, remedy)
     else:
@@ -121,10 +121,10 @@ def records(
             swallowed rows; or the file cannot be read.
     """
     lines = source.lines()
-    first = next(lines, None)
+    first = _first_of(lines)
     if first is not None and (named := _EXCEL.fullmatch(first[1].rstrip("\r\n"))):
         delimiter = delimiter or named[1]
-        first = next(lines, None)
+        first = _first_of(lines)
     if first is None:
         return
     delimiter = delimiter or _delimiter_in(first[1])
@@ -159,6 +159,11 @@ def records(
             raise source.refusal(number, f"{wrong}; {remedy}")
         else:
             yield number, ValueError(f"{wrong}; {remedy}")
+
+
+def _first_of(lines: Iterator[tuple[int, str]]) -> tuple[int, str] | None:
+    """Return the next line that is not blank."""
+    return next(((number, text) for number, text in lines if text.strip()), None)
 
 
 def _delimiter_in(line: str) -> str:

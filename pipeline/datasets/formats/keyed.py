@@ -39,13 +39,15 @@ class KeyedLines:
         """Read the file once.
 
         Raises:
-            UserError: The file cannot be read, or a line is not UTF-8.
+            UserError: The file cannot be read, its lines end in carriage returns alone, or a line is not UTF-8.
         """
         self._source = source
         self._file = file
         self._ambiguous: set[str] = set()
         hashes, offsets, offset = array("Q"), array("q"), 0
         for number, line in source.raw_lines():
+            if number == 1 and line.endswith(b"\r"):  # a line is looked up by its line feed
+                raise UserError(f"{source.name}: lines end in carriage returns alone; save it with line feeds")
             if key := fields(source.text(number, line), 2)[:1]:
                 hashes.append(_hash(key[0]))
                 offsets.append(offset)

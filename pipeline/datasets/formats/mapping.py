@@ -6,9 +6,11 @@ The user's choice comes first; otherwise usual names are recognised. The same na
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, ClassVar
 
 from pipeline.datasets.formats import Row
@@ -70,9 +72,15 @@ _USUAL: dict[str, tuple[str, ...]] = {
 _TELLING = re.compile("text|transcri|sentence|utteran|words?$|wrd|refer|caption|prompt|said|spoken|speech")
 
 
+@cache
 def _folded(name: str) -> str:
-    """Return a name without case, blanks, hyphens and underscores: `Start_S` is `starts`."""
-    return re.sub(r"[\s_-]+", "", name.casefold())
+    """Return a name without case, accents, invisible characters, blanks, dots, hyphens, underscores and `#` before it.
+
+    `Start_S` is `starts`, and `TRANSCRIPT` with the Turkish capital i is `transcript`.
+    """
+    letters = unicodedata.normalize("NFKD", name).casefold().lstrip("#")
+    shown = "".join(char for char in letters if unicodedata.category(char) not in ("Cf", "Mn"))
+    return re.sub(r"[\s._-]+", "", shown)
 
 
 def is_usual(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import unicodedata
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -73,7 +74,8 @@ class Metadata:
                 self.warnings.add("rows of dataset.metadata that repeat a recording, so that none is used", twice)
             by_path[key] = None if key in by_path else row
             if row.id is not None:
-                by_id[row.id] = None if row.id in by_id else row  # an id that appears twice says nothing
+                id_ = _spelled(row.id)
+                by_id[id_] = None if id_ in by_id else row  # an id that appears twice says nothing
             values.add(row.extras)
         self.types = values.types(listing.types)
         self._indices = [(rows, not any("/" in key for key in rows)) for rows in (by_path, by_id)]
@@ -103,7 +105,7 @@ class Metadata:
         for rows, without_folders in self._indices:
             for name in (relative, os.path.basename(relative)) if without_folders else (relative,):
                 for key in (name, os.path.splitext(name)[0]):
-                    if row := rows.get(encode_path(key.replace(os.sep, "/"))):
+                    if row := rows.get(_spelled(key)):
                         return row
         return None
 
@@ -128,7 +130,14 @@ class Metadata:
 
     def _key(self, listed: str) -> str:
         """Return a path relative to the root. A path may also be absolute, or relative to the folder of the list."""
+        if not os.path.lexists(os.path.join(self._root, listed)):
+            listed = listed.strip().replace("\\", "/")
         beside = os.path.join(os.path.dirname(self._source.path), listed)
         if os.path.isabs(listed) or (not os.path.lexists(os.path.join(self._root, listed)) and os.path.lexists(beside)):
             listed = os.path.relpath(beside, self._root)
-        return encode_path(posixpath.normpath(listed.replace(os.sep, "/")))
+        return _spelled(posixpath.normpath(listed))
+
+
+def _spelled(path: str) -> str:
+    """Return a path or an id in one Unicode form, with `/`. macOS writes accents in another form than most lists."""
+    return unicodedata.normalize("NFC", encode_path(path.replace(os.sep, "/")))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from io import BufferedIOBase, TextIOWrapper
@@ -14,6 +15,8 @@ from pipeline.runtime.errors import UserError
 
 MAX_LINE_BYTES = 2**26
 """64 MB. A file with a longer line is not a list, and must not fill the memory."""
+
+_AFTER_OLD_END = re.compile(rb"(?<=\r)(?![\r\n])")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Source:
             encoded = (text.encode() for text in iter(lambda: lines.readline(MAX_LINE_BYTES), ""))
         else:
             encoded = (raw for raw in iter(lambda: file.readline(MAX_LINE_BYTES), b""))
-        for number, line in enumerate(encoded, start=1):
+        for number, line in enumerate(_without_old_line_ends(encoded), start=1):
             if len(line) >= MAX_LINE_BYTES:
                 raise self.refusal(number, "longer than 64 MB; give a list with a recording in each line")
             yield number, line
@@ -95,15 +98,31 @@ class Source:
             bad = f"not {error.encoding.upper()} (byte {line[error.start]:#04x} after {error.start} bytes)"
             raise self.refusal(number, f"{bad}; {remedy}") from None
         if number == 1 and "\0" in text:
-            raise self.refusal(
-                number, "has NUL characters; save the list as UTF-8, or set dataset.encoding=utf-16-le if it is UTF-16"
-            )
+            raise self.refusal(number, f"has NUL characters; save the list as UTF-8, or {utf16_remedy(text)}")
         return text
+
+
+def _without_old_line_ends(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the lines of a file. If its first line has a carriage return inside, carriage returns end lines.
+
+    Excel writes such files as "CSV (Macintosh)".
+    """
+    old = None
+    for each in lines:
+        if old is None:
+            old = b"\r" in each.rstrip(b"\r\n")
+        yield from filter(None, _AFTER_OLD_END.split(each)) if old else (each,)
 
 
 def line(number: int) -> str:
     """Return the place of a line, for messages."""
     return f"line {number}"
+
+
+def utf16_remedy(text: str) -> str:
+    """Say which setting reads a text with NUL characters, if it is UTF-16 without a byte order mark."""
+    order = "be" if text.startswith("\0") else "le"
+    return f"set dataset.encoding=utf-16-{order} if it is UTF-16"
 
 
 def decoded(data: bytes, encoding: str | None) -> str:

@@ -335,7 +335,24 @@ def test_blanks_after_the_delimiters_are_no_part_of_values(tmp_path: Path) -> No
     assert (utterance.id, utterance.reference, utterance.columns) == ("a.wav", "one", {"room": "a, b"})
 
 
+@pytest.mark.parametrize("text", ["path;text\ra.wav;one\rb.wav;two\r", "\n \r\npath;text\na.wav;one\n\nb.wav;two"])
+def test_blank_lines_and_old_line_ends_are_read(tmp_path: Path, text: str) -> None:
+    assert [(row.id, row.reference) for row in read(tmp_path, text)] == [("a.wav", "one"), ("b.wav", "two")]
+
+
+def test_a_column_without_a_name_has_its_number(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, ",path,text,,\n0,a.wav,one,,\n")
+    assert (row.reference, row.columns) == ("one", {"column1": 0, "column4": None, "column5": None})
+
+
+def test_blanks_around_a_path_do_not_hide_the_recording(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    (row,) = read(tmp_path, "path\ttext\n a.wav \tone\n", "l.tsv")
+    assert (row.path, row.reference) == (str(tmp_path / "a.wav"), "one")
+
+
 def test_the_line_that_excel_writes_for_the_delimiter(tmp_path: Path) -> None:
+    assert read(tmp_path, '"sep=;"\npath;text\na.wav;x\n')[0].reference == "x"
     (utterance,) = read(tmp_path, "sep=;\r\npath;text\r\na,b.wav;x\r\n")
     assert (utterance.id, utterance.reference) == ("a,b.wav", "x")
     assert "line 4: 1 values instead of 2" in failed(tmp_path, "sep=;\npath;text\na;x\nb\n")

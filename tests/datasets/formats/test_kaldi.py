@@ -124,6 +124,10 @@ def test_what_is_no_file_is_refused_and_never_executed(
         ({"wav__scp": "a a.wav\n", "segments": "u a 0 -2\n"}, "end=-2: must not be negative"),
         ({"wav__scp": "a a.wav\n", "segments": "u a 0 1 x\n"}, "channel='x': must be a channel number, counted from 0"),
         ({"wav__scp": "a a.wav\n", "text": "a one\nb two\na three\n"}, "'a' appears twice in text; keep one"),
+        (
+            {"wav__scp": "a a.wav\n", "text": "a one\rb two\r"},
+            "text: lines end in carriage returns alone; save it with",
+        ),
         ({"wav__scp": "a a.wav\na b.wav\n", "segments": "u a 0 1\n"}, "'a' appears twice in wav.scp; keep one"),
     ],
 )

@@ -44,6 +44,9 @@ def listed(folder: Path, format_: str, columns: dict[str, list[Any]]) -> manifes
         ("wav_filename", "transcript"),
         ("Audio File", "Normalized-Text"),
         ("wav", "wrd"),
+        ("#Path", "TRANSCR\u0130PT"),  # Turkish capitals
+        ("\uff50\uff41\uff54\uff48", "\u200btext"),  # full width, and a character that cannot be seen
+        ("audio.path", "raw.text"),
     ],
 )
 def test_the_same_names_are_usual_in_every_format(tmp_path: Path, format_: str, path: str, text: str) -> None:

@@ -26,7 +26,7 @@ def refused(dataset: folder.Dataset) -> str:
 
 
 @pytest.mark.parametrize("key", ["path", "id", "file_name"])
-@pytest.mark.parametrize("named", ["mon/1.wav", "mon/1", "./mon//1.wav", "1.wav", "1"])
+@pytest.mark.parametrize("named", ["mon/1.wav", "mon/1", "./mon//1.wav", "1.wav", "1", " mon/1.wav ", "mon\\1.wav"])
 def test_a_row_is_found_by_path_or_id(tmp_path: Path, key: str, named: str) -> None:
     dataset = opened(tmp_path, f"{key},Text,age,start\n{named},good morning,30,9\n")
     first, second = dataset.utterances()
@@ -37,6 +37,11 @@ def test_a_row_is_found_by_path_or_id(tmp_path: Path, key: str, named: str) -> N
     assert dataset.reading(1) == (
         "folder-calls: own columns 'folder1', 'age', 'start'; meta.csv: 1 of 1 rows belong to a recording"
     )
+
+
+def test_either_unicode_form_of_a_name_is_found(tmp_path: Path) -> None:
+    *_, umlaut = opened(tmp_path, "path,age\nw\u00f6d/3.wav,30\n", "m.csv", "mon/1.wav", "wo\u0308d/3.wav").utterances()
+    assert umlaut.columns["age"] == 30
 
 
 def test_an_absolute_path_and_json_lines(tmp_path: Path) -> None:
