@@ -204,7 +204,8 @@ class ManifestStage:
             # An option that an earlier release did not have is no difference.
             moved = {key for key in {*before} & {*made_with} if before[key] != made_with[key]} <= _PLACES
             # Another option may read other references and columns of the same recordings.
-            same = not len(changes.newly_vanished) and not len(changes.replaced) and (moved or not len(changes.new))
+            described = before["dataset"] == made_with["dataset"] and not len(changes.new)
+            same = not len(changes.newly_vanished) and not len(changes.replaced) and (moved or described)
             if not changes.none:
                 differences.append(refusals.corpus_differences(manifest.table, changes.listed.table))
             if changes.none or (same and self._config.settings.extend == "auto"):
