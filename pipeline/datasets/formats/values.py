@@ -100,12 +100,14 @@ def channel(key: str, value: Any, first: int = 1) -> int | None:
 
 
 def path(key: str, value: Any) -> str:
-    """Check a path and return it as listed.
+    """Check a path and return it as listed. Of an object, as Hugging Face writes one, its `path` is taken.
 
     Raises:
         ValueError: The value is not text, or empty, or a URL. The message leaves a URL out, because it may hold a
             secret.
     """
+    if isinstance(value, dict) and isinstance(value.get("path"), str):
+        value = value["path"]
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f"{key}={shown(value)}: must be a path")
     if _URL.match(value):

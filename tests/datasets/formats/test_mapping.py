@@ -56,6 +56,13 @@ def test_the_same_names_are_usual_in_every_format(tmp_path: Path, format_: str, 
     assert utterance.path == str(tmp_path / "a.wav")
 
 
+@pytest.mark.parametrize("format_", ["json", "jsonl"])
+def test_the_path_may_stand_in_an_object(tmp_path: Path, format_: str) -> None:
+    audio = {"path": "a.wav", "bytes": None, "sampling_rate": 16000}
+    (utterance,) = listed(tmp_path, format_, {"audio": [audio], "sentence": ["one"]}).utterances()
+    assert (utterance.id, utterance.path, utterance.reference) == ("a.wav", str(tmp_path / "a.wav"), "one")
+
+
 @pytest.mark.parametrize("format_", ["csv", "jsonl", "parquet"])
 def test_times_are_found_in_every_format(tmp_path: Path, format_: str) -> None:
     for start, end in (("start", "end"), ("Start_Time", "End_Time"), ("offset", "end_s"), ("begin", "End")):
