@@ -116,7 +116,7 @@ class Changes:
     @cached_property
     def other_columns(self) -> NDArray[np.int64]:
         """Rows of the manifest in which a column of the dataset's own differs; every row if one is new or gone."""
-        before, now = (own_columns(schema) for schema in (self.manifest.table.schema, self.listed.table.schema))
+        before, now = own_columns(self.manifest.table.schema), own_columns(_schema(self))
         if before != now:
             return np.arange(len(self.place))
         return np.flatnonzero(self._differ([field.name for field in now if field.name != CHANNEL]))
@@ -204,14 +204,13 @@ def grown(changes: Changes, shard_hours: float, redo: bool) -> Manifest:
     there = changes.place >= 0
     taken = listed.take(pa.array(np.maximum(changes.place, 0))) if len(listed) else listed
     measured = np.isin(np.arange(len(there)), [*changes.found, *(changes.redoable if redo else ())])
-    columns = []
-    for field in schema:
-        if field.name == VANISHED:
-            columns.append(_vanished(changes, now))
-            continue
-        old = _column(before, field)
-        fresh = there if field.name not in (*_MEASURED, "shard") else measured & (field.name != "shard")
-        columns.append(pc.if_else(pa.array(fresh), _column(taken, field), old))
+    fresh = {"shard": np.full(len(there), False), **dict.fromkeys(_MEASURED, measured)}
+    columns = {
+        field.name: pc.if_else(pa.array(fresh.get(field.name, there)), _column(taken, field), _column(before, field))
+        for field in schema
+    }
+    if VANISHED in columns:
+        columns[VANISHED] = _vanished(changes, now)
     rows = pa.table(columns, schema=schema)
     added = listed.take(pa.array(changes.new))
     shards = changes.manifest.num_shards + assign_shards(added["duration_s"].to_numpy(), shard_hours)

@@ -311,6 +311,21 @@ def test_both_channels_of_new_calls_are_new(tmp_path: Path, capsys: pytest.Captu
     assert corpus.manifest()["id"].to_pylist() == ["a.wav#c1", "a.wav#c2", "b.wav#c1", "b.wav#c2"]
 
 
+def test_a_channel_that_is_no_longer_listed_changes_no_other_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{RECORDINGS[0]},u0,", f"{RECORDINGS[1]},u1,1"]
+    given = [
+        *("dataset=manifest", f"dataset.path={tmp_path / 'list.csv'}", "model=digits", "outputs=[transcripts]"),
+        *("stages=[manifest,infer]", f"run_dir={tmp_path / 'out'}"),
+    ]
+    for listed, said in ((rows, []), (rows[:1], ["the corpus has changed: 1 vanished"]), (rows[:1], [])):
+        (tmp_path / "list.csv").write_text("\n".join(["path,id,channel", *listed]))
+        assert main(given) == 0
+        assert [line for line in capsys.readouterr().out.splitlines() if "has changed" in line] == said
+    assert open_run(tmp_path / "out").manifest["channel"].fillna(0).tolist() == [0, 1]
+
+
 def test_headers_of_known_recordings_are_not_read_again(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.audio.headers import Headers
 
