@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 from rich.table import Table
 from rich.text import Text
@@ -12,7 +11,7 @@ from pipeline.compare.night import Drift, Night, failed_share
 from pipeline.runtime.progress import format_hours
 from pipeline.runtime.terminal import counted, printable
 from pipeline.scoring.bootstrap import RESAMPLES
-from pipeline.scoring.terminal import MAX_VALUES, rate_table
+from pipeline.scoring.terminal import group_lines, rate_table
 from pipeline.storage.summary import Totals
 
 _NAME_WIDTH = 40
@@ -68,20 +67,14 @@ def _drifts(drifts: Sequence[Drift], width: int) -> Table:
     header = ["drift by", "new", "log-prob before", "now", "change", "95 %"]
     if has_references:
         header = ["drift by", "new", "WER before %", "now %", "change", "95 %", "log-prob"]
-    lines: list[tuple[list[str], str]] = []
-    for number, (name, found) in enumerate(groupby(drifts, lambda drift: drift.group)):
-        group = list(found)
-        if number == 0:
-            lines.append((["overall", *_cells(group[0], has_references)], "bold"))
-            continue
-        rate = "wer" if has_references else "avg_logprob"
-        kept = sorted(group, key=lambda drift: -abs(drift.change(rate) or 0.0))[:MAX_VALUES]
-        shown = group if len(group) <= MAX_VALUES else kept
-        hidden = f" ({MAX_VALUES} most changed of {len(group)})" if len(group) > MAX_VALUES else ""
-        lines.append(([printable(name, _NAME_WIDTH) + hidden], "italic"))
-        for drift in shown:
-            value = "(null)" if drift.value is None else printable(drift.value, _NAME_WIDTH)
-            lines.append((["  " + value, *_cells(drift, has_references)], ""))
+    rate = "wer" if has_references else "avg_logprob"
+    lines = group_lines(
+        drifts,
+        lambda drift: (drift.group, drift.value),
+        lambda drift: _cells(drift, has_references),
+        lambda drift: abs(drift.change(rate) or 0.0),
+        "most changed",
+    )
     return rate_table(header, lines, width)
 
 

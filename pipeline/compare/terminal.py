@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from pipeline.compare.emissions import Logprobs
 from pipeline.compare.facts import differing_settings, one_sided
 from pipeline.runtime.terminal import counted, printable
 from pipeline.scoring.bootstrap import RESAMPLES
-from pipeline.scoring.terminal import MAX_VALUES, rate_table
+from pipeline.scoring.terminal import group_lines, rate_table
 
 MAX_WORDS = 8
 MAX_UTTERANCES = 2
@@ -109,18 +108,13 @@ def _rates(rows: Sequence[dict[str, Any]], width: int) -> Table:
         header += ["WER A %", "WER B %", "B - A", "95 %", "better"]
     if width >= _ALL_COLUMNS or not has_references:
         header += ["differ %"] if has_references else ["words of A", "differ %", "95 %"]
-    lines: list[tuple[list[str], str]] = []
-    for number, (name, found) in enumerate(groupby(rows, lambda row: str(row["group"]))):
-        group = list(found)
-        if number == 0:
-            lines.append((["overall", *_cells(group[0], header)], "bold"))
-            continue
-        shown = group if len(group) <= MAX_VALUES else sorted(group, key=apart, reverse=True)[:MAX_VALUES]
-        hidden = f" ({MAX_VALUES} most different of {len(group)})" if len(group) > MAX_VALUES else ""
-        lines.append(([printable(name, _NAME_WIDTH) + hidden], "italic"))
-        for row in shown:
-            value = "(null)" if row["value"] is None else printable(row["value"], _NAME_WIDTH)
-            lines.append((["  " + value, *_cells(row, header)], ""))
+    lines = group_lines(
+        rows,
+        lambda row: (str(row["group"]), row["value"]),
+        lambda row: _cells(row, header),
+        apart,
+        "most different",
+    )
     return rate_table(header, lines, width)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 from rich import box
 from rich.table import Table
@@ -22,6 +22,7 @@ MAX_WORST = 3
 _ALL_COLUMNS = 96
 """Width in characters from which substitutions, deletions and insertions are shown."""
 _NAME_WIDTH, _LEAST_NAME, _TEXT_WIDTH = 40, 12, 200
+Row = TypeVar("Row")
 
 
 def pictures(scores: Scores, width: int) -> Iterator[Table | Text]:
@@ -57,19 +58,46 @@ def how_compared(metadata: Mapping[str, str]) -> str:
 def _rates(rows: Sequence[dict[str, Any]], width: int) -> Table:
     kinds = ("sub", "del", "ins") if width >= _ALL_COLUMNS else ()
     header = ["scores by", "utterances", "audio", "WER %", "95 %", *kinds, "CER %"]
+    lines = group_lines(
+        rows,
+        lambda row: (str(row["group"]), row["value"]),
+        lambda row: _cells(row, bool(kinds)),
+        _rate,
+        "highest",
+    )
+    return rate_table(header, lines, width)
+
+
+def group_lines(
+    rows: Iterable[Row],
+    named: Callable[[Row], tuple[str, str | None]],
+    cells: Callable[[Row], Sequence[str]],
+    rank: Callable[[Row], float],
+    first: str,
+) -> list[tuple[list[str], str]]:
+    """Return the lines of a `rate_table`: the overall row, then each group with its values.
+
+    Args:
+        rows: The rows, those of a group together; the first is the overall row.
+        named: Returns the group and the value of a row.
+        cells: Returns the cells behind the name of a row.
+        rank: Returns the number by which the `MAX_VALUES` values of a larger group are chosen, largest first.
+        first: What these values are, in words.
+    """
     lines: list[tuple[list[str], str]] = []
-    for number, (name, found) in enumerate(groupby(rows, lambda row: str(row["group"]))):
+    for number, (name, found) in enumerate(groupby(rows, lambda row: named(row)[0])):
         group = list(found)
         if number == 0:
-            lines.append((["overall", *_cells(group[0], bool(kinds))], "bold"))
+            lines.append((["overall", *cells(group[0])], "bold"))
             continue
-        shown = group if len(group) <= MAX_VALUES else sorted(group, key=_rate, reverse=True)[:MAX_VALUES]
-        hidden = f" ({MAX_VALUES} highest of {len(group)})" if len(group) > MAX_VALUES else ""
+        shown = group if len(group) <= MAX_VALUES else sorted(group, key=rank, reverse=True)[:MAX_VALUES]
+        hidden = f" ({MAX_VALUES} {first} of {len(group)})" if len(group) > MAX_VALUES else ""
         lines.append(([printable(name, _NAME_WIDTH) + hidden], "italic"))
         for row in shown:
-            value = "(null)" if row["value"] is None else printable(row["value"], _NAME_WIDTH)
-            lines.append((["  " + value, *_cells(row, bool(kinds))], ""))
-    return rate_table(header, lines, width)
+            value = named(row)[1]
+            shown_as = "(null)" if value is None else printable(value, _NAME_WIDTH)
+            lines.append((["  " + shown_as, *cells(row)], ""))
+    return lines
 
 
 def rate_table(header: Sequence[str], lines: Sequence[tuple[Sequence[str], str]], width: int) -> Table:
