@@ -7,8 +7,9 @@ import hashlib
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,9 +119,14 @@ def _plot(given: argparse.Namespace) -> None:
         UserError: There is nothing to draw, or a file cannot be written.
     """
     run = _opened(given.run_dir, given.id)
-    layers = _layers(run, given.layers)
-    has_emissions = _has(run, "emissions")
+    layers = _layers(run, given.id, given.layers)
+    has_emissions = _has(lambda: run.emission(given.id, 0, 1))
     if not layers and not has_emissions:
+        for failure in run.failures.itertuples():
+            reason = f"{failure.error}: {failure.message}"
+            raise UserError(
+                f"{given.id}: failed ({reason}), so there is nothing to draw; retry_failed=true tries again"
+            )
         raise UserError(f"{given.run_dir}: has neither emissions nor features; run with outputs=[emissions,features]")
     for table, there in (("emissions", has_emissions), ("features", bool(layers))):
         if not there:
@@ -135,26 +141,28 @@ def _plot(given: argparse.Namespace) -> None:
 
 
 def _opened(run_dir: Path, id: str) -> Run:
-    """Open the run, restricted to one utterance, and check that the utterance has a result."""
+    """Open the run, restricted to one utterance, and check that its shard is committed."""
     try:
         run = open_run(run_dir).select([id])
     except (FileNotFoundError, KeyError) as error:
         raise UserError(error.args[0]) from None
     if not run.commits:
         raise UserError(f"{id}: its shard is not committed yet; run the same command again to continue")
-    for failure in run.failures.itertuples():
-        reason = f"{failure.error}: {failure.message}"
-        raise UserError(f"{id}: failed ({reason}), so there is nothing to draw; retry_failed=true tries again")
     return run
 
 
-def _has(run: Run, table: str) -> bool:
-    return any(table in record.files for record in run.commits.values())
+def _has(read: Callable[[], object]) -> bool:
+    """Whether the utterance has an array: it may have failed, or an output may have been added to other shards only."""
+    try:
+        read()
+    except KeyError:
+        return False
+    return True
 
 
-def _layers(run: Run, asked: str | None) -> tuple[int, ...]:
+def _layers(run: Run, id: str, asked: str | None) -> tuple[int, ...]:
     if asked is None:
-        return run.layers
+        return tuple(layer for layer in run.layers if _has(partial(run.feature, id, layer, 0, 1)))
     layers = tuple(dict.fromkeys(map(int, asked.split(","))))
     for layer in layers:
         if layer not in run.layers:

@@ -39,7 +39,7 @@ from pipeline.stages.score import is_scored, read_overall, score_run
 from pipeline.stages.sweep import summary_table
 from pipeline.storage import manifest as manifests
 from pipeline.storage import summary
-from pipeline.storage.commits import CommitRecord
+from pipeline.storage.commits import CommittedShard
 from pipeline.storage.committing import finish_renewals
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import CONFIG, RunDirectory
@@ -239,7 +239,7 @@ class Session:
         if "score" in self.config.settings.stages:
             check_groups(self.config.settings.score.by, own)
 
-    def _to_write(self, records: dict[int, CommitRecord]) -> list[str]:
+    def _to_write(self, records: dict[int, CommittedShard]) -> list[str]:
         """The stages that a run whose tables are complete has still to do."""
         settings = self.config.settings
         scored = not summary.total(records.values()).reference_words or is_scored(self.directory, settings.score)
@@ -262,24 +262,24 @@ class Session:
         LOG.propagate = False
         LOG.info("run_dir %s, %s", self.directory.root, identity.versions())
 
-    def _finished(self, manifest: Manifest, made_with: dict[str, Any]) -> dict[int, CommitRecord] | None:
+    def _finished(self, manifest: Manifest, made_with: dict[str, Any]) -> dict[int, CommittedShard] | None:
         """The commit records of a run whose tables are complete; refuses other settings; imports no torch."""
         recorded = self.directory.read_record()
         if recorded is None or "infer" not in self.config.settings.stages:
             return None
         if made_with != self.manifest_stage.made_with() or not self.directory.has_commits():
             return None  # the root may have moved, which the manifest stage decides; or there is nothing to mix
-        records = self.directory.committed(recorded.fingerprint)
+        records = self.directory.committed(recorded.passes)
         now = identity.describe_known(self.config, manifest.digest, recorded)
-        if now.fingerprint != recorded.fingerprint and not self.directory.has_results():
+        if now.fingerprint not in recorded.passes and not self.directory.has_results():
             return None  # nothing has succeeded, so the run may be planned again
         refusals.refuse_differences(self.config, recorded, now)
         totals = summary.total(records.values())
-        complete = {*records} >= {*range(manifest.num_shards)}
+        complete = recorded.complete(records, now) >= {*range(manifest.num_shards)}
         retry = self.config.settings.retry_failed and totals.num_failures
         return records if complete and not retry else None
 
-    def _close(self, records: dict[int, CommitRecord], prefix: str, speed: str = "") -> int:
+    def _close(self, records: dict[int, CommittedShard], prefix: str, speed: str = "") -> int:
         self.directory.check_in_place()  # else the last lines would name a folder that is gone
         totals = summary.total(records.values())
         settings = self.config.settings
@@ -290,7 +290,7 @@ class Session:
             self.say(line)
         return 3 if totals.num_failures else 0
 
-    def _score(self, manifest: Manifest, records: dict[int, CommitRecord]) -> None:
+    def _score(self, manifest: Manifest, records: dict[int, CommittedShard]) -> None:
         """Stage `score`: errors and rates over everything committed, overall and per group."""
         settings = self.config.settings.score
         with self.console.status("scoring") as status:

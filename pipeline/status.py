@@ -96,6 +96,10 @@ def describe(status: Status, now: datetime) -> list[str]:
             f"corpus   has grown {counted(len(standing.generations) - 1, 'time')}, "
             f"the last time by {counted(last.rows, 'utterance')} at {last.made}"
         )
+    said += [
+        f"partly   {part} in {number:,} of {counted(totals.shards, 'shard')}"
+        for part, number in standing.shards_with.items()
+    ]
     if status.real_time is not None:
         said.append(f"speed    {status.real_time:.1f} x real time over the last batches")
     begun = ", ".join(

@@ -146,9 +146,8 @@ def test_a_finished_run_says_so_without_torch_and_touches_nothing(digits_run: tu
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["features.layers=last"], "features.layers"),
-        (["features.layers=all", "features.dtype=float32"], "features.dtype"),
-        (["features.layers=all", "outputs=[transcripts,features]"], "outputs"),
+        (["features.layers=last", "features.dtype=float32"], "features.dtype"),
+        (["features.layers=all", "outputs=[transcripts,emissions]", "emissions.dtype=float16"], "emissions.dtype"),
         (["features.layers=all", "shard.hours=0.5"], "shard.hours"),
         (["features.layers=all", "dataset=folder", f"dataset.root={SHIPPED}/digits", "model=digits"], "dataset"),
     ],
@@ -440,7 +439,7 @@ def test_a_damaged_run_is_not_swept_away_by_other_settings(tmp_path: Path, capsy
     with open("out/failures/shard-00000.parquet", "ab") as file:
         file.write(b"x")
     before = mtimes(Path("out"))
-    assert main([*given, "outputs=[transcripts]"]) == 2
+    assert main([*given, "outputs=[transcripts,emissions]", "channels=first"]) == 2
     Path("out/run.json").unlink()
     assert main([*given, "outputs=[transcripts]"]) == 2
     assert "run.json: lost" in capsys.readouterr().err

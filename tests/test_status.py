@@ -165,7 +165,7 @@ def test_metrics_that_are_empty_or_being_written_do_no_harm(
 
 def test_a_running_run_says_when_it_will_end() -> None:
     totals = Totals(shards=1, utterances=100, audio_s=7200.0, failures=Counter({"truncated": 1, "empty": 2}))
-    lines = describe(Status(Standing(totals, 300, 3, 14400.0, locked=True), 2.0), NOW)
+    lines = describe(Status(Standing(totals, 300, 3, 200, 14400.0, locked=True), 2.0), NOW)
     assert lines == [
         "done     97 of 300 utterances, 2.0 h, 1 of 3 shards",
         "failed   3 (2 empty, 1 truncated)",

@@ -83,17 +83,14 @@ def _under(
     files = run.files_of(positions)
     found: dict[str, tuple[float | None, float | None]] = {}
     for file in np.unique(files).tolist():
-        record = run.records[file]
-        if EMISSIONS.name not in record.files:
-            continue
-        stored = run.directory.table(EMISSIONS.name, record.shard)
-        metadata = metadata_of(stored.schema())
-        speller = Speller(metadata["labels"], metadata["blank"])
         wanted = sorted(id_ for id_, other in zip(texts, files.tolist(), strict=True) if other == file)
-        for id_, emission in read_arrays(stored, EMISSIONS, wanted):
-            text_a, text_b = speller.logprobs(log_probabilities(emission.astype(np.float32)), texts[id_])
-            if text_a is not None or text_b is not None:
-                found[id_] = text_a, text_b
+        for stored in run.directory.tables(run.shards[file], EMISSIONS.name):
+            metadata = metadata_of(stored.schema())
+            speller = Speller(metadata["labels"], metadata["blank"])
+            for id_, emission in read_arrays(stored, EMISSIONS, wanted):
+                text_a, text_b = speller.logprobs(log_probabilities(emission.astype(np.float32)), texts[id_])
+                if text_a is not None or text_b is not None:
+                    found[id_] = text_a, text_b
     return found
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.runtime.errors import UserError
 from pipeline.scoring.counting import is_counted_now
 from pipeline.storage import tables
-from pipeline.storage.commits import CommitRecord
+from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import StoredTable
 from pipeline.storage.run_directory import RunDirectory
 
@@ -39,14 +39,14 @@ class TranscribedRun:
 
     Attributes:
         directory: The run.
-        records: Commit records of the shards that have transcripts, in the order of the shards.
+        shards: The committed shards that have transcripts, in their order.
         own: The dataset's own columns.
         ids: `(utterances,)` ids, shard by shard.
         starts: `(shards + 1,)` position of the first utterance of each shard.
     """
 
     directory: RunDirectory
-    records: Sequence[CommitRecord]
+    shards: Sequence[CommittedShard]
     own: Sequence[pa.Field]
     ids: pa.Array
     starts: NDArray[np.int64]
@@ -59,25 +59,25 @@ class TranscribedRun:
             UserError: There is no run, or it has no transcripts.
         """
         directory.require_run()
-        records = [record for _, record in sorted(directory.commits().items()) if "transcripts" in record.files]
-        if not records:
+        shards = [shard for shard in directory.commits().values() if shard.having("transcripts")]
+        if not shards:
             raise UserError(f"{directory.root}: no transcripts are committed there; run with outputs=[transcripts]")
-        found = [directory.table("transcripts", record.shard).read(["id"])["id"] for record in records]
+        found = [stored.read(["id"])["id"] for shard in shards for stored in directory.tables(shard, "transcripts")]
         chunks = [chunk.cast(pa.large_string()) for column in found for chunk in column.chunks]
         ids = pa.concat_arrays([pa.array([], pa.large_string()), *chunks])
         starts = np.cumsum([0, *map(len, found)])
-        return cls(directory, records, tables.own_columns(directory.manifest.schema()), ids, starts)
+        return cls(directory, shards, tables.own_columns(directory.manifest.schema()), ids, starts)
 
     def file(self, index: int) -> StoredTable:
-        """Return the file of transcripts at an index of `records`."""
-        return self.directory.table("transcripts", self.records[index].shard)
+        """Return the file of transcripts at an index of `shards`."""
+        return self.directory.tables(self.shards[index], "transcripts")[0]
 
     def read(self, index: int, columns: Sequence[str]) -> pa.Table:
         """Return `read_transcripts` of a file."""
         return read_transcripts(self.file(index), columns)
 
     def files_of(self, positions: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Return the index in `records` of the file that holds each position."""
+        """Return the index in `shards` of the file that holds each position."""
         return np.searchsorted(self.starts, positions, "right") - 1
 
     def rows(self, positions: NDArray[np.integer], columns: Sequence[str]) -> pa.Table:
@@ -161,7 +161,7 @@ class Match:
         bounds = np.searchsorted(self.in_a, self.a.starts)
         begun: list[pa.Table] = []
         first = 0
-        for file in range(len(self.a.records)):
+        for file in range(len(self.a.shards)):
             here = self.in_a[bounds[file] : bounds[file + 1]] - self.a.starts[file]
             begun.append(self.a.read(file, of_a).take(here))
             last = int(bounds[file + 1])
@@ -178,9 +178,10 @@ def _first(run: TranscribedRun) -> str:
 def _only(run: TranscribedRun, positions: NDArray[np.int64], other: TranscribedRun) -> OnlyThere:
     ids = run.ids.take(pa.array(positions))
     failures = [
-        other.directory.table("failures", record.shard).read(["id"])["id"].cast(pa.large_string())
-        for record in (other.directory.commits().values() if len(ids) else ())
-        if record.num_failures
+        stored.read(["id"])["id"].cast(pa.large_string())
+        for shard in (other.directory.commits().values() if len(ids) else ())
+        if shard.num_failures
+        for stored in other.directory.tables(shard, "failures")
     ]
     failed = pa.chunked_array([chunk for column in failures for chunk in column.chunks], pa.large_string())
     return OnlyThere(len(ids), pc.sum(pc.is_in(failed, value_set=ids)).as_py() or 0, ids[:EXAMPLES].to_pylist())

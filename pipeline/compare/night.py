@@ -23,7 +23,7 @@ from pipeline.scoring.bootstrap import Sample, change_intervals
 from pipeline.scoring.counting import COUNTS
 from pipeline.scoring.membership import Membership, speaker_column
 from pipeline.storage import tables
-from pipeline.storage.commits import CommitRecord
+from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import generations_in
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.summary import Totals, total
@@ -144,7 +144,7 @@ def read_night(directory: RunDirectory, since: datetime, by: Sequence[str] | Non
     """
     directory.require_run()
     groups = groups_of(directory, by)
-    records = [record for _, record in sorted(directory.commits().items())]
+    records = list(directory.commits().values())
     is_new = [_committed_at(record) >= since for record in records]
     own = [each.name for each in tables.own_columns(directory.manifest.schema())]
     membership = Membership(groups, speaker_column(own))
@@ -166,7 +166,7 @@ def read_night(directory: RunDirectory, since: datetime, by: Sequence[str] | Non
     )
 
 
-def _committed_at(record: CommitRecord) -> datetime:
+def _committed_at(record: CommittedShard) -> datetime:
     try:
         return datetime.fromisoformat(record.committed_at).astimezone(UTC)
     except (ValueError, OverflowError):
@@ -174,13 +174,13 @@ def _committed_at(record: CommitRecord) -> datetime:
 
 
 def _new_failures(
-    directory: RunDirectory, records: Sequence[CommitRecord], is_new: Sequence[bool], names: set[str]
+    directory: RunDirectory, records: Sequence[CommittedShard], is_new: Sequence[bool], names: set[str]
 ) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {name: [] for name in sorted(names)}
     for record, new in zip(records, is_new, strict=True):
         wanted = [name for name in found if new and name in record.failures and len(found[name]) < EXAMPLES]
-        if wanted:
-            table = directory.table("failures", record.shard).read(["id", "error"])
+        for stored in directory.tables(record, "failures") if wanted else ():
+            table = stored.read(["id", "error"])
             for name in wanted:
                 ids = table.filter(pc.equal(table["error"], name))["id"].to_pylist()
                 found[name] = [*found[name], *ids][:EXAMPLES]
@@ -188,14 +188,14 @@ def _new_failures(
 
 
 def _drifts(
-    directory: RunDirectory, records: Sequence[CommitRecord], is_new: Sequence[bool], membership: Membership
+    directory: RunDirectory, records: Sequence[CommittedShard], is_new: Sequence[bool], membership: Membership
 ) -> Iterator[Drift]:
     """Yield the drift of all utterances, then that of each group."""
     above, below, side = [], [], []
     columns = ["text", "reference", "avg_logprob", *COUNTS, *membership.columns]
     for record, new in zip(records, is_new, strict=True):
-        if "transcripts" in record.files:
-            table = read_transcripts(directory.table("transcripts", record.shard), list(dict.fromkeys(columns)))
+        for stored in directory.tables(record, "transcripts"):
+            table = read_transcripts(stored, list(dict.fromkeys(columns)))
             membership.add(table)
             numerators, denominators = _rates(table)
             above.append(numerators)

@@ -157,10 +157,10 @@ def _in_first_run(comparison: Comparison, indices: NDArray[np.int64]) -> list[Sh
     files = run.files_of(positions).astype(np.int32)
     rows = (positions - run.starts[files]).astype(np.int32)
     unused = np.full(len(rows), np.nan)
-    population = Population(files, rows, tuple(map(run.file, range(len(run.records)))), unused, unused, unused)
+    population = Population(files, rows, tuple(map(run.file, range(len(run.shards)))), unused, unused, unused)
     recorded = run.directory.read_record()
     channels = recorded.identity.channels if recorded else "mix"
-    records = {record.shard: record for record in run.records}
+    records = {each.shard: each for each in run.shards}
     choice = Choice({"worst": np.arange(len(rows))}, "wer")
     return read_utterances(run.directory, records, population, choice, channels, None)
 

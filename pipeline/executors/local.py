@@ -40,7 +40,7 @@ class Executor:
             total_s=job.audio_s,
             done_s=job.done_s,
             total_shards=job.manifest.num_shards,
-            done_shards=len(job.done),
+            done_shards=job.manifest.num_shards - len(job.pending),
             failures=job.failures_before,
         )
         with progress:

@@ -54,6 +54,8 @@ def execute(job: Job, shards: Sequence[int], device: torch.device, progress: Run
         job.tables,
         _log_commit(progress),
         job.attempts,
+        job.supplements,
+        job.skipped,
         committers=default_committers(device),
     )
     max_batch_s = job.max_batch_s or default_batch_seconds(device)
@@ -62,6 +64,8 @@ def execute(job: Job, shards: Sequence[int], device: torch.device, progress: Run
     try:
         planned = plan_batches(job, shards, max_batch_s)
         with closing(engine), closing(loader.batches(planned)) as batches, deferring_stop():
+            for shard in job.without_work(shards):
+                writer.put(shard, [], None, [])  # commits tables without rows
             run_batches(job, batches, engine, writer, progress)
             computed = time.monotonic()
             writer.close()

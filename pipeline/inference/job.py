@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import decoding
 from pipeline.decoding import Decoder
@@ -13,7 +14,6 @@ from pipeline.inference.planning import Chunking
 from pipeline.inference.shard_tables import TableSettings
 from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import ModelSource
-from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import Identity
@@ -79,15 +79,17 @@ class Computation:
 
 @dataclass(frozen=True)
 class Job:
-    """The pending shards of a run, with everything needed to compute them.
+    """The pending shards of a run that get the same outputs, with everything needed to compute them.
 
     Attributes:
         directory: The run, locked by this process.
         manifest: The manifest of the run.
         computation: What is computed for each recording.
         tables: Which tables are written.
-        pending: Shards to compute, ascending.
-        done: Commit records of the shards that are committed already, by shard.
+        supplements: Shards to compute, ascending: 0 for a shard that is computed whole, the number of the supplement
+            for a shard that gets further outputs.
+        skipped: `(rows,)` whether each row of the manifest is not computed, because it failed before the supplement.
+        failures_before: Number of failures in committed shards.
         attempts: Earlier attempts of each failed id, by shard, for shards that are computed again (`retry_failed`).
         device: Device that the model runs on, as torch names it.
         threads: Number of cores to use on a CPU; `None` for all that the process may use.
@@ -101,8 +103,9 @@ class Job:
     manifest: Manifest
     computation: Computation
     tables: TableSettings
-    pending: tuple[int, ...]
-    done: Mapping[int, CommitRecord]
+    supplements: Mapping[int, int]
+    skipped: NDArray[np.bool_]
+    failures_before: int
     attempts: Mapping[int, Mapping[str, int]]
     device: str
     threads: int | None
@@ -112,9 +115,14 @@ class Job:
     max_failures: int | None
 
     @property
-    def failures_before(self) -> int:
-        """Number of failures in committed shards."""
-        return sum(record.num_failures for record in self.done.values())
+    def pending(self) -> tuple[int, ...]:
+        """Shards to compute, ascending."""
+        return tuple(self.supplements)
+
+    def without_work(self, shards: Sequence[int]) -> list[int]:
+        """Return the shards in which nothing is left to compute, because all their rows failed before."""
+        rows = {shard: self.manifest.rows_of_shard(shard) for shard in shards}
+        return [shard for shard, of_shard in rows.items() if self.skipped[of_shard.start : of_shard.stop].all()]
 
     @property
     def audio_s(self) -> float:

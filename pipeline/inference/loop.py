@@ -44,6 +44,7 @@ def plan_batches(job: Job, shards: Sequence[int], max_batch_s: float) -> Iterato
         job.manifest.num_samples_at(sample_rate),
         int(max_batch_s * sample_rate),
         job.computation.chunking,
+        job.skipped,
     )
 
 

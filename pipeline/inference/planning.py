@@ -161,6 +161,7 @@ def plan_run(
     num_samples: NDArray[np.int64],
     max_samples: int,
     chunking: Chunking,
+    skipped: NDArray[np.bool_] | None = None,
 ) -> Iterator[PlannedBatch]:
     """Yield the batches of the given shards, shard after shard. A shard is planned when its first batch is needed.
 
@@ -170,11 +171,14 @@ def plan_run(
         num_samples: `(rows,)` samples of every manifest row at the model's rate, 0 if unknown.
         max_samples: Limit of padded samples in a batch.
         chunking: Cuts rows that are too long.
+        skipped: `(rows,)` whether each manifest row is left out; `None` for none.
     """
     index = 0
     for shard in shards:
         first, last = np.searchsorted(shard_of_row, [shard, shard + 1])
         rows = np.arange(first, last)
-        for chunks in plan_shard(rows, num_samples[first:last], max_samples, chunking):
+        if skipped is not None:
+            rows = rows[~skipped[first:last]]
+        for chunks in plan_shard(rows, num_samples[rows], max_samples, chunking):
             yield PlannedBatch(index=index, shard=shard, chunks=chunks)
             index += 1

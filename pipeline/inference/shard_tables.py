@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipeline.inference.staged_arrays import StagedArrays
 from pipeline.inference.transcription import Transcribed
@@ -66,7 +67,15 @@ class TableSettings:
 class ShardTables:
     """The tables of one shard. Arrays are staged on disk in `.staging/`; transcripts and failures stay in memory."""
 
-    def __init__(self, shard: int, directory: RunDirectory, manifest: Manifest, settings: TableSettings) -> None:
+    def __init__(
+        self,
+        shard: int,
+        directory: RunDirectory,
+        manifest: Manifest,
+        settings: TableSettings,
+        supplement: int = 0,
+        skipped: NDArray[np.bool_] | None = None,
+    ) -> None:
         """Create the staging folder of the shard.
 
         Args:
@@ -74,13 +83,18 @@ class ShardTables:
             directory: The run.
             manifest: The manifest of the run.
             settings: Which tables to write.
+            supplement: 0 for the first pass over the shard; otherwise the number of the supplement.
+            skipped: `(rows,)` whether each row of the shard is left out, because it failed before the supplement.
         """
         self.shard = shard
+        self._supplement = supplement
         self._directory = directory
         self._manifest = manifest
         self._settings = settings
         self._rows = manifest.rows_of_shard(shard)
         self._ids = manifest.table["id"].slice(self._rows.start, len(self._rows)).to_pylist()
+        kept = np.ones(len(self._rows), bool) if skipped is None else ~skipped
+        self._expected = [id_ for id_, wanted in zip(self._ids, kept.tolist(), strict=True) if wanted]
         self._transcripts: list[pa.Table] = []
         self._transcribed: list[int] = []  # the manifest row of each row of the transcripts
         self._failures: list[Failure] = []
@@ -98,8 +112,8 @@ class ShardTables:
 
     @property
     def complete(self) -> bool:
-        """Whether each row has a result or a failure."""
-        return len(self._done) + len(self._failures) == len(self._rows)
+        """Whether each row that is not left out has a result or a failure."""
+        return len(self._done) + len(self._failures) == len(self._expected)
 
     @property
     def failed(self) -> set[str]:
@@ -150,15 +164,16 @@ class ShardTables:
             shard=self.shard,
             fingerprint=self._settings.fingerprint,
             files={},
-            utterances=len(self._rows),
+            utterances=len(self._expected),
             audio_s=float(np.nansum(durations)),
             failures=dict(Counter(failure.error for failure in self._failures)),
             counts=dict(counts),
+            supplement=self._supplement,
         )
         rows_per_id = {table: 1 for table in staged if table != "failures"}
         if self._features:
             rows_per_id["features"] = len(self._features)
-        done = commit(self._directory, record, staged, self._ids, rows_per_id)
+        done = commit(self._directory, record, staged, self._expected, rows_per_id)
         self.discard()
         return done
 

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.inference.shard_tables import ShardTables, TableSettings
 from pipeline.inference.transcription import Transcribed
 from pipeline.records import Emission, Failure
@@ -42,6 +45,8 @@ class ShardWriter:
         settings: TableSettings,
         on_commit: Callable[[CommitRecord], None],
         retried: Mapping[int, Mapping[str, int]] | None = None,
+        supplements: Mapping[int, int] | None = None,
+        skipped: NDArray[np.bool_] | None = None,
         committers: int = 1,
     ) -> None:
         """Start the threads.
@@ -52,6 +57,8 @@ class ShardWriter:
             settings: What to write.
             on_commit: Called after each commit from the committing thread; calls do not overlap.
             retried: Shards that are computed again because of their failures: attempts by id, by shard.
+            supplements: Number of the pass over each shard, by shard; `None` if all are first passes.
+            skipped: `(rows,)` rows of the manifest that are not computed; `None` if all are.
             committers: Number of threads that commit shards. A core writes about 150 MB/s of features as lists,
                 and four times as much as bytes.
         """
@@ -60,6 +67,8 @@ class ShardWriter:
         self._settings = settings
         self._on_commit = on_commit
         self._retried = retried or {}
+        self._supplements = supplements or {}
+        self._skipped = np.zeros(len(manifest), bool) if skipped is None else skipped
         self.kept: list[int] = []
         self._queue: queue.Queue[_Results | None] = queue.Queue(QUEUED_BATCHES)
         self._error: BaseException | None = None
@@ -154,7 +163,7 @@ class ShardWriter:
         """Add results to the tables of their shard. If the shard is complete, start its commit."""
         failpoint("take", results.shard)
         if results.shard not in shards:
-            shards[results.shard] = ShardTables(results.shard, self._directory, self._manifest, self._settings)
+            shards[results.shard] = self._new_tables(results.shard)
         tables = shards[results.shard]
         for emission in results.emissions:
             tables.add(emission)
@@ -175,6 +184,11 @@ class ShardWriter:
                         return
                 self._committers.submit(self._commit, tables)
             del shards[results.shard]
+
+    def _new_tables(self, shard: int) -> ShardTables:
+        rows = self._manifest.rows_of_shard(shard)
+        skipped, supplement = self._skipped[rows.start : rows.stop], self._supplements.get(shard, 0)
+        return ShardTables(shard, self._directory, self._manifest, self._settings, supplement, skipped)
 
     def _commit(self, tables: ShardTables) -> None:
         try:

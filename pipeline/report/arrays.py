@@ -30,9 +30,9 @@ def read_emissions(stored: StoredTable, cuts: Sequence[Cut]) -> dict[str, Frames
     return _read(stored, EMISSIONS, cuts)
 
 
-def read_features(stored: StoredTable, cuts: Sequence[Cut], layers: Sequence[int]) -> dict[int, dict[str, Frames]]:
-    """Read the features of each cut, `(frames, dim)`, by layer and id. Utterances without features are left out."""
-    return {layer: _read(stored, FEATURES, cuts, layer) for layer in layers}
+def read_features(stored: StoredTable, cuts: Sequence[Cut], layer: int) -> dict[str, Frames]:
+    """Read a layer's features of each cut, `(frames, dim)`, by id. Utterances without features are left out."""
+    return _read(stored, FEATURES, cuts, layer)
 
 
 def _read(stored: StoredTable, table: ArrayTable, cuts: Sequence[Cut], layer: int | None = None) -> dict[str, Frames]:

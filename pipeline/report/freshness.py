@@ -18,8 +18,9 @@ _HEAD_BYTES = 4096
 def mark_of(directory: RunDirectory, settings: ReportSettings) -> str:
     """Return a digest of the committed shards, the scores and the settings of the page."""
     digest = hashlib.sha256(f"{__version__} {sorted(asdict(settings).items())}".encode())
-    for _, record in sorted(directory.commits().items()):
-        digest.update(encode_record(record))
+    for shard in directory.commits().values():
+        for record in shard.records:
+            digest.update(encode_record(record))
     if directory.scores.is_there:
         digest.update(directory.read(SCORES))
     return digest.hexdigest()

@@ -16,7 +16,7 @@ from pipeline.report.timing import Timing
 from pipeline.runtime.redaction import mask_secrets
 from pipeline.scoring.terminal import how_compared
 from pipeline.storage import tables
-from pipeline.storage.commits import CommitRecord
+from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import StoredTable
 from pipeline.storage.run_directory import CONFIG, RunDirectory
 from pipeline.storage.run_record import RunRecord
@@ -84,10 +84,10 @@ class FailureGroup:
 
 
 def read_facts(
-    directory: RunDirectory, records: Mapping[int, CommitRecord], recorded: RunRecord | None, timing: Timing | None
+    directory: RunDirectory, records: Mapping[int, CommittedShard], recorded: RunRecord | None, timing: Timing | None
 ) -> dict[str, str]:
     """Read the facts at the top of the page, by name."""
-    identity = None if recorded is None else recorded.identity
+    identity = None if recorded is None else recorded.combined
     metadata = tables.metadata_of(directory.manifest.schema())
     made_with = metadata.get("made_with") or {}
     place = made_with.get("root") or made_with.get("path")
@@ -106,7 +106,7 @@ def read_facts(
     return {name: masked(value, 500) for name, value in facts.items() if value}
 
 
-def _when(records: Mapping[int, CommitRecord], timing: Timing | None) -> tuple[str, str]:
+def _when(records: Mapping[int, CommittedShard], timing: Timing | None) -> tuple[str, str]:
     if timing is not None:
         return _moment(timing.first), _moment(timing.last)
     times = sorted(record.committed_at for record in records.values())
@@ -168,14 +168,14 @@ def read_confusions(directory: RunDirectory) -> dict[str, list[tuple[str, str, i
     return {kind: rows for kind, rows in kinds.items() if rows}
 
 
-def read_failures(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> list[FailureGroup]:
+def read_failures(directory: RunDirectory, records: Mapping[int, CommittedShard]) -> list[FailureGroup]:
     """Read the failures by kind, the most frequent first, each with its first rows."""
     counts = total(records.values()).failures
     found: dict[str, list[dict[str, str]]] = {name: [] for name in counts}
-    for shard, record in records.items():
-        wanted = [name for name in record.failures if len(found[name]) < MAX_FAILURES]
-        if wanted:
-            for row in _failures(directory.table("failures", shard), wanted):
+    for shard in records.values():
+        wanted = [name for name in shard.failures if len(found[name]) < MAX_FAILURES]
+        for stored in directory.tables(shard, "failures") if wanted else ():
+            for row in _failures(stored, wanted):
                 found[row["error"]].append({key: masked(row[key], 300) for key in ("id", "path", "message")})
     return [FailureGroup(shown(name), count, found[name][:MAX_FAILURES]) for name, count in counts.most_common()]
 
@@ -206,7 +206,7 @@ def fingerprint_lines(recorded: RunRecord | None) -> dict[str, str]:
     """Return the identity of the run from `run.json`, by name."""
     if recorded is None:
         return {}
-    values = {"fingerprint": recorded.fingerprint, **recorded.identity.as_json()}
+    values = {"fingerprint": recorded.fingerprint, **recorded.combined.as_json()}
     values |= {f"version of {name}": version for name, version in recorded.versions.items()}
     values["written"] = recorded.written
     masked_values = mask_secrets({name: value for name, value in values.items() if value is not None})

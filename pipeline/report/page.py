@@ -58,7 +58,7 @@ def build_page(directory: RunDirectory, settings: ReportSettings) -> str:
 def _context(directory: RunDirectory, settings: ReportSettings) -> dict[str, Any]:
     made_of = mark_of(directory, settings)  # taken first: if data change meanwhile, the page is out of date
     recorded = directory.read_record()
-    identity = None if recorded is None else recorded.identity
+    identity = None if recorded is None else recorded.combined
     layers = _layers(settings.layers, identity)
     records = directory.commits()
     standing = read_standing(directory, records)
@@ -77,7 +77,7 @@ def _context(directory: RunDirectory, settings: ReportSettings) -> dict[str, Any
         "standing": standing,
         "wer": _wer(scores, standing),
         "scores": scores,
-        "has_transcripts": any("transcripts" in record.files for record in records.values()),
+        "has_transcripts": any(shard.having("transcripts") for shard in records.values()),
         "has_references": bool(standing.totals.reference_words),
         "timing": timing,
         "shares": _shares(timing),

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.storage.commits import CommitRecord
+from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import StoredTable
 from pipeline.storage.run_directory import RunDirectory
 
@@ -50,9 +50,9 @@ class Population:
         return [found[int(position)] for position in positions]
 
 
-def read_population(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> Population:
+def read_population(directory: RunDirectory, records: Mapping[int, CommittedShard]) -> Population:
     """Read the utterances with a result."""
-    files = [directory.table("transcripts", shard) for shard, each in records.items() if "transcripts" in each.files]
+    files = [stored for shard in records.values() for stored in directory.tables(shard, "transcripts")]
     if not files:
         return _of_manifest(directory, records)
     tables = [stored.read(_NUMBERS) for stored in files]
@@ -68,13 +68,14 @@ def read_population(directory: RunDirectory, records: Mapping[int, CommitRecord]
     )
 
 
-def _of_manifest(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> Population:
+def _of_manifest(directory: RunDirectory, records: Mapping[int, CommittedShard]) -> Population:
     """Return the manifest rows of committed shards that did not fail."""
     table = directory.manifest.read(["id", "shard", "duration_s"])
     failed = [
-        directory.table("failures", shard).read(["id"])["id"]
-        for shard, record in records.items()
-        if record.num_failures
+        stored.read(["id"])["id"]
+        for shard in records.values()
+        if shard.num_failures
+        for stored in directory.tables(shard, "failures")
     ]
     done = np.isin(table["shard"].to_numpy(), list(records))
     if failed:

@@ -21,7 +21,7 @@ from pipeline.report.selection import Choice, Kind
 from pipeline.report.stretches import CLIP_S, choose_stretch
 from pipeline.report.texts import masked, shown
 from pipeline.storage import tables
-from pipeline.storage.commits import CommitRecord
+from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import StoredTable
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.transcripts import Word
@@ -139,7 +139,7 @@ class _Row:
 
 def read_utterances(
     directory: RunDirectory,
-    records: Mapping[int, CommitRecord],
+    records: Mapping[int, CommittedShard],
     population: Population,
     choice: Choice,
     channels: str,
@@ -149,7 +149,7 @@ def read_utterances(
 
     Args:
         directory: The run.
-        records: Commit records, by shard.
+        records: The committed shards, by shard.
         population: All utterances with a result.
         choice: The chosen utterances.
         channels: `mix`, `first` or `each`, as in the run.
@@ -164,10 +164,13 @@ def read_utterances(
     emissions: dict[str, Emission] = {}
     features: dict[str, list[Feature]] = {}
     for shard in {row.manifest["shard"] for row in rows} if layers is not None else ():
-        files = {table: directory.table(table, shard) for table in records[shard].files}
         here = [(row, end_s) for row, end_s in zip(rows, ends, strict=True) if row.manifest["shard"] == shard]
-        emissions |= _emissions(files.get("emissions"), here)
-        features |= _features(files.get("features"), here, layers or ())
+        for stored in directory.tables(records[shard], "emissions"):
+            emissions |= _emissions(stored, here)
+        for layer in layers or ():
+            for stored in directory.tables(records[shard], "features"):
+                for id_, drawn in _features(stored, here, layer).items():
+                    features.setdefault(id_, []).append(drawn)
     return [
         _shown(row, end_s, clip, emissions.get(row.manifest["id"]), features.get(row.manifest["id"], []))
         for row, end_s, clip in zip(rows, ends, clips, strict=True)
@@ -258,10 +261,8 @@ def shown_pairs(reference: str | None, text: str | None) -> list[Pair] | None:
     return [Pair(pair.operation, shown(pair.reference, 80), shown(pair.text, 80)) for pair in pairs]
 
 
-def _emissions(stored: StoredTable | None, rows: Sequence[tuple[_Row, float]]) -> dict[str, Emission]:
+def _emissions(stored: StoredTable, rows: Sequence[tuple[_Row, float]]) -> dict[str, Emission]:
     """Draw the emissions of a shard's utterances, by id. Each row comes with the end of the part that is shown."""
-    if stored is None:
-        return {}
     metadata = tables.metadata_of(stored.schema())
     stride, names, blank = metadata["seconds_per_frame"], list(metadata["labels"]), metadata.get("blank")
     found = read_emissions(stored, [_cut(row, end_s, stride) for row, end_s in rows])
@@ -275,21 +276,14 @@ def _emissions(stored: StoredTable | None, rows: Sequence[tuple[_Row, float]]) -
     return drawn
 
 
-def _features(
-    stored: StoredTable | None, rows: Sequence[tuple[_Row, float]], layers: Sequence[int]
-) -> dict[str, list[Feature]]:
-    """Draw the features of a shard's utterances, by id. Each row comes with the end of the part that is shown."""
-    if stored is None:
-        return {}
+def _features(stored: StoredTable, rows: Sequence[tuple[_Row, float]], layer: int) -> dict[str, Feature]:
+    """Draw a layer of a shard's utterances, by id. Each row comes with the end of the part that is shown."""
     stride = tables.metadata_of(stored.schema())["seconds_per_frame"]
-    found = read_features(stored, [_cut(row, end_s, stride) for row, end_s in rows], layers)
+    found = read_features(stored, [_cut(row, end_s, stride) for row, end_s in rows], layer)
     return {
-        row.manifest["id"]: [
-            Feature(draw_features(values, layer), _place(row, end_s, stride, values))
-            for layer, cuts in found.items()
-            if (values := cuts.get(row.manifest["id"])) is not None
-        ]
+        row.manifest["id"]: Feature(draw_features(values, layer), _place(row, end_s, stride, values))
         for row, end_s in rows
+        if (values := found.get(row.manifest["id"])) is not None
     }
 
 

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from pipeline.storage import tables
-from pipeline.storage.commits import CommitRecord
+from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import StoredTable
 from pipeline.storage.run_directory import RunDirectory
 
@@ -19,22 +19,23 @@ class Committed:
 
     Attributes:
         directory: The run.
-        records: Commit records of the shards that hold any of the utterances, by shard.
+        shards: The committed shards that hold any of the utterances, by shard.
         ids: Ids of the utterances, sorted, by shard.
     """
 
     directory: RunDirectory
-    records: Mapping[int, CommitRecord]
+    shards: Mapping[int, CommittedShard]
     ids: Mapping[int, list[str]]
 
     def files(self, table: str) -> list[tuple[StoredTable, list[str] | None]]:
         """Return each file of a table, with the sorted ids to read; `None` for all."""
-        return [self.file(shard, table) for shard, record in self.records.items() if table in record.files]
+        return [found for shard in self.shards for found in self.files_of(shard, table)]
 
-    def file(self, shard: int, table: str) -> tuple[StoredTable, list[str] | None]:
-        """Return the file of a committed shard, with the sorted ids to read; `None` for all."""
-        record, ids = self.records[shard], self.ids[shard]
-        return self.directory.table(table, shard), None if len(ids) == record.utterances else ids
+    def files_of(self, shard: int, table: str) -> list[tuple[StoredTable, list[str] | None]]:
+        """Return the files of a committed shard, as `files`."""
+        committed, ids = self.shards[shard], self.ids[shard]
+        wanted = None if len(ids) == committed.utterances else ids
+        return [(stored, wanted) for stored in self.directory.tables(committed, table)]
 
     def metadata(self, *names: str) -> dict[str, Any]:
         """Return the file metadata of the first of these tables that exists. All files of a table have the same.

@@ -39,11 +39,13 @@ class PooledFeatures:
         self, layer: int, by: str, pooling: str, max_rows: int
     ) -> Iterator[tuple[pd.DataFrame, NDArray[np.float32]]]:
         """Yield rows and their matrix `(rows, dim)`. The arguments are those of `Run.pooled`."""
-        for shard in self.committed.records:
-            stored, ids = self.committed.file(shard, FEATURES.name)
-            words = self.committed.file(shard, "transcripts") if by == "word" else None
-            rows, spans = self._spans(self.manifest[self.manifest["shard"] == shard], words)
-            yield from pools.chunks(arrays.read_parts(stored, FEATURES, ids, layer), rows, spans, pooling, max_rows)
+        for shard in self.committed.shards:
+            manifest = self.manifest[self.manifest["shard"] == shard]
+            for words in self.committed.files_of(shard, "transcripts") if by == "word" else [None]:
+                rows, spans = self._spans(manifest, words)
+                for stored, ids in self.committed.files_of(shard, FEATURES.name):
+                    parts = arrays.read_parts(stored, FEATURES, ids, layer)
+                    yield from pools.chunks(parts, rows, spans, pooling, max_rows)
 
     def empty(self, by: str) -> tuple[pd.DataFrame, NDArray[np.float32]]:
         """Return a chunk without rows, with the same columns as the chunks of `chunks`."""

@@ -18,7 +18,7 @@ from pipeline.results.frames import WORDS, read_rows, read_words, to_frame
 from pipeline.results.pooled import PooledFeatures
 from pipeline.results.scores import read_scores, score_again
 from pipeline.storage import tables
-from pipeline.storage.commits import CommitRecord
+from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import StoredTable
 from pipeline.storage.layouts import ARRAY_TABLES, EMISSIONS, FEATURES, ArrayTable
 from pipeline.storage.run_directory import RunDirectory
@@ -74,8 +74,8 @@ class Run:
         return Run(self._directory, self._whole, self.manifest[mask].reset_index(drop=True))
 
     @cached_property
-    def commits(self) -> dict[int, CommitRecord]:
-        """Commit records of the shards that hold any of these utterances, by shard. They are read once."""
+    def commits(self) -> dict[int, CommittedShard]:
+        """The committed shards that hold any of these utterances, by shard. Their records are read once."""
         if self._whole is self:
             return self._directory.commits()
         shards = set(self.manifest["shard"])
@@ -151,7 +151,8 @@ class Run:
     @cached_property
     def layers(self) -> tuple[int, ...]:
         """Layers whose features are stored; 1 is the first transformer layer. Empty if there are no features."""
-        return arrays.layers_of(stored for stored, _ in self._whole._committed.files(FEATURES.name))
+        recorded = self._directory.read_record()
+        return () if recorded is None else recorded.layers_of(self._whole.commits.values())
 
     def emissions(self) -> Iterator[tuple[str, NDArray[np.floating]]]:
         """Yield `(id, emission)` of each utterance. The emission is `(frames, labels)`.
@@ -275,29 +276,31 @@ class Run:
     def _one(
         self, table: ArrayTable, id: str, layer: int | None, start_frame: int, end_frame: int | None
     ) -> NDArray[np.floating]:
-        stored = self._file_of(table.name, id)
+        files = self._files_of(table.name, id)
         if layer is not None:
             self._check_layer(layer, f"{id}: ")
-        found: NDArray[np.floating] | None = arrays.stretch(
-            arrays.read_parts(stored, table, [id], layer), start_frame, end_frame
-        )
-        if found is None:
-            row = self.failures.set_index("id").loc[id]
-            reason = f"failed ({row['error']}: {row['message']}; retry_failed=true tries again)"
+        for stored in files:
+            parts = arrays.read_parts(stored, table, [id], layer)
+            found: NDArray[np.floating] | None = arrays.stretch(parts, start_frame, end_frame)
+            if found is not None:
+                return found
+        for row in self.failures[self.failures["id"] == id].itertuples():
+            reason = f"failed ({row.error}: {row.message}; retry_failed=true tries again)"
             raise KeyError(f"{id}: {reason}, so it has no {table.values}")
-        return found
+        raise KeyError(f"{id}: its shard has no features of layer {layer} yet; run with features.layers=[{layer}]")
 
-    def _file_of(self, table: str, id: str) -> StoredTable:
+    def _files_of(self, table: str, id: str) -> list[StoredTable]:
         shard = self._shards.get(id)
         if shard is None:
             where = f"the manifest of {self.path}" if self._whole is self else "this selection"
             raise KeyError(f"{id}: no such id in {where}{selection.did_you_mean(id, self._shards.index)}")
-        record = self.commits.get(int(shard))
-        if record is None:
+        committed = self.commits.get(int(shard))
+        if committed is None:
             raise KeyError(f"{id}: its shard {shard} is not committed yet; run the same command again to continue")
-        if table not in record.files:
-            raise KeyError(f"{id}: this run has no {table}; run with outputs=[{table}]")
-        return self._directory.table(table, int(shard))
+        files = self._directory.tables(committed, table)
+        if not files:
+            raise KeyError(f"{id}: its shard {shard} has no {table}; run with outputs=[{table}] to add them")
+        return files
 
     @cached_property
     def _shards(self) -> pd.Series:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.run_config import RunConfig
+from pipeline.models.facts import ModelFacts
 from pipeline.runtime.errors import UserError
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.run_record import Identity
 
-_BYTES = {"float16": 2, "float32": 4}
+_BYTES = {"float16": 2, "float32": 4, None: 0}
 _TRANSCRIPT_BYTES_PER_S = 60
 """Compressed text, words and times of fast speech: little compared with the arrays."""
 
@@ -37,23 +39,23 @@ class Size:
         return self.emissions + self.features + self.transcripts
 
 
-def estimate_bytes(config: RunConfig, manifest: Manifest, todo: NDArray[np.bool_]) -> Size:
-    """Estimate the size of the tables from durations.
+def estimate_bytes(facts: ModelFacts, identity: Identity, manifest: Manifest, todo: NDArray[np.bool_]) -> Size:
+    """Estimate the size of the tables of a pass from durations.
 
     Args:
-        config: The configuration.
+        facts: Properties of the model.
+        identity: What the pass computes.
         manifest: The manifest.
         todo: `(rows,)` whether each row of the manifest will be computed.
     """
     seconds = np.nan_to_num(manifest.duration_s, nan=0.0)
-    frames_per_s = 1 / config.model.seconds_per_frame
-    settings = config.settings
+    frames_per_s = 1 / facts.seconds_per_frame
     rates = {
-        "emissions": frames_per_s * len(config.model.labels) * _BYTES[settings.emissions.dtype],
-        "features": frames_per_s * config.model.dim * len(config.layers) * _BYTES[settings.features.dtype],
+        "emissions": frames_per_s * len(facts.labels) * _BYTES[identity.emission_dtype],
+        "features": frames_per_s * facts.dim * len(identity.layers) * _BYTES[identity.feature_dtype],
         "transcripts": float(_TRANSCRIPT_BYTES_PER_S),
     }
-    rates = {name: rate if name in settings.outputs else 0.0 for name, rate in rates.items()}
+    rates = {name: rate if name in identity.outputs else 0.0 for name, rate in rates.items()}
     pending_s = float(seconds[todo].sum())
     per_shard = np.bincount(manifest.shard_of_row[todo], weights=seconds[todo]) if todo.any() else np.zeros(1)
     return Size(
@@ -62,18 +64,19 @@ def estimate_bytes(config: RunConfig, manifest: Manifest, todo: NDArray[np.bool_
     )
 
 
-def check_disk(directory: RunDirectory, size: Size) -> None:
-    """Refuse a run whose tables the disk cannot hold.
+def check_disk(directory: RunDirectory, sizes: Sequence[Size]) -> None:
+    """Refuse a run whose tables the disk cannot hold. `sizes` are those of its passes.
 
     Raises:
         UserError: The message names the settings that make the tables smaller.
     """
     free = directory.free_bytes()
-    need = size.total + size.largest_shard
+    need = sum(size.total for size in sizes) + max((size.largest_shard for size in sizes), default=0)
+    features, emissions = (sum(getattr(size, table) for size in sizes) for table in ("features", "emissions"))
     if need > free:
         raise UserError(
             f"run_dir={directory.root}: the tables need about {format_bytes(need)} "
-            f"(features {format_bytes(size.features)}, emissions {format_bytes(size.emissions)}) "
+            f"(features {format_bytes(features)}, emissions {format_bytes(emissions)}) "
             f"and the disk has {format_bytes(free)} free; ask for fewer layers with features.layers=, "
             f"for less with outputs=[transcripts], or for another run_dir="
         )

@@ -22,7 +22,7 @@ from pipeline.records import AudioHeader, Utterance
 from pipeline.runtime.failpoints import failpoint
 from pipeline.stages.build_manifest import Listing
 from pipeline.stages.score import renew_transcripts
-from pipeline.storage.commits import CommitRecord
+from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import Generation, Manifest, chain_of
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.tables import CHANNEL, MANIFEST_FIELDS, VANISHED, own_columns, transcripts_schema
@@ -255,23 +255,23 @@ def _vanished(changes: Changes, now: str) -> pa.Array:
 
 
 def describe_again(
-    directory: RunDirectory, manifest: Manifest, records: Mapping[int, CommitRecord], rows: NDArray[np.int64]
+    directory: RunDirectory, manifest: Manifest, records: Mapping[int, CommittedShard], rows: NDArray[np.int64]
 ) -> int:
     """Write references and own columns of a manifest into the committed transcripts. The caller holds the lock.
 
     Args:
         directory: The run.
         manifest: The manifest with the new references and columns.
-        records: Commit records, by shard.
+        records: The committed shards, by shard.
         rows: Rows of the manifest that differ from the transcripts.
 
     Returns:
         The number of files that were written.
     """
     shards = [shard for shard in np.unique(manifest.shard_of_row[rows]).tolist() if shard in records]
-    todo = [records[shard] for shard in shards if "transcripts" in records[shard].files]
+    todo = [record for shard in shards for record in records[shard].having("transcripts")]
     for record in todo:
-        stored = directory.table("transcripts", record.shard)
+        stored = directory.table("transcripts", record.shard, record.supplement)
         table = stored.read()
         mine = manifest.rows_of_shard(record.shard)
         described = manifest.table.slice(mine.start, len(mine))

@@ -5,11 +5,13 @@ Only this stage imports torch. `pipeline.run` imports this module when the stage
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 from pipeline.config.groups import EXECUTORS
@@ -18,14 +20,16 @@ from pipeline.executors import Executor
 from pipeline.inference.job import Computation, Job
 from pipeline.inference.shard_tables import TableSettings
 from pipeline.models.device import resolve_device, resolve_precision
+from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import ModelSource, load_model
 from pipeline.runtime.errors import RunError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.terminal import counted
 from pipeline.stages import identity as identities
 from pipeline.stages.disk import check_disk, estimate_bytes, format_bytes
+from pipeline.stages.passes import plan_passes, recover_passes
 from pipeline.stages.resume import refusal, refuse_differences
-from pipeline.storage.commits import CommitRecord
+from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import COMMITS, CONFIG, MANIFEST, RUN_JSON, RunDirectory
 from pipeline.storage.run_record import Identity, RunRecord
@@ -38,7 +42,7 @@ def infer(
     console: Console,
     say: Callable[[str], None],
 ) -> str:
-    """Load, infer, decode, write and commit each shard that is not committed.
+    """Load, infer, decode, write and commit what is left to compute in each shard.
 
     Args:
         config: The configuration.
@@ -48,29 +52,35 @@ def infer(
         say: Prints and logs a line.
 
     Returns:
-        The speed in words.
+        The speed in words; an empty string if nothing was left to compute.
 
     Raises:
         UserError: The device or the weights do not exist, the settings differ from those of the run, or the disk is
             too small.
         RunError: More than `max_failures` utterances failed, or committed files were removed meanwhile.
     """
-    job = prepare(config, directory, manifest, say)
     executor: Executor = EXECUTORS.load(config.settings.executor.name).Executor(config.settings.executor)
-    speed = executor.run(job, console, say)
-    _require_all_shards(job)
+    speed = ""
+    for job in prepare(config, directory, manifest, say):
+        speed = executor.run(job, console, say)
+        _require_all_shards(job)
     return speed
 
 
 def _require_all_shards(job: Job) -> None:
     """Check that every shard is committed: somebody may have removed or changed files during the run."""
-    missing = sorted({*range(job.manifest.num_shards)} - {*job.directory.committed(job.tables.fingerprint)})
+    done = job.directory.commits()
+    missing = [shard for shard, number in job.supplements.items() if not _has_pass(done.get(shard), number)]
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
         raise RunError(
             f"run_dir={job.directory.root}: files of {len(missing)} shards were removed or changed during the run "
             f"(shards {shown}); the same command computes these shards again"
         )
+
+
+def _has_pass(shard: CommittedShard | None, number: int) -> bool:
+    return shard is not None and number < len(shard.records)
 
 
 def check_weights(source: ModelSource) -> None:
@@ -89,8 +99,10 @@ def prepare(
     directory: RunDirectory,
     manifest: Manifest,
     say: Callable[[str], None],
-) -> Job:
-    """Create the job of a run: compare identities, find the pending shards and check the free disk space.
+) -> list[Job]:
+    """Create the jobs of a run: compare identities, find what is left to compute and check the free disk space.
+
+    There are several jobs if some shards need other outputs than the others.
 
     This writes `run.json` and `config.yaml`, before any shard is committed.
 
@@ -102,52 +114,89 @@ def prepare(
     precision = resolve_precision(settings.precision, device)
     sha256 = config.source.fetch()
     identity = identities.describe(config, manifest.digest, precision, sha256)
-    _refuse_other_work(config, directory, identity)
-    done = directory.committed(identity.fingerprint)
+    known = _known_passes(config, directory, identity)
+    done = directory.committed(known)
     for name in directory.unusable_records(done):
         say(f"{name}: cannot be used, so its shard counts as not done; python -m pipeline.verify says why")
     attempts = _attempts_to_retry(directory, done) if settings.retry_failed else {}
-    pending = tuple(shard for shard in range(manifest.num_shards) if shard not in done)
-    size = estimate_bytes(config, manifest, np.isin(manifest.shard_of_row, pending))
-    check_disk(directory, size)
-    _write_record(config, directory, manifest, identity, device)
-    say(
-        f"{config.model.name} on {device} in {precision}, "
-        f"{len(pending):,} of {counted(manifest.num_shards, 'shard')} to do, tables of about {format_bytes(size.total)}"
-    )
-    return Job(
-        directory=directory,
-        manifest=manifest,
-        computation=Computation.of(identity, config.source),
-        tables=_table_settings(config, identity),
-        pending=pending,
-        done=done,
-        attempts=attempts,
-        device=str(device),
-        threads=settings.threads,
-        max_batch_s=settings.batch.max_seconds,
-        workers=settings.loader.workers,
-        timeout_s=settings.loader.timeout_s,
-        max_failures=settings.max_failures,
-    )
+    passes = plan_passes(directory, identity, known, done, manifest.num_shards)
+    shards = manifest.shard_of_row
+    sizes = [
+        estimate_bytes(config.model, each.identity, manifest, np.isin(shards, [*each.supplements])) for each in passes
+    ]
+    check_disk(directory, sizes)
+    _write_record(config, directory, manifest, identity, device, [*known.values(), *(each.identity for each in passes)])
+    for planned, size in zip(passes, sizes, strict=True):
+        added = f" (adds {planned.described})" if any(planned.supplements.values()) else ""
+        say(
+            f"{config.model.name} on {device} in {precision}, {len(planned.supplements):,} of "
+            f"{counted(manifest.num_shards, 'shard')} to do{added}, tables of about {format_bytes(size.total)}"
+        )
+    return [
+        Job(
+            directory=directory,
+            manifest=manifest,
+            computation=Computation.of(planned.identity, config.source),
+            tables=_table_settings(config.model, planned.identity),
+            supplements=planned.supplements,
+            skipped=_failed_before(directory, manifest, done, planned.supplements),
+            failures_before=sum(shard.num_failures for shard in done.values()),
+            attempts=attempts,
+            device=str(device),
+            threads=settings.threads,
+            max_batch_s=settings.batch.max_seconds,
+            workers=settings.loader.workers,
+            timeout_s=settings.loader.timeout_s,
+            max_failures=settings.max_failures,
+        )
+        for planned in passes
+    ]
 
 
-def _refuse_other_work(config: RunConfig, directory: RunDirectory, identity: Identity) -> None:
-    """Refuse to mix results of another identity with those of this one. Remove other work without results."""
+def _failed_before(
+    directory: RunDirectory, manifest: Manifest, done: Mapping[int, CommittedShard], supplements: Mapping[int, int]
+) -> NDArray[np.bool_]:
+    """Return whether each row of the manifest failed in a shard that gets a supplement, `(rows,)`."""
+    failed = np.zeros(len(manifest), bool)
+    for shard in (shard for shard, number in supplements.items() if number and done[shard].num_failures):
+        rows = manifest.rows_of_shard(shard)
+        ids = manifest.table["id"].slice(rows.start, len(rows))
+        for stored in directory.tables(done[shard], "failures"):
+            found = pc.is_in(ids, value_set=stored.read(["id"])["id"].combine_chunks())
+            failed[rows.start : rows.stop] |= found.to_numpy()
+    return failed
+
+
+def _known_passes(config: RunConfig, directory: RunDirectory, identity: Identity) -> Mapping[str, Identity]:
+    """Return the identities of the earlier passes, by fingerprint, and that of this command.
+
+    Refuse to mix results of another identity with those of this one. Remove other work without results.
+    """
     recorded = directory.read_record()
     if directory.has_results():
-        if recorded is not None:
-            refuse_differences(config, recorded, identity)
-        elif directory.committed_otherwise(identity.fingerprint):
-            difference = f"{RUN_JSON}: lost; fingerprint: another one in {COMMITS}/, {identity.fingerprint} now"
-            raise refusal(directory.root, [difference])
-    elif recorded is None or recorded.fingerprint != identity.fingerprint:
+        if recorded is None:
+            known = recover_passes(directory, identity)
+            if directory.committed_otherwise(known):
+                difference = f"{RUN_JSON}: lost; fingerprint: another one in {COMMITS}/, {identity.fingerprint} now"
+                raise refusal(directory.root, [difference])
+            return known
+        refuse_differences(config, recorded, identity)
+    elif recorded is None or identity.fingerprint not in recorded.passes:
         directory.discard()
+        recorded = None
+    return {**({} if recorded is None else recorded.passes), identity.fingerprint: identity}
 
 
 def _write_record(
-    config: RunConfig, directory: RunDirectory, manifest: Manifest, identity: Identity, device: torch.device
+    config: RunConfig,
+    directory: RunDirectory,
+    manifest: Manifest,
+    identity: Identity,
+    device: torch.device,
+    passes: Iterable[Identity],
 ) -> None:
+    """Write `run.json` and `config.yaml`. `passes` are the passes that commit records may belong to."""
+    others = {each.fingerprint: each for each in passes if each.fingerprint != identity.fingerprint}
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     record = RunRecord(
         identity=identity,
@@ -157,6 +206,7 @@ def _write_record(
         device=f"{device}{name}",
         written=datetime.now(UTC).isoformat(timespec="seconds"),
         manifests=(manifest.chain,) if manifest.chain else (),
+        others=tuple(others.values()),
     )
     failpoint("run-json")
     directory.write(RUN_JSON, record.encode())
@@ -165,23 +215,22 @@ def _write_record(
     directory.remove_scores()
 
 
-def _attempts_to_retry(directory: RunDirectory, done: dict[int, CommitRecord]) -> dict[int, dict[str, int]]:
+def _attempts_to_retry(directory: RunDirectory, done: dict[int, CommittedShard]) -> dict[int, dict[str, int]]:
     """Remove shards with failures from `done`. Return the attempts of each failed id, by shard."""
     attempts = {}
-    for shard in [shard for shard, record in done.items() if record.num_failures]:
-        del done[shard]
-        table = directory.table("failures", shard).read(["id", "attempts"])
-        attempts[shard] = dict(zip(table["id"].to_pylist(), table["attempts"].to_pylist(), strict=True))
+    for shard in [shard for shard, committed in done.items() if committed.num_failures]:
+        tables = [stored.read(["id", "attempts"]) for stored in directory.tables(done.pop(shard), "failures")]
+        rows = [(table["id"].to_pylist(), table["attempts"].to_pylist()) for table in tables]
+        attempts[shard] = {id_: number for ids, numbers in rows for id_, number in zip(ids, numbers, strict=True)}
     return attempts
 
 
-def _table_settings(config: RunConfig, identity: Identity) -> TableSettings:
-    facts = config.model
+def _table_settings(facts: ModelFacts, identity: Identity) -> TableSettings:
     return TableSettings(
         outputs=identity.outputs,
         layers=identity.layers,
-        feature_dtype=config.settings.features.dtype,
-        emission_dtype=config.settings.emissions.dtype,
+        feature_dtype=identity.feature_dtype or "float32",
+        emission_dtype=identity.emission_dtype or "float32",
         feature_layout=identity.feature_layout,
         emission_layout=identity.emission_layout,
         num_labels=len(facts.labels),

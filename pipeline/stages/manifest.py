@@ -225,8 +225,7 @@ class ManifestStage:
         recorded = self._directory.read_record()
         if recorded is not None:
             now = identity.describe_known(self._config, manifest.digest, recorded)
-            if now != recorded.identity:
-                refusals.refuse_differences(self._config, recorded, now, besides)
+            refusals.refuse_differences(self._config, recorded, now, besides)
 
     def _refuse_edited(self, manifest: Manifest) -> None:
         """Refuse a manifest that has been edited, because the committed results belong to the original rows."""

@@ -23,7 +23,7 @@ _EXAMPLES, _EXAMPLE_COLUMNS = 3, 2
 
 
 def refuse_differences(config: RunConfig, recorded: RunRecord, identity: Identity, besides: Sequence[str] = ()) -> None:
-    """Refuse to mix results of different identities in one run directory.
+    """Refuse to mix results of different identities in one run directory. Other outputs or layers are no difference.
 
     Args:
         config: The current configuration.
@@ -34,7 +34,8 @@ def refuse_differences(config: RunConfig, recorded: RunRecord, identity: Identit
     Raises:
         UserError: There is a difference. The message names each one.
     """
-    before, now = recorded.identity.described(), identity.described()
+    shared = {*recorded.combined.outputs} & {*identity.outputs}
+    before, now = (each.restricted(shared, ()).described() for each in (recorded.combined, identity))
     keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     found = {key: _difference(key, before.get(key), now.get(key)) for key in keys}
     if "weights_sha256" in found:
@@ -42,7 +43,7 @@ def refuse_differences(config: RunConfig, recorded: RunRecord, identity: Identit
         files = path, mask_marked(str(config.source.weights_path))
         old, new = (f"{of.get('weights_sha256')} ({file})" for of, file in zip((before, now), files, strict=True))
         found["weights_sha256"] = f"weights_sha256: {old} before, {new} now"
-    if found or besides:
+    if found:
         raise refusal(config.run_dir, [*besides, *found.values()])
 
 

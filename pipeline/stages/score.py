@@ -16,7 +16,7 @@ from pipeline.scoring.counting import COUNTED_AFTER, COUNTS, count_columns, is_c
 from pipeline.scoring.grouping import Scores, columns_to_read, score
 from pipeline.scoring.groups import choose_groups
 from pipeline.scoring.normalisers import made_after
-from pipeline.storage.commits import CommitRecord
+from pipeline.storage.commits import CommitRecord, CommittedShard
 from pipeline.storage.committing import renew
 from pipeline.storage.files import StoredTable
 from pipeline.storage.run_directory import CONFUSIONS, SCORES, RunDirectory
@@ -25,7 +25,7 @@ from pipeline.storage.tables import open_writer, own_columns
 
 def score_run(
     directory: RunDirectory,
-    records: Mapping[int, CommitRecord],
+    records: Mapping[int, CommittedShard],
     manifest: pa.Schema,
     settings: ScoreSettings,
     tell: Callable[[int], None] = lambda utterances: None,
@@ -37,7 +37,7 @@ def score_run(
 
     Args:
         directory: The run.
-        records: Commit records, by shard.
+        records: The committed shards, by shard.
         manifest: Schema of the manifest, which has the dataset's own columns.
         settings: `score.*`.
         tell: Called with the number of utterances so far.
@@ -50,7 +50,7 @@ def score_run(
     names = [field.name for field in own]
     groups = choose_groups(settings.by, own, default)
     columns = columns_to_read(groups, names)
-    with_texts = [record for record in records.values() if "transcripts" in record.files]
+    with_texts = (record for shard in records.values() for record in shard.having("transcripts"))
     shards = (_counted_now(directory, record).read(columns) for record in with_texts)
     scores = score(shards, groups, settings.normaliser, names, tell)
     failpoint("scores")
@@ -67,7 +67,7 @@ def score_run(
 
 def _counted_now(directory: RunDirectory, record: CommitRecord) -> StoredTable:
     """Return the transcripts of a shard, whose errors are counted again if an earlier version counted them."""
-    stored = directory.table("transcripts", record.shard)
+    stored = directory.table("transcripts", record.shard, record.supplement)
     if is_counted_now(stored.schema()):
         return stored
     renew_transcripts(directory, record, stored.read())
@@ -79,7 +79,7 @@ def renew_transcripts(directory: RunDirectory, record: CommitRecord, table: pa.T
 
     Args:
         directory: The run.
-        record: The commit record of the shard.
+        record: The commit record of the pass that wrote the transcripts.
         table: The columns of `transcripts`; those of the errors are ignored.
     """
     columns, sums = count_columns(table["text"].to_pylist(), table["reference"].to_pylist())

@@ -1,4 +1,9 @@
-"""Commit records. A shard is done when its commit record exists; the tables are checked before it is written."""
+"""Commit records. A shard is done when its commit record exists; the tables are checked before it is written.
+
+The first pass over a shard writes `commits/shard-00017.json`. Outputs that are requested later are computed in further
+passes, called supplements: `commits/shard-00017-1.json`, `commits/shard-00017-2.json` and so on, with tables of their
+own. An utterance that failed in one pass is not computed in the passes after it.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +33,19 @@ class CommittedFile:
 
 @dataclass(frozen=True, slots=True)
 class CommitRecord:
-    """The content of `commits/shard-00017.json`. A shard is done when this file exists.
+    """The content of `commits/shard-00017.json`, the record of one pass over a shard.
 
     Attributes:
         shard: Number of the shard.
-        fingerprint: Fingerprint of the run that wrote the shard.
+        fingerprint: Fingerprint of what the pass computed.
         files: File of each table, by table name.
-        utterances: Number of manifest rows in this shard.
-        audio_s: Seconds of audio in this shard that have a result.
-        failures: Number of failures, by error name.
+        utterances: Number of utterances that the pass was to compute: all rows of the shard; in a supplement, those
+            that had not failed before.
+        audio_s: Seconds of audio that have a result in this pass.
+        failures: Number of failures of this pass, by error name.
         counts: Sums such as the number of word errors, so that summaries need not open the tables.
         committed_at: Time of the commit in UTC, as ISO 8601.
+        supplement: 0 for the first pass; 1, 2, ... for supplements.
     """
 
     shard: int
@@ -49,11 +56,62 @@ class CommitRecord:
     failures: dict[str, int]
     counts: dict[str, int] = field(default_factory=dict)
     committed_at: str = ""
+    supplement: int = 0
 
     @property
     def num_failures(self) -> int:
-        """Number of utterances in this shard without a result."""
+        """Number of utterances that failed in this pass."""
         return sum(self.failures.values())
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedShard:
+    """A shard that is done: its first pass, and its supplements.
+
+    Attributes:
+        records: Commit record of the first pass, then those of the supplements, in order.
+    """
+
+    records: tuple[CommitRecord, ...]
+
+    @property
+    def shard(self) -> int:
+        """Number of the shard."""
+        return self.records[0].shard
+
+    @property
+    def utterances(self) -> int:
+        """Number of manifest rows in this shard."""
+        return self.records[0].utterances
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio in this shard that did not fail in any pass."""
+        return self.records[-1].audio_s
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Number of failures, by error name."""
+        return sum((Counter(record.failures) for record in self.records), Counter())
+
+    @property
+    def num_failures(self) -> int:
+        """Number of utterances that failed in any pass."""
+        return self.failures.total()
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Sums over the tables of all passes."""
+        return sum((Counter(record.counts) for record in self.records), Counter())
+
+    @property
+    def committed_at(self) -> str:
+        """Time of the first pass's commit in UTC, as ISO 8601."""
+        return self.records[0].committed_at
+
+    def having(self, table: str) -> tuple[CommitRecord, ...]:
+        """Return the records of the passes that wrote a table. Only `failures` and `features` can have several."""
+        return tuple(record for record in self.records if table in record.files)
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
@@ -63,13 +121,14 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "audio_s": (int, float),
     "failures": dict,
     "counts": dict,
+    "supplement": int,
 }
 """The type that each field of a record must have after JSON is parsed."""
 
 
 def encode_record(record: CommitRecord) -> bytes:
-    """Return the bytes of a commit record's file."""
-    return encode_checked(asdict(record))
+    """Return the bytes of a commit record's file. The record of a first pass does not say that it is no supplement."""
+    return encode_checked({name: value for name, value in asdict(record).items() if name != "supplement" or value})
 
 
 def check_accounting(staged: Mapping[str, Path], expected_ids: Sequence[str], rows_per_id: Mapping[str, int]) -> None:
@@ -77,7 +136,7 @@ def check_accounting(staged: Mapping[str, Path], expected_ids: Sequence[str], ro
 
     Args:
         staged: File of each table, by table name.
-        expected_ids: Every id of the shard.
+        expected_ids: Every id that the pass was to compute.
         rows_per_id: Number of rows that an utterance with a result has in a table, by table name.
 
     Raises:

@@ -36,13 +36,15 @@ def commit(
     expected_ids: Sequence[str],
     rows_per_id: Mapping[str, int],
 ) -> CommitRecord:
-    """Check the staged tables of a shard, publish them, and write the commit record last. The caller holds the lock.
+    """Check the staged tables of a pass, publish them, and write the commit record last. The caller holds the lock.
+
+    If the pass is computed again, its old record and all supplements after it are removed first.
 
     Args:
         directory: The run.
         record: The record without `files` and `committed_at`, which this function adds.
-        staged: Staged file of each table, by table name; `failures` is always one of them.
-        expected_ids: Every id of the shard.
+        staged: Staged file of each table of the pass, by table name; `failures` is always one of them.
+        expected_ids: Every id that the pass was to compute.
         rows_per_id: Number of rows that an utterance with a result has in a table, by table name.
 
     Raises:
@@ -50,11 +52,12 @@ def commit(
         RunError: The folder or its lock file was renamed, removed or replaced.
     """
     check_accounting(staged, expected_ids, rows_per_id)
-    files = {table: _describe(directory, path, table, record.shard) for table, path in staged.items()}
+    files = {table: _describe(directory, path, table, record) for table, path in staged.items()}
     failpoint("staged", record.shard)
     directory.check_in_place()
-    # If the shard is computed again, its old record goes before its first file changes.
-    directory.retract(record.shard)
+    # An old record goes before its first file changes.
+    directory.retract(record.shard, record.supplement)
+    directory.remove_tables(record.shard, record.supplement, but=staged)
     return _publish(directory, replace(record, files=files), staged)
 
 
@@ -70,7 +73,7 @@ def renew(directory: RunDirectory, record: CommitRecord, table: str, path: Path)
     Raises:
         RunError: As `commit`.
     """
-    files = {**record.files, table: _describe(directory, path, table, record.shard)}
+    files = {**record.files, table: _describe(directory, path, table, record)}
     folder = f"{STAGING}/{_RENEWAL}{record.shard:05d}"
     staged = directory.locate(folder)
     staged.mkdir(mode=0o700)
@@ -98,11 +101,11 @@ def _finish(directory: RunDirectory, folder: str) -> None:
     shutil.rmtree(staged, ignore_errors=True)
 
 
-def _describe(directory: RunDirectory, path: Path, table: str, shard: int) -> CommittedFile:
+def _describe(directory: RunDirectory, path: Path, table: str, record: CommitRecord) -> CommittedFile:
     """Sync a staged file of a table, and return the file as the commit record lists it."""
-    name = directory.table(table, shard).name
+    name = directory.table(table, record.shard, record.supplement).name
     with naming(directory.locate(name)):
-        failpoint("sync", shard)
+        failpoint("sync", record.shard)
         fsync(path)
     with open(path, "rb") as source:
         return CommittedFile(name, path.stat().st_size, sha256_of(source), pq.read_metadata(path).num_rows)
@@ -114,15 +117,15 @@ def _publish(directory: RunDirectory, record: CommitRecord, staged: Mapping[str,
     The record of a renewal keeps the time of the commit.
     """
     shard = record.shard
-    directory.publish(staged, shard)
+    directory.publish(staged, shard, record.supplement)
     failpoint("renamed", shard)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     done = replace(record, committed_at=record.committed_at or now)
     try:
-        directory.write(directory.commit_name(shard), encode_record(done))
+        directory.write(directory.commit_name(shard, record.supplement), encode_record(done))
     except OSError:
         with suppress(OSError):  # the record may not survive a power failure
-            directory.retract(shard, durable=False)
+            directory.retract(shard, record.supplement, durable=False)
         raise
     failpoint("committed", shard)
     return done

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import count, takewhile
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 from pipeline.runtime.digests import sha256_of
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
-from pipeline.storage.commits import CommitRecord, read_record
+from pipeline.storage.commits import CommitRecord, CommittedShard, read_record
 from pipeline.storage.files import Files, StoredTable
 from pipeline.storage.lock import Lock, hold, holder
 from pipeline.storage.run_record import RunRecord, StoredFile
@@ -38,6 +39,10 @@ REPORT = "report/index.html"
 METRICS = "logs/metrics.jsonl"
 LOG = "logs/run.log"
 STAGING = ".staging"
+
+
+def _pass_name(shard: int, supplement: int) -> str:
+    return f"shard-{shard:05d}" + (f"-{supplement}" if supplement else "")
 
 
 class RunDirectory:
@@ -96,13 +101,17 @@ class RunDirectory:
         """Return the sorted names of a folder's entries; an empty list if the folder does not exist."""
         return self._files.names(folder)
 
-    def table(self, table: str, shard: int) -> StoredTable:
-        """Return the file of one table and shard. A shard that is computed again replaces this file."""
-        return StoredTable(self._files, f"{table}/shard-{shard:05d}.parquet")
+    def table(self, table: str, shard: int, supplement: int = 0) -> StoredTable:
+        """Return the file of one table that a pass over a shard writes. A pass that is computed again replaces it."""
+        return StoredTable(self._files, f"{table}/{_pass_name(shard, supplement)}.parquet")
 
-    def commit_name(self, shard: int) -> str:
-        """Return the name of a shard's commit record."""
-        return f"{COMMITS}/shard-{shard:05d}.json"
+    def tables(self, shard: CommittedShard, table: str) -> list[StoredTable]:
+        """Return the committed files of one table and shard: one of each pass that wrote the table."""
+        return [self.table(table, record.shard, record.supplement) for record in shard.having(table)]
+
+    def commit_name(self, shard: int, supplement: int = 0) -> str:
+        """Return the name of a commit record."""
+        return f"{COMMITS}/{_pass_name(shard, supplement)}.json"
 
     def require_run(self) -> None:
         """Check that the folder holds a run.
@@ -141,37 +150,62 @@ class RunDirectory:
 
     # Commit records.
 
-    def committed(self, fingerprint: str) -> dict[int, CommitRecord]:
-        """Return the commit records of the shards that are done, by shard.
+    def passes(self, shard: int, first: int = 0) -> list[int]:
+        """Return the number `first`, and the numbers of the passes over a shard after it that have a file."""
+        found = [first]
+        while any(map(os.path.lexists, map(self.locate, self._names_of(shard, found[-1] + 1)))):
+            found.append(found[-1] + 1)
+        return found
 
-        A shard is done if its record has this fingerprint and all its files exist with the recorded sizes.
+    def _names_of(self, shard: int, supplement: int) -> list[str]:
+        tables = (self.table(table, shard, supplement).name for table in TABLES)
+        return [self.commit_name(shard, supplement), *tables]
+
+    def has_table(self, table: str, shard: int, first: int) -> bool:
+        """Whether a pass over a shard has a file of a table, committed or not. `first` is the first pass to look at."""
+        return any(self.table(table, shard, number).is_there for number in self.passes(shard, first))
+
+    def committed(self, fingerprints: Collection[str]) -> dict[int, CommittedShard]:
+        """Return the shards that are done, by shard.
+
+        A pass counts if its record has one of these fingerprints, all its files exist with the recorded sizes, and all
+        passes before it count.
         """
-        done = {}
+        found: dict[int, dict[int, CommitRecord]] = {}
         for record in self._records():
-            if record is not None and record.fingerprint == fingerprint and self._has_files(record):
-                done[record.shard] = record
-        return done
+            if record is not None and record.fingerprint in fingerprints and self._has_files(record):
+                found.setdefault(record.shard, {})[record.supplement] = record
+        return {
+            shard: CommittedShard(tuple(passes[number] for number in takewhile(passes.__contains__, count())))
+            for shard, passes in sorted(found.items())
+            if 0 in passes
+        }
 
-    def commits(self) -> dict[int, CommitRecord]:
-        """Return the commit records of the shards that are done in the run that `run.json` describes, by shard."""
+    def commits(self) -> dict[int, CommittedShard]:
+        """Return the shards that are done in the run that `run.json` describes, by shard."""
         recorded = self.read_record()
-        return self.committed(recorded.fingerprint) if recorded is not None else {}
+        return self.committed(recorded.passes) if recorded is not None else {}
 
     def has_commits(self) -> bool:
         """Whether any commit record exists, even a damaged one."""
         return bool(self._record_names())
 
-    def unusable_records(self, done: Iterable[int]) -> list[str]:
+    def unusable_records(self, done: Mapping[int, CommittedShard]) -> list[str]:
         """Return the names of the commit records that are not those of the shards `done`."""
-        return sorted({f"{COMMITS}/{name}" for name in self._record_names()} - {*map(self.commit_name, done)})
+        usable = {self.commit_name(each.shard, each.supplement) for shard in done.values() for each in shard.records}
+        return sorted({f"{COMMITS}/{name}" for name in self._record_names()} - usable)
 
     def has_results(self) -> bool:
         """Whether a committed shard has a result, or a record is damaged. If so, other work must not write here."""
         return any(record is None or record.num_failures < record.utterances for record in self._records())
 
-    def committed_otherwise(self, fingerprint: str) -> bool:
-        """Whether any commit record has a fingerprint other than this one, or cannot be read."""
-        return any(record is None or record.fingerprint != fingerprint for record in self._records())
+    def committed_otherwise(self, fingerprints: Collection[str]) -> bool:
+        """Whether any commit record has a fingerprint other than these, or cannot be read."""
+        return any(record is None or record.fingerprint not in fingerprints for record in self._records())
+
+    def records(self) -> Iterator[CommitRecord]:
+        """Yield each commit record that can be read, whether its files are there or not."""
+        return (record for record in self._records() if record is not None)
 
     def _record_names(self) -> list[str]:
         return [name for name in self.names(COMMITS) if name.startswith("shard-") and name.endswith(".json")]
@@ -182,13 +216,14 @@ class RunDirectory:
             record = None
             with suppress(OSError):
                 record = read_record(self.read(f"{COMMITS}/{name}"))
-            yield record if record and self.commit_name(record.shard) == f"{COMMITS}/{name}" else None
+            mine = record and self.commit_name(record.shard, record.supplement) == f"{COMMITS}/{name}"
+            yield record if mine else None
 
     def _has_files(self, record: CommitRecord) -> bool:
         """Whether all files of a record exist with the recorded sizes, under the names that this shard's files have."""
         return all(
             table in TABLES
-            and file.path == (name := self.table(table, record.shard).name)
+            and file.path == (name := self.table(table, record.shard, record.supplement).name)
             and self.size(name) == file.size
             for table, file in record.files.items()
         )
@@ -314,28 +349,42 @@ class RunDirectory:
         """Whether an attempt at a shard left its staging folder."""
         return any(name.startswith(f"shard-{shard:05d}-") for name in self.names(STAGING))
 
-    def publish(self, staged: Mapping[str, Path], shard: int) -> None:
-        """Move staged tables of a shard to their final names, and sync the folders.
+    def publish(self, staged: Mapping[str, Path], shard: int, supplement: int = 0) -> None:
+        """Move staged tables of a pass over a shard to their final names, and sync the folders.
 
         Args:
             staged: Staged file of each table, by table name.
             shard: The shard.
+            supplement: Number of the pass.
 
         Raises:
             RunError: As `check_in_place`.
         """
         self.check_in_place()
-        self._files.publish({self.table(table, shard).name: path for table, path in staged.items()}, shard)
+        self._files.publish({self.table(table, shard, supplement).name: path for table, path in staged.items()}, shard)
 
-    def retract(self, shard: int, *, durable: bool = True) -> None:
-        """Remove the commit record of a shard if it exists, so that the shard is computed again.
+    def retract(self, shard: int, supplement: int = 0, *, durable: bool = True) -> None:
+        """Remove the commit records of a pass and of all later passes over a shard, so that they are computed again.
 
         Args:
             shard: The shard.
-            durable: Sync the folder, so that the record stays removed after a power failure.
+            supplement: Number of the pass.
+            durable: Sync the folder, so that the records stay removed after a power failure.
         """
-        name = self.commit_name(shard)
-        if os.path.lexists(self.locate(name)):
-            failpoint("retract", shard)
-            self._files.remove(name, durable=durable)
-            failpoint("retracted", shard)
+        for number in reversed(self.passes(shard, supplement)):
+            name = self.commit_name(shard, number)
+            if os.path.lexists(self.locate(name)):
+                failpoint("retract", shard)
+                self._files.remove(name, durable=durable)
+                failpoint("retracted", shard)
+
+    def remove_tables(self, shard: int, supplement: int, but: Collection[str]) -> None:
+        """Remove the tables of a pass, except some tables, and all tables of later passes over a shard.
+
+        The caller has retracted the commit records. Without this, readers of a folder would find rows twice when the
+        shard is computed anew with all its outputs at once.
+        """
+        for number in self.passes(shard, supplement):
+            for table in TABLES:
+                if number > supplement or table not in but:
+                    self._files.remove(self.table(table, shard, number).name)

@@ -6,11 +6,14 @@ each commit record contains the fingerprint. Only a run with the same identity c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import cached_property, reduce
 from typing import Any
 
 from pipeline.runtime.digests import decode_checked, digest_of_json, encode_checked
+from pipeline.storage.commits import CommittedShard
 from pipeline.storage.layouts import ARRAY_TABLES, LIST
 
 _KEYS = {
@@ -23,6 +26,12 @@ _KEYS = {
     "emission_layout": "emissions.layout",
 }
 """Keys in the file that differ from the names of the fields."""
+_SETTINGS = {
+    "transcripts": ("decoder",),
+    "emissions": ("emission_dtype", "emission_layout"),
+    "features": ("feature_dtype", "feature_layout"),
+}
+"""Fields that determine only one table. The layers of features are not among them, because layers can be added."""
 _OPTIONS = ("model.", "decoder.")
 """Prefixes of the keys of options."""
 
@@ -79,6 +88,41 @@ class Identity:
     def layout(self, table: str) -> str:
         """Return the layout of the arrays in `emissions` or `features`."""
         return {"emissions": self.emission_layout, "features": self.feature_layout}[table]
+
+    @property
+    def parts(self) -> list[str]:
+        """The outputs in words: `transcripts`, `emissions`, and `features of layer 6` for each layer."""
+        plain = [table for table in self.outputs if table != "features"]
+        return [*plain, *(f"features of layer {layer}" for layer in self.layers)]
+
+    def restricted(self, outputs: Collection[str], layers: tuple[int, ...]) -> Identity:
+        """Return the identity of a pass that computes only some outputs, and these layers of features."""
+        kept: dict[str, Any] = {"outputs": tuple(sorted(outputs)), "layers": layers if "features" in outputs else ()}
+        defaults = {each.name: each.default for each in fields(self)}
+        for table, names in _SETTINGS.items():
+            if table not in outputs:
+                kept |= {name: defaults[name] for name in names}
+        options = self.options
+        if "transcripts" not in outputs:
+            options = {key: value for key, value in options.items() if not key.startswith("decoder.")}
+        return replace(self, **kept, options=options)
+
+    def lacking(self, passes: Iterable[Identity]) -> Identity | None:
+        """Return the identity of a pass that computes what these passes lack; `None` if they lack nothing."""
+        passes = list(passes)
+        layers = tuple(layer for layer in self.layers if all(layer not in each.layers for each in passes))
+        there = {table for each in passes for table in each.outputs} - ({"features"} if layers else set())
+        missing = [table for table in self.outputs if table not in there]
+        return self.restricted(missing, layers) if missing else None
+
+    def with_outputs_of(self, other: Identity, tables: Collection[str]) -> Identity:
+        """Return the identity of a pass that also computes these tables as `other` does."""
+        added = [table for table in tables if table in other.outputs]
+        layers = sorted({*self.layers, *(other.layers if "features" in added else ())})
+        settings = {name: getattr(other, name) for table in added for name in _SETTINGS[table]}
+        options = {**self.options, **(other.options if "transcripts" in added else {})}
+        outputs = tuple(sorted({*self.outputs, *added}))
+        return replace(self, **settings, outputs=outputs, layers=tuple(layers), options=options)
 
     def as_json(self) -> dict[str, Any]:
         """Return the identity as in `run.json`.
@@ -145,7 +189,7 @@ class RunRecord:
     """The content of `run.json`.
 
     Attributes:
-        identity: What the run computes.
+        identity: What the last command that computed anything asked for.
         weights: The weights file.
         manifest_file: Size and SHA-256 of `manifest.parquet`, including the paths that the manifest's digest omits.
         versions: Versions of the packages that ran last, by package name.
@@ -153,6 +197,8 @@ class RunRecord:
         written: Time of writing in UTC, as ISO 8601.
         manifests: Digests of the rows that the manifest may have: the present one, and another one while it is being
             replaced; empty if the manifest has never changed, then `identity.manifest`.
+        others: Identities of the other passes over shards of the run. They differ from `identity` in their outputs
+            and layers only.
     """
 
     identity: Identity
@@ -162,6 +208,38 @@ class RunRecord:
     device: str | None
     written: str
     manifests: tuple[str, ...] = ()
+    others: tuple[Identity, ...] = ()
+
+    @cached_property
+    def passes(self) -> dict[str, Identity]:
+        """Identities of the passes over the shards, by fingerprint. Each commit record has one of the fingerprints."""
+        return {each.fingerprint: each for each in (self.identity, *self.others)}
+
+    @property
+    def combined(self) -> Identity:
+        """The identity with the outputs and layers of all passes."""
+        return combined(self.passes.values())
+
+    def layers_of(self, shards: Iterable[CommittedShard]) -> tuple[int, ...]:
+        """Return the layers of features that any of these shards has."""
+        fingerprints = {record.fingerprint for shard in shards for record in shard.records}
+        return tuple(sorted({layer for each in fingerprints for layer in self.passes[each].layers}))
+
+    def partly(self, shards: Collection[CommittedShard]) -> dict[str, int]:
+        """Return the outputs that some of these shards have and others lack, with the number of those that have it."""
+        found: Counter[str] = Counter()
+        for shard in shards:
+            found.update({part for record in shard.records for part in self.passes[record.fingerprint].parts})
+        return {part: number for part, number in found.items() if number < len(shards)}
+
+    def complete(self, shards: Mapping[int, CommittedShard], asked: Identity | None = None) -> set[int]:
+        """Return the numbers of the shards that have all outputs asked for; `None` asks for those of `identity`."""
+        wanted = self.identity if asked is None else asked
+        return {
+            number
+            for number, shard in shards.items()
+            if wanted.lacking(self.passes[record.fingerprint] for record in shard.records) is None
+        }
 
     @property
     def manifest_contents(self) -> tuple[str, ...]:
@@ -180,6 +258,7 @@ class RunRecord:
     def encode(self) -> bytes:
         """Return the bytes of `run.json`."""
         content = asdict(self) | {"identity": self.identity.as_json()}
+        content["others"] = tuple(each.as_json() for each in self.others)
         present = {key: value for key, value in content.items() if value not in (None, ())}
         return encode_checked({"fingerprint": self.fingerprint, **present})
 
@@ -201,6 +280,7 @@ class RunRecord:
                 device=content.get("device"),
                 written=content.get("written", ""),
                 manifests=tuple(content.get("manifests", ())),
+                others=tuple(map(Identity.from_json, content.get("others", ()))),
             )
             fingerprint = content["fingerprint"]
         except (TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -208,3 +288,8 @@ class RunRecord:
         if fingerprint != record.fingerprint:
             raise ValueError(f"has the fingerprint {fingerprint}, its identity that of {record.fingerprint}")
         return record
+
+
+def combined(passes: Iterable[Identity]) -> Identity:
+    """Return the identity of a pass with the outputs and layers of all these passes. There must be at least one."""
+    return reduce(lambda found, each: found.with_outputs_of(each, each.outputs), passes)

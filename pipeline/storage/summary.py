@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.progress import format_hours
 from pipeline.runtime.terminal import counted
-from pipeline.storage.commits import CommitRecord
+from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import UNREADABLE, Generation, generations_in, unreadable
 from pipeline.storage.run_directory import METRICS, RunDirectory
 
@@ -57,9 +57,12 @@ class Standing:
     Attributes:
         totals: Sums over the committed shards.
         num_utterances, num_shards: Utterances and shards of the manifest.
-        pending_s: Seconds of audio in shards that are not committed.
+        pending: Number of utterances in shards that lack an output, or are not committed at all.
+        pending_s: Seconds of audio in these shards.
         locked: Whether a process holds the run directory.
         generations: Generations of a manifest that has grown; empty for a single one.
+        shards_with: Number of committed shards that have each output, by what `Identity.parts` calls it, for the
+            outputs that not every committed shard has.
         in_flight: Shards that are being computed, or were when the run stopped: seconds of audio that were computed,
             and seconds of audio of the whole shard, by shard.
     """
@@ -67,10 +70,12 @@ class Standing:
     totals: Totals
     num_utterances: int
     num_shards: int
+    pending: int
     pending_s: float
     locked: bool
     in_flight: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     generations: tuple[Generation, ...] = ()
+    shards_with: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -78,22 +83,17 @@ class Standing:
         return self.totals.utterances - self.totals.num_failures
 
     @property
-    def pending(self) -> int:
-        """Number of utterances in shards that are not committed."""
-        return self.num_utterances - self.totals.utterances
-
-    @property
     def complete(self) -> bool:
-        """Whether every shard is committed."""
-        return self.totals.shards >= self.num_shards
+        """Whether every shard is committed and has all outputs that were asked for last."""
+        return not self.pending
 
 
-def read_standing(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> Standing:
+def read_standing(directory: RunDirectory, records: Mapping[int, CommittedShard]) -> Standing:
     """Read the progress of a run.
 
     Args:
         directory: The run.
-        records: Commit records, by shard.
+        records: The committed shards, by shard.
 
     Raises:
         UserError: The manifest cannot be read.
@@ -105,11 +105,13 @@ def read_standing(directory: RunDirectory, records: Mapping[int, CommitRecord]) 
         raise unreadable(directory.manifest, error) from None
     shards = table["shard"].to_numpy()
     durations_s = np.nan_to_num(table["duration_s"].to_numpy().astype(np.float64))
-    pending = ~np.isin(shards, list(records))
+    recorded = directory.read_record()
+    complete = set() if recorded is None else recorded.complete(records)
+    pending = ~np.isin(shards, list(complete))
     locked = directory.is_locked()
     computed_s = {
         shard: seconds
-        for shard, seconds in sorted(_read_computed(directory, records).items())
+        for shard, seconds in sorted(_read_computed(directory, complete).items())
         if not locked or directory.has_staging(shard)  # else an earlier run had begun the shard
     }
     whole_s = {shard: float(durations_s[shards == shard].sum()) for shard in computed_s}
@@ -117,15 +119,17 @@ def read_standing(directory: RunDirectory, records: Mapping[int, CommitRecord]) 
         totals=total(records.values()),
         num_utterances=len(shards),
         num_shards=len(np.unique(shards)),
+        pending=int(pending.sum()),
         pending_s=float(durations_s[pending].sum()),
         locked=locked,
         generations=generations,
+        shards_with={} if recorded is None else recorded.partly(records.values()),
         in_flight={shard: (min(seconds, whole_s[shard]), whole_s[shard]) for shard, seconds in computed_s.items()},
     )
 
 
-def _read_computed(directory: RunDirectory, records: Mapping[int, CommitRecord]) -> Counter[int]:
-    """Read how many seconds of audio the last run has computed in each shard that is not committed."""
+def _read_computed(directory: RunDirectory, complete: Collection[int]) -> Counter[int]:
+    """Read how many seconds of audio the last run has computed in each shard that is not complete."""
     try:
         with directory.open(METRICS) as source, io.TextIOWrapper(source, "utf-8", "replace") as handle:
             recent = deque(handle, maxlen=_RECENT_BATCHES)
@@ -138,7 +142,7 @@ def _read_computed(directory: RunDirectory, records: Mapping[int, CommitRecord])
             batch, shard, valid_s = int(row["batch"]), int(row["shard"]), float(row["valid_s"])
         except (ValueError, KeyError, TypeError):  # a crash has cut the line
             continue
-        if shard not in records:
+        if shard not in complete:
             found[shard] += valid_s  # type: ignore[assignment]
         if batch == 0:
             break
@@ -157,12 +161,13 @@ def after_stop(directory: RunDirectory) -> str:
     again = f" and computes {format_hours(again_s)} of audio again" if again_s else ""
     if not standing.totals.shards:
         return NOTHING_KEPT + again
-    committed = f"{standing.totals.shards} of {standing.num_shards} shards"
+    partly = "".join(f", {part} in {number}" for part, number in standing.shards_with.items())
+    committed = f"{standing.totals.shards} of {standing.num_shards} shards{partly}"
     return f"what was committed stays ({committed}), the same command continues{again}"
 
 
-def total(records: Iterable[CommitRecord]) -> Totals:
-    """Add up commit records. No table is opened."""
+def total(records: Iterable[CommittedShard]) -> Totals:
+    """Add up committed shards. No table is opened."""
     records = list(records)
     counts: Counter[str] = Counter()
     failures: Counter[str] = Counter()

@@ -111,11 +111,11 @@ class _Verification:
             self._say("no commit record is removed: without a sound manifest and run.json, damage is uncertain")
             return
         with self._directory.lock():
-            for shard in found.taken_as_done:
-                record = self._directory.commit_name(shard)
+            for shard, number in found.taken_as_done.items():
+                record = self._directory.commit_name(shard, number)
                 # Checked again under the lock, because a run may have computed the shard again before.
                 if self._directory.has(record) and audit_shard(self._directory, found.work, shard).state == "damaged":
-                    self._directory.retract(shard)
+                    self._directory.retract(shard, number)
                     self._say(f"removed {self._directory.locate(record)}")
 
     def _is_exact(self, found: Audit) -> bool:
@@ -127,7 +127,7 @@ class _Verification:
             )
         from pipeline.verify.exactness import rerun_alone  # loads torch
 
-        records = [each.record for each in found.shards if each.state == "sound" and each.record is not None]
+        records = [each.committed for each in found.shards if each.state != "damaged" and each.committed is not None]
         count, device = self._given.exactness, self._given.device or "auto"
         with self._console.status("running utterances again") if self._console.is_terminal else nullcontext():
             exactness = rerun_alone(self._directory, work.manifest, work.recorded, records, count, device)

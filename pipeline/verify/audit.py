@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -14,6 +14,7 @@ import numpy as np
 from pipeline.runtime.cores import available_cores
 from pipeline.runtime.digests import CHECKSUM
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.terminal import counted
 from pipeline.storage import manifest as manifests
 from pipeline.storage.commits import decode_record
 from pipeline.storage.manifest import Manifest
@@ -34,7 +35,7 @@ from pipeline.verify.shard import UNREADABLE, Problem, ShardAudit, State, Work, 
 
 THREADS = 4
 """Threads that hash files: a fast disk delivers more than one core can hash."""
-_NAME = re.compile(r"shard-(\d{5,})\.(json|parquet)")
+_NAME = re.compile(r"shard-(\d{5,})(?:-([1-9]\d*))?\.(json|parquet)")
 _KNOWN = {
     *TABLES, COMMITS, MANIFEST, RUN_JSON, CONFIG, SCORES, CONFUSIONS, STAGING, "report", "logs",
 }  # fmt: skip
@@ -49,7 +50,7 @@ class Audit:
     Attributes:
         work: What the run computes.
         shards: Each shard of the manifest, ascending. Without a readable manifest, each shard that has files.
-        taken_as_done: Damaged shards that a rerun would skip, because a rerun compares only file sizes.
+        taken_as_done: The damaged pass of each shard that a rerun would skip, because a rerun compares only file sizes.
         problems: Everything that differs from what was committed.
         notes: Observations that are no problems.
         locked: Whether a process held the lock of the run directory.
@@ -57,7 +58,7 @@ class Audit:
 
     work: Work
     shards: list[ShardAudit]
-    taken_as_done: list[int]
+    taken_as_done: dict[int, int]
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     locked: bool = False
@@ -69,14 +70,14 @@ class Audit:
     def utterances(self, shards: Sequence[int]) -> int:
         """Return the number of manifest rows in these shards."""
         if self.work.manifest is None:
-            records = {each.shard: each.record for each in self.shards}
+            records = {each.shard: each.committed for each in self.shards}
             return sum(record.utterances for shard in shards if (record := records[shard]) is not None)
         return int(np.isin(self.work.manifest.shard_of_row, shards).sum())
 
     def audio_s(self, shards: Sequence[int]) -> float:
         """Return the seconds of audio in these shards."""
         if self.work.manifest is None:
-            return sum(each.record.audio_s for each in self.shards if each.record and each.shard in shards)
+            return sum(each.committed.audio_s for each in self.shards if each.committed and each.shard in shards)
         manifest = self.work.manifest
         return float(np.nansum(manifest.duration_s[np.isin(manifest.shard_of_row, shards)]))
 
@@ -98,10 +99,10 @@ def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda
     listed = {folder: directory.names(folder) for folder in (*TABLES, COMMITS)}
     recorded = _record(directory, bool(listed[COMMITS]), problems)
     manifest = _manifest(directory, recorded, problems)
-    work = Work(_fingerprint(directory, recorded, listed[COMMITS]), manifest, recorded)
+    work = Work(_fingerprints(directory, recorded, listed[COMMITS]), manifest, recorded)
     numbers = {int(match[1]) for names in listed.values() for name in names if (match := _NAME.fullmatch(name))}
     shards = sorted(numbers) if manifest is None else list(range(manifest.num_shards))
-    done = directory.committed(work.fingerprint)
+    done = directory.committed(work.fingerprints)
     audits = []
     with ThreadPoolExecutor(min(THREADS, available_cores())) as pool:
         try:
@@ -121,8 +122,16 @@ def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda
         else:
             notes.append(f"{path}: not a file of this run; left as it is")
     if all(each.state == "sound" for each in audits):
-        problems += audit_scores(directory, [each.record for each in audits if each.record is not None])
-    taken_as_done = [each.shard for each in audits if each.state == "damaged" and each.shard in done]
+        problems += audit_scores(directory, [each.committed for each in audits if each.committed is not None])
+    if recorded is not None:
+        partly = recorded.partly([each.committed for each in audits if each.committed is not None])
+        notes += [f"{part}: in {counted(number, 'shard')} of {len(shards)}" for part, number in partly.items()]
+    taken_as_done = {
+        each.shard: problem.supplement
+        for each in audits
+        for problem in each.problems
+        if each.shard in done and problem.supplement < len(done[each.shard].records)
+    }
     return Audit(work, audits, taken_as_done, problems, notes, locked or directory.is_locked())
 
 
@@ -183,17 +192,18 @@ def _manifest(directory: RunDirectory, recorded: RunRecord | None, problems: lis
     return None
 
 
-def _fingerprint(directory: RunDirectory, recorded: RunRecord | None, commits: Sequence[str]) -> str:
-    """Return the fingerprint of the run. If `run.json` is damaged, return the most frequent one of the records."""
+def _fingerprints(directory: RunDirectory, recorded: RunRecord | None, commits: Sequence[str]) -> Collection[str]:
+    """Return the fingerprints of the run. If `run.json` is damaged, return the most frequent one of each pass."""
     if recorded is not None:
-        return recorded.fingerprint
-    found: Counter[str] = Counter()
+        return recorded.passes
+    found: dict[int, Counter[str]] = {}
     for name in commits:
         try:
-            found[decode_record(directory.read(f"{COMMITS}/{name}")).fingerprint] += 1
+            record = decode_record(directory.read(f"{COMMITS}/{name}"))
         except (OSError, ValueError):
             continue
-    return found.most_common(1)[0][0] if found else ""
+        found.setdefault(record.supplement, Counter())[record.fingerprint] += 1
+    return {counts.most_common(1)[0][0] for counts in found.values()}
 
 
 def _unknown(
@@ -208,5 +218,6 @@ def _unknown(
         asked_for = folder == COMMITS or work.tables is None or folder in work.tables
         for name in names:
             match = _NAME.fullmatch(name)
-            if match is None or match[2] != expected or not asked_for or int(match[1]) not in shards:
+            known = match is not None and match[3] == expected and asked_for and int(match[1]) in shards
+            if not known or (match and match[2] and int(match[2]) not in directory.passes(int(match[1]))):
                 yield f"{folder}/{name}", name.endswith(f".{expected}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,7 @@ from pipeline.models.engine import Engine
 from pipeline.records import PlannedBatch
 from pipeline.results import Run, open_run
 from pipeline.runtime.errors import UserError
-from pipeline.storage.commits import CommitRecord
+from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import Identity, RunRecord
@@ -79,7 +79,7 @@ def rerun_alone(
     directory: RunDirectory,
     manifest: Manifest,
     recorded: RunRecord,
-    records: Sequence[CommitRecord],
+    records: Sequence[CommittedShard],
     count: int,
     device_name: str = "auto",
 ) -> Exactness:
@@ -89,7 +89,7 @@ def rerun_alone(
         directory: The run.
         manifest: The manifest of the run.
         recorded: The `run.json` of the run.
-        records: Commit records of the sound shards.
+        records: The sound shards.
         count: Number of utterances to run.
         device_name: `auto`, `cpu`, `cuda` or `cuda:1`.
 
@@ -97,7 +97,7 @@ def rerun_alone(
         UserError: The device does not exist or lacks the precision, the weights are not those of the run, or no
             utterance can be compared.
     """
-    identity = recorded.identity
+    identity = recorded.combined
     path = "" if recorded.weights is None else recorded.weights.path
     source = sources.from_record(identity.model, identity.as_json(), path)
     device = resolve_device(device_name)
@@ -170,26 +170,26 @@ class _Comparisons:
                     comparison.stored = {}  # frees memory
 
     def _begin(self, row: int) -> Comparison:
-        id_, outputs = self._manifest.table["id"][row].as_py(), self._identity.outputs
+        id_ = self._manifest.table["id"][row].as_py()
+        alone = self._stored.select([id_])
         stored: dict[str, NDArray[np.floating]] = {}
-        if "emissions" in outputs:
-            stored["emissions"] = self._stored.emission(id_)
+        with suppress(KeyError):  # the shard of the utterance may lack an output that others have
+            stored["emissions"] = alone.emission(id_)
         for layer in self._identity.layers:
-            stored[f"features of layer {layer}"] = self._stored.feature(id_, layer)
-        ctc_text = None
-        if "transcripts" in outputs:
-            (ctc_text,) = self._stored.select([id_]).transcripts["ctc_text"]
-        return Comparison(id_, stored, ctc_text)
+            with suppress(KeyError):
+                stored[f"features of layer {layer}"] = alone.feature(id_, layer)
+        return Comparison(id_, stored, next(iter(alone.transcripts["ctc_text"]), None))
 
 
 def _rows_with_results(
-    directory: RunDirectory, manifest: Manifest, records: Sequence[CommitRecord]
+    directory: RunDirectory, manifest: Manifest, records: Sequence[CommittedShard]
 ) -> NDArray[np.int64]:
     """Return the manifest rows of these shards that have a result, ascending."""
     kept = [np.empty(0, dtype=np.int64)]
     for record in sorted(records, key=lambda record: record.shard):
         rows = manifest.rows_of_shard(record.shard)
-        failed = {*directory.table("failures", record.shard).read(["id"])["id"].to_pylist()}
+        tables = directory.tables(record, "failures")
+        failed = {id_ for stored in tables for id_ in stored.read(["id"])["id"].to_pylist()}
         ids = manifest.table["id"].slice(rows.start, len(rows)).to_pylist()
         kept.append(np.asarray([row for row, id_ in zip(rows, ids, strict=True) if id_ not in failed], dtype=np.int64))
     return np.concatenate(kept)

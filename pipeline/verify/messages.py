@@ -40,7 +40,7 @@ def _remedy(problem: Problem, found: Audit, directory: RunDirectory, retracts: b
     again = f"a rerun computes shard {problem.shard} again"
     if problem.shard not in found.taken_as_done or (retracts and _retractable(found)):
         return again
-    record = shlex.quote(str(directory.locate(directory.commit_name(problem.shard))))
+    record = shlex.quote(str(directory.locate(directory.commit_name(problem.shard, problem.supplement))))
     return f"a rerun skips shard {problem.shard} as long as its commit record exists: rm {record}, then {again}"
 
 
@@ -49,7 +49,7 @@ def summary(found: Audit, directory: RunDirectory, retracted: bool) -> str:
     sound, damaged, pending = found.of("sound"), found.of("damaged"), found.of("pending")
     todo = sorted([*damaged, *pending])
     total = f"{found.utterances([*sound, *todo])}"
-    if found.work.manifest is None and any(each.record is None for each in found.shards):
+    if found.work.manifest is None and any(each.committed is None for each in found.shards):
         total += " or more"  # the size of a shard is unknown without manifest and record
     verdict = f"not sound, {counted(len(found.problems), 'problem')}" if found.problems else "sound"
     said = [
@@ -63,7 +63,7 @@ def summary(found: Audit, directory: RunDirectory, retracted: bool) -> str:
         said.append("a rerun computes no shard again")
     if found.taken_as_done and not (retracted and _retractable(found)):
         command = f"python -m pipeline.verify {shlex.quote(str(directory.root))} --retract"
-        said.append(f"first remove the commit record of {_shards(found.taken_as_done)}: {command}")
+        said.append(f"first remove the commit record of {_shards([*found.taken_as_done])}: {command}")
     if any(problem.path in ("manifest.parquet", "run.json") for problem in found.problems):
         said.append("but first repair the manifest and run.json")
     return "; ".join(said)

@@ -10,13 +10,13 @@ import pyarrow as pa
 from pipeline.scoring.counting import COUNTED_AFTER, COUNTS
 from pipeline.scoring.grouping import MAX_CONFUSIONS
 from pipeline.scoring.schemas import CONFUSIONS, SCORES
-from pipeline.storage.commits import CommitRecord
+from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import StoredTable
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.verify.shard import UNREADABLE, Problem, reason
 
 
-def audit_scores(directory: RunDirectory, records: Sequence[CommitRecord]) -> Iterator[Problem]:
+def audit_scores(directory: RunDirectory, records: Sequence[CommittedShard]) -> Iterator[Problem]:
     """Check `scores.parquet` and `confusions.parquet` of a complete run.
 
     Args:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.storage import tables
-from pipeline.storage.commits import CommitRecord, CommittedFile, decode_record
+from pipeline.storage.commits import CommitRecord, CommittedFile, CommittedShard, decode_record
 from pipeline.storage.files import StoredTable
 from pipeline.storage.layouts import ARRAY_TABLES
 from pipeline.storage.manifest import Manifest
@@ -39,12 +39,14 @@ class Problem:
         what: What was found and what was expected.
         remedy: How to repair the file; empty for a file of a shard, which a rerun computes again.
         shard: The shard that the file belongs to; `None` for a file of the whole run.
+        supplement: Number of the pass over the shard that wrote the file.
     """
 
     path: str
     what: str
     remedy: str = ""
     shard: int | None = None
+    supplement: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,29 +54,28 @@ class Work:
     """What a run computes.
 
     Attributes:
-        fingerprint: Fingerprint of the run.
+        fingerprints: Fingerprints that its commit records may have.
         manifest: The manifest; `None` if it is missing or damaged.
         recorded: `run.json`; `None` if it is missing or damaged.
     """
 
-    fingerprint: str
+    fingerprints: Collection[str]
     manifest: Manifest | None
     recorded: RunRecord | None
 
     @property
     def identity(self) -> Identity | None:
-        """All settings that change results; `None` without a sound `run.json`."""
-        return None if self.recorded is None else self.recorded.identity
+        """All settings that change results, with all outputs; `None` without a sound `run.json`."""
+        return None if self.recorded is None else self.recorded.combined
 
     @property
     def tables(self) -> set[str] | None:
-        """Tables that each committed shard has; `None` without a sound `run.json`."""
+        """Tables that committed shards may have; `None` without a sound `run.json`."""
         return None if self.identity is None else {*self.identity.outputs, "failures"}
 
-    @property
-    def layers(self) -> list[int] | None:
-        """Layers in `features/`; `None` without a sound `run.json`."""
-        return None if self.identity is None else list(self.identity.layers)
+    def identity_of(self, record: CommitRecord) -> Identity | None:
+        """Return what a pass computed; `None` without a sound `run.json`."""
+        return None if self.recorded is None else self.recorded.passes.get(record.fingerprint)
 
     def schema(self, table: str) -> pa.Schema | None:
         """Return the schema of a table, which is the same in each shard; `None` if it is unknown."""
@@ -95,14 +96,14 @@ class ShardAudit:
     Attributes:
         shard: Number of the shard.
         state: Whether the shard is sound, damaged or pending.
-        record: The commit record; `None` if it is missing or damaged.
+        committed: The passes that are sound; `None` if the first pass is not.
         problems: Everything that differs from what was committed.
         notes: Observations that are no problems.
     """
 
     shard: int
     state: State
-    record: CommitRecord | None = None
+    committed: CommittedShard | None = None
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -110,55 +111,93 @@ class ShardAudit:
 def audit_shard(directory: RunDirectory, work: Work, shard: int) -> ShardAudit:
     """Check one shard. If a run commits the shard meanwhile, check it again."""
     for _ in range(ATTEMPTS):
-        before = _read_or_none(directory, directory.commit_name(shard))
-        found = _audit_with_record(directory, work, shard, before)
-        if not found.problems or _read_or_none(directory, directory.commit_name(shard)) == before:
+        before = _records_of(directory, shard)
+        found = _audit_passes(directory, work, shard, before)
+        if not found.problems or _records_of(directory, shard) == before:
             return found
     return _being_written(shard)
+
+
+def _records_of(directory: RunDirectory, shard: int) -> list[bytes | None]:
+    """Return the bytes of each pass's commit record; `None` for a pass that has no record."""
+    return [_read_or_none(directory, directory.commit_name(shard, number)) for number in directory.passes(shard)]
 
 
 def _being_written(shard: int) -> ShardAudit:
     return ShardAudit(shard, "pending", notes=(f"shard {shard} is being written now",))
 
 
-def _audit_with_record(directory: RunDirectory, work: Work, shard: int, data: bytes | None) -> ShardAudit:
-    """Check one shard, whose commit record has the bytes `data`; `None` if there is no record."""
-    if data is None:
-        return _audit_without_record(directory, work, shard)
-    name = directory.commit_name(shard)
+def _audit_passes(directory: RunDirectory, work: Work, shard: int, records: Sequence[bytes | None]) -> ShardAudit:
+    """Check the passes over a shard in their order. The first pass that is not sound ends the check."""
+    sound: list[CommitRecord] = []
+    for number, data in enumerate(records):
+        found = _audit_without_record(directory, work, shard, number) if data is None else None
+        if data is not None:
+            record, problems = _audit_record(directory, work, shard, data, sound)
+            if record is not None and not problems:
+                sound.append(record)
+                continue
+            found = ShardAudit(shard, "damaged", problems=tuple(replace(each, supplement=number) for each in problems))
+        assert found is not None
+        return replace(found, committed=CommittedShard(tuple(sound))) if sound else found
+    committed = CommittedShard(tuple(sound))
+    lacks = work.recorded is not None and not work.recorded.complete({shard: committed})
+    return ShardAudit(shard, "pending" if lacks else "sound", committed)
+
+
+def _audit_record(
+    directory: RunDirectory, work: Work, shard: int, data: bytes, before: Sequence[CommitRecord]
+) -> tuple[CommitRecord | None, list[Problem]]:
+    """Check one pass over a shard.
+
+    Args:
+        directory: The run.
+        work: What the run computes.
+        shard: The shard.
+        data: The bytes of the commit record.
+        before: Commit records of the passes before.
+
+    Returns:
+        The commit record, and what is wrong.
+    """
+    name = directory.commit_name(shard, len(before))
     record = None
     try:
         record = decode_record(data)
-        wrong = _find_wrong_field(directory, work, shard, record)
+        wrong = _find_wrong_field(directory, work, shard, len(before), record)
         if not wrong and json.dumps(json.loads(data), indent=1).encode() != data:
             wrong = "has been edited"
     except ValueError as error:
         wrong = f"cannot be read ({reason(error)})"
     if record is None or wrong:
-        return ShardAudit(shard, "damaged", None, (Problem(name, wrong, shard=shard),))
-    problems = [Problem(path, what, shard=shard) for path, what in _find_damage(directory, work, record, name)]
-    return ShardAudit(shard, "damaged" if problems else "sound", record, tuple(problems))
+        return None, [Problem(name, wrong, shard=shard)]
+    damage = _find_damage(directory, work, record, name, before)
+    return record, [Problem(path, what, shard=shard) for path, what in damage]
 
 
-def _find_wrong_field(directory: RunDirectory, work: Work, shard: int, record: CommitRecord) -> str:
-    """Return why this record cannot be the record of this shard; an empty string if it can."""
-    if record.shard != shard:
-        return f"is the record of shard {record.shard}"
-    if record.fingerprint != work.fingerprint:
-        return f"has the fingerprint {record.fingerprint}, this run has {work.fingerprint}"
-    expected = {*record.files, "failures"} if work.tables is None else work.tables
+def _find_wrong_field(directory: RunDirectory, work: Work, shard: int, supplement: int, record: CommitRecord) -> str:
+    """Return why this record cannot be the record of this pass; an empty string if it can."""
+    if (record.shard, record.supplement) != (shard, supplement):
+        return f"is the record of shard {record.shard}" + (
+            f", supplement {record.supplement}" * (record.supplement > 0)
+        )
+    if record.fingerprint not in work.fingerprints:
+        return f"has the fingerprint {record.fingerprint}, this run has {' or '.join(sorted(work.fingerprints))}"
+    identity = work.identity_of(record)
+    expected = {*(record.files if identity is None else identity.outputs), "failures"}
     if {*record.files} != expected:
         return f"lists {', '.join(sorted(record.files))}; the tables are {', '.join(sorted(expected))}"
     for table, file in record.files.items():
-        path = directory.table(table, shard).name
+        path = directory.table(table, shard, supplement).name
         if table not in TABLES or file.path != path:
             return f"lists {file.path!r} for {path}"
     return ""
 
 
-def _audit_without_record(directory: RunDirectory, work: Work, shard: int) -> ShardAudit:
-    """Check a shard that has no commit record. It is pending, or damaged if it has tables without an explanation."""
-    files = [directory.table(table, shard) for table in TABLES if work.tables is None or table in work.tables]
+def _audit_without_record(directory: RunDirectory, work: Work, shard: int, supplement: int) -> ShardAudit:
+    """Check a pass that has no commit record. It is pending, or damaged if it has tables without an explanation."""
+    names = [table for table in TABLES if work.tables is None or table in work.tables]
+    files = [directory.table(table, shard, supplement) for table in names]
     there = ", ".join(stored.name for stored in files if stored.is_there)
     if not there:
         return ShardAudit(shard, "pending")
@@ -168,11 +207,14 @@ def _audit_without_record(directory: RunDirectory, work: Work, shard: int) -> Sh
         said = f"{there}: left by an unfinished commit; a rerun replaces them"
         return ShardAudit(shard, "pending", notes=(said,))
     what = f"missing, though there is {there}: the record was deleted, or the commit did not finish"
-    return ShardAudit(shard, "damaged", problems=(Problem(directory.commit_name(shard), what, shard=shard),))
+    problem = Problem(directory.commit_name(shard, supplement), what, shard=shard, supplement=supplement)
+    return ShardAudit(shard, "damaged", problems=(problem,))
 
 
-def _find_damage(directory: RunDirectory, work: Work, record: CommitRecord, name: str) -> Iterator[tuple[str, str]]:
-    """Yield the path of each damaged file of a committed shard, and what is wrong with the file.
+def _find_damage(
+    directory: RunDirectory, work: Work, record: CommitRecord, name: str, before: Sequence[CommitRecord]
+) -> Iterator[tuple[str, str]]:
+    """Yield the path of each damaged file of a pass, and what is wrong with the file.
 
     Bytes are checked first, then columns, then rows, then arrays. A later check runs only if the earlier ones found
     nothing.
@@ -182,8 +224,9 @@ def _find_damage(directory: RunDirectory, work: Work, record: CommitRecord, name
         work: What the run computes.
         record: The commit record.
         name: The record's file.
+        before: Commit records of the passes before. Their failures are not in the tables of this pass.
     """
-    stored = {table: directory.table(table, record.shard) for table in record.files}
+    stored = {table: directory.table(table, record.shard, record.supplement) for table in record.files}
     wrong = [
         (file.path, what)
         for table, file in record.files.items()
@@ -203,7 +246,12 @@ def _find_damage(directory: RunDirectory, work: Work, record: CommitRecord, name
             rows = work.manifest.rows_of_shard(record.shard)
             ids = work.manifest.table["id"].slice(rows.start, len(rows)).combine_chunks()
             durations_s = work.manifest.duration_s[rows.start : rows.stop]
-        for table, what in check_rows(stored, record, ids, work.layers):
+            for earlier in before:
+                failed = directory.table("failures", earlier.shard, earlier.supplement).read(["id"])["id"]
+                left = pc.invert(pc.is_in(ids, value_set=failed.combine_chunks()))
+                ids, durations_s = ids.filter(left), durations_s[left.to_numpy(zero_copy_only=False)]
+        identity = work.identity_of(record)
+        for table, what in check_rows(stored, record, ids, None if identity is None else identity.layers):
             wrong.append((name if table == "commits" else record.files[table].path, what))
         yield from wrong
         if durations_s is not None:

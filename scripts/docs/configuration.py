@@ -138,8 +138,9 @@ def _kind(hint: Any) -> str:
 
 @functools.cache
 def _fixed() -> frozenset[str]:
-    """Keys that a run directory keeps for good."""
-    return frozenset((*describe(checked.load(["dataset=digits"]), "", "fp32", "").as_json(), *_BESIDES))
+    """Keys that a run directory keeps for good. Outputs and layers can be added."""
+    identity = describe(checked.load(["dataset=digits"]), "", "fp32", "").as_json()
+    return frozenset((*identity, *_BESIDES)) - {"outputs", "features.layers"}
 
 
 def _entry(key: Key, place: str = "") -> str:

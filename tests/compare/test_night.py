@@ -34,8 +34,8 @@ def made(root: Path, before: Sequence[Sequence[Spoken]], now: Sequence[Sequence[
     """A run whose shards were committed on two days."""
     make_run(root, [*before, *now], {"room": "string"}, **{"outputs": ["transcripts"], **given})
     directory = RunDirectory(root)
-    for shard, record in directory.commits().items():
-        dated = replace(record, committed_at=YESTERDAY if shard < len(before) else TODAY)
+    for shard, committed in directory.commits().items():
+        dated = replace(committed.records[0], committed_at=YESTERDAY if shard < len(before) else TODAY)
         directory.write(directory.commit_name(shard), encode_record(dated))
     return root
 

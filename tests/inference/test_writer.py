@@ -82,7 +82,7 @@ def test_every_shard_is_committed_and_told_one_at_a_time(directory: RunDirectory
     for shard in range(SHARDS):
         writer.put(shard, [], None, failures(shard, 1))
     writer.close()
-    assert sorted(told) == list(directory.committed("mark")) == list(range(SHARDS))
+    assert sorted(told) == list(directory.committed({"mark"})) == list(range(SHARDS))
     assert staged(directory) == []
 
 
@@ -91,7 +91,7 @@ def test_stopped_it_commits_what_is_complete_and_drops_the_rest(directory: RunDi
     for shard in range(SHARDS):
         writer.put(shard, [], None, failures(shard, *([0, 1] if shard % 3 else [0])))
     writer.stop()
-    assert list(directory.committed("mark")) == [shard for shard in range(SHARDS) if shard % 3]
+    assert list(directory.committed({"mark"})) == [shard for shard in range(SHARDS) if shard % 3]
     assert staged(directory) == []
 
 
@@ -101,7 +101,7 @@ def test_aborted_it_ends_and_leaves_nothing_in_staging(directory: RunDirectory) 
         writer.put(shard, [], None, failures(shard, *([0, 1] if shard % 3 else [0])))
     writer.abort()
     assert staged(directory) == []
-    assert set(directory.committed("mark")) <= {shard for shard in range(SHARDS) if shard % 3}
+    assert set(directory.committed({"mark"})) <= {shard for shard in range(SHARDS) if shard % 3}
 
 
 @pytest.mark.parametrize("committers", [1, 3])
@@ -123,7 +123,7 @@ def test_an_error_on_any_thread_reaches_the_caller_and_ends_the_writer(
         writer.close()
     writer.abort()
     assert staged(directory) == []
-    done = directory.committed("mark")
+    done = directory.committed({"mark"})
     assert 5 not in done
     assert set(range(5)) <= set(done) or committers > 1
 
@@ -135,7 +135,7 @@ def test_an_error_of_the_last_commit_is_raised_at_the_close(directory: RunDirect
     with pytest.raises(OSError, match="No space left"):
         writer.close()
     assert staged(directory) == []
-    assert directory.committed("mark") == {}
+    assert directory.committed({"mark"}) == {}
 
 
 def test_a_commit_that_hangs_holds_the_model_back_and_not_the_memory(directory: RunDirectory) -> None:
@@ -162,4 +162,4 @@ def test_a_commit_that_hangs_holds_the_model_back_and_not_the_memory(directory: 
         held.set()
         model.join(30)
     writer.close()
-    assert len(directory.committed("mark")) == SHARDS
+    assert len(directory.committed({"mark"})) == SHARDS

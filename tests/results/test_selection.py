@@ -224,10 +224,11 @@ def test_only_shards_and_row_groups_that_matter_are_read(tmp_path: Path) -> None
     shards = [[spoken(f"u{10 * shard + each}", "rm1", "none", 0) for each in range(6)] for shard in (1, 2)]
     run = open_run(make_run(tmp_path / "run", shards, COLUMNS, rows_per_group=2))
     some = run.select(["u12", "u13"])
-    for file in run.commits[1].files.values():
+    first, second = (run.commits[shard].records[0].files for shard in (0, 1))
+    for file in second.values():
         (run.path / file.path).unlink()
-    spoil(run.path / run.commits[0].files["emissions"].path, sound={1})
-    spoil(run.path / run.commits[0].files["features"].path, sound={4})
+    spoil(run.path / first["emissions"].path, sound={1})
+    spoil(run.path / first["features"].path, sound={4})
     assert [id_ for id_, _ in some.emissions()] == ["u12", "u13"]
     assert some.emission("u13")[0, 0] == 13
     assert [id_ for id_, _ in some.features(12)] == ["u12", "u13"]

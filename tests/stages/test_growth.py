@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,50 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from running import SHIPPED, main, run
+from changing import RECORDINGS, TABLES, Corpus, assert_equal_to_one_run
+from running import main, run
 
 from pipeline import status
 from pipeline.results import open_run
 from pipeline.stages import manifest as manifest_stage
 from pipeline.verify import __main__ as verify
-
-RECORDINGS = sorted((SHIPPED / "digits").glob("*-[12]digits-*.flac"))
-TABLES = ("transcripts", "emissions", "features")
-
-
-class Corpus:
-    """A folder of recordings and a run over it, in shards of a few recordings."""
-
-    def __init__(self, folder: Path) -> None:
-        self.root, self.out = folder / "calls", folder / "out"
-        self.root.mkdir(parents=True)
-
-    def add(self, numbers: Sequence[int], into: str = "monday") -> list[Path]:
-        (self.root / into).mkdir(parents=True, exist_ok=True)
-        return [Path(shutil.copy(RECORDINGS[number], self.root / into)) for number in numbers]
-
-    def given(self, *changed: str) -> list[str]:
-        return [
-            *("dataset=folder", f"dataset.root={self.root}", "model=digits", "device=cpu", "shard.hours=0.0006"),
-            *("stages=[manifest,infer,score]", f"run_dir={self.out}", *changed),
-        ]
-
-    def run(self, *changed: str) -> int:
-        return main(self.given(*changed))
-
-    def files(self) -> dict[str, bytes]:
-        paths = (
-            path for path in self.out.rglob("*") if path.is_file() and path.parent.name not in ("logs", ".staging")
-        )
-        return {path.relative_to(self.out).as_posix(): path.read_bytes() for path in paths}
-
-    def manifest(self) -> pa.Table:
-        return pq.read_table(self.out / "manifest.parquet")
-
-    def rows(self, table: str) -> dict[tuple[object, ...], dict[str, object]]:
-        """The rows of a table by id (and layer)."""
-        found = pq.read_table(self.out / table).to_pylist()
-        return {(row["id"], row.get("layer"), row.get("part")): row for row in found}
 
 
 @pytest.fixture
@@ -65,24 +27,6 @@ def corpus(tmp_path: Path) -> Corpus:
     made.add(range(6))
     assert made.run() == 0
     return made
-
-
-def assert_equal_to_one_run(corpus: Corpus, folder: Path) -> None:
-    """Every row is the one that a single run over the present corpus gives."""
-    fresh = Corpus(folder)
-    shutil.rmtree(fresh.root)
-    shutil.copytree(corpus.root, fresh.root)
-    assert fresh.run() == 0
-    for table in TABLES:
-        found, expected = corpus.rows(table), fresh.rows(table)
-        assert found.keys() == expected.keys()
-        for key, row in found.items():
-            for name, value in row.items():
-                if name in ("emission", "feature"):  # other batches change the last bits
-                    assert np.allclose(value, expected[key][name], atol=1e-3)
-                elif name not in ("path", "words"):
-                    assert value == pytest.approx(expected[key][name], abs=1e-4), (key, name)
-    assert verify.main([str(corpus.out)]) == 0
 
 
 def test_new_recordings_become_new_shards_and_nothing_else_changes(

@@ -31,7 +31,7 @@ from pipeline.runtime.digests import digest_of_json, sha256_file
 from pipeline.runtime.errors import RunError, UserError
 from pipeline.storage import committing, files, tables
 from pipeline.storage import run_directory as store
-from pipeline.storage.commits import CommitRecord, encode_record
+from pipeline.storage.commits import CommitRecord, CommittedShard, encode_record
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import Identity, RunRecord
 
@@ -422,7 +422,7 @@ def test_a_folder_that_is_put_back_goes_on(directory: RunDirectory) -> None:
         renamed(directory.root)
         directory.root.with_name("renamed").rename(directory.root)
         commit(directory, 0)
-    assert_whole(directory, directory.committed("mark")[0])
+    assert_whole(directory, directory.committed({"mark"})[0].records[0])
 
 
 def test_the_lock_is_given_back_after_an_error(directory: RunDirectory) -> None:
@@ -506,7 +506,7 @@ def test_every_attempt_has_a_staging_folder_of_its_own(directory: RunDirectory) 
 
 def test_a_committed_shard_is_done_with_everything_its_record_says(directory: RunDirectory) -> None:
     written = commit(directory, 3)
-    assert directory.committed("mark") == {3: written}
+    assert directory.committed({"mark"}) == {3: CommittedShard((written,))}
     assert written.files.keys() == {"failures", "transcripts"}
     assert (written.files["failures"].rows, written.files["transcripts"].rows) == (1, 2)
     assert (written.utterances, written.audio_s, written.num_failures) == (3, 1.5, 1)
@@ -528,7 +528,7 @@ def test_a_committed_shard_is_done_with_everything_its_record_says(directory: Ru
 
 
 def test_a_run_without_commits_has_nothing_done(directory: RunDirectory) -> None:
-    assert directory.committed("mark") == {}
+    assert directory.committed({"mark"}) == {}
     assert directory.commits() == {}
     assert not directory.root.exists()
 
@@ -536,8 +536,8 @@ def test_a_run_without_commits_has_nothing_done(directory: RunDirectory) -> None
 def test_a_record_of_another_fingerprint_is_not_done(directory: RunDirectory) -> None:
     commit(directory, 0, mark="mine")
     commit(directory, 1, mark="other")
-    assert list(directory.committed("mine")) == [0]
-    assert list(directory.committed("other")) == [1]
+    assert list(directory.committed({"mine"})) == [0]
+    assert list(directory.committed({"other"})) == [1]
 
 
 def test_the_commits_of_a_run_are_those_that_its_run_json_describes(directory: RunDirectory) -> None:
@@ -568,18 +568,19 @@ def test_a_record_that_names_another_file_is_not_done(table: str, path: str, dir
     files = {name: file for name, file in written.files.items() if name != "transcripts"}
     files[table] = replace(written.files["transcripts"], path=path.format(parent=parent))
     directory.write(directory.commit_name(0), encode_record(replace(written, files=files)))
-    assert directory.committed("mark") == {}
-    assert directory.unusable_records([]) == ["commits/shard-00000.json"]
+    assert directory.committed({"mark"}) == {}
+    assert directory.unusable_records({}) == ["commits/shard-00000.json"]
 
 
 def test_a_record_under_the_name_of_another_shard_is_not_done(directory: RunDirectory) -> None:
     commit(directory, 0)
     written = commit(directory, 1)
     directory.locate(directory.commit_name(1)).rename(directory.locate(directory.commit_name(7)))
-    assert list(directory.committed("mark")) == [0]
-    assert directory.unusable_records([0]) == ["commits/shard-00007.json"]
+    done = directory.committed({"mark"})
+    assert list(done) == [0]
+    assert directory.unusable_records(done) == ["commits/shard-00007.json"]
     directory.write(directory.commit_name(1), encode_record(written))
-    assert list(directory.committed("mark")) == [0, 1]
+    assert list(directory.committed({"mark"})) == [0, 1]
 
 
 @pytest.mark.parametrize("table", ["failures", "transcripts"])
@@ -594,7 +595,7 @@ def test_a_shard_with_a_missing_or_resized_file_is_not_done(damage: str, table: 
         path.mkdir()
     elif damage != "missing":
         path.write_bytes({"shorter": data[:-1], "longer": data + b"x", "empty": b""}[damage])
-    assert list(directory.committed("mark")) == [1]
+    assert list(directory.committed({"mark"})) == [1]
 
 
 @pytest.mark.parametrize(
@@ -617,7 +618,7 @@ def test_a_record_that_cannot_be_read_is_no_record(garbage: bytes, directory: Ru
     commit(directory, 0)
     commit(directory, 1)
     directory.locate(directory.commit_name(0)).write_bytes(garbage)
-    assert list(directory.committed("mark")) == [1]
+    assert list(directory.committed({"mark"})) == [1]
 
 
 @pytest.mark.parametrize("change", ["half", "missing key", "unknown key", "unknown file key", "folder"])
@@ -640,14 +641,14 @@ def test_a_damaged_record_is_no_record(change: str, directory: RunDirectory) -> 
         else:
             content["files"]["failures"]["surprise"] = 1
         path.write_text(json.dumps(content))
-    assert list(directory.committed("mark")) == [1]
+    assert list(directory.committed({"mark"})) == [1]
 
 
 def test_done_again_replaces_the_shard_and_its_record(directory: RunDirectory) -> None:
     first = commit(directory, 0, text="first")
     second = commit(directory, 0, text="second, and longer")
     assert first.files["transcripts"].sha256 != second.files["transcripts"].sha256
-    assert directory.committed("mark") == {0: second}
+    assert directory.committed({"mark"}) == {0: CommittedShard((second,))}
     assert_whole(directory, second)
     assert pq.read_table(directory.root / "transcripts").num_rows == 2
 
@@ -692,7 +693,7 @@ def test_every_id_in_all_tables_or_in_failures_is_accepted(
 ) -> None:
     staged = stage(directory, 0, done, failed, features=[*done, *done])
     committing.commit(directory, record_of(0), staged, IDS, {"transcripts": 1, "features": 2})
-    assert list(directory.committed("mark")) == [0]
+    assert list(directory.committed({"mark"})) == [0]
 
 
 # --- errors of the system
@@ -724,15 +725,15 @@ def test_an_attempt_in_which_a_sync_or_rename_fails_is_discarded_wherever_that_i
                 commit(directory, 0, text="new")
         assert len(made) == failing
         assert str(directory.root) in str(caught.value.filename)
-        done = directory.committed("mark")
+        done = directory.committed({"mark"})
         assert done.keys() - {0} == {1}
         if 0 in done:
             assert before
             assert pq.read_table(file_of(directory, "transcripts", 0))["text"][0].as_py() == "old"
-        for record in done.values():
-            assert_whole(directory, record)
+        for shard in done.values():
+            assert_whole(directory, shard.records[0])
         commit(directory, 0, text="new")
-        assert directory.committed("mark").keys() == {0, 1}
+        assert directory.committed({"mark"}).keys() == {0, 1}
 
 
 # --- crashes
@@ -770,10 +771,10 @@ def attempt(directory: RunDirectory, failpoint: str, *shards: int) -> int:
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_leaves_no_half_state_and_the_next_attempt_makes_it_whole(point: str, directory: RunDirectory) -> None:
     assert attempt(directory, f"{point}@2" if "file" in point else f"{point}:1", 0, 1, 2) == -signal.SIGKILL
-    done = directory.committed("mark")
+    done = directory.committed({"mark"})
     assert list(done) == ([0, 1] if point in AFTER_RECORD else [0])
-    for record in done.values():
-        assert_whole(directory, record)
+    for shard in done.values():
+        assert_whole(directory, shard.records[0])
     for path in directory.root.glob("*/*.parquet"):
         assert pq.read_table(path).num_rows in (1, 2)
     assert {path.name for path in directory.root.iterdir()} <= {".staging", "commits", "failures", "transcripts"}
@@ -784,8 +785,8 @@ def test_a_kill_leaves_no_half_state_and_the_next_attempt_makes_it_whole(point: 
         for shard in {0, 1, 2} - set(done):
             commit(directory, shard)
     assert leftovers(directory) == []
-    for record in directory.committed("mark").values():
-        assert_whole(directory, record)
+    for shard in directory.committed({"mark"}).values():
+        assert_whole(directory, shard.records[0])
     assert sorted(pq.read_table(directory.root / "transcripts")["id"].to_pylist()) == ["a", "a", "a", "b", "b", "b"]
     assert pq.read_table(directory.root / "failures")["id"].to_pylist() == ["c"] * 3
 
@@ -809,17 +810,17 @@ def test_a_kill_while_a_done_shard_is_done_again_leaves_the_old_the_new_or_none(
 ) -> None:
     commit(directory, 0, text="old")
     assert attempt(directory, point, 0) == -signal.SIGKILL
-    done = directory.committed("mark")
+    done = directory.committed({"mark"})
     assert list(done) == ([] if left is None else [0])
     if left is not None:
-        assert_whole(directory, done[0])
+        assert_whole(directory, done[0].records[0])
         text = pq.read_table(file_of(directory, "transcripts", 0))["text"][0].as_py()
         assert text == {"old": "old", "new": "from the attempt that died"}[left]
 
 
 def test_a_failpoint_of_another_shard_does_nothing(directory: RunDirectory) -> None:
     assert attempt(directory, "staged:5", 0) == 0
-    assert list(directory.committed("mark")) == [0]
+    assert list(directory.committed({"mark"})) == [0]
 
 
 class Killed(BaseException):
@@ -900,10 +901,10 @@ class Store(RuleBasedStateMachine):
 
     @invariant()
     def done_shards_are_whole(self) -> None:
-        done = self.directory.committed("mark")
+        done = self.directory.committed({"mark"})
         assert set(done) == set(self.done)
-        for shard, record in done.items():
-            assert_whole(self.directory, record)
+        for shard, committed in done.items():
+            assert_whole(self.directory, committed.records[0])
             texts = pq.read_table(file_of(self.directory, "transcripts", shard))["text"].to_pylist()
             assert texts == [self.done[shard]] * 2
 
@@ -916,7 +917,7 @@ class Store(RuleBasedStateMachine):
 
     @invariant()
     def other_settings_find_nothing(self) -> None:
-        assert self.directory.committed("another mark") == {}
+        assert self.directory.committed({"another mark"}) == {}
 
 
 TestStore = Store.TestCase

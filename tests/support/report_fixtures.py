@@ -52,7 +52,8 @@ def rewritten(run_dir: Path, table: str, change: Callable[[dict[str, Any]], dict
 def replaced(run_dir: Path, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
     """Change every file of a table, and what the commit records say of it."""
     directory = RunDirectory(run_dir)
-    for record in directory.commits().values():
+    for shard in directory.commits().values():
+        (record,) = shard.having(table)
         path = directory.root / record.files[table].path
         pq.write_table(change(pq.read_table(path)), path, row_group_size=1_000)
         files = {**record.files, table: replace(record.files[table], size=path.stat().st_size)}

@@ -269,7 +269,7 @@ def test_a_shard_that_is_committed_while_it_is_looked_at_is_no_problem(
     from pipeline.verify import shard
 
     record_file(out).unlink()
-    look = shard._audit_with_record
+    look = shard._audit_passes
 
     def commits_meanwhile(*arguments: Any) -> Any:
         found = look(*arguments)
@@ -277,7 +277,7 @@ def test_a_shard_that_is_committed_while_it_is_looked_at_is_no_problem(
             shutil.copy(record_file(undisturbed), record_file(out))
         return found
 
-    monkeypatch.setattr(shard, "_audit_with_record", commits_meanwhile)
+    monkeypatch.setattr(shard, "_audit_passes", commits_meanwhile)
     code, said, _ = verified(out, capsys)
     assert (code, len(said)) == (0, 1)
 

@@ -1,0 +1,83 @@
+"""Decides what is left to compute: whole shards, and the outputs that a committed shard lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pipeline.storage.commits import CommittedShard
+from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.run_record import Identity, combined
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A pass over some shards that computes the same outputs in each of them.
+
+    Attributes:
+        identity: What the pass computes.
+        supplements: 0 for a shard that is computed whole, the number of the supplement for another one, by shard,
+            ascending.
+    """
+
+    identity: Identity
+    supplements: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def described(self) -> str:
+        """The outputs in words, such as `emissions, features of layers 1, 6`."""
+        layers = ", ".join(map(str, self.identity.layers))
+        named = {"features": f"features of layer{'s' * (len(self.identity.layers) > 1)} {layers}"}
+        return ", ".join(named.get(table, table) for table in self.identity.outputs)
+
+
+def recover_passes(directory: RunDirectory, asked: Identity) -> dict[str, Identity]:
+    """Return the identities of the passes over the shards, by fingerprint, for a run whose `run.json` is lost.
+
+    A pass is found if what is asked for now includes its outputs.
+    """
+    found = {asked.fingerprint: asked}
+    for record in directory.records():
+        if record.fingerprint not in found:
+            layers = ()
+            if "features" in record.files:
+                rows = directory.table("features", record.shard, record.supplement).read(["layer"])
+                layers = tuple(sorted(rows["layer"].unique().to_pylist()))
+            made = asked.restricted({*record.files} - {"failures"}, layers)
+            found[made.fingerprint] = made
+    return found
+
+
+def plan_passes(
+    directory: RunDirectory,
+    asked: Identity,
+    known: Mapping[str, Identity],
+    done: Mapping[int, CommittedShard],
+    num_shards: int,
+) -> list[Pass]:
+    """Return the passes after which each shard has all outputs that are asked for.
+
+    A shard gets only what its counted passes lack. It also gets anew what its other passes had, because their files go
+    when the shard is committed: damage to one file must not lose another output.
+
+    Args:
+        directory: The run.
+        asked: What is asked for now.
+        known: Identities of the earlier passes, by fingerprint.
+        done: The shards that are done and are not to be computed again, by shard.
+        num_shards: Number of shards of the manifest.
+    """
+    besides = combined(known.values()).lacking([asked])
+    found: dict[tuple[tuple[str, ...], tuple[int, ...]], Pass] = {}
+    for shard in range(num_shards):
+        counted = [known[record.fingerprint] for record in done[shard].records] if shard in done else []
+        wanted = asked.lacking(counted)
+        if wanted is None:
+            continue
+        rest = None if besides is None else besides.lacking(counted)
+        if rest is not None:
+            there = [table for table in rest.outputs if directory.has_table(table, shard, len(counted))]
+            wanted = wanted.with_outputs_of(rest, there)
+        planned = found.setdefault((wanted.outputs, wanted.layers), Pass(wanted))
+        planned.supplements[shard] = len(counted)
+    return list(found.values())
