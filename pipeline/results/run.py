@@ -1,4 +1,4 @@
-"""The tables and arrays of a run, or of some of its utterances."""
+"""The tables, arrays and recordings of a run, or of some of its utterances."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.results import arrays, selection
 from pipeline.results import pooling as pools
+from pipeline.results.audio import heard
 from pipeline.results.pooled import PooledFeatures
 from pipeline.results.run_tables import RunTables
 from pipeline.storage.files import StoredTable
@@ -19,7 +20,7 @@ from pipeline.storage.layouts import ARRAY_TABLES, EMISSIONS, FEATURES, ArrayTab
 
 
 class Run(RunTables):
-    """One run: its tables as `pandas.DataFrame`s, and its arrays as NumPy arrays.
+    """One run: its tables as `pandas.DataFrame`s, its arrays as NumPy arrays, and its recordings.
 
     Integers and booleans in the tables have pandas' nullable types.
 
@@ -56,9 +57,21 @@ class Run(RunTables):
         """Sample rate of the model's input in Hz. Recordings may have another rate.
 
         Raises:
-            LookupError: Neither emissions nor features are committed.
+            LookupError: Neither emissions nor features are committed, and the model is not one of this release.
         """
-        return int(self._whole._committed.metadata(*ARRAY_TABLES)["sample_rate"])
+        try:
+            return int(self._whole._committed.metadata(*ARRAY_TABLES)["sample_rate"])
+        except LookupError:
+            recorded = self._directory.read_record()
+            if recorded is None:
+                raise
+            from pipeline.models.catalog import MODELS
+
+            identity = recorded.identity
+            facts = MODELS.get(identity.options.get("model.architecture", identity.model))
+            if facts is None:
+                raise
+            return facts.sample_rate
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
@@ -149,6 +162,27 @@ class Run(RunTables):
         chunks = list(self.pooled(layer, by, pooling)) or [self._pooled_features.empty(by)]
         rows, matrices = zip(*chunks, strict=True)
         return pd.concat(rows, ignore_index=True), np.concatenate(matrices)
+
+    def audio(self, id: str) -> tuple[NDArray[np.float32], int]:
+        """Return the waveform of one utterance as the model heard it, `(samples,)`, and its sample rate in Hz.
+
+        The recording is read again: its segment, its channel or the mean of its channels, resampled to the model's
+        rate. Only a recording with another rate than the model's needs torch.
+
+        Args:
+            id: Id of the utterance.
+
+        Raises:
+            KeyError: There is no such utterance.
+            FileNotFoundError: The recording is gone.
+            OSError: The recording has changed since the run, or cannot be read.
+            LookupError: As `sample_rate`.
+        """
+        self._shard_of(id)
+        row = self.manifest.iloc[self._shards.index.get_loc(id)]
+        recorded = self._directory.read_record()
+        channels = "mix" if recorded is None else recorded.identity.channels
+        return heard(row.to_dict(), channels, self.sample_rate), self.sample_rate
 
     @property
     def _pooled_features(self) -> PooledFeatures:
