@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,9 @@ from pipeline.results.pooled import PooledFeatures
 from pipeline.results.run_tables import RunTables
 from pipeline.storage.files import StoredTable
 from pipeline.storage.layouts import ARRAY_TABLES, EMISSIONS, FEATURES, ArrayTable
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class Run(RunTables):
@@ -183,6 +186,30 @@ class Run(RunTables):
         recorded = self._directory.read_record()
         channels = "mix" if recorded is None else recorded.identity.channels
         return heard(row.to_dict(), channels, self.sample_rate), self.sample_rate
+
+    def to_datasets(self, audio: bool = False) -> Dataset:
+        """Return the transcripts as a `datasets.Dataset` of Hugging Face, with the columns that were joined.
+
+        They are copied, a shard at a time, into one file in the cache of `datasets`, and mapped into memory from there.
+
+        Args:
+            audio: Whether to add the column `audio`, a `datasets.Audio` that decodes the file of an utterance when the
+                row is read. It is for utterances that are whole files; the method `audio` is for all.
+
+        Raises:
+            LookupError: No transcripts are committed.
+            UserError: The extra `datasets` is not installed.
+            ValueError: With `audio`, an utterance is a part or one channel of its file, or the column is there already.
+        """
+        from pipeline.results import hugging_face
+
+        self._whole._committed.metadata("transcripts")
+        if audio:
+            recorded = self._directory.read_record()
+            hugging_face.check_whole(self.manifest, recorded.identity.channels if recorded else "mix")
+        files, schemas = self._committed.files("transcripts"), self._whole._committed.files("transcripts")
+        schema = hugging_face.schema_of(stored for stored, _ in schemas)
+        return hugging_face.to_dataset(files, schema, self._joined, self.sample_rate if audio else None)
 
     @property
     def _pooled_features(self) -> PooledFeatures:
