@@ -16,12 +16,13 @@ from pipeline.compare.comparison import Comparison, better
 from pipeline.compare.emissions import Logprobs
 from pipeline.compare.facts import differing_settings, one_sided
 from pipeline.compare.terminal import KINDS, apart, explained, likelier, logprob_lines, words_for
+from pipeline.report.axis import PlacedWord, place_words
 from pipeline.report.differences import Pair, Triple, three_way
 from pipeline.report.population import Population
 from pipeline.report.rendering import render
 from pipeline.report.selection import Choice
 from pipeline.report.texts import masked, shown
-from pipeline.report.utterances import PlacedWord, ShownUtterance, place_words, read_utterances, shown_pairs
+from pipeline.report.utterances import ShownUtterance, read_utterances, shown_pairs
 from pipeline.scoring.terminal import MAX_VALUES
 from pipeline.transcripts import Word
 

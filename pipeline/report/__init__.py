@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.config.schema import ReportSettings
 from pipeline.storage.run_directory import REPORT, RunDirectory
 
+if TYPE_CHECKING:
+    from pipeline.results.joining import Joined
 
-def write_report(directory: RunDirectory, settings: ReportSettings) -> Path:
+
+def write_report(directory: RunDirectory, settings: ReportSettings, joined: Joined | None = None) -> Path:
     """Write `report/index.html` of a run. An unfinished run shows what is committed.
 
     After a crash, either the old or the new file is there.
@@ -16,6 +20,7 @@ def write_report(directory: RunDirectory, settings: ReportSettings) -> Path:
     Args:
         directory: The run. The recordings of the examples are read again if they still exist.
         settings: Number of examples, and layers to show.
+        joined: Columns that the page shows, and scores by, like the dataset's own; `None` for none.
 
     Returns:
         The path of the file.
@@ -26,7 +31,7 @@ def write_report(directory: RunDirectory, settings: ReportSettings) -> Path:
     """
     from pipeline.report.page import build_page  # importing plots and templates is slow
 
-    page = build_page(directory, settings)
+    page = build_page(directory, settings, joined)
     directory.write(REPORT, page.encode())
     return directory.locate(REPORT)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipeline.runtime.stdout import standard_output
 from pipeline.runtime.terminal import printable
 from pipeline.storage.run_directory import RunDirectory
 
-_USAGE = "python -m pipeline.report RUN_DIR [--utterances N] [--layers 1,6,12]"
+_USAGE = "python -m pipeline.report RUN_DIR [--utterances N] [--layers 1,6,12] [--metadata FILE] [--on id|path]"
 _PAGE = """\
 usage: python -m pipeline.report RUN_DIR [option ...]
 
@@ -29,6 +30,10 @@ options
                     20 (default 4)
   --layers 1,6,12   layers whose features are shown (default: the first, the
                     middle and the last of those stored)
+  --metadata FILE   a CSV, TSV, JSON lines or Parquet file with a row for each
+                    utterance, whose columns the page shows and scores by
+  --on id|path      what a row of that file names its utterance by: its id
+                    (default), or the path of its recording
   -h, --help        this page
 
 exit codes
@@ -43,27 +48,39 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _write(arguments: Sequence[str]) -> int:
-    run_dir, settings = _parsed(arguments)
-    path = write_report(RunDirectory(run_dir), settings)
+    given = _parsed(arguments)
+    directory, joined = RunDirectory(given.run_dir), None
+    settings = ReportSettings(utterances=given.utterances, layers=given.layers)
+    if given.metadata is not None:
+        from pipeline.results.joining import join  # imports pandas
+
+        directory.require_run()
+        joined = join(directory, given.metadata, given.on)
+        print(printable(joined.said), file=sys.stderr)
+    path = write_report(directory, settings, joined)
     print(printable(f"report in {path}"), file=standard_output())
     return 0
 
 
-def _parsed(arguments: Sequence[str]) -> tuple[Path, ReportSettings]:
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(_USAGE)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     parser.add_argument("--utterances", metavar="N", type=int, default=ReportSettings().utterances)
     parser.add_argument("--layers", metavar="LIST")
+    parser.add_argument("--metadata", metavar="FILE")
+    parser.add_argument("--on", choices=("id", "path"))
     given = parser.parse_args(arguments)
     if not 1 <= given.utterances <= MAX_SHOWN:
         raise UserError(f"--utterances={given.utterances}: must be 1 to {MAX_SHOWN}, the number of each kind")
-    layers = None
+    if given.on is not None and given.metadata is None:
+        raise UserError(f"--on={given.on}: says how the rows of --metadata name utterances; give --metadata FILE too")
+    given.on = given.on or "id"
     if given.layers is not None:
         try:
-            layers = [int(number) for number in given.layers.split(",")]
+            given.layers = [int(number) for number in given.layers.split(",")]
         except ValueError:
             raise UserError(f"--layers={given.layers}: must be numbers of layers with commas, such as 1,6,12") from None
-    return given.run_dir, ReportSettings(utterances=given.utterances, layers=layers)
+    return given
 
 
 if __name__ == "__main__":

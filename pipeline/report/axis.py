@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from pipeline.report.texts import shown
+from pipeline.transcripts import Word
 
 
 @dataclass(frozen=True)
@@ -12,6 +16,17 @@ class Span:
 
     left: float
     width: float
+
+
+@dataclass(frozen=True)
+class PlacedWord:
+    """A word below the time axis. Times are seconds in the file."""
+
+    text: str
+    start_s: float
+    end_s: float
+    probability: float
+    span: Span
 
 
 def span_of(start_s: float, end_s: float, first_s: float, last_s: float) -> Span:
@@ -31,6 +46,18 @@ def ticks_of(start_s: float, end_s: float) -> list[tuple[str, float]]:
     places = [number * step for number in range(first, math.floor(end_s / step + 1e-9) + 1)]
     clock = end_s >= 60
     return [(_clock(place, digits, clock), span_of(start_s, end_s, place, place).left) for place in places]
+
+
+def place_words(words: Iterable[Word], start_s: float, end_s: float) -> list[PlacedWord]:
+    """Return the words of a part of a recording, with their positions on its time axis."""
+    return [
+        PlacedWord(
+            shown(word.word, 80), word.start_s, word.end_s, word.probability,
+            span_of(start_s, end_s, word.start_s, word.end_s),
+        )
+        for word in words
+        if word.end_s > start_s and word.start_s < end_s
+    ]  # fmt: skip
 
 
 def _clock(seconds: float, digits: int, clock: bool) -> str:

@@ -13,6 +13,8 @@ import yaml
 
 from pipeline.report.texts import masked, shown
 from pipeline.report.timing import Timing
+from pipeline.results import scores as results
+from pipeline.results.joining import Joined
 from pipeline.runtime.redaction import mask_secrets
 from pipeline.scoring.terminal import how_compared
 from pipeline.storage import tables
@@ -119,11 +121,17 @@ def _moment(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def read_scores(directory: RunDirectory) -> Scores | None:
-    """Read the scores; return `None` if the run has none."""
-    if not directory.scores.is_there:
+def read_scores(
+    directory: RunDirectory, records: Mapping[int, CommittedShard], joined: Joined | None = None
+) -> Scores | None:
+    """Read the scores, or count them again by joined columns too; return `None` if the run has none."""
+    table, _ = results.read_scores(directory)
+    if joined is not None:
+        files = [(stored, None) for shard in records.values() for stored in directory.tables(shard, "transcripts")]
+        own = tables.own_columns(directory.manifest.schema())
+        table, _ = results.score_again(files, own, joined, table)
+    if not table.num_rows:
         return None
-    table = directory.scores.read()
     rows = table.to_pylist()
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     overall = next((_rate(row) for row in rows if row["group"] == "overall"), None)

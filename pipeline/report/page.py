@@ -30,6 +30,7 @@ from pipeline.report.selection import Choice, choose
 from pipeline.report.stretches import CLIP_S
 from pipeline.report.timing import Timing, read_timing
 from pipeline.report.utterances import read_utterances
+from pipeline.results.joining import Joined
 from pipeline.runtime.errors import UserError
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import Identity
@@ -38,15 +39,15 @@ from pipeline.storage.summary import Standing, read_standing
 _KINDS = {"worst": "Worst", "typical": "Typical", "best": "Best", "sample": ""}
 
 
-def build_page(directory: RunDirectory, settings: ReportSettings) -> str:
-    """Read a run and render its page.
+def build_page(directory: RunDirectory, settings: ReportSettings, joined: Joined | None = None) -> str:
+    """Read a run and render its page. The arguments are those of `write_report`.
 
     Raises:
         UserError: There is no run, one of its tables cannot be read, or a requested layer is not stored.
     """
     directory.require_run()
     try:
-        return render("report.html", _context(directory, settings))
+        return render("report.html", _context(directory, settings, joined))
     except (pa.ArrowException, OSError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
@@ -55,8 +56,9 @@ def build_page(directory: RunDirectory, settings: ReportSettings) -> str:
         ) from error
 
 
-def _context(directory: RunDirectory, settings: ReportSettings) -> dict[str, Any]:
-    made_of = mark_of(directory, settings)  # taken first: if data change meanwhile, the page is out of date
+def _context(directory: RunDirectory, settings: ReportSettings, joined: Joined | None) -> dict[str, Any]:
+    # Taken first: if data change meanwhile, the page is out of date. A page with joined columns is never the run's own.
+    made_of = mark_of(directory, settings) if joined is None else ""
     recorded = directory.read_record()
     identity = None if recorded is None else recorded.combined
     layers = _layers(settings.layers, identity)
@@ -66,10 +68,10 @@ def _context(directory: RunDirectory, settings: ReportSettings) -> dict[str, Any
     population = read_population(directory, records)
     choice = choose(population.wer, population.avg_logprob, settings.utterances)
     utterances = read_utterances(
-        directory, records, population, choice, identity.channels if identity else "mix", layers
+        directory, records, population, choice, identity.channels if identity else "mix", layers, joined
     )
     facts = read_facts(directory, records, recorded, timing)
-    scores = read_scores(directory)
+    scores = read_scores(directory, records, joined)
     return {
         "title": " · ".join(facts[name].split(", ")[0] for name in ("dataset", "model") if name in facts) or "run",
         "made_of": made_of,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.audio.waveforms import Extent, channel_to_read
 from pipeline.report.arrays import Cut, Frames, read_emissions, read_features
-from pipeline.report.axis import Span, span_of, ticks_of
+from pipeline.report.axis import PlacedWord, Span, place_words, span_of, ticks_of
 from pipeline.report.clips import MAX_SAMPLES, Clip, Wanted, read_clips
 from pipeline.report.differences import Pair, side_by_side
 from pipeline.report.pictures import EmissionPicture, FeaturePicture, data_uri, draw_emission, draw_features, outline
@@ -20,6 +20,7 @@ from pipeline.report.population import Population
 from pipeline.report.selection import Choice, Kind
 from pipeline.report.stretches import CLIP_S, choose_stretch
 from pipeline.report.texts import masked, shown
+from pipeline.results.joining import Joined
 from pipeline.storage import tables
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import StoredTable
@@ -27,17 +28,6 @@ from pipeline.storage.run_directory import RunDirectory
 from pipeline.transcripts import Word
 
 _COLUMNS = ("id", "num_frames", "text", "avg_logprob", "words", "word_errors", "reference_words", "wer")
-
-
-@dataclass(frozen=True)
-class PlacedWord:
-    """A word below the time axis. Times are seconds in the file."""
-
-    text: str
-    start_s: float
-    end_s: float
-    probability: float
-    span: Span
 
 
 @dataclass(frozen=True)
@@ -144,6 +134,7 @@ def read_utterances(
     choice: Choice,
     channels: str,
     layers: Sequence[int] | None,
+    joined: Joined | None = None,
 ) -> list[ShownUtterance]:
     """Read everything that the page shows of the chosen utterances.
 
@@ -154,8 +145,9 @@ def read_utterances(
         choice: The chosen utterances.
         channels: `mix`, `first` or `each`, as in the run.
         layers: Layers to show; `None` shows no pictures of features and emissions.
+        joined: Columns that are shown like the dataset's own; `None` for none.
     """
-    rows = list(_rows(directory, population, choice))
+    rows = list(_rows(directory, population, choice, joined))
     clips = read_clips([_wanted(row, channels) for row in rows])
     ends = [
         row.start_s + clip.duration_s if isinstance(clip, Clip) else row.end_s
@@ -177,10 +169,11 @@ def read_utterances(
     ]
 
 
-def _rows(directory: RunDirectory, population: Population, choice: Choice) -> Iterator[_Row]:
+def _rows(directory: RunDirectory, population: Population, choice: Choice, joined: Joined | None) -> Iterator[_Row]:
     chosen = [(kind, rank, int(at)) for kind, found in choice.positions.items() for rank, at in enumerate(found, 1)]
     ids = population.ids(np.array([at for _, _, at in chosen], dtype=np.int64))
     manifest = directory.manifest.read(filters=pc.field("id").isin(ids)) if ids else None
+    manifest = joined.beside(manifest) if manifest is not None and joined is not None else manifest
     of_id = {row["id"]: row for row in manifest.to_pylist()} if manifest is not None else {}
     for (kind, rank, at), id_ in zip(chosen, ids, strict=True):
         stored, transcript = population.files[population.file[at]], dict[str, Any]()
@@ -237,18 +230,6 @@ def _shown(
         emission=emission,
         features=features,
     )
-
-
-def place_words(words: Iterable[Word], start_s: float, end_s: float) -> list[PlacedWord]:
-    """Return the words of a part of a recording, with their positions on its time axis."""
-    return [
-        PlacedWord(
-            shown(word.word, 80), word.start_s, word.end_s, word.probability,
-            span_of(start_s, end_s, word.start_s, word.end_s),
-        )
-        for word in words
-        if word.end_s > start_s and word.start_s < end_s
-    ]  # fmt: skip
 
 
 def shown_pairs(reference: str | None, text: str | None) -> list[Pair] | None:

@@ -17,9 +17,14 @@ WORDS = pa.schema([("id", pa.string()), *tables.WORD])
 
 # Without these types, pandas would convert an integer column with nulls to float64.
 _NULLABLE = {
+    pa.int8(): pd.Int8Dtype(),
     pa.int16(): pd.Int16Dtype(),
     pa.int32(): pd.Int32Dtype(),
     pa.int64(): pd.Int64Dtype(),
+    pa.uint8(): pd.UInt8Dtype(),
+    pa.uint16(): pd.UInt16Dtype(),
+    pa.uint32(): pd.UInt32Dtype(),
+    pa.uint64(): pd.UInt64Dtype(),
     pa.bool_(): pd.BooleanDtype(),
 }
 

@@ -1,119 +1,35 @@
-"""The tables of a run, or of some of its utterances."""
+"""The tables, arrays and recordings of a run, or of some of its utterances."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.results import arrays, selection
 from pipeline.results import pooling as pools
-from pipeline.results.committed import Committed
-from pipeline.results.frames import WORDS, read_rows, read_words, to_frame
+from pipeline.results.audio import heard
 from pipeline.results.pooled import PooledFeatures
-from pipeline.results.scores import read_scores, score_again
-from pipeline.storage import tables
-from pipeline.storage.commits import CommittedShard
+from pipeline.results.run_tables import RunTables
 from pipeline.storage.files import StoredTable
 from pipeline.storage.layouts import ARRAY_TABLES, EMISSIONS, FEATURES, ArrayTable
-from pipeline.storage.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
-class Run:
-    """The tables of one run, as `pandas.DataFrame`s. Integers and booleans have pandas' nullable types.
+class Run(RunTables):
+    """One run: its tables as `pandas.DataFrame`s, its arrays as NumPy arrays, and its recordings.
+
+    Integers and booleans in the tables have pandas' nullable types.
 
     Attributes:
         path: The run directory.
     """
-
-    def __init__(self, directory: RunDirectory, whole: Run | None = None, manifest: pd.DataFrame | None = None) -> None:
-        """Read nothing yet. Use `open_run` and `select` instead of this constructor.
-
-        Args:
-            directory: The run directory.
-            whole: The whole run, for a selection of its utterances.
-            manifest: The selected rows of its manifest.
-        """
-        self._directory = directory
-        self._whole = whole or self
-        self.path = directory.root
-        if manifest is not None:
-            self.manifest = manifest
-
-    def __repr__(self) -> str:
-        """Return the path and the number of utterances."""
-        of = "" if self._whole is self else f" of {len(self._whole.manifest)}"
-        return f"<Run {self.path}: {len(self.manifest)}{of} utterances>"
-
-    def select(self, where: selection.Where | None = None, /, **columns: Any) -> Run:
-        """Return the run restricted to some of its utterances.
-
-        The result has the same members. It reads only the shards and row groups that hold these utterances.
-
-            run.select(room="rm1", distractor=["none", "babb"])
-            run.select(lambda manifest: manifest.duration_s > 5)
-            run.select(run.transcripts.query("wer > 0.5").id)
-
-        Args:
-            where: A boolean Series with the index of `manifest` or indexed by id (null counts as false), a function
-                that takes `manifest` and returns such a Series, or ids.
-            columns: A value, or several allowed values, for a column of `manifest`; `None` is null.
-
-        Raises:
-            KeyError: A column or an id does not exist.
-            TypeError: A value has another type than its column.
-            ValueError: The rows of a boolean Series are not those of the manifest.
-        """
-        others = (self._concatenated(table, ["id"])["id"].to_pylist() for table in ("transcripts", "failures"))
-        mask = selection.chosen(self.manifest, where, columns, others)
-        return Run(self._directory, self._whole, self.manifest[mask].reset_index(drop=True))
-
-    @cached_property
-    def commits(self) -> dict[int, CommittedShard]:
-        """The committed shards that hold any of these utterances, by shard. Their records are read once."""
-        if self._whole is self:
-            return self._directory.commits()
-        shards = set(self.manifest["shard"])
-        return {shard: record for shard, record in self._whole.commits.items() if shard in shards}
-
-    @cached_property
-    def manifest(self) -> pd.DataFrame:
-        """One row per utterance, made before any model ran."""
-        return to_frame(self._directory.manifest.read())
-
-    @cached_property
-    def transcripts(self) -> pd.DataFrame:
-        """One row per utterance with a result; empty if transcripts were not requested."""
-        return to_frame(self._concatenated("transcripts"))
-
-    @cached_property
-    def failures(self) -> pd.DataFrame:
-        """One row per utterance without a result."""
-        return to_frame(self._concatenated("failures"))
-
-    @cached_property
-    def words(self) -> pd.DataFrame:
-        """One row per word: id, word, start_s, end_s (seconds in the original file), probability."""
-        found = [read_words(stored, ids) for stored, ids in self._committed.files("transcripts")]
-        return to_frame(pa.concat_tables(found) if found else WORDS.empty_table())
-
-    @property
-    def scores(self) -> pd.DataFrame:
-        """Errors and rates overall and per group, with 95 % intervals; empty if nothing has been scored.
-
-        For a selection, they are counted again with the same groups and the same normaliser.
-        """
-        return self._scored[0]
-
-    @property
-    def confusions(self) -> pd.DataFrame:
-        """Wrong words: kind, reference, hypothesis, count. The most frequent are first."""
-        return self._scored[1]
 
     @property
     def alphabet(self) -> tuple[str, ...]:
@@ -144,9 +60,21 @@ class Run:
         """Sample rate of the model's input in Hz. Recordings may have another rate.
 
         Raises:
-            LookupError: Neither emissions nor features are committed.
+            LookupError: Neither emissions nor features are committed, and the model is not one of this release.
         """
-        return int(self._whole._committed.metadata(*ARRAY_TABLES)["sample_rate"])
+        try:
+            return int(self._whole._committed.metadata(*ARRAY_TABLES)["sample_rate"])
+        except LookupError:
+            recorded = self._directory.read_record()
+            if recorded is None:
+                raise
+            from pipeline.models.catalog import MODELS
+
+            identity = recorded.identity
+            facts = MODELS.get(identity.options.get("model.architecture", identity.model))
+            if facts is None:
+                raise
+            return facts.sample_rate
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
@@ -239,39 +167,60 @@ class Run:
         rows, matrices = zip(*chunks, strict=True)
         return pd.concat(rows, ignore_index=True), np.concatenate(matrices)
 
+    def audio(self, id: str) -> tuple[NDArray[np.float32], int]:
+        """Return the waveform of one utterance as the model heard it, `(samples,)`, and its sample rate in Hz.
+
+        The recording is read again: its segment, its channel or the mean of its channels, resampled to the model's
+        rate. Only a recording with another rate than the model's needs torch.
+
+        Args:
+            id: Id of the utterance.
+
+        Raises:
+            KeyError: There is no such utterance.
+            FileNotFoundError: The recording is gone.
+            OSError: The recording has changed since the run, or cannot be read.
+            LookupError: As `sample_rate`.
+        """
+        self._shard_of(id)
+        row = self.manifest.iloc[self._shards.index.get_loc(id)]
+        recorded = self._directory.read_record()
+        channels = "mix" if recorded is None else recorded.identity.channels
+        return heard(row.to_dict(), channels, self.sample_rate), self.sample_rate
+
+    def to_datasets(self, audio: bool = False) -> Dataset:
+        """Return the transcripts as a `datasets.Dataset` of Hugging Face, with the columns that were joined.
+
+        They are copied, a shard at a time, into one file in the cache of `datasets`, and mapped into memory from there.
+
+        Args:
+            audio: Whether to add the column `audio`, a `datasets.Audio` that decodes the file of an utterance when the
+                row is read. It is for utterances that are whole files; the method `audio` is for all.
+
+        Raises:
+            LookupError: No transcripts are committed.
+            UserError: The extra `datasets` is not installed.
+            ValueError: With `audio`, an utterance is a part or one channel of its file, or the column is there already.
+        """
+        from pipeline.results import hugging_face
+
+        self._whole._committed.metadata("transcripts")
+        if audio:
+            recorded = self._directory.read_record()
+            hugging_face.check_whole(self.manifest, recorded.identity.channels if recorded else "mix")
+        files, schemas = self._committed.files("transcripts"), self._whole._committed.files("transcripts")
+        schema = hugging_face.schema_of(stored for stored, _ in schemas)
+        return hugging_face.to_dataset(files, schema, self._joined, self.sample_rate if audio else None)
+
     @property
     def _pooled_features(self) -> PooledFeatures:
-        own_columns = [field.name for field in self._own_fields]
+        own_columns = [field.name for field in [*self._own_fields, *(self._joined.fields if self._joined else [])]]
         whole = self._whole._committed
         return PooledFeatures(self._committed, whole, self.manifest, own_columns, self.seconds_per_frame)
-
-    @cached_property
-    def _scored(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        scores, confusions = read_scores(self._directory)
-        if self._whole is not self and scores.num_rows:
-            scores, confusions = score_again(scores, self._committed.files("transcripts"), self._own_fields)
-        return to_frame(scores), to_frame(confusions)
-
-    @cached_property
-    def _committed(self) -> Committed:
-        ids = {int(shard): sorted(ids) for shard, ids in self.manifest.groupby("shard")["id"]}
-        return Committed(self._directory, self.commits, ids)
-
-    @cached_property
-    def _own_fields(self) -> list[pa.Field]:
-        return tables.own_columns(self._directory.manifest.schema())
 
     def _check_layer(self, layer: int, whose: str = "") -> None:
         if self.layers and layer not in self.layers:
             raise KeyError(f"{whose}no feature of layer {layer}; this run has layers {list(self.layers)}")
-
-    def _concatenated(self, table: str, columns: list[str] | None = None) -> pa.Table:
-        parts = [read_rows(stored, ids, columns) for stored, ids in self._committed.files(table)]
-        if parts:  # columns may differ between the files while those of a grown corpus are written
-            return pa.concat_tables(parts, promote_options="permissive")
-        if table == "failures":
-            return tables.FAILURES.empty_table()
-        return tables.transcripts_schema(self._directory.manifest.schema()).empty_table()
 
     def _one(
         self, table: ArrayTable, id: str, layer: int | None, start_frame: int, end_frame: int | None
@@ -290,17 +239,21 @@ class Run:
         raise KeyError(f"{id}: its shard has no features of layer {layer} yet; run with features.layers=[{layer}]")
 
     def _files_of(self, table: str, id: str) -> list[StoredTable]:
-        shard = self._shards.get(id)
-        if shard is None:
-            where = f"the manifest of {self.path}" if self._whole is self else "this selection"
-            raise KeyError(f"{id}: no such id in {where}{selection.did_you_mean(id, self._shards.index)}")
-        committed = self.commits.get(int(shard))
+        shard = self._shard_of(id)
+        committed = self.commits.get(shard)
         if committed is None:
             raise KeyError(f"{id}: its shard {shard} is not committed yet; run the same command again to continue")
         files = self._directory.tables(committed, table)
         if not files:
             raise KeyError(f"{id}: its shard {shard} has no {table}; run with outputs=[{table}] to add them")
         return files
+
+    def _shard_of(self, id: str) -> int:
+        shard = self._shards.get(id)
+        if shard is None:
+            where = f"the manifest of {self.path}" if self._whole is self else "this selection"
+            raise KeyError(f"{id}: no such id in {where}{selection.did_you_mean(id, self._shards.index)}")
+        return int(shard)
 
     @cached_property
     def _shards(self) -> pd.Series:

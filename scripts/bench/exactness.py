@@ -17,10 +17,10 @@ from rich.table import Table
 from safetensors.torch import load_file
 
 from pipeline.audio.waveforms import read_waveform
-from pipeline.inference.resampling import resample
 from pipeline.models import digits
 from pipeline.models.forward import ExactForward
 from pipeline.models.sources import named
+from pipeline.resampling import resample
 
 
 def differences(model: torch.nn.Module, waveforms: list[torch.Tensor]) -> tuple[list[float], list[float]]:

@@ -35,7 +35,6 @@ from pipeline.audio.waveforms import read_waveform
 from pipeline.config.run_config import load
 from pipeline.inference.loader import Loader, Recordings
 from pipeline.inference.planning import Chunking, assign_shards, plan_run
-from pipeline.inference.resampling import resample
 from pipeline.inference.shard_tables import TableSettings
 from pipeline.inference.staged_arrays import ROW_GROUP_BYTES
 from pipeline.inference.transcription import Transcribed
@@ -44,6 +43,7 @@ from pipeline.models.catalog import MODELS
 from pipeline.models.forward import ExactForward
 from pipeline.models.sources import load_model, named
 from pipeline.records import Chunk, Emission
+from pipeline.resampling import resample
 from pipeline.stages.build_manifest import build as build_manifest
 from pipeline.storage import tables as layout
 from pipeline.storage.run_directory import RunDirectory

@@ -41,13 +41,13 @@ def _documented(name: str) -> Iterator[str]:
 
 
 def _members(of: type) -> Iterator[tuple[str, Any]]:
-    """Public members in the order of the source, those of base classes in this package too."""
+    """Public members in the order of the source, after those of base classes in this package."""
     seen: dict[str, Any] = {}
-    for base in of.__mro__:
+    for base in reversed(of.__mro__):
         if base.__module__.startswith(results.__name__):
             for name, value in vars(base).items():
                 if not name.startswith("_") and (callable(value) or isinstance(value, (property, cached_property))):
-                    seen.setdefault(name, value)
+                    seen[name] = value
     yield from seen.items()
 
 

@@ -25,8 +25,8 @@ from pipeline.inference import loader as loaders
 from pipeline.inference import recordings
 from pipeline.inference.loader import Batch, Loader, Recordings
 from pipeline.inference.planning import Chunking, plan_run
-from pipeline.inference.resampling import resample
 from pipeline.records import Rejected
+from pipeline.resampling import resample
 from pipeline.runtime.errors import RunError
 from pipeline.stages.build_manifest import build as build_manifest
 from pipeline.storage.manifest import Manifest

@@ -13,7 +13,6 @@ from running import DATA
 
 from pipeline.audio.waveforms import read_waveform
 from pipeline.decoding import greedy
-from pipeline.inference.resampling import resample
 from pipeline.inference.stitching import Stitcher
 from pipeline.inference.transcription import joined
 from pipeline.models import device as devices
@@ -24,6 +23,7 @@ from pipeline.models.engine import Engine, EngineSettings
 from pipeline.models.forward import ModelOutput
 from pipeline.models.sources import load_model, named
 from pipeline.records import Chunk
+from pipeline.resampling import resample
 from pipeline.runtime import cores, memory
 from pipeline.runtime.errors import UserError
 

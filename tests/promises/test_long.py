@@ -25,7 +25,6 @@ from pipeline.decoding import greedy
 from pipeline.inference import staged_arrays
 from pipeline.inference.loader import Recordings
 from pipeline.inference.planning import Chunking
-from pipeline.inference.resampling import resample, resample_window, source_window
 from pipeline.inference.stitching import Stitcher
 from pipeline.inference.transcription import joined
 from pipeline.models import digits
@@ -33,6 +32,7 @@ from pipeline.models.catalog import MODELS
 from pipeline.models.engine import Engine, EngineSettings
 from pipeline.models.sources import named
 from pipeline.records import AudioHeader, Chunk, Rejected
+from pipeline.resampling import resample, resample_window, source_window
 from pipeline.results import open_run
 from pipeline.stages.build_manifest import build as build_manifest
 from pipeline.storage import manifest as manifests

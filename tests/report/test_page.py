@@ -25,6 +25,7 @@ from pipeline.audio.waveforms import read_waveform
 from pipeline.config.schema import ReportSettings
 from pipeline.report import __main__ as command
 from pipeline.report import write_report
+from pipeline.report.freshness import is_current
 from pipeline.report.stretches import CLIP_S
 from pipeline.report.texts import shown
 from pipeline.runtime.errors import UserError
@@ -81,6 +82,45 @@ def test_rates_by_group_stand_with_their_intervals(finished_page: str) -> None:
     assert re.search(r"distractor value drawn WER 95 % utterances babb [\d.]+ % [\d.]+.[\d.]+ (?:19|20) ", text)
     assert "intervals: 95 %, 1000 bootstrap samples of speakers" in text
     assert re.search(r"Substitutions reference text count \w+ \w+ \d+", text)
+
+
+def test_joined_columns_stand_before_the_others_and_with_each_utterance(
+    out: Path, finished_page: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = pq.read_table(out / "manifest.parquet")["path"].to_pylist()
+    lines = [f"{path},{'phone' if index % 2 else 'mic'}\n" for index, path in enumerate(paths)]
+    (tmp_path / "devices.csv").write_text("".join(["path,device\n", *lines[:-10], "gone.wav,mic\n"]))
+    before = {path: path.read_bytes() for path in out.rglob("*.parquet")}
+    assert command.main([str(out), "--metadata", str(tmp_path / "devices.csv"), "--on", "path"]) == 0
+    found = capsys.readouterr()
+    assert (
+        f"{len(paths) - 10} of {len(paths) - 9} rows belong to an utterance, the first that does not has" in found.err
+    )
+    assert found.out == f"report in {out}/report/index.html\n"
+    markup = (out / "report" / "index.html").read_text()
+    groups = (
+        r"device value drawn WER 95 % utterances mic [\d.]+ % [\d.]+.[\d.]+ \d+ .* no value .* distractor value drawn"
+    )
+    assert re.search(groups, text_of(markup))
+    assert any("device" in text_of(part) for part in utterances(markup).values())
+    assert "device value drawn" not in text_of(finished_page)
+    assert {path: path.read_bytes() for path in out.rglob("*.parquet")} == before
+    assert not is_current(RunDirectory(out), ReportSettings())  # the next run writes its own page
+
+
+def test_metadata_that_cannot_be_joined_is_refused(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "devices.csv").write_text("path,device\nx.wav,mic\n")
+    for options, reason in (
+        (["--metadata", str(tmp_path / "devices.csv")], "devices.csv: no column is known to hold the id"),
+        (["--metadata", str(tmp_path / "devices.csv"), "--on", "path"], "0 of 1 rows belong to an utterance"),
+        (["--metadata", "/gone.csv"], "error: /gone.csv: no such file"),
+        (["--on", "path"], "error: --on=path: says how the rows of --metadata name utterances"),
+        (["--metadata", "/gone.csv", "--on", "room"], "invalid choice: 'room'"),
+    ):
+        assert command.main([str(finished), *options]) == 2
+        assert reason in capsys.readouterr().err
 
 
 def test_failures_stand_with_their_reasons(finished_page: str) -> None:

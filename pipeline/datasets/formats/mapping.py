@@ -117,7 +117,7 @@ def roles_in(columns: Columns, names: Sequence[str], source_name: str, remedy: s
             if not name:
                 raise UserError(f"dataset.columns.{role}={given}: {source_name} has no such column; {has}")
         elif given is None:
-            usual = _usual(role, names)
+            usual = usual_columns(role, names)
             if len(usual) > 1:
                 both, choice = " and ".join(usual), f"set dataset.columns.{role}={usual[0]}"
                 raise UserError(f"{source_name}: columns {both} may both hold the {role}; {choice}")
@@ -142,7 +142,7 @@ def _named(given: str, names: Sequence[str]) -> str:
     return names[int(given) - 1] if is_number else ""
 
 
-def _usual(role: str, names: Sequence[str]) -> list[str]:
+def usual_columns(role: str, names: Sequence[str]) -> list[str]:
     """Return the columns with the most usual name of a role. A name in lower case wins over one in another case."""
     lower = [name for name in names if name == name.strip().lower()]
     for spelled in (lower, names):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import posixpath
-import unicodedata
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +10,7 @@ from pipeline.datasets import Warnings
 from pipeline.datasets.formats import Row
 from pipeline.datasets.formats.detect import detect
 from pipeline.datasets.formats.mapping import Columns
+from pipeline.datasets.formats.naming import ByPath, relative_key, spelled
 from pipeline.datasets.formats.opening import MAPPED, ListOptions, Values, open_list, usable
 from pipeline.datasets.formats.source import Source
 from pipeline.datasets.formats.values import shown
@@ -53,7 +52,6 @@ class Metadata:
         Raises:
             UserError: The list cannot be read.
         """
-        self._root = root
         self._source = Source(os.path.abspath(os.path.expanduser(path)), f"dataset.metadata={path}", encoding)
         self.warnings = Warnings()
         format_ = detect(self._source)
@@ -67,18 +65,18 @@ class Metadata:
             if row.error is not None:
                 self.warnings.add("rows of dataset.metadata that cannot be used", row.error)
                 continue
-            key = self._key(row.path)
+            key = relative_key(row.path, root, os.path.dirname(self._source.path), os.path.lexists)
             if key in by_path:
                 # Nobody knows which of two rows is right.
                 twice = f"{row.place}: {shown(row.path)}"
                 self.warnings.add("rows of dataset.metadata that repeat a recording, so that none is used", twice)
             by_path[key] = None if key in by_path else row
             if row.id is not None:
-                id_ = _spelled(row.id)
+                id_ = spelled(row.id)
                 by_id[id_] = None if id_ in by_id else row  # an id that appears twice says nothing
             values.add(row.extras)
         self.types = values.types(listing.types)
-        self._indices = [(rows, not any("/" in key for key in rows)) for rows in (by_path, by_id)]
+        self._by_path, self._by_id = ByPath(by_path), ByPath(by_id)
         self._paths = list(by_path)
         self._used: dict[str, str] = {}
 
@@ -91,7 +89,7 @@ class Metadata:
         Raises:
             UserError: The row may belong to another recording too.
         """
-        row = self._row(relative)
+        row = self._by_path.find(relative) or self._by_id.find(relative)
         if row is None:
             return None, {}
         if self._used.setdefault(row.path, relative) != relative:
@@ -100,14 +98,6 @@ class Metadata:
                 f"{self._source.name}: {shown(row.path)} matches both {both}; give the path relative to dataset.root"
             )
         return usable(row, self.types, self.warnings.add)
-
-    def _row(self, relative: str) -> Row | None:
-        for rows, without_folders in self._indices:
-            for name in (relative, os.path.basename(relative)) if without_folders else (relative,):
-                for key in (name, os.path.splitext(name)[0]):
-                    if row := rows.get(_spelled(key)):
-                        return row
-        return None
 
     def said(self) -> str:
         """Say how many rows belong to a recording that was asked for."""
@@ -127,17 +117,3 @@ class Metadata:
                 f"{shown(next(iter(self._paths), ''))}, but their paths in dataset.root are like "
                 f"{shown(encode_path(relative))}"
             )
-
-    def _key(self, listed: str) -> str:
-        """Return a path relative to the root. A path may also be absolute, or relative to the folder of the list."""
-        if not os.path.lexists(os.path.join(self._root, listed)):
-            listed = listed.strip().replace("\\", "/")
-        beside = os.path.join(os.path.dirname(self._source.path), listed)
-        if os.path.isabs(listed) or (not os.path.lexists(os.path.join(self._root, listed)) and os.path.lexists(beside)):
-            listed = os.path.relpath(beside, self._root)
-        return _spelled(posixpath.normpath(listed))
-
-
-def _spelled(path: str) -> str:
-    """Return a path or an id in one Unicode form, with `/`. macOS writes accents in another form than most lists."""
-    return unicodedata.normalize("NFC", encode_path(path.replace(os.sep, "/")))

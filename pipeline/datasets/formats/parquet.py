@@ -41,7 +41,7 @@ def listing(source: Source, columns: Columns) -> Listing:
     Raises:
         UserError: The file is not Parquet, or a column holds bytes, such as embedded audio.
     """
-    with _readable(source), pq.ParquetFile(source.path) as file:
+    with readable(source), pq.ParquetFile(source.path) as file:
         schema = file.schema_arrow
     roles = roles_in(columns, schema.names, source.name)
     for column in schema:
@@ -62,7 +62,7 @@ def listing(source: Source, columns: Columns) -> Listing:
 
 def _records(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
-    with _readable(source), pq.ParquetFile(source.path) as file:
+    with readable(source), pq.ParquetFile(source.path) as file:
         for batch in file.iter_batches(batch_size=_BATCH_ROWS):
             # Python copies every value, so rows with large ones are taken one at a time.
             rows = 1 if batch.nbytes > MAX_LINE_BYTES else batch.num_rows
@@ -73,7 +73,12 @@ def _records(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 @contextmanager
-def _readable(source: Source) -> Iterator[None]:
+def readable(source: Source) -> Iterator[None]:
+    """Turn an error of Arrow in the block into one line that names the file.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
     try:
         yield
     except (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError) as error:

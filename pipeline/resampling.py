@@ -11,7 +11,9 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.audio.rates import resampled_length
@@ -51,6 +53,12 @@ def resample(waveform: Tensor, orig_rate: int, new_rate: int) -> Tensor:
     blocks = _blocks(*_reduced(orig_rate, new_rate))
     rows = [_apply(row, blocks, target) for row in waveform.reshape(-1, waveform.shape[-1])]
     return torch.stack(rows).reshape(*waveform.shape[:-1], target)
+
+
+def resample_samples(samples: NDArray[np.float32], orig_rate: int, new_rate: int) -> NDArray[np.float32]:
+    """`resample` for a program without torch: `(samples,)` float32, and `(resampled,)`."""
+    resampled: NDArray[np.float32] = resample(torch.from_numpy(samples), orig_rate, new_rate).numpy()
+    return resampled
 
 
 def source_window(start: int, stop: int, orig_rate: int, new_rate: int) -> tuple[int, int]:

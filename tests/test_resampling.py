@@ -12,11 +12,11 @@ import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import resampling
 from pipeline.audio.rates import resampled_length
-from pipeline.inference import resampling
-from pipeline.inference.resampling import resample
+from pipeline.resampling import resample
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parent / "data"
 JFK, JFK_RATE = soundfile.read(DATA / "long" / "jfk.flac", dtype="float32")
 SPEECH = torch.from_numpy(JFK.T[:, : 2 * JFK_RATE].copy())
 """`(2, 88200)`: two seconds of real speech, taken to be at any rate."""
