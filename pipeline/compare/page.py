@@ -20,8 +20,9 @@ from pipeline.report.differences import Pair, Triple, three_way
 from pipeline.report.population import Population
 from pipeline.report.rendering import render
 from pipeline.report.selection import Choice
+from pipeline.report.showing import PlacedWord, ShownUtterance, place_words, shown_pairs
 from pipeline.report.texts import masked, shown
-from pipeline.report.utterances import PlacedWord, ShownUtterance, place_words, read_utterances, shown_pairs
+from pipeline.report.utterances import read_utterances
 from pipeline.scoring.terminal import MAX_VALUES
 from pipeline.transcripts import Word
 
