@@ -3,7 +3,7 @@
 #
 #   make demo PYTHON=/opt/python3.12/bin/python3     makes .venv with another Python
 #   make test ARGS="-k resume -x" JOBS=1             arguments for pytest, and the number of test processes
-#   make soak ARGS="--minutes 60 --seed 7"           arguments for scripts/soak.py
+#   make soak ARGS="--minutes 60 --seed 7"           arguments for scripts/soak/disturb.py
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -25,7 +25,7 @@ CHECK_VERSION := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3,
 .PHONY: help
 help: ## Lists the targets
 	@echo "Usage: make TARGET"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: demo
 demo: $(INSTALLED) ## Transcribes the shipped recordings of spoken digits offline, and prints the transcripts
@@ -50,11 +50,15 @@ gpu-check: ## Checks and measures the project on a CUDA device in at most 8 minu
 
 .PHONY: soak
 soak: $(INSTALLED) ## Kills, stops and damages runs at random for some minutes, and checks their tables
-	@$(PY) scripts/soak.py $(ARGS)
+	@$(PY) scripts/soak/disturb.py $(ARGS)
+
+.PHONY: soak-formats
+soak-formats: $(INSTALLED) ## Runs damaged files of every format among good ones for some minutes, and checks each row
+	@$(PY) scripts/soak/formats.py $(ARGS)
 
 .PHONY: soak-growth
 soak-growth: $(INSTALLED) ## Grows and changes a corpus at random while runs over it are killed, and checks every row
-	@$(PY) scripts/soak_growth.py $(ARGS)
+	@$(PY) scripts/soak/growth.py $(ARGS)
 
 # The variable silences an announcement of MkDocs 2. pyproject.toml allows only MkDocs 1.
 .PHONY: docs

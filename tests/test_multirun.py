@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import running
 
-from pipeline.config.compose import expand
+from pipeline.config.compose import read
 from pipeline.config.run_config import load_sweep
 from pipeline.runtime.errors import UserError
 
@@ -41,26 +41,33 @@ def rows(stdout: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("typed", "runs"),
+    ("typed", "values"),
     [
-        (["a=1", "b=2"], [["a=1", "b=2"]]),
-        (["a=1,2", "b=3"], [["a=1", "b=3"], ["a=2", "b=3"]]),
-        (["a=1,2", "b=x,y"], [["a=1", "b=x"], ["a=1", "b=y"], ["a=2", "b=x"], ["a=2", "b=y"]]),
-        (["a=choice(x,'y z')"], [["a=x"], ["a=y\\ z"]]),
-        (["a=range(1,4)"], [["a=1"], ["a=2"], ["a=3"]]),
-        (["a=[1],[1,2]"], [["a=[1]"], ["a=[1,2]"]]),
-        (["run_dir=a,b"], [["run_dir=a,b"]]),
-        (["dataset.root=choice(/a,/b)"], [["dataset.root=/a"], ["dataset.root=/b"]]),
+        ("a=1", [1]),
+        ("a=1,2", [1, 2]),
+        ("a=x,'y, z'", ["x", "y, z"]),
+        ("a=choice(x,'y z')", ["x", "y z"]),
+        ("a=range(1,4)", [1, 2, 3]),
+        ("a=[1],[1,2]", [[1], [1, 2]]),
+        ("run_dir=a,b", ["a,b"]),
+        ("dataset.root=choice(/a,'/my b')", ["/a", "/my b"]),
     ],
 )
-def test_values_are_swept_as_hydra_sweeps_them(typed: list[str], runs: list[list[str]]) -> None:
-    assert expand(typed) == runs
+def test_values_are_swept_as_hydra_sweeps_them(typed: str, values: list[object]) -> None:
+    assert [item.value for item in read(typed, sweep=True)] == values
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_every_combination_is_a_run_and_the_last_key_changes_first() -> None:
+    typed = ["dataset=digits", "model=digits,hubert_base", "channels=mix,first", "run_dir=${model.name}/${channels}"]
+    runs = [str(config.run_dir) for config in load_sweep(typed)]
+    assert runs == ["digits/mix", "digits/first", "hubert_base/mix", "hubert_base/first"]
 
 
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (["model=glob(*)"], r"model=glob\(\*\): cannot be swept; give a,b"),
+        (["model=glob(*)"], r"model=glob\(\*\): not allowed"),
         (["model=digits,digit"], r"model=digit: not allowed"),
         (
             ["features.dtype=float16,float32"],

@@ -21,8 +21,9 @@ from pipeline.report.differences import Pair, Triple, three_way
 from pipeline.report.population import Population
 from pipeline.report.rendering import render
 from pipeline.report.selection import Choice
+from pipeline.report.showing import ShownUtterance, shown_pairs
 from pipeline.report.texts import masked, shown
-from pipeline.report.utterances import ShownUtterance, read_utterances, shown_pairs
+from pipeline.report.utterances import read_utterances
 from pipeline.scoring.terminal import MAX_VALUES
 from pipeline.transcripts import Word
 

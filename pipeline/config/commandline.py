@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -10,17 +9,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import NamedTuple
 
-from pipeline.config.groups import (
-    GROUPS,
-    LISTS,
-    PRIMARY,
-    OwnConf,
-    for_recordings,
-    group_choices,
-    keys_with,
-    open_conf,
-    remedy_for,
-)
+from pipeline.config import groups
 from pipeline.runtime.command import Parser
 from pipeline.runtime.errors import UserError, did_you_mean, one_of
 
@@ -36,13 +25,11 @@ class Option(NamedTuple):
     does: str
 
 
-_CHOICES = "a folder of your own choices: DIR/dataset/mycalls.yaml is dataset=mycalls"
-_RUN = f"the settings of a run from DIR/NAME.yaml, which begins with `defaults: [{PRIMARY}, _self_]`"
 OPTIONS = (
     Option("-h", "--help", "", "this page; with dataset=NAME or model=NAME, what can be set there"),
     Option("-V", "--version", "", "the version"),
-    Option("-cd", "--config-dir", "DIR", _CHOICES),
-    Option("-cn", "--config-name", "NAME", _RUN),
+    Option("-cd", "--config-dir", "DIR", "a folder of your own choices: DIR/dataset/mycalls.yaml is dataset=mycalls"),
+    Option("-cn", "--config-name", "NAME", "the settings of a run from DIR/NAME.yaml"),
     Option("-c", "--cfg", "job", "check the settings, print every one as YAML, do nothing"),
     Option("-m", "--multirun", "", "one run after the other for every combination of key=a,b"),
     Option("-sc", "--shell-completion", "install=SHELL", 'Tab completion: eval "$(... -sc install=bash)"; or zsh'),
@@ -56,7 +43,7 @@ class Command:
     """A parsed command line: `key=value` as typed, the person's own files, and what else was asked for."""
 
     overrides: tuple[str, ...]
-    own: OwnConf | None = None
+    own: groups.OwnConf | None = None
     help: bool = False
     version: bool = False
     check_only: bool = False
@@ -74,66 +61,49 @@ def parse(arguments: Sequence[str]) -> Command:
     for option in OPTIONS:
         parser.add_argument(option.short, option.full, action="store" if option.value else "store_true")
     given, overrides = parser.parse_known_args(arguments)
-    for at, unknown in enumerate(overrides):
-        if unknown.startswith(tuple(_DASHES)):
-            raise UserError(_no_option(unknown, overrides[at + 1 : at + 2]))
     for at, text in enumerate(() if given.help or given.version else overrides):
-        if "=" not in text.lstrip("=") and not re.match(r"~\w", text):
-            raise UserError(_no_value(overrides, at))
+        if text.startswith(tuple(_DASHES)) or not re.match(r"~\w|.+=", text, re.DOTALL):
+            raise UserError(_no_setting(overrides, at))
     if given.cfg is not None:
         one_of("--cfg", given.cfg, ["job"])
     if given.config_name is not None and given.config_dir is None:
         raise UserError(f"--config-name={given.config_name}: needs the folder of that file; add --config-dir DIR")
-    own = None if given.config_dir is None else open_conf(given.config_dir, given.config_name or PRIMARY)
+    own = None
+    if given.config_dir is not None:
+        own = groups.open_conf(given.config_dir, given.config_name or groups.PRIMARY)
     asked = given.help, given.version, given.cfg is not None, given.multirun, given.shell_completion
     return Command(tuple(overrides), own, *asked)
 
 
-def _no_option(unknown: str, after: Sequence[str]) -> str:
-    """Say what to write in place of an option that does not exist, such as `--model digits`."""
-    key, _, value = unknown.lstrip(_DASHES).partition("=")
-    key = key.replace("-", "_")
+def _no_setting(typed: Sequence[str], at: int) -> str:
+    """Say why an argument is no setting, and what to write in its place."""
+    text, remedy = typed[at], _meant(typed, at)
+    if not text.startswith(tuple(_DASHES)):
+        remedy = f"; {remedy}" if remedy else ", such as dataset=digits; --help lists them"
+        return f"{text}: a setting is one word, key=value{remedy}"
+    if remedy:
+        return f"{text}: no such option; settings have no dashes; {remedy}"
     names = [option.full.lstrip("-") for option in OPTIONS]
-    if keys := keys_with(key):
-        value = value or (after[0] if after and "=" not in after[0] else "...")
-        said = " or ".join(shlex.quote(f"{each}={value}") for each in keys)
-        return f"{unknown}: no such option; settings have no dashes; write {said}"
-    if remedy := remedy_for(key):
-        return f"{unknown}: no such option; settings have no dashes; {remedy}"
-    return (
-        f"{unknown}: no such option{did_you_mean(key.replace('_', '-'), names)}; there are --{', --'.join(names)}; "
-        "settings have no dashes: key=value, such as dataset=digits"
-    )
+    near = did_you_mean(text.lstrip(_DASHES).partition("=")[0], names)
+    there = f"there are --{', --'.join(names)}"
+    return f"{text}: no such option{near}; {there}; settings have no dashes: key=value, such as dataset=digits"
 
 
-def _no_value(typed: Sequence[str], at: int) -> str:
-    """Say what to write in place of an argument that is no `key=value`, from the arguments beside it."""
-    text, before, after = typed[at], typed[at - 1] if at else "", [*typed[at + 1 : at + 3], "", ""]
-    if before.endswith("="):
-        return f"{before} {text}: a blank after =; write {shlex.quote(before + text)}"
-    if after[0].startswith("="):
-        value = after[0] if after[0] != "=" else f"={after[1]}"
-        return f"{text} {value}: a blank before =; write {shlex.quote(text + value)}"
-    key, _, first = before.partition("=")
-    if key in LISTS:
-        more = list(takewhile(lambda each: "=" not in each, typed[at:]))
-        items = ",".join(re.findall(r"[^\s,\[\]]+", " ".join([first, *more])))
-        return f"{before} {' '.join(more)}: a list is one word; write {shlex.quote(f'{key}=[{items}]')}"
-    key, colon, value = text.partition(":")
-    if colon and keys_with(key):
-        meant = " or ".join(shlex.quote(f"{each}={value or after[0] or '...'}") for each in keys_with(key))
-        return f"{text}: a colon in place of =; write {meant}"
-    for group in GROUPS:
-        if text in group_choices(group):
-            return f"{text}: no key; write {group}={text}"
-    if remedy := for_recordings(text):
-        missing = "" if os.path.exists(os.path.expanduser(text)) else ", and no such file or folder"
-        return f"{text}: no key{missing}; {remedy}"
-    if remedy := remedy_for(text):
-        return f"{text}: no such key; {remedy}"
-    if re.fullmatch(r"[a-z_.]+", text) and after[0] and "=" not in after[0]:
-        meant = " or ".join(shlex.quote(f"{key}={after[0]}") for key in keys_with(text) or [text])
-        return f"{text} {after[0]}: no = between them; write {meant}"
-    if text in keys_with(text):
-        return f"{text}: no value; write {text}=..."
-    return f"{text}: no value; settings are key=value, such as dataset=digits; --help lists them"
+def _meant(typed: Sequence[str], at: int) -> str:
+    """What to write in place of an argument, with those that belong to it; an empty string if nobody knows."""
+    word, before = typed[at].lstrip(_DASHES), typed[at - 1] if at else ""
+    for group in groups.GROUPS:
+        if word in groups.group_choices(group):
+            return f"write {group}={word}"
+    words = [word, *takewhile(lambda each: not re.match(rf"[{_DASHES}]|.+=", each), typed[at + 1 :])]
+    if before.endswith("=") or before.partition("=")[0] in (*groups.LISTS, *groups.PATHS):
+        words.insert(0, before)
+    elif word == typed[at] and (remedy := groups.for_recordings(word)):
+        return remedy
+    name, value = re.split(r"[=:\0]+|\Z", "\0".join(words), maxsplit=1)
+    items = ",".join(re.findall(r"[^\0\s,\[\]]+", value))
+    forms = {**dict.fromkeys(groups.PATHS, value.replace("\0", " ")), **dict.fromkeys(groups.LISTS, f"[{items}]")}
+    first = value.partition("\0")[0]
+    keys = groups.keys_like(name.replace("-", "_"))
+    meant = [shlex.quote(f"{key}={forms.get(key, first) if value else '...'}") for key in keys]
+    return f"write {' or '.join(meant)}" if meant else groups.remedy_for(name)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from pipeline.datasets import CONNECTORS
 from pipeline.decoding import DECODERS
@@ -41,23 +40,14 @@ def conf_dir() -> Path:
 
 @dataclass(frozen=True)
 class OwnConf:
-    """A folder with configuration files of a person's own.
-
-    Attributes:
-        root: The folder, absolute. It holds `dataset/<choice>.yaml`, `model/<choice>.yaml` and `<name>.yaml`.
-        name: The main configuration: `config`, or a file in the folder that builds on it.
-    """
+    """A person's own files: an absolute folder with `<group>/<choice>.yaml`, and the name of the main configuration."""
 
     root: Path
     name: str = PRIMARY
 
 
 def open_conf(folder: str, name: str = PRIMARY) -> OwnConf:
-    """Check a person's own folder by the names in it; no file is read.
-
-    Args:
-        folder: The folder as typed after `--config-dir`.
-        name: The main configuration as typed after `--config-name`, with or without `.yaml`.
+    """Check the values of `--config-dir` and `--config-name` by the names of the files; no file is read.
 
     Raises:
         UserError: The folder or the file is not there; the folder has nothing to choose; a file has the name of
@@ -72,13 +62,11 @@ def open_conf(folder: str, name: str = PRIMARY) -> OwnConf:
             raise UserError(f"{file}: only .yaml is read; rename it to {file.stem}.yaml")
         for taken in sorted({*names_in(root / group)} & {*group_choices(group)}):
             raise UserError(f"{root / group / taken}.yaml: has the name of a choice that is there already; rename it")
-    name, mains = name.removesuffix(".yaml"), names_in(root)
-    there = f"there are {', '.join(mains)}" if mains else "there is no .yaml file in it"
-    if name not in (PRIMARY, *mains):
-        raise UserError(f"--config-name={name}: no {name}.yaml in {root}{did_you_mean(name, mains)}; {there}")
+    name = choose("--config-name", "", name.removesuffix(".yaml"), OwnConf(root))
     if name == PRIMARY and not any(names_in(root / group) for group in GROUPS):
-        remedy = f"put files into {root / 'dataset'} or {root / 'model'}, or add --config-name NAME"
-        raise UserError(f"{said}: has no choices; {remedy} ({there})")
+        mains = ", ".join(names_in(root)) or "none"
+        remedy = f"put files into {root / 'dataset'} or {root / 'model'}, or add --config-name NAME (there are {mains})"
+        raise UserError(f"{said}: has no choices; {remedy}")
     return OwnConf(root, name)
 
 
@@ -95,18 +83,12 @@ def group_choices(group: str, own: OwnConf | None = None) -> list[str]:
 def choose(key: str, group: str, name: str, own: OwnConf | None = None) -> str:
     """The choice of a group that has this name. Upper and lower case are one, and so are `-` and `_`.
 
-    Args:
-        key: The key, or the place in a file, for the message.
-        group: The group.
-        name: The name as given.
-        own: The person's own files.
-
     Raises:
-        UserError: There is no such choice.
+        UserError: There is no such choice. The message begins with `key`, the key or the place in a file.
     """
     choices = group_choices(group, own)
     alike = [choice for choice in choices if choice.lower().replace("-", "_") == name.lower().replace("-", "_")]
-    if name not in choices and len(alike) == 1:
+    if len(alike) == 1:
         return alike[0]
     path = for_recordings(name) if group == "dataset" else ""
     one_of(key, name, choices, path and f"; {path}")
@@ -125,14 +107,10 @@ def names_in(folder: Path) -> list[str]:
 
 
 def expand_home(path: str, key: str) -> str:
-    """Replace `~` or `~user` at the start of a path by the home directory.
-
-    Args:
-        path: The path. A path that exists as it is stays unchanged.
-        key: What has the path as its value, for the message.
+    """Replace `~` or `~user` at the start of the path that `key` has as its value by the home directory.
 
     Raises:
-        UserError: There is no such home directory. Otherwise a folder named `~` would be made.
+        UserError: There is no such home directory, and the path does not exist. A folder named `~` would be made.
     """
     expanded = os.path.expanduser(path)
     if not expanded.startswith("~") or os.path.lexists(expanded):
@@ -182,42 +160,36 @@ def describe(group: str, choice: str, own: OwnConf | None = None) -> Description
     return Description(next(iter(comments), ""), list(settings_in(content, prefix)))
 
 
-def compose_choices(choices: Mapping[str, str]) -> DictConfig:
-    """Let Hydra compose the main configuration with choices, none of which is a person's own."""
-    return copy.deepcopy(_composed(tuple(f"{group}={choice}" for group, choice in choices.items())))
-
-
 @cache
-def _composed(choices: tuple[str, ...]) -> DictConfig:
-    for name, modules in GROUPS.items():
-        for choice in added_choices(name):
-            ConfigStore.instance().store(choice, {modules.key.partition(".")[2]: choice}, group=name)
+def compose_choices(choices: tuple[str, ...]) -> dict[str, Any]:
+    """Let Hydra compose the main configuration with choices such as `dataset=digits`, none of them a person's own."""
+    for group, modules in GROUPS.items():
+        for name in added_choices(group):
+            ConfigStore.instance().store(name, {modules.key.partition(".")[2]: name}, group=group)
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        composed = hydra.compose(PRIMARY, list(choices))
-    OmegaConf.set_struct(composed, False)
-    return composed
+        return OmegaConf.to_container(hydra.compose(PRIMARY, list(choices)))  # type: ignore[return-value]
 
 
 LISTS = ("outputs", "stages", "features.layers", "report.layers", "score.by", "dataset.extensions")
 """The keys that take a list."""
+PATHS = ("run_dir", "dataset.root", "dataset.path", "dataset.audio_root", "model.checkpoint")
+"""The keys that take a path. A path may hold spaces, commas, `=` and `~`, so it is taken as typed."""
 
-_FOLDER = "write dataset=folder dataset.root=FOLDER"
-_LIST = "write dataset=manifest dataset.path=LIST"
-_OUTPUT = "write run_dir=FOLDER"
-_GPU = "write device=cuda, or device=cuda:1 for the second GPU"
-_BATCH = "write batch.max_seconds=, the most seconds of audio in one batch"
-_WORKERS = "write threads= for the cores that compute, loader.workers= for the processes that read audio"
-_LANGUAGE = "choose a model of that language; python -m pipeline.models lists them"
 _OTHER_TOOLS = {
     name: remedy
     for remedy, names in (
-        (_FOLDER, "input inputs input_dir input_path data data_dir audio audio_dir audio_path folder dir source"),
-        (_LIST, "list manifest csv jsonl filelist file_list"),
-        (_OUTPUT, "out output_dir out_dir outdir output_path save_dir result_dir results results_dir"),
-        (_GPU, "gpu gpus gpu_id cuda device_id"),
-        (_BATCH, "batch batch_size batchsize bs"),
-        (_WORKERS, "num_workers n_workers jobs n_jobs num_jobs nj num_threads n_threads cpus cores"),
-        (_LANGUAGE, "language languages lang locale"),
+        (
+            "write dataset=folder dataset.root=FOLDER",
+            "input inputs input_dir input_path data data_dir folder dir source",
+        ),
+        ("write dataset=folder dataset.root=FOLDER", "audio audio_dir audio_path"),
+        ("write dataset=manifest dataset.path=LIST", "list manifest csv jsonl filelist file_list"),
+        ("write run_dir=FOLDER", "out output_dir out_dir outdir output_path save_dir result_dir results results_dir"),
+        ("write device=cuda, or device=cuda:1 for the second GPU", "gpu gpus gpu_id cuda device_id"),
+        ("write batch.max_seconds=, the most seconds of audio in one batch", "batch batch_size batchsize bs"),
+        ("write threads= for the cores that compute", "jobs n_jobs num_jobs nj num_threads n_threads cpus cores"),
+        ("write loader.workers= for the processes that read audio", "num_workers n_workers"),
+        ("choose a model of that language; python -m pipeline.models lists them", "language languages lang locale"),
         ("leave it out; the same command continues a run", "resume continue restart"),
         ("write another run_dir=, or remove the old folder", "overwrite force"),
         ("write precision=", "dtype fp16 half bf16 amp"),
@@ -234,52 +206,41 @@ def remedy_for(key: str) -> str:
 
 def for_recordings(path: str) -> str:
     """What to write for a folder of recordings or a list; an empty string if a text looks like no path."""
-    given = os.path.expanduser(path)
+    given, quoted = os.path.expanduser(path), shlex.quote(path)
     if os.path.isfile(given):
-        folder = shlex.quote(os.path.dirname(path) or ".")
         return (
-            f"for a list of recordings write dataset=manifest dataset.path={shlex.quote(path)}, "
-            f"for all recordings beside a file dataset=folder dataset.root={folder}"
+            f"for a list of recordings write dataset=manifest dataset.path={quoted}, for all recordings beside a file "
+            f"dataset=folder dataset.root={shlex.quote(os.path.dirname(path) or '.')}"
         )
     if os.path.isdir(given):
-        return f"for a folder of recordings write dataset=folder dataset.root={shlex.quote(path)}"
-    return "for recordings write dataset=folder dataset.root=FOLDER" if re.search(r"[/\\]", path) else ""
+        return f"for a folder of recordings write dataset=folder dataset.root={quoted}"
+    is_path = re.search(r"[/\\]", path)
+    return "no such file or folder; for recordings write dataset=folder dataset.root=FOLDER" if is_path else ""
 
 
-def keys_with(name: str) -> list[str]:
-    """The keys of every choice that have this name, in full or as their last part."""
-    settings = [setting.key for setting in describe("", PRIMARY).settings]
-    settings += [
-        setting.key for group in GROUPS for each in group_choices(group) for setting in describe(group, each).settings
-    ]
-    keys = [*GROUPS, *dict.fromkeys(settings)]
-    return [name] if name in keys else [key for key in keys if key.rpartition(".")[2] == name]
+def keys_like(name: str) -> dict[str, list[str]]:
+    """The keys that have a name, in full or as their last part, each with the choices that have it; none for all."""
+    parent, _, last = name.lower().rpartition(".")
+    owners: dict[str, list[str]] = {key: [] for key in GROUPS}
+    owners |= {setting.key: [] for setting in describe("", PRIMARY).settings}
+    for group in GROUPS:
+        for choice in group_choices(group):
+            for setting in describe(group, choice).settings:
+                owners.setdefault(setting.key, []).append(f"{group}={choice}")
+    return {key: of for key, of in owners.items() if key.startswith(parent) and key.rpartition(".")[2] == last}
 
 
 def no_such_key(key: str, keys: Sequence[str]) -> str:
-    """Why a key is refused: the choices that have the key, or what may have been meant, and the keys beside it."""
-    parent, _, last = key.rpartition(".")
-    nested = [
-        other
-        for other in keys
-        if other.rpartition(".")[2] == last.lower() != other and other.startswith(parent and f"{parent}.")
-    ]
-    if nested:
-        return f"no such key (did you mean {' or '.join(nested)}?)"
-    for group in GROUPS:
-        full = key if parent else f"{group}.{key}"
-        owners = [
-            f"{group}={name}"
-            for name in group_choices(group)
-            if full in {setting.key for setting in describe(group, name).settings}
-        ]
-        if owners:
-            return (
-                f"no such key of this choice; {full} is a key of {', '.join(owners)}; add {owners[0]}, or leave it out"
-            )
+    """Why a key is refused: what may have been meant, or the choices that have the key, or the keys beside it."""
+    alike = keys_like(key)
+    if meant := [each for each in alike if each in keys]:
+        return f"no such key (did you mean {' or '.join(meant)}?)"
+    for each, owners in alike.items():
+        said = f"{each} is a key of {', '.join(owners)}; add {owners[0]}, or leave it out"
+        return f"no such key of this choice; {said}"
     if remedy := remedy_for(key):
         return f"no such key; {remedy}"
-    inside = [other for other in keys if other.startswith(f"{key}.")]
-    beside = [other for other in keys if other.rpartition(".")[0] == parent]
-    near = inside or beside or [other for other in keys if "." not in other]
+    inside = [each for each in keys if each.startswith(f"{key}.")]
+    beside = [each for each in keys if each.rpartition(".")[0] == key.rpartition(".")[0]]
+    near = inside or beside or [each for each in keys if "." not in each]
     return f"no such key{did_you_mean(key.lower(), keys)}; there are {', '.join(sorted(near))}"

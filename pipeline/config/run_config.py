@@ -6,6 +6,7 @@ the value, the reason and what is allowed. Nothing here instantiates a `_target_
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config.compose import compose, expand, naming_files
+from pipeline.config.compose import compose, naming, read
 from pipeline.config.groups import OwnConf
 from pipeline.config.schema import Settings, check_values
+from pipeline.config.user_files import Value
 from pipeline.datasets import CONNECTORS, Connector
 from pipeline.models import selection
 from pipeline.models.facts import ModelFacts
@@ -61,29 +63,23 @@ class RunConfig:
 
 
 def load(overrides: Sequence[str], own: OwnConf | None = None) -> RunConfig:
-    """Compose and check the configuration.
-
-    Args:
-        overrides: `key=value` as typed on the command line.
-        own: The person's own configuration files.
+    """Compose and check the configuration of `key=value` as typed, and of the person's own files.
 
     Raises:
         UserError: Anything that is wrong, in one line, which begins with the file that it stands in, if any.
     """
-    composed, given = compose(overrides, own)
-    with naming_files(given):
-        return _checked(composed)
+    return _load([value for text in overrides for value in read(text)], own)
 
 
 def load_sweep(overrides: Sequence[str], own: OwnConf | None = None) -> list[RunConfig]:
-    """Compose and check the configurations of a sweep, in their order.
+    """Compose and check the configurations of a sweep: every combination of values, the last key changing first.
 
     Raises:
         UserError: As `load`; or two runs would write to the same folder.
     """
     configs: dict[Path, RunConfig] = {}
-    for typed in expand(overrides):
-        config = load(typed, own)
+    for typed in itertools.product(*(read(text, sweep=True) for text in overrides)):
+        config = _load(typed, own)
         place = config.run_dir.resolve()
         if place in configs:
             raise UserError(
@@ -92,6 +88,12 @@ def load_sweep(overrides: Sequence[str], own: OwnConf | None = None) -> list[Run
             )
         configs[place] = config
     return list(configs.values())
+
+
+def _load(typed: Sequence[Value], own: OwnConf | None) -> RunConfig:
+    composed, given = compose(typed, own)
+    with naming(given):
+        return _checked(composed)
 
 
 def _checked(composed: DictConfig) -> RunConfig:

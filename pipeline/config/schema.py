@@ -1,14 +1,13 @@
 """Every key of the configuration with its type and the values that it takes.
 
-conf/config.yaml has the defaults, and says what each key is for.
+conf/config.yaml has the defaults, and says what each key is for. The types are evaluated here, not as annotations of
+`__future__`, because the checks in them need the names of this module.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, NamedTuple, get_type_hints
+from dataclasses import dataclass, is_dataclass
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -27,80 +26,71 @@ class Rule(NamedTuple):
     names: tuple[str, ...] = ()
 
 
-def _takes(words: str, allows: Callable[[Any], object] = lambda _: True) -> dict[str, Rule]:
-    return {"rule": Rule(words, allows)}
+def _one_of(*names: str) -> Rule:
+    return Rule(", ".join(names), names=names)
 
 
-def _one_of(*names: str) -> dict[str, Rule]:
-    return {"rule": Rule(", ".join(names), names=names)}
-
-
-def _some_of(*names: str) -> dict[str, Rule]:
-    return {"rule": Rule(f"a list of {', '.join(names)}, each once", lambda given: bool(given) and _once(given), names)}
+def _some_of(*names: str) -> Rule:
+    return Rule(f"a list of {', '.join(names)}, each once", lambda given: bool(given) and _once(given), names)
 
 
 def _once(values: list[Any]) -> bool:
     return len(set(values)) == len(values)
 
 
-@dataclass(kw_only=True)
-class _FeatureSettings:
-    # OmegaConf has no `str | list[int]`, so `layers` is checked with the model.
-    layers: Any = field(metadata=_takes("last, all, or numbers of layers from 1 on"))
-    dtype: str = field(metadata=_one_of("float16", "float32"))
-    layout: str = field(metadata=_one_of("list", "binary"))
+_DEVICE = Rule("auto, cpu, cuda, cuda:<number>", re.compile(r"auto|cpu|cuda(:\d{1,2})?").fullmatch)
+_COLUMNS = "null, or a list of the dataset's own columns, each once, such as [room,distractor,room+distractor]"
+_LAYERS = "null, or a list of numbers of layers from 1 on, each once"
 
 
 @dataclass(kw_only=True)
 class _EmissionSettings:
-    dtype: str = field(metadata=_one_of("float16", "float32"))
-    layout: str = field(metadata=_one_of("list", "binary"))
+    dtype: Annotated[str, _one_of("float16", "float32")]
+    layout: Annotated[str, _one_of("list", "binary")]
+
+
+@dataclass(kw_only=True)
+class _FeatureSettings(_EmissionSettings):
+    # OmegaConf has no `str | list[int]`, so `layers` is checked with the model.
+    layers: Annotated[Any, Rule("last, all, or numbers of layers from 1 on")]
 
 
 @dataclass(kw_only=True)
 class _BatchSettings:
-    max_seconds: float | None = field(metadata=_takes("a number above 0, 1e6 at most, or null", lambda s: 0 < s <= 1e6))
+    max_seconds: Annotated[float | None, Rule("a number above 0, 1e6 at most, or null", lambda s: 0 < s <= 1e6)]
 
 
 @dataclass(kw_only=True)
 class _ChunkSettings:
-    seconds: float = field(metadata=_takes("a number from 1 to 1e6", lambda s: 1 <= s <= 1e6))
-    context_seconds: float = field(metadata=_takes("a number from 0 to a quarter of chunk.seconds", lambda s: s >= 0))
+    seconds: Annotated[float, Rule("a number from 1 to 1e6", lambda s: 1 <= s <= 1e6)]
+    context_seconds: Annotated[float, Rule("a number from 0 to a quarter of chunk.seconds", lambda s: s >= 0)]
 
 
 @dataclass(kw_only=True)
 class _ShardSettings:
-    hours: float = field(metadata=_takes("a number above 0, 1e6 at most", lambda hours: 0 < hours <= 1e6))
+    hours: Annotated[float, Rule("a number above 0, 1e6 at most", lambda hours: 0 < hours <= 1e6)]
 
 
 @dataclass(kw_only=True)
 class _LoaderSettings:
-    workers: int | None = field(metadata=_takes("a whole number, 0 or more, or null", lambda n: 0 <= n <= 1e6))
-    timeout_s: float = field(metadata=_takes("a number above 0, 1e6 at most", lambda s: 0 < s <= 1e6))
-
-
-_COLUMNS = "null, or a list of the dataset's own columns, each once, such as [room,distractor,room+distractor]"
-_LAYERS = "null, or a list of numbers of layers from 1 on, each once"
+    workers: Annotated[int | None, Rule("a whole number, 0 or more, or null", lambda n: 0 <= n <= 1e6)]
+    timeout_s: Annotated[float, Rule("a number above 0, 1e6 at most", lambda s: 0 < s <= 1e6)]
 
 
 @dataclass(kw_only=True)
 class ScoreSettings:
     """`score.*`: how transcripts are compared with references, which can be done again at any time."""
 
-    by: list[str] | None = field(default=None, metadata=_takes(_COLUMNS, lambda names: all(names) and _once(names)))
-    normaliser: str = field(default="standard", metadata=_one_of(*DESCRIPTIONS))
+    by: Annotated[list[str] | None, Rule(_COLUMNS, lambda names: all(names) and _once(names))] = None
+    normaliser: Annotated[str, _one_of(*DESCRIPTIONS)] = "standard"
 
 
 @dataclass(kw_only=True)
 class ReportSettings:
     """`report.*`: what the page shows."""
 
-    utterances: int = field(
-        default=4, metadata=_takes(f"a whole number from 1 to {MAX_SHOWN}", lambda n: 1 <= n <= MAX_SHOWN)
-    )
-    layers: list[int] | None = field(
-        default=None, metadata=_takes(_LAYERS, lambda layers: _once(layers) and min(layers, default=0) >= 1)
-    )
+    utterances: Annotated[int, Rule(f"a whole number from 1 to {MAX_SHOWN}", lambda n: 1 <= n <= MAX_SHOWN)] = 4
+    layers: Annotated[list[int] | None, Rule(_LAYERS, lambda n: _once(n) and min(n, default=0) >= 1)] = None
 
 
 @dataclass(kw_only=True)
@@ -112,35 +102,32 @@ class Settings:
     decoder: Any
     executor: Any
     run_dir: str | None
-    stages: list[str] = field(metadata=_some_of("manifest", "infer", "score", "report"))
-    outputs: list[str] = field(metadata=_some_of("transcripts", "emissions", "features"))
-    device: str = field(
-        metadata=_takes("auto, cpu, cuda, cuda:<number>", re.compile(r"auto|cpu|cuda(:\d{1,2})?").fullmatch)
-    )
-    threads: int | None = field(metadata=_takes("a whole number from 1 to 1024, or null", lambda n: 1 <= n <= 1024))
-    precision: str = field(metadata=_one_of("auto", "fp32", "bf16", "fp16"))
+    stages: Annotated[list[str], _some_of("manifest", "infer", "score", "report")]
+    outputs: Annotated[list[str], _some_of("transcripts", "emissions", "features")]
+    device: Annotated[str, _DEVICE]
+    threads: Annotated[int | None, Rule("a whole number from 1 to 1024, or null", lambda n: 1 <= n <= 1024)]
+    precision: Annotated[str, _one_of("auto", "fp32", "bf16", "fp16")]
     features: _FeatureSettings
     emissions: _EmissionSettings
     batch: _BatchSettings
     chunk: _ChunkSettings
-    channels: str = field(metadata=_one_of("mix", "first", "each"))
+    channels: Annotated[str, _one_of("mix", "first", "each")]
     shard: _ShardSettings
     loader: _LoaderSettings
     score: ScoreSettings
     report: ReportSettings
-    max_failures: int | None = field(metadata=_takes("a whole number, 0 or more, or null", lambda n: 0 <= n <= 1e12))
+    max_failures: Annotated[int | None, Rule("a whole number, 0 or more, or null", lambda n: 0 <= n <= 1e12)]
     retry_failed: bool
-    extend: str = field(metadata=_one_of("auto", "check", "off"))
+    extend: Annotated[str, _one_of("auto", "check", "off")]
     redo_changed: bool
 
 
 def _rules(schema: Any, prefix: str = "") -> Iterator[tuple[str, Rule]]:
-    for item in fields(schema):
-        section = get_type_hints(schema)[item.name]
-        if is_dataclass(section):
-            yield from _rules(section, f"{prefix}{item.name}.")
-        elif item.metadata:
-            yield f"{prefix}{item.name}", item.metadata["rule"]
+    for name, hint in get_type_hints(schema, include_extras=True).items():
+        if is_dataclass(hint):
+            yield from _rules(hint, f"{prefix}{name}.")
+        for rule in getattr(hint, "__metadata__", ()):
+            yield f"{prefix}{name}", rule
 
 
 RULES = {**dict(_rules(Settings)), "model.sha256": Rule("null, or 64 lower-case hexadecimal digits")}

@@ -21,16 +21,10 @@ from pipeline.config.groups import GROUPS, HIDDEN, OwnConf, choice_file, choose,
 from pipeline.runtime.errors import UserError, explain
 from pipeline.runtime.redaction import mask_assignment
 
-_MAX_BYTES = 2**20
-_MAX_REFERENCES = 10
-"""The most references to anchors in one file, because references to references hold a billion values in ten lines."""
-_NAMES = {*HIDDEN} - {"model.source"}
-"""A choice that builds on no other sets the one of its group. Files of release 0.1 name a model without its source."""
-
 
 @dataclass(frozen=True)
 class Value:
-    """A value that a person gave: its full key, as messages quote it, and its file if it was not typed."""
+    """A value: its full key, as messages quote it, and the file if a person's own file has it."""
 
     key: str
     value: Any
@@ -39,19 +33,15 @@ class Value:
 
 
 def read_own(own: OwnConf, chosen: dict[str, str]) -> list[Value]:
-    """Read the files of a person's own that take part.
+    """Read the files of a person's own that take part; a later value goes before an earlier one.
 
     Args:
         own: The person's own files.
         chosen: The choices that were typed, by group. Choices in files are added; then each is replaced by the one
             that it builds on, which is shipped or another package's, or empty where it builds on none.
 
-    Returns:
-        The values. A later one goes before an earlier one.
-
     Raises:
-        UserError: A file cannot be read, is not YAML (with the line), builds on what is not there, or does not say
-            what it has to.
+        UserError: A file cannot be read, is not YAML (with the line), or does not say what it builds on.
     """
     layers: dict[str, list[Value]] = {}
     chosen[""] = own.name
@@ -60,11 +50,11 @@ def read_own(own: OwnConf, chosen: dict[str, str]) -> list[Value]:
         group = waiting[0]
         name, chosen[group] = chosen[group], ""
         layers[group] = _layer(own, group, name, chosen)
-        if not chosen[group] and not (group and _NAMES & {value.key for value in layers[group]}):
-            there = ", ".join(group_choices(group))
+        hidden = {key for key in HIDDEN if key.startswith(f"{group}.")}  # a file that sets them needs no other
+        if not chosen[group] and not hidden <= {value.key for value in layers[group]}:
             raise UserError(
                 f"{choice_file(group, name, own)}: builds on nothing; begin it with `defaults: [NAME, _self_]`, "
-                f"where NAME is one of {there}"
+                f"where NAME is one of {', '.join(group_choices(group))}"
             )
     del chosen[""]
     return [value for group in reversed(order) for value in layers.get(group, ())]
@@ -106,12 +96,7 @@ def _layer(own: OwnConf, group: str, name: str, chosen: dict[str, str], above: t
 def _read(path: Path) -> tuple[str, dict[Any, Any]]:
     """The text of a file, and the text as YAML."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UserError(f"{path}: larger than 1 MB, so not a configuration; give `key: value` lines")
         text = path.read_text(encoding="utf-8")
-        references = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
-        if references > _MAX_REFERENCES:
-            raise UserError(f"{path}: {references} references to anchors; write the values out")
         config = OmegaConf.load(io.StringIO(text))
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""

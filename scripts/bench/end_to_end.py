@@ -14,21 +14,20 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import corpora
 import flops
-import soundfile
 from common import Table, matrix_rate, parser, prepared, publish, say
 from contestants import Rival, Timing, pipeline
+from mixes import MIXES, Mix, describe, make_mixes, smaller
 from weights import prepare_weights
 
 from pipeline.models.architectures import architecture_of
@@ -122,67 +121,6 @@ def arguments() -> argparse.Namespace:
     options.mixes = options.mixes or (["librispeech"] if options.quick else every)
     options.batches = options.batches or ([1] if options.quick else [8, 32, 64] if cuda else [1, 4, 8])
     return options
-
-
-@dataclass(frozen=True)
-class Mix:
-    """A corpus, and the part of it that is enough for who is slower or writes much.
-
-    Attributes:
-        name: Of the mix.
-        whole, part: Folders.
-        lengths: Samples of each recording of `whole`.
-        part_s: Seconds of audio in `part`.
-    """
-
-    name: str
-    whole: Path
-    part: Path
-    lengths: list[int]
-    part_s: float
-
-
-MIXES = {
-    "librispeech": "recordings of 2 to 16 s",
-    "busy": "recordings of 2 to 16 s beside two busy processes",
-    "short": "commands of a second",
-    "long": "one recording",
-}
-
-
-def make_mixes(options: argparse.Namespace, work: Path) -> dict[str, Mix]:
-    say("making recordings")
-    count = options.recordings
-    part = min(count, math.ceil(options.rival_hours * 3600 / 9)) if options.device == "cuda" else count
-    makers: dict[str, Callable[[Path], Path]] = {
-        "librispeech": lambda folder: corpora.librispeech(folder, count, 1.0 if options.quick else 16.0),
-        "busy": lambda folder: corpora.librispeech(folder, min(count, 24)),
-        "short": lambda folder: corpora.short(folder, options.commands),
-        "long": lambda folder: corpora.long(folder, options.long_minutes),
-    }
-    mixes = {}
-    for name in options.mixes:
-        whole = makers[name](work / name)
-        paths = corpora.files(whole)
-        folder = whole
-        if name == "librispeech" and part < count:
-            folder = corpora.beginning(work / "librispeech-part", whole, part)
-        lengths = [soundfile.info(path).frames for path in paths]
-        mixes[name] = Mix(name, whole, folder, lengths, corpora.seconds(folder))
-    return mixes
-
-
-def smaller(mix: Mix, work: Path) -> Mix:
-    """For a large model on CUDA: a quarter of what the base model gets, but not less than the rivals'."""
-    count = max(len(mix.lengths) // 4, len(corpora.files(mix.part)))
-    whole = corpora.beginning(work / "librispeech-quarter", mix.whole, count)
-    return replace(mix, whole=whole, lengths=mix.lengths[:count])
-
-
-def describe(mix: Mix) -> str:
-    seconds = sum(mix.lengths) / corpora.RATE
-    amount = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:.0f} s"
-    return f"{len(mix.lengths):,} {MIXES[mix.name]}, {amount}" if mix.name != "long" else f"one recording, {amount}"
 
 
 def start_rivals(options: argparse.Namespace, model: str, stack: ExitStack) -> dict[str, Rival]:
@@ -322,7 +260,11 @@ def report(
         f"Limit: {statistics.median(limits) / 1e9:,.0f} GFLOP/s of matrix products in this run, "
         f"{flop_per_s / 1e9:.1f} GFLOP per second of this audio: {limit:,.1f} x real time."
     )
-    ratios = Table(f"Ratios: {title}", ["what", "measured", "wanted"])
+    return [table, ratios(title, mix, contestants, options)]
+
+
+def ratios(title: str, mix: Mix, contestants: list[Contestant], options: argparse.Namespace) -> Table:
+    table = Table(f"Ratios: {title}", ["what", "measured", "wanted"])
     for what, (ours, theirs, wanted) in TARGETS.items():
         mine = max((c.speed for c in contestants if c.name == ours), default=0.0)
         best = max(
@@ -335,15 +277,15 @@ def report(
         )
         if mine and best:
             wanted = 2.0 if mix.name == "busy" else wanted
-            ratios.add(what, f"{mine / best:.2f}", f"{wanted:.2f}" if options.device == "cpu" else "")
+            table.add(what, f"{mine / best:.2f}", f"{wanted:.2f}" if options.device == "cpu" else "")
     commands = {c.name: statistics.median(t.whole_s / t.audio_s for t in c.timings) for c in contestants if c.timings}
     for what, ours, theirs in (("", OURS, LOOP), (" with all layers", OURS_LAYERS, LOOP_LAYERS)):
         if {ours, theirs} <= {*commands}:
             ratio = commands[theirs] / commands[ours]
-            ratios.add(f"whole commands{what}, start and end counted, against the tutorial's loop", f"{ratio:.2f}", "")
+            table.add(f"whole commands{what}, start and end counted, against the tutorial's loop", f"{ratio:.2f}", "")
     waits = [t.waiting for c in contestants[:1] for t in c.timings if t.waiting is not None]
-    ratios.add("share of the time in which the model waits", f"{statistics.median(waits):.1%}", "under 3 %")
-    return [table, ratios]
+    table.add("share of the time in which the model waits", f"{statistics.median(waits):.1%}", "under 3 %")
+    return table
 
 
 if __name__ == "__main__":

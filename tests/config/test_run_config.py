@@ -195,7 +195,8 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("batch.max_seconds=1,2", ["batch.max_seconds=1,2", "add -m"]),
     ("batch.max_seconds=range(1,3)", ["batch.max_seconds=range(1,3)", "add -m"]),
     ("dataset=voices,digits", ["dataset=voices,digits", "add -m"]),
-    ("model=glob(*)", ["model=glob(*)", "add -m"]),
+    ("model=glob(*)", ["model=glob(*): not allowed", "hubert_base"]),
+    ("batch.max_seconds=interval(1,2)", ["batch.max_seconds=interval(1,2)", "must be a number"]),
     ("model@foo=digits", ["model@foo=digits"]),
     ("dataset@x=voices", ["dataset@x=voices"]),
 ]

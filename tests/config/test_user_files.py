@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import running
 
-from pipeline.config import commandline, compose, groups
+from pipeline.config import commandline
 from pipeline.config import run_config as config
-from pipeline.config.groups import HIDDEN
 from pipeline.config.run_config import RunConfig
 from pipeline.run import Session
 from pipeline.runtime.errors import UserError
@@ -199,6 +198,13 @@ def test_the_settings_of_a_whole_run_come_from_one_file(own: Path, spelling: lis
     assert chosen.run_dir == Path("../out")
 
 
+def test_a_main_file_builds_on_the_shipped_one_whether_it_says_so_or_not(own: Path) -> None:
+    write(own, bare="outputs: [transcripts]\ndataset: {root: ../calls}\n")
+    chosen = load(own, "-cn=bare", "dataset=folder", "model=digits")
+    assert (chosen.settings.outputs, chosen.dataset_options["root"]) == (["transcripts"], "../calls")
+    assert chosen.settings.shard.hours == config.load([]).settings.shard.hours
+
+
 def test_what_is_typed_goes_before_the_file(own: Path) -> None:
     write(own, myrun=RUN, dataset__mycalls="connector: folder\nroot: ../calls\n")
     chosen = load(own, "-cn=myrun", "batch.max_seconds=9", f"model={BASE}", "dataset.extensions=[flac]", "run_dir=x")
@@ -262,11 +268,7 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
         [": defaults=folder: ", "must be a list"],
     ),
     "reference to nothing": ("connector: folder\nroot: ${nope}", [": dataset.root=${nope}: ", "'nope' not found"]),
-    "reference to nothing as connector": ("connector: ${nope}", [": dataset.connector=${nope}: ", "'nope' not found"]),
-    "another connector than that of its base": (
-        "defaults: [folder]\nconnector: manifest",
-        [": dataset.connector=manifest: Key 'root' not in 'Options'"],
-    ),
+    "reference to nothing as connector": ("connector: ${nope}", [": dataset.connector=${nope}: not allowed", "folder"]),
     "_self_ before its base": (
         "defaults: [_self_, folder]",
         [": defaults=['_self_', 'folder']: must be", "then _self_"],
@@ -328,13 +330,14 @@ def test_a_file_that_another_builds_on_is_checked(own: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("name: digits\nsha: x", ": model.sha=x: no such key (did you mean model.sha256?)"),
+        ("defaults: [digits]\nsha: x", ": model.sha=x: no such key (did you mean model.sha256?)"),
+        ("defaults: [digits]\nsha256: abc", ": model.sha256=abc: not a SHA-256"),
+        ("defaults: [digits]\nsource: null", ": model.source=None: not allowed; there are bundle, checkpoint, digits"),
+        ("source: digits\nname: digit", ": model.name=digit: not allowed"),
+        ("source: digits\nname: null", ": model.name=None: not allowed; there are digits"),
+        ("source: digits\nname: [digits]", ": model.name=['digits']: not allowed"),
+        ("name: digits", ": builds on nothing; begin it with `defaults: [NAME, _self_]`"),
         ("sha256: abc", ": builds on nothing"),
-        ("name: digit", ": model.name=digit: not allowed (did you mean digits?)"),
-        ("name: digits\nsha256: abc", ": model.sha256=abc: not a SHA-256"),
-        ("name: null", ": model.name=None: the choice does not set model.name; write `name: NAME`"),
-        ("name: [digits]", ": model.name=['digits']: the choice does not set model.name"),
-        ("name: digits\nsource: null", ": model.source=None: the choice does not set model.source"),
     ],
 )
 def test_a_model_of_ones_own_is_checked_likewise(own: Path, content: str, said: str) -> None:
@@ -342,17 +345,12 @@ def test_a_model_of_ones_own_is_checked_likewise(own: Path, content: str, said: 
     assert refusal(own, "model=mine", "dataset=digits").startswith(f"{own}/model/mine.yaml{said}")
 
 
-@pytest.mark.parametrize("key", HIDDEN)
-def test_a_shipped_choice_without_a_key_that_nobody_types_is_named(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = groups.compose_choices({"dataset": "digits"})
-    group, name = key.split(".")
-    del plain[group][name]
-    monkeypatch.setattr(compose, "compose_choices", lambda choices: plain)
-    if key == "model.source":  # a file of release 0.1
-        assert config.load(["dataset=digits"]).model.name == "digits"
-        return
-    with pytest.raises(UserError, match=f"the choice does not set {key}; write `{name}: NAME` in the file"):
-        config.load(["dataset=digits"])
+def test_a_file_may_name_another_connector_than_its_base_whose_own_keys_then_do_not_count(own: Path) -> None:
+    (own.parent / "calls" / "list.csv").write_text("path\na.wav\n")
+    write(own, dataset__mine="defaults: [folder]\nconnector: manifest\npath: ../calls/list.csv\n")
+    assert load(own, "dataset=mine").dataset_options["path"] == "../calls/list.csv"
+    write(own, dataset__mine="defaults: [base]\nconnector: manifest\n", dataset__base="connector: folder\nroot: x\n")
+    assert refusal(own, "dataset=mine").startswith(f"{own}/dataset/base.yaml: dataset.root=x: no such key")
 
 
 def test_a_typed_value_that_is_wrong_is_not_blamed_on_a_file(own: Path) -> None:
@@ -386,10 +384,6 @@ def test_a_main_file_with_the_shipped_name_is_refused_not_ignored(own: Path) -> 
 
 
 MAINS = {
-    "builds on nothing": (
-        "outputs: [features]",
-        "builds on nothing; begin it with `defaults: [NAME, _self_]`, where NAME is one of config",
-    ),
     "misspelt key": (
         "defaults: [config, _self_]\noutput: [features]",
         "output=['features']: no such key (did you mean outputs?)",

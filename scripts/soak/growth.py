@@ -1,6 +1,6 @@
 """Let a corpus grow, shrink and change at random, kill the runs over it, and check every row until the time is up.
 
-    python scripts/soak_growth.py --minutes 3 --seed 7          or: make soak-growth ARGS="--minutes 60"
+    python scripts/soak/growth.py --minutes 3 --seed 7          or: make soak-growth ARGS="--minutes 60"
 
 Each night recordings are added, removed, brought back or replaced, and references are written. The run of the night is
 killed at a random moment or failpoint; the same command again completes it. Then each recording must have the text of
@@ -16,28 +16,20 @@ import random
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from harness import COMPLETE, DIGITS, FAILURES, ROOT, Soak, check, kill_group, run, texts
 
-from pipeline.runtime.failpoints import POINTS, VARIABLE
 from pipeline.scoring.counting import count_errors
 
-ROOT = Path(__file__).resolve().parents[1]
-SOURCES = sorted((ROOT / "pipeline" / "shipped" / "digits").glob("*.flac"))
+SOURCES = sorted(DIGITS.glob("*.flac"))
 SAID = ("one", "two", "three four", "nine", "zero zero")
-LOADING = ("decode", "decoded")
-"""Points in the loader's process, where a kill costs the recording, as it should."""
 
 
-class Difference(Exception):
-    """A promise is broken."""
-
-
-class Nights:
+class Nights(Soak):
     """A corpus, the run over it, and what is known of both.
 
     Attributes:
@@ -47,39 +39,47 @@ class Nights:
         references: The text beside each recording.
     """
 
-    def __init__(self, work: Path, chance: random.Random) -> None:
+    complete = (COMPLETE, FAILURES)
+
+    def __init__(self, work: Path, chance: random.Random, given: argparse.Namespace) -> None:
         """Run all sources once, to know their texts."""
-        self.work, self.chance = work, chance
+        super().__init__(work, chance, given)
         self.corpus, self.out = work / "corpus", work / "out"
         self.corpus.mkdir()
+        self.settings += (f"dataset.root={self.corpus}", "device=cpu", "outputs=[transcripts]", "shard.hours=0.002")
         self.files: dict[str, Path] = {}
         self.computed: dict[str, Path] = {}
         self.removed: dict[str, Path] = {}
         self.references: dict[str, str] = {}
-        code = self.run(f"dataset.root={SOURCES[0].parent}", f"run_dir={work / 'known'}")
-        self.check(code == 0, f"the run over the sources ended with {code}")
-        rows = pq.read_table(work / "known" / "transcripts", columns=["id", "text"]).to_pylist()
-        self.texts = {SOURCES[0].parent / row["id"]: row["text"] for row in rows}
+        code = self.finish(work / "known", f"dataset.root={DIGITS}")
+        check(code == COMPLETE, f"the run over the sources ended with {code}")
+        self.texts = {DIGITS / name: text for name, text in texts(work / "known").items()}
 
-    def check(self, condition: object, what: str) -> None:
-        if not condition:
-            raise Difference(what)
+    def summary(self, rounds: int) -> str:
+        return f"{rounds} nights, {len(self.files)} recordings, every row right"
 
-    def run(self, *changed: str, failpoint: str = "", kill_after_s: float | None = None) -> int:
-        given = [
-            "dataset=folder", f"dataset.root={self.corpus}", "model=digits", "device=cpu", f"run_dir={self.out}",
-            "outputs=[transcripts]", "shard.hours=0.002", "stages=[manifest,infer,score]", *changed,
-        ]  # fmt: skip
-        env = os.environ | {"PYTHONPATH": str(ROOT), VARIABLE: failpoint}
-        with open(self.work / "output.txt", "ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.run", *given], env=env, stdout=output, stderr=output
-            )
+    def round(self, number: int) -> Iterator[str]:
+        """Change the corpus, disturb the run over it, complete the run, and check every row."""
+        for _ in range(self.chance.randint(1, 12)):
+            self.change()
+        redo = ["redo_changed=true"] if self.chance.random() < 0.4 else []
+        if self.chance.random() < 0.5:
+            yield self.run_to_failpoint(self.out, *redo, most=5)
+        else:
+            yield self.kill_after(self.chance.uniform(0.3, 3.0), redo)
+        code = self.finish(self.out, *redo)
+        check(code in self.complete, f"exit code {code}")
+        self.compare(bool(redo))
+        yield "completed and checked"
+
+    def kill_after(self, seconds: float, redo: list[str]) -> str:
+        process = self.start(self.out, *redo)
         try:
-            return process.wait(kill_after_s)
+            process.wait(seconds)
+            return "completed before the kill"
         except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
+            kill_group(process)
+            return "killed after a while"
 
     def change(self) -> str:
         """Change the corpus in one way, and say which."""
@@ -110,73 +110,35 @@ class Nights:
         shutil.copyfile(source, self.corpus / name)
         self.files[name] = source
 
-    def night(self) -> str:
-        """Change the corpus, disturb the run over it, complete the run, and check every row."""
-        for _ in range(self.chance.randint(1, 12)):
-            self.change()
-        redo = ["redo_changed=true"] if self.chance.random() < 0.4 else []
-        if self.chance.random() < 0.5:
-            point = self.chance.choice([point for point in POINTS if point not in LOADING])
-            self.run(*redo, failpoint=f"{point}@{self.chance.randint(1, 5)}")
-            how = "killed at a failpoint, or completed"
-        else:
-            self.run(*redo, kill_after_s=self.chance.uniform(0.3, 3.0))
-            how = "killed after a while, or completed"
-        code = self.run(*redo)
-        self.check(code in (0, 3), f"exit code {code}")
-        self.compare(bool(redo))
-        return how
-
     def compare(self, redo: bool) -> None:
         manifest = {row["id"]: row for row in pq.read_table(self.out / "manifest.parquet").to_pylist()}
         rows = {row["id"]: row for row in pq.read_table(self.out / "transcripts").to_pylist()}
         failed = pq.read_table(self.out / "failures", columns=["id"])["id"].to_pylist()
-        self.check(manifest.keys() >= self.files.keys(), "a recording is not in the manifest")
-        self.check(sorted([*rows, *failed]) == sorted(manifest), "an id is missing or doubled")
+        check(manifest.keys() >= self.files.keys(), "a recording is not in the manifest")
+        check(sorted([*rows, *failed]) == sorted(manifest), "an id is missing or doubled")
         shards = Counter(row["shard"] for row in manifest.values() if row.get("vanished_at"))
         for name, source in self.files.items():
-            self.check(not manifest[name].get("vanished_at"), f"{name}: vanished, though it is there")
+            check(not manifest[name].get("vanished_at"), f"{name}: vanished, though it is there")
             if name in failed:
                 continue  # it was removed before it was computed
             allowed = {source, self.computed.get(name, source)}
             if redo and not shards[manifest[name]["shard"]]:
                 allowed = {source}
             texts = {self.texts[each] for each in allowed}
-            self.check(rows[name]["text"] in texts, f"{name}: {rows[name]['text']!r} instead of {texts}")
+            check(rows[name]["text"] in texts, f"{name}: {rows[name]['text']!r} instead of {texts}")
             reference = self.references.get(name)
-            self.check(rows[name]["reference"] == reference, f"{name}: reference {rows[name]['reference']!r}")
+            check(rows[name]["reference"] == reference, f"{name}: reference {rows[name]['reference']!r}")
             if reference is not None:
                 errors = count_errors(rows[name]["text"], reference).word_errors
-                self.check(rows[name]["word_errors"] == errors, f"{name}: counts are old")
+                check(rows[name]["word_errors"] == errors, f"{name}: counts are old")
             if rows[name]["text"] == self.texts[source]:
                 self.computed[name] = source
         checked = subprocess.run(
             [sys.executable, "-m", "pipeline.verify", str(self.out)],
             env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
         )  # fmt: skip
-        self.check(checked.returncode == 0, checked.stdout)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=3.0, help="begin no other night after that long")
-    parser.add_argument("--seed", type=int, default=None, help="default: another every time")
-    given = parser.parse_args()
-    seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
-    work = Path(tempfile.mkdtemp(prefix="soak-growth-"))
-    end = time.monotonic() + 60 * given.minutes
-    done: Counter[str] = Counter()
-    try:
-        nights = Nights(work, random.Random(seed))
-        while time.monotonic() < end or not done:
-            done.update([nights.night()])
-    except Difference as difference:
-        print(f"DIFFERENT with --seed {seed}: {difference}; after {dict(done)}; see {work}")
-        return 1
-    shutil.rmtree(work)
-    print(f"{done.total()} nights, {len(nights.files)} recordings, every row right: {dict(done)}; seed {seed}")
-    return 0
+        check(checked.returncode == 0, checked.stdout)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Nights, __doc__))
