@@ -28,6 +28,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.runtime.failpoints import POINTS, VARIABLE
-from pipeline.storage.commits import read_record
+from pipeline.storage.commits import CommitRecord, read_record
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMATS = ROOT / "tests" / "data" / "formats"
@@ -77,6 +78,13 @@ def make_corpus(folder: Path, recordings: int) -> None:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(source)
         link.with_suffix(".txt").write_text(row["transcript"])
+
+
+def computed(record: CommitRecord | None) -> CommitRecord | None:
+    """A commit record without the transcripts, which are written again, without the model, to complete `same_as`."""
+    if record is None:
+        return None
+    return replace(record, files={table: file for table, file in record.files.items() if table != "transcripts"})
 
 
 class Soak:
@@ -269,7 +277,8 @@ class Soak:
             check_readable(run_dir, damaged)
             now = {path.stem: read_record(path.read_bytes()) for path in self.shards(run_dir)}
             kept = {shard for shard, record in before.items() if shard not in damaged and record is not None}
-            check(all(now.get(shard) == before[shard] for shard in kept), "a committed shard was done again")
+            again = [shard for shard in kept if computed(now.get(shard)) != computed(before[shard])]
+            check(not again, "a committed shard was done again")
             if "damage" in kinds and self.chance.random() < 0.3:
                 state = contents(run_dir)
                 yield self.damage(run_dir)

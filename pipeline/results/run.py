@@ -270,7 +270,9 @@ class Run:
             return pa.concat_tables(parts, promote_options="permissive")
         if table == "failures":
             return tables.FAILURES.empty_table()
-        return tables.transcripts_schema(self._directory.manifest.schema()).empty_table()
+        recorded = self._directory.read_record()
+        audio_digests = recorded is not None and recorded.identity.audio_digests
+        return tables.transcripts_schema(self._directory.manifest.schema(), audio_digests).empty_table()
 
     def _one(
         self, table: ArrayTable, id: str, layer: int | None, start_frame: int, end_frame: int | None

@@ -6,6 +6,7 @@ Only this stage imports torch. `pipeline.run` imports this module when the stage
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -101,7 +102,12 @@ def prepare(
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)
     sha256 = config.source.fetch()
-    identity = identities.describe(config, manifest.digest, precision, sha256)
+    recorded = directory.read_record() if directory.has_results() else None
+    begun = None if recorded is None else recorded.identity
+    identity = identities.describe(config, manifest.digest, precision, sha256, begun)
+    older = replace(identity, audio_digests=False)
+    if recorded is None and directory.committed(older.fingerprint):  # an earlier release began the run
+        identity = older
     _refuse_other_work(config, directory, identity)
     done = directory.committed(identity.fingerprint)
     for name in directory.unusable_records(done):
@@ -195,4 +201,5 @@ def _table_settings(config: RunConfig, identity: Identity) -> TableSettings:
             "sample_rate": facts.sample_rate,
         },
         fingerprint=identity.fingerprint,
+        audio_digests=identity.audio_digests,
     )

@@ -46,6 +46,8 @@ class Identity:
         decoder: The choice of the group `decoder`; `None` if transcripts are not requested.
         options: Further options of the model and the decoder, such as `model.labels` and `decoder.beam_size`.
         feature_layout, emission_layout: list or binary; list if the table is not requested.
+        audio_digests: Whether `transcripts/` has the columns `audio_digest` and `same_as`. A run that an earlier
+            release began does not have them.
     """
 
     schema_version: int
@@ -66,6 +68,7 @@ class Identity:
     options: Mapping[str, Any] = field(default_factory=dict)
     feature_layout: str = LIST
     emission_layout: str = LIST
+    audio_digests: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -153,6 +156,8 @@ class RunRecord:
         written: Time of writing in UTC, as ISO 8601.
         manifests: Digests of the rows that the manifest may have: the present one, and another one while it is being
             replaced; empty if the manifest has never changed, then `identity.manifest`.
+        duplicates: Number of utterances whose audio an earlier utterance has too. `None` as long as `same_as` may be
+            incomplete, because shards are committed or `same_as` is being written.
     """
 
     identity: Identity
@@ -162,6 +167,7 @@ class RunRecord:
     device: str | None
     written: str
     manifests: tuple[str, ...] = ()
+    duplicates: int | None = None
 
     @property
     def manifest_contents(self) -> tuple[str, ...]:
@@ -201,6 +207,7 @@ class RunRecord:
                 device=content.get("device"),
                 written=content.get("written", ""),
                 manifests=tuple(content.get("manifests", ())),
+                duplicates=content.get("duplicates"),
             )
             fingerprint = content["fingerprint"]
         except (TypeError, KeyError, AttributeError, RecursionError) as error:

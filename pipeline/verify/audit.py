@@ -29,6 +29,7 @@ from pipeline.storage.run_directory import (
     RunDirectory,
 )
 from pipeline.storage.run_record import RunRecord
+from pipeline.verify.duplicates import audit_duplicates
 from pipeline.verify.scores import audit_scores
 from pipeline.verify.shard import UNREADABLE, Problem, ShardAudit, State, Work, audit_shard, reason
 
@@ -121,7 +122,8 @@ def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda
         else:
             notes.append(f"{path}: not a file of this run; left as it is")
     if all(each.state == "sound" for each in audits):
-        problems += audit_scores(directory, [each.record for each in audits if each.record is not None])
+        records = [each.record for each in audits if each.record is not None]
+        problems += [*audit_scores(directory, records), *audit_duplicates(directory, work, records)]
     taken_as_done = [each.shard for each in audits if each.state == "damaged" and each.shard in done]
     return Audit(work, audits, taken_as_done, problems, notes, locked or directory.is_locked())
 
