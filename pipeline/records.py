@@ -94,6 +94,7 @@ class Chunk:
         join: Frame of the utterance from which on this chunk's frames count, and not those of the chunk before.
         context: Frames on either side of the join that both chunks have.
         last: Whether this is the last chunk of the utterance.
+        audio_digest: Digest of the samples (`pipeline.audio.digests`), once the chunk is loaded; empty before.
     """
 
     row: int
@@ -103,6 +104,7 @@ class Chunk:
     join: int = 0
     context: int = 0
     last: bool = True
+    audio_digest: bytes = field(default=b"", compare=False)
 
     @property
     def whole(self) -> bool:

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -34,6 +34,7 @@ from pipeline.scoring.normalisers import check_normaliser
 from pipeline.scoring.terminal import pictures
 from pipeline.stages import identity
 from pipeline.stages import resume as refusals
+from pipeline.stages.duplicates import is_settled, settle_same_as
 from pipeline.stages.manifest import ManifestStage
 from pipeline.stages.score import is_scored, read_overall, score_run
 from pipeline.stages.sweep import summary_table
@@ -217,10 +218,12 @@ class Session:
                 from pipeline.stages.infer import infer
 
                 speed = infer(self.config, self.directory, manifest, self.console, self.say)
-            records = self.directory.commits() if finished is None else finished
+            records: Mapping[int, CommittedShard] = self.directory.commits() if finished is None else finished
             to_write = settings.stages if finished is None else self._to_write(finished)
             if finished is not None and to_write:  # where `infer` ran it has written them
                 self.directory.write(CONFIG, self.config.yaml.encode())
+            if "infer" in to_write:
+                records = self._settle(manifest, records)
             if "score" in to_write:
                 self._score(manifest, records)
             if "report" in to_write:
@@ -243,7 +246,8 @@ class Session:
         """The stages that a run whose tables are complete has still to do."""
         settings = self.config.settings
         scored = not summary.total(records.values()).reference_words or is_scored(self.directory, settings.score)
-        stale = [] if scored or "score" not in settings.stages else ["score"]
+        stale = [] if is_settled(self.directory) else ["infer"]
+        stale += [] if scored or "score" not in settings.stages else ["score"]
         if "report" in settings.stages and (stale or not is_current(self.directory, settings.report)):
             stale.append("report")
         return stale
@@ -279,18 +283,25 @@ class Session:
         retry = self.config.settings.retry_failed and totals.num_failures
         return records if complete and not retry else None
 
-    def _close(self, records: dict[int, CommittedShard], prefix: str, speed: str = "") -> int:
+    def _close(self, records: Mapping[int, CommittedShard], prefix: str, speed: str = "") -> int:
         self.directory.check_in_place()  # else the last lines would name a folder that is gone
         totals = summary.total(records.values())
         settings = self.config.settings
         scored = read_overall(self.directory) if "score" in settings.stages else None
-        said = summary.lines(totals, self.directory.root, settings.outputs, speed, scored)
+        recorded = self.directory.read_record()
+        duplicates = (recorded and recorded.duplicates) or 0
+        said = summary.lines(totals, self.directory.root, settings.outputs, speed, scored, duplicates)
         said[0] = prefix + said[0]
         for line in said:
             self.say(line)
         return 3 if totals.num_failures else 0
 
-    def _score(self, manifest: Manifest, records: dict[int, CommittedShard]) -> None:
+    def _settle(self, manifest: Manifest, records: Mapping[int, CommittedShard]) -> Mapping[int, CommittedShard]:
+        """Complete `same_as` in the transcripts; returns the committed shards after that."""
+        with self.console.status("comparing the audio of all utterances"):
+            return settle_same_as(self.directory, manifest, records)
+
+    def _score(self, manifest: Manifest, records: Mapping[int, CommittedShard]) -> None:
         """Stage `score`: errors and rates over everything committed, overall and per group."""
         settings = self.config.settings.score
         with self.console.status("scoring") as status:

@@ -115,8 +115,9 @@ def _compare(given: argparse.Namespace) -> int:
     comparison, logprobs = output.write_tables(match, given.by, folder)
     if given.html:
         from pipeline.compare.page import build_page
+        from pipeline.storage.files import replacing
 
-        with output.replacing(folder / output.PAGE) as path:
+        with replacing(folder / output.PAGE) as path:
             path.write_text(build_page(comparison, logprobs), encoding="utf-8")
     screen = console()
     for picture in pictures(comparison, logprobs, screen.width):

@@ -10,6 +10,7 @@ from pipeline.runtime.redaction import mask_secrets
 from pipeline.runtime.terminal import counted
 from pipeline.storage.run_directory import RunDirectory
 
+_LEFT_OUT = ("manifest", "audio_digests")
 _SHORT = 12
 """Characters shown of a digest."""
 
@@ -17,10 +18,11 @@ _SHORT = 12
 def differing_settings(match: Match) -> dict[str, tuple[str, str]]:
     """Return the settings in which the runs differ, with both values, from their `run.json`.
 
-    The manifests are left out: they differ also if only the order or the shards of the utterances do.
+    The manifests are left out: they differ also if only the order or the shards of the utterances do. Digests of the
+    audio are left out too: they are columns, and no setting.
     """
     a, b = _identity(match.a.directory), _identity(match.b.directory)
-    names = [name for name in dict.fromkeys((*a, *b)) if name != "manifest" and a.get(name) != b.get(name)]
+    names = [name for name in dict.fromkeys((*a, *b)) if name not in _LEFT_OUT and a.get(name) != b.get(name)]
     return {name: (_plain(name, a.get(name)), _plain(name, b.get(name))) for name in names}
 
 

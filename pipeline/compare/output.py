@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,9 +11,10 @@ from pipeline.compare.comparison import Comparison, compare, groups_of
 from pipeline.compare.emissions import Logprobs, read_logprobs, table_of
 from pipeline.compare.matching import Match, TranscribedRun
 from pipeline.compare.schemas import comparison_schema
-from pipeline.runtime.errors import UserError, naming
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
 from pipeline.scoring.counting import COUNTED_AFTER
+from pipeline.storage.files import replacing
 from pipeline.storage.tables import open_writer
 
 TABLE = "comparison.parquet"
@@ -80,19 +78,3 @@ def _name(run: TranscribedRun) -> str:
 def _write_table(path: Path, table: pa.Table, metadata: dict[str, str]) -> None:
     with replacing(path) as staged, open_writer(staged, table.schema, metadata) as writer:
         writer.write_table(table)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield the path of a new file beside `path`, which replaces it at the end of the context, and never in part.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with naming(path):
-        try:
-            yield staged
-            os.replace(staged, path)
-        finally:
-            staged.unlink(missing_ok=True)

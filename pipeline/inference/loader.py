@@ -145,8 +145,8 @@ class Loader:
                 except StopIteration as stop:
                     lost: _LostWorker | None = stop.value
                     break
-                chunk = chunks.popleft()
-                items += single.rejected or [Waveform(chunk, single.waveforms[0])]
+                chunks.popleft()
+                items += single.rejected or [Waveform(single.chunks[0], single.waveforms[0])]
             if lost is not None:
                 chunk = chunks.popleft()
                 items.append(Rejected(chunk, "load", lost.reason, lost.message, attempts=2))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from pipeline.audio.digests import digest_of_samples
 from pipeline.audio.rates import resampled_length
 from pipeline.audio.reader import AudioError, read_header
 from pipeline.audio.waveforms import Extent, WaveformReader, channel_to_read
@@ -83,9 +85,10 @@ class Recordings:
             if chunk.whole:
                 samples, rate = self._reader.read(extent)
                 self._require_same_rate(rate, self.manifest.measured(chunk.row)[0])
+                digest = digest_of_samples(samples, rate)
                 waveform = resample(torch.from_numpy(samples), rate, self.sample_rate)
             else:
-                waveform = self._load_window(extent, chunk)
+                waveform, digest = self._load_window(extent, chunk)
             if len(waveform) < self.min_samples:
                 raise AudioError(
                     "too_short",
@@ -99,7 +102,7 @@ class Recordings:
                 raise
             return Rejected(chunk, stage, "out_of_memory", "the recording does not fit into memory")
         failpoint("decoded")
-        return Waveform(chunk, waveform)
+        return Waveform(replace(chunk, audio_digest=digest), waveform)
 
     def _require_same_plan(self, utterance: Utterance, header: AudioHeader) -> None:
         """Refuse a recording that was unreadable when the manifest was made and would be planned differently now.
@@ -120,10 +123,12 @@ class Recordings:
                 f"{reason}, which needs another run with run_dir=...",
             )
 
-    def _load_window(self, extent: Extent, chunk: Chunk) -> Tensor:
+    def _load_window(self, extent: Extent, chunk: Chunk) -> tuple[Tensor, bytes]:
         """Load a chunk of a longer utterance, and read only the samples that the chunk depends on.
 
-        The result equals the same samples of the whole utterance, resampled at once, up to float32 rounding.
+        Returns:
+            The same samples as those of the whole utterance, resampled at once, up to float32 rounding; and the digest
+            of the samples that were read.
         """
         rate, num_samples = self.manifest.measured(chunk.row)
         stop = chunk.start + chunk.num_samples
@@ -132,7 +137,8 @@ class Recordings:
         self._require_same_rate(found, rate)
         if chunk.last and first + len(samples) < num_samples:
             stop = resampled_length(first + len(samples), rate, self.sample_rate)
-        return resample_window(torch.from_numpy(samples), first, chunk.start, stop, rate, self.sample_rate)
+        digest = digest_of_samples(samples, rate, first)
+        return resample_window(torch.from_numpy(samples), first, chunk.start, stop, rate, self.sample_rate), digest
 
     @staticmethod
     def _require_same_rate(found: int, known: int | None) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.duplicates.digests import digests_as_numbers, find_duplicates
 from pipeline.inference.staged_arrays import StagedArrays
 from pipeline.inference.transcription import Transcribed
 from pipeline.records import Emission, Failure
@@ -40,6 +41,7 @@ class TableSettings:
         metadata: File metadata of emissions and features.
         fingerprint: Fingerprint of the run.
         feature_layout, emission_layout: list or binary.
+        audio_digests: As `Identity.audio_digests`.
     """
 
     outputs: tuple[str, ...]
@@ -52,6 +54,7 @@ class TableSettings:
     fingerprint: str
     feature_layout: str = LIST
     emission_layout: str = LIST
+    audio_digests: bool = False
 
     @property
     def faster_setting(self) -> str | None:
@@ -132,7 +135,10 @@ class ShardTables:
 
     def transcribe(self, transcribed: Transcribed) -> None:
         """Add the transcripts of utterances."""
-        self._transcripts.append(tables.transcript_columns(transcribed.transcripts))
+        columns = tables.transcript_columns(transcribed.transcripts)
+        if self._settings.audio_digests:
+            columns = columns.append_column(tables.AUDIO_DIGEST, pa.array(transcribed.audio_digests))
+        self._transcripts.append(columns)
         self._transcribed += transcribed.rows
 
     def fail(self, failure: Failure) -> None:
@@ -223,7 +229,7 @@ class ShardTables:
 
     def _transcripts_table(self, order: Sequence[int], counts: Counter[str]) -> pa.Table:
         """Return the transcripts of the rows `order`, and add their sums to `counts`."""
-        schema = tables.transcripts_schema(self._manifest.table.schema)
+        schema = tables.transcripts_schema(self._manifest.table.schema, self._settings.audio_digests)
         if not order:
             return schema.empty_table()
         places = {row: place for place, row in enumerate(self._transcribed)}
@@ -234,4 +240,9 @@ class ShardTables:
         errors, sums = count_columns(texts, references)
         counts.update(sums)
         columns = {name: table[name] for table in (described, decoded) for name in table.column_names} | errors
+        if self._settings.audio_digests:
+            # Only the utterances of this shard are compared. The stage `infer` compares all, when all are committed.
+            rows = np.asarray(order)
+            duplicates = find_duplicates(rows, digests_as_numbers(decoded[tables.AUDIO_DIGEST]))
+            columns[tables.SAME_AS] = duplicates.same_as(rows, self._manifest.table["id"])
         return pa.table([columns[name] for name in schema.names], schema=schema)

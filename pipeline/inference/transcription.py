@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.audio.digests import joined_digest
 from pipeline.decoding import Decoder
 from pipeline.records import BestPath, Emission, Rejected, UtteranceEmission
 from pipeline.transcripts import Transcripts
@@ -14,10 +15,17 @@ from pipeline.transcripts import Transcripts
 
 @dataclass(frozen=True)
 class Transcribed:
-    """Transcripts, and the manifest row of each."""
+    """Transcripts of utterances.
+
+    Attributes:
+        rows: Manifest row of each utterance.
+        transcripts: The transcripts.
+        audio_digests: Digest of the audio of each utterance, in hexadecimal.
+    """
 
     rows: Sequence[int]
     transcripts: Transcripts
+    audio_digests: Sequence[str]
 
 
 class Transcription:
@@ -47,12 +55,15 @@ class Transcription:
         for failure in failures:
             self._pieces.pop(failure.chunk.row, None)
         complete: dict[int, UtteranceEmission] = {}
+        digests: list[str] = []
         for piece in pieces:
             row = piece.chunk.row
             self._pieces.setdefault(row, []).append(self._needed(piece))
             if piece.chunk.last:
-                complete[row] = joined(self._pieces.pop(row), self._start_s(row))
-        return Transcribed(list(complete), self._decoder(list(complete.values()))) if complete else None
+                whole = self._pieces.pop(row)
+                complete[row] = joined(whole, self._start_s(row))
+                digests.append(joined_digest(each.chunk.audio_digest for each in whole))
+        return Transcribed(list(complete), self._decoder(list(complete.values())), digests) if complete else None
 
     def _needed(self, piece: Emission) -> Emission:
         """Return the piece without arrays that the decoder does not read, to save memory in long utterances."""

@@ -39,5 +39,6 @@ def halve(chunk: Chunk, num_samples: int, num_frames: int, stride: int, receptiv
             first_frame=chunk.first_frame + first,
             join=chunk.first_frame + join,
             context=context,
+            audio_digest=b"",  # the first half has the digest of the whole chunk
         ),
     ]

@@ -52,6 +52,8 @@ POINTS = {
     "extended": "the manifest of a grown corpus is written, run.json is not updated",
     "renewal": "a table that replaces a committed one is in staging, its commit record is not",
     "renewal-decided": "the commit record of a table that replaces a committed one is in staging too",
+    "settle": "everything is committed, same_as is not complete",
+    "settled": "same_as is complete in all transcripts, run.json does not say so",
     "scores": "everything is committed, the scores are not written",
     "scored": "the scores are in place",
     "report": "before the report is made",

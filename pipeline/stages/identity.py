@@ -24,7 +24,9 @@ _RECORDED = ("torch", "torchaudio", "numpy", "pyarrow", "soundfile", "hydra-core
 """Packages whose versions are recorded. Minor releases of torch and torchaudio may change results."""
 
 
-def describe(config: RunConfig, digest: str, precision: str, weights_sha256: str) -> Identity:
+def describe(
+    config: RunConfig, digest: str, precision: str, weights_sha256: str, begun: Identity | None = None
+) -> Identity:
     """Return the identity of a run.
 
     Args:
@@ -32,8 +34,11 @@ def describe(config: RunConfig, digest: str, precision: str, weights_sha256: str
         digest: Digest of the manifest.
         precision: The resolved precision.
         weights_sha256: SHA-256 of the weights file.
+        begun: Identity of the run that is continued, with all its outputs, which decides the columns of `transcripts/`;
+            `None` for a new run.
     """
     settings = config.settings
+    transcribes = "transcripts" in settings.outputs
     return Identity(
         schema_version=SCHEMA_VERSION,
         manifest=digest,
@@ -51,8 +56,9 @@ def describe(config: RunConfig, digest: str, precision: str, weights_sha256: str
         emission_dtype=settings.emissions.dtype if "emissions" in settings.outputs else None,
         feature_layout=settings.features.layout if config.layers else LIST,
         emission_layout=settings.emissions.layout if "emissions" in settings.outputs else LIST,
-        decoder=settings.decoder.name if "transcripts" in settings.outputs else None,
+        decoder=settings.decoder.name if transcribes else None,
         options=config.identity_options,
+        audio_digests=transcribes and (begun is None or begun.audio_digests or begun.decoder is None),
     )
 
 
@@ -78,7 +84,7 @@ def describe_known(config: RunConfig, digest: str, recorded: RunRecord) -> Ident
             f"model.sha256={wanted}: run_dir={config.run_dir} was made with weights {identity.weights_sha256}; "
             f"give their model.sha256 to continue the run, or start another run with run_dir=..."
         )
-    return describe(config, digest, precision, weights or identity.weights_sha256)
+    return describe(config, digest, precision, weights or identity.weights_sha256, recorded.combined)
 
 
 def weights_file(path: Path, sha256: str) -> WeightsFile:

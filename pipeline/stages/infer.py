@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 import pyarrow.compute as pc
@@ -32,7 +33,7 @@ from pipeline.stages.resume import refusal, refuse_differences
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import COMMITS, CONFIG, MANIFEST, RUN_JSON, RunDirectory
-from pipeline.storage.run_record import Identity, RunRecord
+from pipeline.storage.run_record import Identity, RunRecord, combined
 
 
 def infer(
@@ -113,8 +114,11 @@ def prepare(
     device = resolve_device(settings.device)
     precision = resolve_precision(settings.precision, device)
     sha256 = config.source.fetch()
-    identity = identities.describe(config, manifest.digest, precision, sha256)
-    known = _known_passes(config, directory, identity)
+    describe = partial(identities.describe, config, manifest.digest, precision, sha256)
+    earlier = _earlier_passes(directory, describe())
+    identity = describe(combined(earlier.values()) if earlier else None)
+    _refuse_other_work(config, directory, identity, earlier)
+    known = {**earlier, identity.fingerprint: identity}
     done = directory.committed(known)
     for name in directory.unusable_records(done):
         say(f"{name}: cannot be used, so its shard counts as not done; python -m pipeline.verify says why")
@@ -167,24 +171,27 @@ def _failed_before(
     return failed
 
 
-def _known_passes(config: RunConfig, directory: RunDirectory, identity: Identity) -> Mapping[str, Identity]:
-    """Return the identities of the earlier passes, by fingerprint, and that of this command.
-
-    Refuse to mix results of another identity with those of this one. Remove other work without results.
-    """
+def _earlier_passes(directory: RunDirectory, asked: Identity) -> Mapping[str, Identity]:
+    """Return the identities of the earlier passes of the run, by fingerprint; none if nothing of it can be kept."""
     recorded = directory.read_record()
     if directory.has_results():
-        if recorded is None:
-            known = recover_passes(directory, identity)
-            if directory.committed_otherwise(known):
-                difference = f"{RUN_JSON}: lost; fingerprint: another one in {COMMITS}/, {identity.fingerprint} now"
-                raise refusal(directory.root, [difference])
-            return known
+        return recover_passes(directory, asked) if recorded is None else recorded.passes
+    return {} if recorded is None or asked.fingerprint not in recorded.passes else recorded.passes
+
+
+def _refuse_other_work(
+    config: RunConfig, directory: RunDirectory, identity: Identity, earlier: Mapping[str, Identity]
+) -> None:
+    """Refuse to mix results of another identity with those of this one. Remove other work without results."""
+    recorded = directory.read_record()
+    if not directory.has_results():
+        if not earlier:
+            directory.discard()
+    elif recorded is not None:
         refuse_differences(config, recorded, identity)
-    elif recorded is None or identity.fingerprint not in recorded.passes:
-        directory.discard()
-        recorded = None
-    return {**({} if recorded is None else recorded.passes), identity.fingerprint: identity}
+    elif directory.committed_otherwise(earlier):
+        difference = f"{RUN_JSON}: lost; fingerprint: another one in {COMMITS}/, {identity.fingerprint} now"
+        raise refusal(directory.root, [difference])
 
 
 def _write_record(
@@ -244,4 +251,5 @@ def _table_settings(facts: ModelFacts, identity: Identity) -> TableSettings:
             "sample_rate": facts.sample_rate,
         },
         fingerprint=identity.fingerprint,
+        audio_digests=identity.audio_digests,
     )

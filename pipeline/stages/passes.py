@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.run_directory import RunDirectory
@@ -36,15 +36,17 @@ def recover_passes(directory: RunDirectory, asked: Identity) -> dict[str, Identi
 
     A pass is found if what is asked for now includes its outputs.
     """
-    found = {asked.fingerprint: asked}
+    found: dict[str, Identity] = {}
     for record in directory.records():
         if record.fingerprint not in found:
             layers = ()
             if "features" in record.files:
                 rows = directory.table("features", record.shard, record.supplement).read(["layer"])
                 layers = tuple(sorted(rows["layer"].unique().to_pylist()))
-            made = asked.restricted({*record.files} - {"failures"}, layers)
-            found[made.fingerprint] = made
+            for digests in (True, False):  # an earlier release may have begun the run
+                made = replace(asked, audio_digests=digests).restricted({*record.files} - {"failures"}, layers)
+                if made.fingerprint == record.fingerprint:
+                    found[made.fingerprint] = made
     return found
 
 

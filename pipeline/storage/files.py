@@ -226,3 +226,19 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a new file beside `path`, which replaces it at the end of the context, and never in part.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with naming(path):
+        try:
+            yield staged
+            os.replace(staged, path)
+        finally:
+            staged.unlink(missing_ok=True)

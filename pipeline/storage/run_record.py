@@ -27,7 +27,7 @@ _KEYS = {
 }
 """Keys in the file that differ from the names of the fields."""
 _SETTINGS = {
-    "transcripts": ("decoder",),
+    "transcripts": ("decoder", "audio_digests"),
     "emissions": ("emission_dtype", "emission_layout"),
     "features": ("feature_dtype", "feature_layout"),
 }
@@ -55,6 +55,8 @@ class Identity:
         decoder: The choice of the group `decoder`; `None` if transcripts are not requested.
         options: Further options of the model and the decoder, such as `model.labels` and `decoder.beam_size`.
         feature_layout, emission_layout: list or binary; list if the table is not requested.
+        audio_digests: Whether `transcripts/` has the columns `audio_digest` and `same_as`. A run that an earlier
+            release began does not have them.
     """
 
     schema_version: int
@@ -75,6 +77,7 @@ class Identity:
     options: Mapping[str, Any] = field(default_factory=dict)
     feature_layout: str = LIST
     emission_layout: str = LIST
+    audio_digests: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -199,6 +202,8 @@ class RunRecord:
             replaced; empty if the manifest has never changed, then `identity.manifest`.
         others: Identities of the other passes over shards of the run. They differ from `identity` in their outputs
             and layers only.
+        duplicates: Number of utterances whose audio an earlier utterance has too. `None` as long as `same_as` may be
+            incomplete, because shards are committed or `same_as` is being written.
     """
 
     identity: Identity
@@ -209,6 +214,7 @@ class RunRecord:
     written: str
     manifests: tuple[str, ...] = ()
     others: tuple[Identity, ...] = ()
+    duplicates: int | None = None
 
     @cached_property
     def passes(self) -> dict[str, Identity]:
@@ -281,6 +287,7 @@ class RunRecord:
                 written=content.get("written", ""),
                 manifests=tuple(content.get("manifests", ())),
                 others=tuple(map(Identity.from_json, content.get("others", ()))),
+                duplicates=content.get("duplicates"),
             )
             fingerprint = content["fingerprint"]
         except (TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -191,6 +192,7 @@ def lines(
     outputs: Iterable[str],
     speed: str = "",
     scored: tuple[int, int, str] | None = None,
+    duplicates: int = 0,
 ) -> list[str]:
     """Return the last lines that a run prints: utterances, failures, WER, and how to read the results.
 
@@ -200,6 +202,7 @@ def lines(
         outputs: Tables of the run.
         speed: The speed in words.
         scored: Word errors, reference words and normaliser of the scores, if the run has been scored.
+        duplicates: Number of utterances whose audio an earlier utterance has too.
     """
     done = totals.utterances - totals.num_failures
     said = [f"{done:,} of {counted(totals.utterances, 'utterance')}, {format_hours(totals.audio_s)} of audio{speed}"]
@@ -209,6 +212,12 @@ def lines(
         names = ", ".join(f"{count} {name}" for name, count in totals.failures.most_common())
         said.append(
             f"{counted(totals.num_failures, 'failure')} ({names}), each with its reason in {run_dir / 'failures'}"
+        )
+    if duplicates:
+        have = "has" if duplicates == 1 else "have"
+        said.append(
+            f"{counted(duplicates, 'utterance')} {have} the same audio as an earlier one; "
+            f"python -m pipeline.duplicates {shlex.quote(str(run_dir))} lists them"
         )
     errors, words, normaliser = scored or (totals.word_errors, totals.reference_words, "standard")
     if words:

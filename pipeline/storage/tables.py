@@ -54,6 +54,10 @@ TRANSCRIPT_FIELDS = (
     pa.field("wer", pa.float64()),
 )
 
+AUDIO_DIGEST, SAME_AS = "audio_digest", "same_as"
+AUDIO_FIELDS = (pa.field(AUDIO_DIGEST, pa.string()), pa.field(SAME_AS, pa.string()))
+"""Columns of `transcripts/` that follow `TRANSCRIPT_FIELDS`, except in runs that an earlier release began."""
+
 FAILURES = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -80,7 +84,7 @@ CHANNEL = "channel"
 VANISHED = "vanished_at"
 """Last column of a manifest, if recordings have vanished: the time at which a recording was missed, as text."""
 RESERVED = frozenset(
-    [*(field.name for field in (*MANIFEST_FIELDS, *TRANSCRIPT_FIELDS)), CHANNEL, VANISHED, *_ARROW_OWN]
+    [*(field.name for field in (*MANIFEST_FIELDS, *TRANSCRIPT_FIELDS, *AUDIO_FIELDS)), CHANNEL, VANISHED, *_ARROW_OWN]
 )
 """Names that a dataset's own column cannot have. A column with such a name, in upper or lower case, is renamed to
 `meta_<name>`."""
@@ -91,9 +95,14 @@ def manifest_schema(columns: Mapping[str, str]) -> pa.Schema:
     return pa.schema([*MANIFEST_FIELDS, *_own_fields(columns)])
 
 
-def transcripts_schema(manifest: pa.Schema) -> pa.Schema:
-    """Return the schema of `transcripts/` for the schema of a manifest. The dataset's own columns come last."""
-    return pa.schema([*TRANSCRIPT_FIELDS, *own_columns(manifest)])
+def transcripts_schema(manifest: pa.Schema, audio_digests: bool = False) -> pa.Schema:
+    """Return the schema of `transcripts/`. The dataset's own columns come last.
+
+    Args:
+        manifest: Schema of the manifest.
+        audio_digests: As `Identity.audio_digests`.
+    """
+    return pa.schema([*TRANSCRIPT_FIELDS, *(AUDIO_FIELDS if audio_digests else ()), *own_columns(manifest)])
 
 
 def own_columns(manifest: pa.Schema) -> list[pa.Field]:

@@ -30,6 +30,7 @@ from pipeline.storage.run_directory import (
     RunDirectory,
 )
 from pipeline.storage.run_record import RunRecord
+from pipeline.verify.duplicates import audit_duplicates
 from pipeline.verify.scores import audit_scores
 from pipeline.verify.shard import UNREADABLE, Problem, ShardAudit, State, Work, audit_shard, reason
 
@@ -122,7 +123,8 @@ def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda
         else:
             notes.append(f"{path}: not a file of this run; left as it is")
     if all(each.state == "sound" for each in audits):
-        problems += audit_scores(directory, [each.committed for each in audits if each.committed is not None])
+        sound = [each.committed for each in audits if each.committed is not None]
+        problems += [*audit_scores(directory, sound), *audit_duplicates(directory, work, sound)]
     if recorded is not None:
         partly = recorded.partly([each.committed for each in audits if each.committed is not None])
         notes += [f"{part}: in {counted(number, 'shard')} of {len(shards)}" for part, number in partly.items()]

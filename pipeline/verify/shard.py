@@ -82,7 +82,9 @@ class Work:
         if table == "failures":
             return tables.FAILURES
         if table == "transcripts":
-            return None if self.manifest is None else tables.transcripts_schema(self.manifest.table.schema)
+            if self.manifest is None or self.identity is None:
+                return None
+            return tables.transcripts_schema(self.manifest.table.schema, self.identity.audio_digests)
         if self.identity is None:
             return None
         make = tables.emissions_schema if table == "emissions" else tables.features_schema

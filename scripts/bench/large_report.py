@@ -85,7 +85,7 @@ def make_run(folder: Path, utterances: int, shard_rows: int = 1_000) -> RunDirec
                 utterance = manifest.utterance(row)
                 results.fail(Failure(utterance.id, utterance.path, "load", "truncated", "made up"))
                 continue
-            results.transcribe(Transcribed([row], Transcripts.of([_transcript(said[row], rng)])))
+            results.transcribe(Transcribed([row], Transcripts.of([_transcript(said[row], rng)]), [f"{row:032x}"]))
             results.add(Emission(Chunk(row, info.frames), FRAMES, logits, features, None))
         results.commit()
     _metrics(directory, utterances, info.duration)

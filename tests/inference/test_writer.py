@@ -5,19 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from pipeline.inference.shard_tables import TableSettings
+from pipeline.inference.transcription import Transcribed
 from pipeline.inference.writer import QUEUED_BATCHES, ShardWriter
-from pipeline.records import Failure
+from pipeline.records import Chunk, Emission, Failure
 from pipeline.runtime import failpoints
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
+from pipeline.transcripts import Transcript, Transcripts
 
 SHARDS = 20
 SETTINGS = TableSettings(
@@ -163,3 +166,22 @@ def test_a_commit_that_hangs_holds_the_model_back_and_not_the_memory(directory: 
         model.join(30)
     writer.close()
     assert len(directory.committed({"mark"})) == SHARDS
+
+
+@pytest.mark.parametrize("audio_digests", [True, False])
+def test_same_as_is_ours_in_a_run_with_digests_and_the_datasets_own_in_another(
+    directory: RunDirectory, audio_digests: bool
+) -> None:
+    own = {} if audio_digests else {"same_as": "string", "audio_digest": "string"}
+    theirs = dict.fromkeys(own, "theirs")
+    rows = [{"id": f"u{row}", "path": "/u.wav", "duration_s": 1.0, "shard": 0, **theirs} for row in range(3)]
+    manifest = Manifest(pa.Table.from_pylist(rows, schema=tables.manifest_schema(own)), digest="d")
+    writer = ShardWriter(directory, manifest, replace(SETTINGS, audio_digests=audio_digests), lambda record: None)
+    for row, digest in ((2, "aa"), (0, "bb"), (1, "aa")):  # batches are sorted by length, and not by row
+        transcribed = Transcribed([row], Transcripts.of([Transcript("", "", 0.0, 50, ())]), [16 * digest])
+        writer.put(0, [Emission(Chunk(row, 16000), 50, None, {}, None)], transcribed, [])
+    writer.close()
+    table = directory.table("transcripts", 0).read()
+    expected = [None, None, "u1"] if audio_digests else 3 * ["theirs"]
+    assert table["same_as"].to_pylist() == expected
+    assert table["audio_digest"][1].as_py() == (16 * "aa" if audio_digests else "theirs")

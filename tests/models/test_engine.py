@@ -11,6 +11,7 @@ import pytest
 import torch
 from running import DATA
 
+from pipeline.audio.digests import joined_digest
 from pipeline.audio.waveforms import read_waveform
 from pipeline.decoding import greedy
 from pipeline.inference.stitching import Stitcher
@@ -164,7 +165,8 @@ def long_batch(seconds: float) -> tuple[list[Chunk], torch.Tensor, torch.Tensor]
     samples = [read_waveform(str(path))[0] for path in sorted((DATA / "fsdd").glob("*.wav"))]
     source = resample(torch.from_numpy(np.concatenate(samples)), 8000, rate)
     waveform = source.repeat(1 + int(seconds * rate / len(source)))[: int(seconds * rate)]
-    return [Chunk(7, len(waveform))], waveform[None], torch.tensor([len(waveform)])
+    chunk = Chunk(7, len(waveform), audio_digest=bytes(range(16)))
+    return [chunk], waveform[None], torch.tensor([len(waveform)])
 
 
 @pytest.fixture
@@ -187,6 +189,7 @@ def test_an_utterance_that_does_not_fit_alone_is_run_in_halves_that_read_the_sam
     pieces, failures = Stitcher().take(halves, [])
     assert failures == []
     assert [half.chunk.last for half in halves] == [False] * (len(halves) - 1) + [True]
+    assert joined_digest(piece.chunk.audio_digest for piece in pieces) == batch[0][0].audio_digest.hex()
     assert sum(piece.num_frames for piece in pieces) == whole.num_frames
     assert sum(len(piece.logits) for piece in pieces) == len(whole.logits)
     for layer in SETTINGS.layers:

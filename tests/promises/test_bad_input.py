@@ -152,7 +152,8 @@ def test_good_rows_are_those_of_a_run_without_bad_files(mixed: Ran, alone: Ran) 
     assert max(batch_sizes(mixed)) > len(GOOD)  # among others, in other batches
     expected = alone.results.transcripts.set_index("id")
     found = mixed.results.transcripts.set_index("id").loc[expected.index]
-    exact = [name for name in expected.columns if name not in ("path", "avg_logprob", "words")]
+    # Some of the odd files have the samples of a good one, so `same_as` is another one among them.
+    exact = [name for name in expected.columns if name not in ("path", "avg_logprob", "words", "same_as")]
     pd.testing.assert_frame_equal(found[exact], expected[exact])
     np.testing.assert_allclose(found.avg_logprob, expected.avg_logprob, atol=1e-4)
     words, expected_words = (

@@ -314,6 +314,17 @@ def test_corrected_references_reach_transcripts_that_were_added_later(tmp_path: 
     assert verify.main([str(out)]) == 0
 
 
+def test_transcripts_that_are_added_later_name_recordings_with_the_same_audio(tmp_path: Path) -> None:
+    made = Corpus(tmp_path)
+    made.add(range(3))
+    made.add([1], "tuesday")
+    assert made.run("outputs=[emissions]") == 0
+    assert made.run(TEXTS) == 0
+    found = open_run(made.out).transcripts.set_index("id")["same_as"].dropna()
+    assert found.to_dict() == {f"tuesday/{RECORDINGS[1].name}": f"monday/{RECORDINGS[1].name}"}
+    assert verify.main([str(made.out)]) == 0
+
+
 def test_replaced_recordings_are_done_again_with_all_outputs(corpus: Corpus, tmp_path: Path) -> None:
     assert corpus.run(ARRAYS, *LAYERS) == 0
     shutil.copy(RECORDINGS[8], corpus.root / "monday" / RECORDINGS[2].name)

@@ -47,6 +47,7 @@ TRANSCRIPTS = {
     "reference_chars": "int32",
     "wer": "double",
 }
+AUDIO = {"audio_digest": "string", "same_as": "string"}
 EMISSIONS = {
     "id": "string",
     "part": "int16",
@@ -114,6 +115,10 @@ def test_the_columns_of_the_transcripts_end_with_the_datasets_own() -> None:
         *TRANSCRIPTS.items(),
         *OWN_ARROW.items(),
     ]
+    assert ordered(tables.transcripts_schema(tables.manifest_schema(OWN), audio_digests=True)) == [
+        *(TRANSCRIPTS | AUDIO).items(),
+        *OWN_ARROW.items(),
+    ]
     assert [field.name for field in tables.own_columns(tables.manifest_schema(OWN))] == list(OWN)
 
 
@@ -139,7 +144,7 @@ def test_ids_are_never_null() -> None:
 
 
 def test_an_own_column_whose_name_is_taken_becomes_meta() -> None:
-    for name in (*MANIFEST, *TRANSCRIPTS):
+    for name in (*MANIFEST, *TRANSCRIPTS, *AUDIO):
         assert tables.own_column_names([name])[name] == f"meta_{name}"
     assert tables.own_column_names([""])[""] == "meta_"
     for name in ("room", "meta_id", "Room"):
