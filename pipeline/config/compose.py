@@ -49,7 +49,7 @@ def compose(typed: Sequence[Value], own: OwnConf | None = None) -> tuple[DictCon
     persons += [item for item in typed if item.key not in GROUPS]
     composed = compose_choices(tuple(f"{group}={name}" for group, name in choices.items() if name))
     composed = composed | {group: {} for group, name in choices.items() if not name}  # which files of a person's set
-    shipped = [Value(key, value, key) for key, value in flat(composed)]
+    shipped = [Value(key, value, key) for key, value in flat(composed) if value != "???"]  # a module may say more of it
     given = {item.key: item for item in (*shipped, *(item for item in persons if item.file or item.key not in HIDDEN))}
     config = _typed(given)
     keys = keys_of(config)

@@ -235,12 +235,10 @@ def no_such_key(key: str, keys: Sequence[str]) -> str:
     alike = keys_like(key)
     if meant := [each for each in alike if each in keys]:
         return f"no such key (did you mean {' or '.join(meant)}?)"
-    for each, owners in alike.items():
-        said = f"{each} is a key of {', '.join(owners)}; add {owners[0]}, or leave it out"
-        return f"no such key of this choice; {said}"
+    for each, of in alike.items():
+        said = f"{each} is a key of {', '.join(of)}; add {of[0]}" if of else f"write `defaults: [override {key}: NAME]`"
+        return f"no such key{' of this choice' if of else ''}; {said}, or leave it out"
     if remedy := remedy_for(key):
         return f"no such key; {remedy}"
-    inside = [each for each in keys if each.startswith(f"{key}.")]
-    beside = [each for each in keys if each.rpartition(".")[0] == key.rpartition(".")[0]]
-    near = inside or beside or [each for each in keys if "." not in each]
+    near = [each for each in keys if each.rpartition(".")[0] in (key, key.rpartition(".")[0])] or keys
     return f"no such key{did_you_mean(key.lower(), keys)}; there are {', '.join(sorted(near))}"

@@ -21,6 +21,10 @@ from pipeline.config.groups import GROUPS, HIDDEN, OwnConf, choice_file, choose,
 from pipeline.runtime.errors import UserError, explain
 from pipeline.runtime.redaction import mask_assignment
 
+_MAX_BYTES = 2**20
+_MAX_REFERENCES = 10
+"""The most references to anchors in one file, because references to references hold a billion values in ten lines."""
+
 
 @dataclass(frozen=True)
 class Value:
@@ -96,7 +100,12 @@ def _layer(own: OwnConf, group: str, name: str, chosen: dict[str, str], above: t
 def _read(path: Path) -> tuple[str, dict[Any, Any]]:
     """The text of a file, and the text as YAML."""
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UserError(f"{path}: larger than 1 MB, so not a configuration; give `key: value` lines")
         text = path.read_text(encoding="utf-8")
+        references = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
+        if references > _MAX_REFERENCES:
+            raise UserError(f"{path}: {references} references to anchors; write the values out")
         config = OmegaConf.load(io.StringIO(text))
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""

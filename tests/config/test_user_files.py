@@ -397,6 +397,10 @@ MAINS = {
         "hydra.searchpath=['pkg://antigravity']: no such key",
     ),
     "choice": ("defaults: [config, {override dataset: mine}]", "dataset=mine: not allowed"),
+    "choice as a value": (
+        "dataset: digits",
+        "dataset=digits: no such key; write `defaults: [override dataset: NAME]`, or leave it out",
+    ),
     "no override": (
         "defaults: [config, {dataset: digits}]",
         "`override /GROUP: NAME` for choices of other groups",
