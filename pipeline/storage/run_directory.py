@@ -381,10 +381,15 @@ class RunDirectory:
     def remove_tables(self, shard: int, supplement: int, but: Collection[str]) -> None:
         """Remove the tables of a pass, except some tables, and all tables of later passes over a shard.
 
-        The caller has retracted the commit records. Without this, readers of a folder would find rows twice when the
-        shard is computed anew with all its outputs at once.
+        The caller has retracted the commit records, and is about to replace the tables `but`. Without this, readers of
+        a folder would find rows twice when the shard is computed anew with all its outputs at once. A file of each
+        table in `but` stays, under the name of the pass, because after a kill the files tell which outputs there were.
         """
-        for number in self.passes(shard, supplement):
+        for number in reversed(self.passes(shard, supplement)):  # the last first, so that a kill leaves no gap
             for table in TABLES:
-                if number > supplement or table not in but:
-                    self._files.remove(self.table(table, shard, number).name)
+                stored, kept = self.table(table, shard, number), self.table(table, shard, supplement)
+                if number > supplement and table in but and stored.is_there and not kept.is_there:
+                    self._files.rename(stored.name, kept.name)
+                elif number > supplement or table not in but:
+                    self._files.remove(stored.name)
+                failpoint("removing", shard)

@@ -269,6 +269,25 @@ def test_killed_while_a_shard_with_supplements_is_computed_again(
     assert verify.main([str(corpus.out)]) == 0
 
 
+@pytest.mark.parametrize("point", ["removing@2", "removing@6", "removing@7", "removing@8", "renaming", "renaming@3"])
+def test_a_kill_while_old_files_are_removed_loses_no_output(
+    point: str, corpus: Corpus, at_once: Path, tmp_path: Path
+) -> None:
+    assert corpus.run("outputs=[emissions]") == 0
+    assert corpus.run(ARRAYS, *LAYERS) == 0
+    damaged = corpus.out / "transcripts" / "shard-00002.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    killed = run(*corpus.given(TEXTS), cwd=tmp_path, PIPELINE_FAILPOINT=point)
+    assert killed.returncode == -signal.SIGKILL
+    for table in ("emissions", "features"):
+        found = pd.read_parquet(corpus.out / table)
+        assert not found.duplicated(["id", "layer"] if table == "features" else ["id"]).any()
+        assert {*found["id"]} == {*pd.read_parquet(at_once / table)["id"]}
+    assert corpus.run(TEXTS) == 0
+    assert_same_rows(corpus.out, at_once)
+    assert not [*corpus.out.glob("*/shard-00002-*")]
+
+
 def test_verify_names_a_changed_supplement_and_retracts_it_alone(
     corpus: Corpus, at_once: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
