@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.storage.commits import CommittedShard
@@ -54,6 +54,7 @@ def plan_passes(
     known: Mapping[str, Identity],
     done: Mapping[int, CommittedShard],
     num_shards: int,
+    again: Collection[int] = (),
 ) -> list[Pass]:
     """Return the passes after which each shard has all outputs that are asked for.
 
@@ -66,18 +67,21 @@ def plan_passes(
         known: Identities of the earlier passes, by fingerprint.
         done: The shards that are done and are not to be computed again, by shard.
         num_shards: Number of shards of the manifest.
+        again: Shards whose passes that are not in `done` are computed again, with outputs that are not asked for too.
     """
-    besides = combined(known.values()).lacking([asked])
+    everything = combined(known.values())
+    has_more = everything.lacking([asked]) is not None
     found: dict[tuple[tuple[str, ...], tuple[int, ...]], Pass] = {}
     for shard in range(num_shards):
         counted = [known[record.fingerprint] for record in done[shard].records] if shard in done else []
         wanted = asked.lacking(counted)
-        if wanted is None:
+        if wanted is None and shard not in again:
             continue
-        rest = None if besides is None else besides.lacking(counted)
-        if rest is not None:
-            there = [table for table in rest.outputs if directory.has_table(table, shard, len(counted))]
-            wanted = wanted.with_outputs_of(rest, there)
+        lacks = everything.lacking(counted) if has_more else None
+        if lacks is not None:
+            there = [table for table in lacks.outputs if directory.has_table(table, shard, len(counted))]
+            wanted = lacks.restricted(there, lacks.layers) if wanted is None else wanted.with_outputs_of(lacks, there)
+        assert wanted is not None
         planned = found.setdefault((wanted.outputs, wanted.layers), Pass(wanted))
         planned.supplements[shard] = len(counted)
     return list(found.values())

@@ -180,6 +180,7 @@ def test_what_failed_is_not_computed_again_and_what_fails_now_is_a_failure(
     (corpus.root / "tuesday" / "broken.flac").write_bytes(b"fLaC")
     corpus.add([7], "tuesday")
     assert corpus.run(TEXTS) == 3
+    before = committed(corpus)
     lost = corpus.root / "monday" / RECORDINGS[0].name
     lost.rename(tmp_path / "kept.flac")
     assert corpus.run(TEXTS, "extend=off") == 3
@@ -192,12 +193,20 @@ def test_what_failed_is_not_computed_again_and_what_fails_now_is_a_failure(
     assert verify.main([str(corpus.out)]) == 0
     assert [read.num_failures for read in RunDirectory(corpus.out).commits().values()] == [1, 0, 0, 1]
 
+    for asked in ((TEXTS,), (ARRAYS, *LAYERS)):  # the file is still gone
+        assert corpus.run(*asked, "retry_failed=true", "extend=off") == 3
+        assert f"monday/{lost.name}" in [*open_run(corpus.out).transcripts["id"]]
+        assert len(dict(open_run(corpus.out).emissions())) == 6
+        assert verify.main([str(corpus.out)]) == 0
     (tmp_path / "kept.flac").rename(lost)
     assert corpus.run(TEXTS, "retry_failed=true", "extend=off") == 3
     assert open_run(corpus.out).failures["id"].tolist() == ["tuesday/broken.flac"]
     assert len(dict(open_run(corpus.out).emissions())) == 7
     assert_equal_to_one_run(corpus, tmp_path / "fresh", ARRAYS, *LAYERS)
-    assert not [*corpus.out.glob("*/shard-00000-1.*")]  # the shard was computed whole
+    after = committed(corpus)
+    first = {name: data for name, data in before.items() if "shard-00000" in name}
+    assert {name: after[name] for name in first} == first  # only the supplement had failed
+    assert not [*corpus.out.glob("*/shard-00003-1.*")]  # failed in the first pass, so the shard was computed whole
 
 
 def test_a_retry_that_would_lose_a_result_keeps_every_pass(corpus: Corpus, tmp_path: Path) -> None:
@@ -213,6 +222,44 @@ def test_a_retry_that_would_lose_a_result_keeps_every_pass(corpus: Corpus, tmp_p
     shutil.copy(RECORDINGS[1], whole.root / "monday" / "broken.flac")
     assert whole.run(ARRAYS, "retry_failed=true", "extend=off") == 3
     assert committed(whole) == before
+
+
+def test_a_retry_that_keeps_a_shard_still_adds_what_is_asked_for(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = Corpus(tmp_path / "whole", "shard.hours=1")
+    whole.add(range(3))
+    (whole.root / "monday" / "broken.flac").write_bytes(b"fLaC")
+    assert whole.run(TEXTS) == 3
+    lost = whole.root / "monday" / RECORDINGS[0].name
+    lost.unlink()
+    assert whole.run("outputs=[transcripts,emissions]", "retry_failed=true", "extend=off") == 3
+    assert "1 shard kept unchanged" in capsys.readouterr().out
+    found = open_run(whole.out)
+    assert len(found.transcripts) == 3
+    assert len(dict(found.emissions())) == 2
+    assert sorted(found.failures["id"]) == sorted([f"monday/{lost.name}", "monday/broken.flac"])
+    assert verify.main([str(whole.out)]) == 0
+
+
+def test_a_retry_that_fails_again_in_a_supplement_keeps_the_results_of_the_first_pass(corpus: Corpus) -> None:
+    (corpus.root / "monday" / RECORDINGS[0].name).unlink()
+    assert corpus.run("outputs=[transcripts,emissions]", "extend=off") == 3
+    (corpus.root / "monday" / RECORDINGS[1].name).unlink()  # in the same shard, which has its emission
+    assert corpus.run(ARRAYS, *LAYERS, "extend=off") == 3
+    before = {table: rows_of(corpus.out, table) for table in ("transcripts", "emissions", "features")}
+    assert corpus.run(ARRAYS, *LAYERS, "retry_failed=true", "extend=off") == 3
+    assert {table: rows_of(corpus.out, table) for table in before} == before
+    assert verify.main([str(corpus.out)]) == 0
+
+
+def test_the_failures_of_all_passes_count_towards_their_maximum(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (corpus.root / "monday" / RECORDINGS[0].name).write_bytes(b"fLaC")  # gets a supplement
+    (corpus.root / "monday" / "broken.flac").write_bytes(b"fLaC")  # gets a shard
+    assert corpus.run("outputs=[transcripts,emissions]", "max_failures=1") == 1
+    assert "2 failures, more than max_failures=1" in capsys.readouterr().err
 
 
 def test_a_shard_in_which_all_failed_gets_tables_without_rows(corpus: Corpus) -> None:
