@@ -29,7 +29,7 @@ from pipeline.runtime.terminal import counted
 from pipeline.stages import identity as identities
 from pipeline.stages.disk import check_disk, estimate_bytes, format_bytes
 from pipeline.stages.passes import plan_passes, recover_passes
-from pipeline.stages.resume import refusal, refuse_differences
+from pipeline.stages.resume import differences, refusal, refuse_differences
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import COMMITS, CONFIG, MANIFEST, RUN_JSON, RunDirectory
@@ -192,11 +192,20 @@ def _known_passes(config: RunConfig, directory: RunDirectory, identity: Identity
                 difference = f"{RUN_JSON}: lost; fingerprint: another one in {COMMITS}/, {identity.fingerprint} now"
                 raise refusal(directory.root, [difference])
             return known
-        refuse_differences(config, recorded, identity)
-    elif recorded is None or identity.fingerprint not in recorded.passes:
+        refuse_differences(config, directory, recorded, identity)
+    elif recorded is None or _is_other_work(config, directory, recorded, identity):
         directory.discard()
-        recorded = None
-    return {**({} if recorded is None else recorded.passes), identity.fingerprint: identity}
+        return {identity.fingerprint: identity}
+    # A pass that disagrees was asked for, but stopped before it wrote a table.
+    earlier = {fingerprint: each for fingerprint, each in recorded.passes.items() if each.agrees_with(identity)}
+    return {**earlier, identity.fingerprint: identity}
+
+
+def _is_other_work(config: RunConfig, directory: RunDirectory, recorded: RunRecord, identity: Identity) -> bool:
+    """Whether a run without results is planned again. Otherwise its tables tell which outputs a shard had."""
+    if identity.fingerprint in recorded.passes:
+        return False
+    return directory.has_commits() or bool(differences(config, directory, recorded, identity))
 
 
 def _write_record(

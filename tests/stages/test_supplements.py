@@ -156,6 +156,18 @@ def test_other_settings_of_what_is_there_are_refused(
     assert corpus.files() == before
 
 
+def test_settings_of_outputs_that_were_stopped_before_they_were_written_can_change(
+    corpus: Corpus, at_once: Path, tmp_path: Path
+) -> None:
+    for asked in ("emissions.dtype=float16", "features.dtype=float16"):
+        killed = run(*corpus.given(ARRAYS, *LAYERS, asked), cwd=tmp_path, PIPELINE_FAILPOINT="staged")
+        assert killed.returncode == -signal.SIGKILL
+    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert_same_rows(corpus.out, at_once)
+    assert verify.main([str(corpus.out)]) == 0
+    assert corpus.run(ARRAYS, *LAYERS, "emissions.dtype=float16") == 2
+
+
 POINTS = ("run-json-written", "forward@2", "staged", "renaming", "renamed", "file-synced@4", "committed", "scores")
 
 
@@ -385,6 +397,15 @@ def test_replaced_recordings_are_done_again_with_all_outputs(corpus: Corpus, tmp
     shutil.copy(RECORDINGS[8], corpus.root / "monday" / RECORDINGS[2].name)
     assert corpus.run(TEXTS, "redo_changed=true") == 0
     assert_equal_to_one_run(corpus, tmp_path / "fresh", ARRAYS, *LAYERS)
+
+
+def test_the_only_shard_keeps_its_outputs_when_it_is_done_again_while_others_are_asked_for(tmp_path: Path) -> None:
+    only = Corpus(tmp_path / "only")
+    only.add([0])
+    assert only.run("outputs=[transcripts,emissions]") == 0
+    shutil.copy(RECORDINGS[8], only.root / "monday" / RECORDINGS[0].name)
+    assert only.run(*FEATURES, "redo_changed=true") == 0
+    assert_equal_to_one_run(only, tmp_path / "fresh", ARRAYS, *LAYERS)
 
 
 def test_the_status_tells_of_outputs_that_are_being_added(
