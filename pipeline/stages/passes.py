@@ -71,6 +71,7 @@ def plan_passes(
     """
     everything = combined(known.values())
     has_more = everything.lacking([asked]) is not None
+    files = {table: directory.last_passes(table) for table in (everything.outputs if has_more else ())}
     found: dict[tuple[tuple[str, ...], tuple[int, ...]], Pass] = {}
     for shard in range(num_shards):
         counted = [known[record.fingerprint] for record in done[shard].records] if shard in done else []
@@ -79,7 +80,7 @@ def plan_passes(
             continue
         lacks = everything.lacking(counted) if has_more else None
         if lacks is not None:
-            there = [table for table in lacks.outputs if directory.has_table(table, shard, len(counted))]
+            there = [table for table in lacks.outputs if files[table].get(shard, -1) >= len(counted)]
             wanted = lacks.restricted(there, lacks.layers) if wanted is None else wanted.with_outputs_of(lacks, there)
         assert wanted is not None
         planned = found.setdefault((wanted.outputs, wanted.layers), Pass(wanted))

@@ -9,6 +9,7 @@ hidden files there.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Collection, Iterator, Mapping
@@ -39,6 +40,7 @@ REPORT = "report/index.html"
 METRICS = "logs/metrics.jsonl"
 LOG = "logs/run.log"
 STAGING = ".staging"
+_TABLE_NAME = re.compile(r"shard-(\d{5,})(?:-([1-9]\d*))?\.parquet")
 
 
 def _pass_name(shard: int, supplement: int) -> str:
@@ -161,9 +163,13 @@ class RunDirectory:
         tables = (self.table(table, shard, supplement).name for table in TABLES)
         return [self.commit_name(shard, supplement), *tables]
 
-    def has_table(self, table: str, shard: int, first: int) -> bool:
-        """Whether a pass over a shard has a file of a table, committed or not. `first` is the first pass to look at."""
-        return any(self.table(table, shard, number).is_there for number in self.passes(shard, first))
+    def last_passes(self, table: str) -> dict[int, int]:
+        """Return the number of the last pass over each shard that has a file of a table, committed or not, by shard."""
+        found: dict[int, int] = {}
+        for match in filter(None, map(_TABLE_NAME.fullmatch, self.names(table))):
+            shard, number = int(match[1]), int(match[2] or 0)
+            found[shard] = max(number, found.get(shard, 0))
+        return found
 
     def committed(self, fingerprints: Collection[str]) -> dict[int, CommittedShard]:
         """Return the shards that are done, by shard.
