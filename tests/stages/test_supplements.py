@@ -14,7 +14,8 @@ import pytest
 from changing import RECORDINGS, Corpus, assert_equal_to_one_run
 from running import main, run
 
-from pipeline import status
+from pipeline import plot, status
+from pipeline.compare import __main__ as compare
 from pipeline.results import open_run
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.verify import __main__ as verify
@@ -121,6 +122,21 @@ def test_fewer_outputs_are_no_error(corpus: Corpus, capsys: pytest.CaptureFixtur
     with pytest.raises(KeyError, match=r"has no emissions; run with outputs=\[emissions\] to add them"):
         open_run(corpus.out).emission(f"monday/{RECORDINGS[7].name}")
     assert verify.main([str(corpus.out), "--exactness", "7"]) == 0
+
+
+def test_a_run_in_which_shards_have_different_outputs_is_checked_drawn_and_compared(
+    corpus: Corpus, at_once: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus.add([7])
+    assert corpus.run("outputs=[emissions]") == 0
+    new = f"monday/{RECORDINGS[7].name}"
+    assert new not in [*open_run(corpus.out).transcripts["id"]]
+    assert verify.main([str(corpus.out), "--exactness", "7"]) == 0
+    assert plot.main([str(corpus.out), new, "--out", str(tmp_path)]) == 0
+    assert plot.main([str(corpus.out), new, "--layers", "1"]) == 2
+    assert f"no features of layer 1 are stored of {new}; there are none" in capsys.readouterr().err
+    assert compare.main([str(corpus.out), str(at_once), "--out", str(tmp_path / "compared")]) == 0
+    assert "outputs emissions, transcripts / emissions, features, transcripts" in capsys.readouterr().out
 
 
 def test_a_grown_corpus_gets_all_outputs_in_one_pass(
