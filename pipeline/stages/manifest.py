@@ -241,6 +241,8 @@ class ManifestStage:
             raise refusals.refusal(
                 self._directory.root, [f"manifest: {was} before, {rows} now, because {MANIFEST} has been edited"]
             )
+        if len(made) > 1:
+            identity.note_manifest(self._directory, manifest.content)
 
 
 def _refuse_none_found(dataset: Connector, table: pa.Table) -> None:
