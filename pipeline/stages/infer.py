@@ -129,7 +129,7 @@ def prepare(
     known = _known_passes(config, directory, identity)
     done = directory.committed(known)
     for name in directory.unusable_records(done):
-        say(f"{name}: cannot be used, so its shard counts as not done; python -m pipeline.verify says why")
+        say(f"{name}: cannot be used, so what it committed counts as not done; python -m pipeline.verify says why")
     attempts = _attempts_to_retry(directory, done) if retry else {}
     passes = plan_passes(directory, identity, known, done, manifest.num_shards, attempts)
     shards = manifest.shard_of_row

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.storage.commits import CommittedShard
+from pipeline.storage.manifest import UNREADABLE
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import Identity, combined
 
@@ -34,15 +35,20 @@ class Pass:
 def recover_passes(directory: RunDirectory, asked: Identity) -> dict[str, Identity]:
     """Return the identities of the passes over the shards, by fingerprint, for a run whose `run.json` is lost.
 
-    A pass is found if what is asked for now includes its outputs.
+    A pass is found if what is asked for now includes its outputs, and the features of one of its shards can be read.
     """
     found = {asked.fingerprint: asked}
+    seen = {*found}
     for record in directory.records():
-        if record.fingerprint not in found:
+        if record.fingerprint not in seen:
             layers = ()
             if "features" in record.files:
-                rows = directory.table("features", record.shard, record.supplement).read(["layer"])
+                try:
+                    rows = directory.table("features", record.shard, record.supplement).read(["layer"])
+                except UNREADABLE:
+                    continue
                 layers = tuple(sorted(rows["layer"].unique().to_pylist()))
+            seen.add(record.fingerprint)
             made = asked.restricted({*record.files} - {"failures"}, layers)
             found[made.fingerprint] = made
     return found

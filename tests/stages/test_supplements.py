@@ -455,6 +455,11 @@ def test_a_lost_run_json_is_written_anew_if_all_outputs_are_asked_for(
     assert_same_rows(corpus.out, at_once)
     assert verify.main([str(corpus.out)]) == 0
 
+    (corpus.out / "run.json").unlink()
+    (corpus.out / "features" / "shard-00000-1.parquet").unlink()
+    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert_same_rows(corpus.out, at_once)
+
 
 def test_run_json_names_every_pass(corpus: Corpus) -> None:
     assert corpus.run(*FEATURES) == 0
