@@ -130,7 +130,7 @@ def _plot(given: argparse.Namespace) -> None:
         raise UserError(f"{given.run_dir}: has neither emissions nor features; run with outputs=[emissions,features]")
     for table, there in (("emissions", has_emissions), ("features", bool(layers))):
         if not there:
-            print(f"no {table} in this run; outputs=[{table}] writes them", file=sys.stderr)
+            print(f"no {table} of this utterance; outputs=[{table}] writes them", file=sys.stderr)
     window = _window(run, given.start, given.end)
     folder = given.out or given.run_dir / "report" / "plots"
     out = standard_output()
@@ -164,10 +164,11 @@ def _layers(run: Run, id: str, asked: str | None) -> tuple[int, ...]:
     if asked is None:
         return tuple(layer for layer in run.layers if _has(partial(run.feature, id, layer, 0, 1)))
     layers = tuple(dict.fromkeys(map(int, asked.split(","))))
+    found = _layers(run, id, None)
     for layer in layers:
-        if layer not in run.layers:
-            there = ", ".join(map(str, run.layers)) or "none"
-            raise UserError(f"--layers={asked}: no features of layer {layer} are stored; there are {there}")
+        if layer not in found:
+            there = ", ".join(map(str, found)) or "none"
+            raise UserError(f"--layers={asked}: no features of layer {layer} are stored of {id}; there are {there}")
     return layers
 
 

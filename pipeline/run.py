@@ -277,7 +277,7 @@ class Session:
         now = identity.describe_known(self.config, manifest.digest, recorded)
         if now.fingerprint not in recorded.passes and not self.directory.has_results():
             return None  # nothing has succeeded, so the run may be planned again
-        refusals.refuse_differences(self.config, recorded, now)
+        refusals.refuse_differences(self.config, self.directory, recorded, now)
         totals = summary.total(records.values())
         complete = recorded.complete(records, now) >= {*range(manifest.num_shards)}
         retry = self.config.settings.retry_failed and totals.num_failures

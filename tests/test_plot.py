@@ -235,9 +235,9 @@ def test_what_is_there_is_drawn_and_what_is_not_is_said(tmp_path: Path, capsys: 
         return sorted(path.name for path in (run_dir / "report" / "plots").iterdir())
 
     assert names(["emissions"]) == ["x-emission.png"]
-    assert "no features in this run; outputs=[features]" in capsys.readouterr().err
+    assert "no features of this utterance; outputs=[features]" in capsys.readouterr().err
     assert names(["features"]) == ["x-layer-01.png", "x-layer-02.png", "x-layer-12.png"]
-    assert "no emissions in this run; outputs=[emissions]" in capsys.readouterr().err
+    assert "no emissions of this utterance; outputs=[emissions]" in capsys.readouterr().err
     nothing = make_run(tmp_path / "nothing", [[spoken("x")]], outputs=["transcripts"])
     assert "outputs=[emissions,features]" in refused(capsys, str(nothing), "x")
     assert not (nothing / "report").exists()

@@ -28,7 +28,7 @@ def differing_settings(match: Match) -> dict[str, tuple[str, str]]:
 
 def _identity(directory: RunDirectory) -> Mapping[str, Any]:
     recorded = directory.read_record()
-    return {} if recorded is None else mask_secrets(recorded.identity.as_json())
+    return {} if recorded is None else mask_secrets(recorded.combined.as_json())
 
 
 def _plain(name: str, value: Any) -> str:

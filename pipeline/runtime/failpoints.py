@@ -39,6 +39,7 @@ POINTS = {
     "staged": "the tables are complete in staging",
     "retract": "before the commit record of a shard that is computed again is removed",
     "retracted": "the commit record is removed, the tables are still the old ones",
+    "removing": "a table of a pass that is computed again, or of a later pass, is removed or was not there",
     "renaming": "one table is in place, another is not",
     "moved": "the tables are in place, their folders are not synced",
     "renamed": "the tables are in place and synced, the commit record is not written",

@@ -6,6 +6,7 @@ Only this stage imports torch. `pipeline.run` imports this module when the stage
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -29,7 +30,7 @@ from pipeline.runtime.terminal import counted
 from pipeline.stages import identity as identities
 from pipeline.stages.disk import check_disk, estimate_bytes, format_bytes
 from pipeline.stages.passes import plan_passes, recover_passes
-from pipeline.stages.resume import refusal, refuse_differences
+from pipeline.stages.resume import differences, refusal, refuse_differences
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import COMMITS, CONFIG, MANIFEST, RUN_JSON, RunDirectory
@@ -62,14 +63,22 @@ def infer(
     """
     executor: Executor = EXECUTORS.load(config.settings.executor.name).Executor(config.settings.executor)
     speed = ""
-    for job in prepare(config, directory, manifest, say):
-        speed = executor.run(job, console, say)
-        _require_all_shards(job)
+    # A shard whose retry was kept may still lack an output that is asked for now.
+    for retry in (True, False) if config.settings.retry_failed else (False,):
+        failures = 0
+        for job in prepare(config, directory, manifest, say, retry):
+            speed = executor.run(replace(job, failures_before=job.failures_before + failures), console, say)
+            done = _require_all_shards(job)
+            failures += sum(done[shard].records[number].num_failures for shard, number in job.supplements.items())
     return speed
 
 
-def _require_all_shards(job: Job) -> None:
-    """Check that every shard is committed: somebody may have removed or changed files during the run."""
+def _require_all_shards(job: Job) -> dict[int, CommittedShard]:
+    """Check that every shard is committed: somebody may have removed or changed files during the run.
+
+    Returns:
+        The committed shards, by shard.
+    """
     done = job.directory.commits()
     missing = [shard for shard, number in job.supplements.items() if not _has_pass(done.get(shard), number)]
     if missing:
@@ -78,6 +87,7 @@ def _require_all_shards(job: Job) -> None:
             f"run_dir={job.directory.root}: files of {len(missing)} shards were removed or changed during the run "
             f"(shards {shown}); the same command computes these shards again"
         )
+    return done
 
 
 def _has_pass(shard: CommittedShard | None, number: int) -> bool:
@@ -100,10 +110,12 @@ def prepare(
     directory: RunDirectory,
     manifest: Manifest,
     say: Callable[[str], None],
+    retry: bool,
 ) -> list[Job]:
     """Create the jobs of a run: compare identities, find what is left to compute and check the free disk space.
 
-    There are several jobs if some shards need other outputs than the others.
+    There are several jobs if some shards need other outputs than the others. With `retry`, the passes over a shard are
+    computed again from the first one that has a failure.
 
     This writes `run.json` and `config.yaml`, before any shard is committed.
 
@@ -115,15 +127,17 @@ def prepare(
     precision = resolve_precision(settings.precision, device)
     sha256 = config.source.fetch()
     describe = partial(identities.describe, config, manifest.digest, precision, sha256)
-    earlier = _earlier_passes(directory, describe())
+    earlier = _earlier_passes(config, directory, describe())
     identity = describe(combined(earlier.values()) if earlier else None)
     _refuse_other_work(config, directory, identity, earlier)
-    known = {**earlier, identity.fingerprint: identity}
+    # A pass that disagrees was asked for, but stopped before it wrote a table.
+    agreeing = {fingerprint: each for fingerprint, each in earlier.items() if each.agrees_with(identity)}
+    known = {**agreeing, identity.fingerprint: identity}
     done = directory.committed(known)
     for name in directory.unusable_records(done):
-        say(f"{name}: cannot be used, so its shard counts as not done; python -m pipeline.verify says why")
-    attempts = _attempts_to_retry(directory, done) if settings.retry_failed else {}
-    passes = plan_passes(directory, identity, known, done, manifest.num_shards)
+        say(f"{name}: cannot be used, so what it committed counts as not done; python -m pipeline.verify says why")
+    attempts = _attempts_to_retry(directory, done) if retry else {}
+    passes = plan_passes(directory, identity, known, done, manifest.num_shards, attempts)
     shards = manifest.shard_of_row
     sizes = [
         estimate_bytes(config.model, each.identity, manifest, np.isin(shards, [*each.supplements])) for each in passes
@@ -171,12 +185,14 @@ def _failed_before(
     return failed
 
 
-def _earlier_passes(directory: RunDirectory, asked: Identity) -> Mapping[str, Identity]:
+def _earlier_passes(config: RunConfig, directory: RunDirectory, asked: Identity) -> Mapping[str, Identity]:
     """Return the identities of the earlier passes of the run, by fingerprint; none if nothing of it can be kept."""
     recorded = directory.read_record()
     if directory.has_results():
         return recover_passes(directory, asked) if recorded is None else recorded.passes
-    return {} if recorded is None or asked.fingerprint not in recorded.passes else recorded.passes
+    if recorded is None or _is_other_work(config, directory, recorded, asked):
+        return {}
+    return recorded.passes
 
 
 def _refuse_other_work(
@@ -188,10 +204,17 @@ def _refuse_other_work(
         if not earlier:
             directory.discard()
     elif recorded is not None:
-        refuse_differences(config, recorded, identity)
+        refuse_differences(config, directory, recorded, identity)
     elif directory.committed_otherwise(earlier):
         difference = f"{RUN_JSON}: lost; fingerprint: another one in {COMMITS}/, {identity.fingerprint} now"
         raise refusal(directory.root, [difference])
+
+
+def _is_other_work(config: RunConfig, directory: RunDirectory, recorded: RunRecord, identity: Identity) -> bool:
+    """Whether a run without results is planned again. Otherwise its tables tell which outputs a shard had."""
+    if identity.fingerprint in recorded.passes:
+        return False
+    return directory.has_commits() or bool(differences(config, directory, recorded, identity))
 
 
 def _write_record(
@@ -223,12 +246,21 @@ def _write_record(
 
 
 def _attempts_to_retry(directory: RunDirectory, done: dict[int, CommittedShard]) -> dict[int, dict[str, int]]:
-    """Remove shards with failures from `done`. Return the attempts of each failed id, by shard."""
+    """Remove from `done` each shard's first pass with failures and the passes after it.
+
+    Returns:
+        The attempts of each id that failed in the first of these passes, by shard. What failed later is left out: it
+        has a result of that pass, which must not be lost.
+    """
     attempts = {}
-    for shard in [shard for shard, committed in done.items() if committed.num_failures]:
-        tables = [stored.read(["id", "attempts"]) for stored in directory.tables(done.pop(shard), "failures")]
-        rows = [(table["id"].to_pylist(), table["attempts"].to_pylist()) for table in tables]
-        attempts[shard] = {id_: number for ids, numbers in rows for id_, number in zip(ids, numbers, strict=True)}
+    for shard, committed in [*done.items()]:
+        number = next((number for number, record in enumerate(committed.records) if record.num_failures), None)
+        if number is not None:
+            table = directory.table("failures", shard, number).read(["id", "attempts"])
+            attempts[shard] = dict(zip(table["id"].to_pylist(), table["attempts"].to_pylist(), strict=True))
+            done[shard] = CommittedShard(committed.records[:number])
+            if not number:
+                del done[shard]
     return attempts
 
 

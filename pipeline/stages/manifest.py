@@ -100,7 +100,7 @@ class ManifestStage:
             self._directory.discard()  # nothing succeeded, so the run may be planned again
         elif recorded is not None:  # the manifest was removed; the new one must be the same
             now = identity.describe_known(self._config, manifest.digest, recorded)
-            refusals.refuse_differences(self._config, recorded, now)
+            refusals.refuse_differences(self._config, self._directory, recorded, now)
         failpoint("manifest")
         manifests.write(self._directory, manifest, made_with)
         failpoint("manifest-written")
@@ -225,7 +225,7 @@ class ManifestStage:
         recorded = self._directory.read_record()
         if recorded is not None:
             now = identity.describe_known(self._config, manifest.digest, recorded)
-            refusals.refuse_differences(self._config, recorded, now, besides)
+            refusals.refuse_differences(self._config, self._directory, recorded, now, besides)
 
     def _refuse_edited(self, manifest: Manifest) -> None:
         """Refuse a manifest that has been edited, because the committed results belong to the original rows."""
@@ -241,6 +241,8 @@ class ManifestStage:
             raise refusals.refusal(
                 self._directory.root, [f"manifest: {was} before, {rows} now, because {MANIFEST} has been edited"]
             )
+        if len(made) > 1:
+            identity.note_manifest(self._directory, manifest.content)
 
 
 def _refuse_none_found(dataset: Connector, table: pa.Table) -> None:

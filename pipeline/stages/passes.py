@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from pipeline.storage.commits import CommittedShard
+from pipeline.storage.manifest import UNREADABLE
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import Identity, combined
 
@@ -34,15 +35,20 @@ class Pass:
 def recover_passes(directory: RunDirectory, asked: Identity) -> dict[str, Identity]:
     """Return the identities of the passes over the shards, by fingerprint, for a run whose `run.json` is lost.
 
-    A pass is found if what is asked for now includes its outputs.
+    A pass is found if what is asked for now includes its outputs, and the features of one of its shards can be read.
     """
     found: dict[str, Identity] = {}
+    seen: set[str] = set()
     for record in directory.records():
-        if record.fingerprint not in found:
+        if record.fingerprint not in seen:
             layers = ()
             if "features" in record.files:
-                rows = directory.table("features", record.shard, record.supplement).read(["layer"])
+                try:
+                    rows = directory.table("features", record.shard, record.supplement).read(["layer"])
+                except UNREADABLE:
+                    continue
                 layers = tuple(sorted(rows["layer"].unique().to_pylist()))
+            seen.add(record.fingerprint)
             for digests in (True, False):  # an earlier release may have begun the run
                 made = replace(asked, audio_digests=digests).restricted({*record.files} - {"failures"}, layers)
                 if made.fingerprint == record.fingerprint:
@@ -56,6 +62,7 @@ def plan_passes(
     known: Mapping[str, Identity],
     done: Mapping[int, CommittedShard],
     num_shards: int,
+    again: Collection[int] = (),
 ) -> list[Pass]:
     """Return the passes after which each shard has all outputs that are asked for.
 
@@ -68,18 +75,22 @@ def plan_passes(
         known: Identities of the earlier passes, by fingerprint.
         done: The shards that are done and are not to be computed again, by shard.
         num_shards: Number of shards of the manifest.
+        again: Shards whose passes that are not in `done` are computed again, with outputs that are not asked for too.
     """
-    besides = combined(known.values()).lacking([asked])
+    everything = combined(known.values())
+    has_more = everything.lacking([asked]) is not None
+    files = {table: directory.last_passes(table) for table in (everything.outputs if has_more else ())}
     found: dict[tuple[tuple[str, ...], tuple[int, ...]], Pass] = {}
     for shard in range(num_shards):
         counted = [known[record.fingerprint] for record in done[shard].records] if shard in done else []
         wanted = asked.lacking(counted)
-        if wanted is None:
+        if wanted is None and shard not in again:
             continue
-        rest = None if besides is None else besides.lacking(counted)
-        if rest is not None:
-            there = [table for table in rest.outputs if directory.has_table(table, shard, len(counted))]
-            wanted = wanted.with_outputs_of(rest, there)
+        lacks = everything.lacking(counted) if has_more else None
+        if lacks is not None:
+            there = [table for table in lacks.outputs if files[table].get(shard, -1) >= len(counted)]
+            wanted = lacks.restricted(there, lacks.layers) if wanted is None else wanted.with_outputs_of(lacks, there)
+        assert wanted is not None
         planned = found.setdefault((wanted.outputs, wanted.layers), Pass(wanted))
         planned.supplements[shard] = len(counted)
     return list(found.values())

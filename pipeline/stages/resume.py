@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pipeline.config.run_config import RunConfig
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_marked
+from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import Identity, RunRecord
 from pipeline.storage.tables import VANISHED
 
@@ -22,11 +23,14 @@ _MAX_CHARACTERS = 160
 _EXAMPLES, _EXAMPLE_COLUMNS = 3, 2
 
 
-def refuse_differences(config: RunConfig, recorded: RunRecord, identity: Identity, besides: Sequence[str] = ()) -> None:
-    """Refuse to mix results of different identities in one run directory. Other outputs or layers are no difference.
+def refuse_differences(
+    config: RunConfig, directory: RunDirectory, recorded: RunRecord, identity: Identity, besides: Sequence[str] = ()
+) -> None:
+    """Refuse to mix results of different identities in one run directory.
 
     Args:
         config: The current configuration.
+        directory: The run.
         recorded: The `run.json` of the run directory.
         identity: The current identity.
         besides: Further differences, for the message.
@@ -34,7 +38,16 @@ def refuse_differences(config: RunConfig, recorded: RunRecord, identity: Identit
     Raises:
         UserError: There is a difference. The message names each one.
     """
-    shared = {*recorded.combined.outputs} & {*identity.outputs}
+    if found := differences(config, directory, recorded, identity):
+        raise refusal(config.run_dir, [*besides, *found])
+
+
+def differences(config: RunConfig, directory: RunDirectory, recorded: RunRecord, identity: Identity) -> list[str]:
+    """Return how an identity differs from that of the run. The arguments are those of `refuse_differences`.
+
+    Other outputs or layers are no difference, nor are the settings of a table that was asked for but never written.
+    """
+    shared = [table for table in identity.outputs if table in recorded.combined.outputs and directory.names(table)]
     before, now = (each.restricted(shared, ()).described() for each in (recorded.combined, identity))
     keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     found = {key: _difference(key, before.get(key), now.get(key)) for key in keys}
@@ -43,8 +56,7 @@ def refuse_differences(config: RunConfig, recorded: RunRecord, identity: Identit
         files = path, mask_marked(str(config.source.weights_path))
         old, new = (f"{of.get('weights_sha256')} ({file})" for of, file in zip((before, now), files, strict=True))
         found["weights_sha256"] = f"weights_sha256: {old} before, {new} now"
-    if found:
-        raise refusal(config.run_dir, [*besides, *found.values()])
+    return list(found.values())
 
 
 def refusal(run_dir: Path, differences: Sequence[str]) -> UserError:

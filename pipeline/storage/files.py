@@ -118,6 +118,10 @@ class Files:
             with naming(path.parent):
                 fsync(path.parent)
 
+    def rename(self, name: str, other: str) -> None:
+        """Give a file another name in the same folder."""
+        os.replace(self.root / name, self.root / other)
+
     def publish(self, staged: Mapping[str, Path], shard: int) -> None:
         """Move the staged files of a shard to their final names, and sync the folders."""
         for index, (name, path) in enumerate(staged.items()):

@@ -9,6 +9,7 @@ hidden files there.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Collection, Iterator, Mapping
@@ -39,6 +40,7 @@ REPORT = "report/index.html"
 METRICS = "logs/metrics.jsonl"
 LOG = "logs/run.log"
 STAGING = ".staging"
+_TABLE_NAME = re.compile(r"shard-(\d{5,})(?:-([1-9]\d*))?\.parquet")
 
 
 def _pass_name(shard: int, supplement: int) -> str:
@@ -161,9 +163,13 @@ class RunDirectory:
         tables = (self.table(table, shard, supplement).name for table in TABLES)
         return [self.commit_name(shard, supplement), *tables]
 
-    def has_table(self, table: str, shard: int, first: int) -> bool:
-        """Whether a pass over a shard has a file of a table, committed or not. `first` is the first pass to look at."""
-        return any(self.table(table, shard, number).is_there for number in self.passes(shard, first))
+    def last_passes(self, table: str) -> dict[int, int]:
+        """Return the number of the last pass over each shard that has a file of a table, committed or not, by shard."""
+        found: dict[int, int] = {}
+        for match in filter(None, map(_TABLE_NAME.fullmatch, self.names(table))):
+            shard, number = int(match[1]), int(match[2] or 0)
+            found[shard] = max(number, found.get(shard, 0))
+        return found
 
     def committed(self, fingerprints: Collection[str]) -> dict[int, CommittedShard]:
         """Return the shards that are done, by shard.
@@ -381,10 +387,15 @@ class RunDirectory:
     def remove_tables(self, shard: int, supplement: int, but: Collection[str]) -> None:
         """Remove the tables of a pass, except some tables, and all tables of later passes over a shard.
 
-        The caller has retracted the commit records. Without this, readers of a folder would find rows twice when the
-        shard is computed anew with all its outputs at once.
+        The caller has retracted the commit records, and is about to replace the tables `but`. Without this, readers of
+        a folder would find rows twice when the shard is computed anew with all its outputs at once. A file of each
+        table in `but` stays, under the name of the pass, because after a kill the files tell which outputs there were.
         """
-        for number in self.passes(shard, supplement):
+        for number in reversed(self.passes(shard, supplement)):  # the last first, so that a kill leaves no gap
             for table in TABLES:
-                if number > supplement or table not in but:
-                    self._files.remove(self.table(table, shard, number).name)
+                stored, kept = self.table(table, shard, number), self.table(table, shard, supplement)
+                if number > supplement and table in but and stored.is_there and not kept.is_there:
+                    self._files.rename(stored.name, kept.name)
+                elif number > supplement or table not in but:
+                    self._files.remove(stored.name)
+                failpoint("removing", shard)

@@ -110,6 +110,11 @@ class Identity:
             options = {key: value for key, value in options.items() if not key.startswith("decoder.")}
         return replace(self, **kept, options=options)
 
+    def agrees_with(self, other: Identity) -> bool:
+        """Whether the tables that both identities have are the same, apart from the layers of features."""
+        shared = {*self.outputs} & {*other.outputs}
+        return self.restricted(shared, ()) == other.restricted(shared, ())
+
     def lacking(self, passes: Iterable[Identity]) -> Identity | None:
         """Return the identity of a pass that computes what these passes lack; `None` if they lack nothing."""
         passes = list(passes)

@@ -25,7 +25,7 @@ class Comparison:
     Attributes:
         id: Id of the utterance.
         stored: The stored values, `(frames, width)`, by name: `emissions`, `features of layer 2`.
-        ctc_text: The stored label sequence; `None` if the run has no transcripts.
+        ctc_text: The stored label sequence; `None` if the utterance has no transcript.
         largest: The largest difference by name, minus the rounding of float16.
         labels: Number of frames whose labels have been compared.
         changed: Number of these frames that have another label without a near tie.
@@ -80,7 +80,7 @@ class Comparison:
         for name, stored in self.stored.items():
             if len(stored) != self.frames:
                 self.wrong.append(f"{len(stored)} frames of {name} are stored, alone there are {self.frames}")
-        if ctc_text is not None and ctc_text != self.ctc_text and not self.near_ties:
+        if None not in (ctc_text, self.ctc_text) and ctc_text != self.ctc_text and not self.near_ties:
             self.wrong.append(f"the stored text is {self.ctc_text!r}, alone it is {ctc_text!r}")
 
 

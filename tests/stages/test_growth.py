@@ -310,6 +310,16 @@ def test_killed_while_it_grows_and_run_again_it_is_as_undisturbed(place: str, co
     assert [path.name for path in (corpus.out / ".staging").iterdir()] == ["lock"]
 
 
+def test_a_kill_between_the_new_manifest_and_run_json_is_no_damage(corpus: Corpus, tmp_path: Path) -> None:
+    (corpus.root / corpus.manifest()["id"][0].as_py()).with_suffix(".txt").write_text("nine")
+    killed = run(*corpus.given(), cwd=tmp_path, PIPELINE_FAILPOINT="extended")
+    assert killed.returncode == -signal.SIGKILL
+    assert verify.main([str(corpus.out)]) == 0
+    assert corpus.run() == 0  # computes nothing
+    assert len(json.loads((corpus.out / "run.json").read_text())["manifests"]) == 1
+    assert verify.main([str(corpus.out)]) == 0
+
+
 def test_readers_see_every_row_while_a_new_column_is_written(corpus: Corpus, tmp_path: Path) -> None:
     corpus.add(range(6, 7), "monday/late")
     killed = run(*corpus.given(), cwd=tmp_path, PIPELINE_FAILPOINT="described@2")

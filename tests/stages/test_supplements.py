@@ -14,7 +14,8 @@ import pytest
 from changing import RECORDINGS, Corpus, assert_equal_to_one_run
 from running import main, run
 
-from pipeline import status
+from pipeline import plot, status
+from pipeline.compare import __main__ as compare
 from pipeline.results import open_run
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.verify import __main__ as verify
@@ -123,6 +124,21 @@ def test_fewer_outputs_are_no_error(corpus: Corpus, capsys: pytest.CaptureFixtur
     assert verify.main([str(corpus.out), "--exactness", "7"]) == 0
 
 
+def test_a_run_in_which_shards_have_different_outputs_is_checked_drawn_and_compared(
+    corpus: Corpus, at_once: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus.add([7])
+    assert corpus.run("outputs=[emissions]") == 0
+    new = f"monday/{RECORDINGS[7].name}"
+    assert new not in [*open_run(corpus.out).transcripts["id"]]
+    assert verify.main([str(corpus.out), "--exactness", "7"]) == 0
+    assert plot.main([str(corpus.out), new, "--out", str(tmp_path)]) == 0
+    assert plot.main([str(corpus.out), new, "--layers", "1"]) == 2
+    assert f"no features of layer 1 are stored of {new}; there are none" in capsys.readouterr().err
+    assert compare.main([str(corpus.out), str(at_once), "--out", str(tmp_path / "compared")]) == 0
+    assert "outputs emissions, transcripts / emissions, features, transcripts" in capsys.readouterr().out
+
+
 def test_a_grown_corpus_gets_all_outputs_in_one_pass(
     corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,6 +172,18 @@ def test_other_settings_of_what_is_there_are_refused(
     assert corpus.files() == before
 
 
+def test_settings_of_outputs_that_were_stopped_before_they_were_written_can_change(
+    corpus: Corpus, at_once: Path, tmp_path: Path
+) -> None:
+    for asked in ("emissions.dtype=float16", "features.dtype=float16"):
+        killed = run(*corpus.given(ARRAYS, *LAYERS, asked), cwd=tmp_path, PIPELINE_FAILPOINT="staged")
+        assert killed.returncode == -signal.SIGKILL
+    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert_same_rows(corpus.out, at_once)
+    assert verify.main([str(corpus.out)]) == 0
+    assert corpus.run(ARRAYS, *LAYERS, "emissions.dtype=float16") == 2
+
+
 POINTS = ("run-json-written", "forward@2", "staged", "renaming", "renamed", "file-synced@4", "committed", "scores")
 
 
@@ -180,6 +208,7 @@ def test_what_failed_is_not_computed_again_and_what_fails_now_is_a_failure(
     (corpus.root / "tuesday" / "broken.flac").write_bytes(b"fLaC")
     corpus.add([7], "tuesday")
     assert corpus.run(TEXTS) == 3
+    before = committed(corpus)
     lost = corpus.root / "monday" / RECORDINGS[0].name
     lost.rename(tmp_path / "kept.flac")
     assert corpus.run(TEXTS, "extend=off") == 3
@@ -192,12 +221,20 @@ def test_what_failed_is_not_computed_again_and_what_fails_now_is_a_failure(
     assert verify.main([str(corpus.out)]) == 0
     assert [read.num_failures for read in RunDirectory(corpus.out).commits().values()] == [1, 0, 0, 1]
 
+    for asked in ((TEXTS,), (ARRAYS, *LAYERS)):  # the file is still gone
+        assert corpus.run(*asked, "retry_failed=true", "extend=off") == 3
+        assert f"monday/{lost.name}" in [*open_run(corpus.out).transcripts["id"]]
+        assert len(dict(open_run(corpus.out).emissions())) == 6
+        assert verify.main([str(corpus.out)]) == 0
     (tmp_path / "kept.flac").rename(lost)
     assert corpus.run(TEXTS, "retry_failed=true", "extend=off") == 3
     assert open_run(corpus.out).failures["id"].tolist() == ["tuesday/broken.flac"]
     assert len(dict(open_run(corpus.out).emissions())) == 7
     assert_equal_to_one_run(corpus, tmp_path / "fresh", ARRAYS, *LAYERS)
-    assert not [*corpus.out.glob("*/shard-00000-1.*")]  # the shard was computed whole
+    after = committed(corpus)
+    first = {name: data for name, data in before.items() if "shard-00000" in name}
+    assert {name: after[name] for name in first} == first  # only the supplement had failed
+    assert not [*corpus.out.glob("*/shard-00003-1.*")]  # failed in the first pass, so the shard was computed whole
 
 
 def test_a_retry_that_would_lose_a_result_keeps_every_pass(corpus: Corpus, tmp_path: Path) -> None:
@@ -213,6 +250,44 @@ def test_a_retry_that_would_lose_a_result_keeps_every_pass(corpus: Corpus, tmp_p
     shutil.copy(RECORDINGS[1], whole.root / "monday" / "broken.flac")
     assert whole.run(ARRAYS, "retry_failed=true", "extend=off") == 3
     assert committed(whole) == before
+
+
+def test_a_retry_that_keeps_a_shard_still_adds_what_is_asked_for(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = Corpus(tmp_path / "whole", "shard.hours=1")
+    whole.add(range(3))
+    (whole.root / "monday" / "broken.flac").write_bytes(b"fLaC")
+    assert whole.run(TEXTS) == 3
+    lost = whole.root / "monday" / RECORDINGS[0].name
+    lost.unlink()
+    assert whole.run("outputs=[transcripts,emissions]", "retry_failed=true", "extend=off") == 3
+    assert "1 shard kept unchanged" in capsys.readouterr().out
+    found = open_run(whole.out)
+    assert len(found.transcripts) == 3
+    assert len(dict(found.emissions())) == 2
+    assert sorted(found.failures["id"]) == sorted([f"monday/{lost.name}", "monday/broken.flac"])
+    assert verify.main([str(whole.out)]) == 0
+
+
+def test_a_retry_that_fails_again_in_a_supplement_keeps_the_results_of_the_first_pass(corpus: Corpus) -> None:
+    (corpus.root / "monday" / RECORDINGS[0].name).unlink()
+    assert corpus.run("outputs=[transcripts,emissions]", "extend=off") == 3
+    (corpus.root / "monday" / RECORDINGS[1].name).unlink()  # in the same shard, which has its emission
+    assert corpus.run(ARRAYS, *LAYERS, "extend=off") == 3
+    before = {table: rows_of(corpus.out, table) for table in ("transcripts", "emissions", "features")}
+    assert corpus.run(ARRAYS, *LAYERS, "retry_failed=true", "extend=off") == 3
+    assert {table: rows_of(corpus.out, table) for table in before} == before
+    assert verify.main([str(corpus.out)]) == 0
+
+
+def test_the_failures_of_all_passes_count_towards_their_maximum(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (corpus.root / "monday" / RECORDINGS[0].name).write_bytes(b"fLaC")  # gets a supplement
+    (corpus.root / "monday" / "broken.flac").write_bytes(b"fLaC")  # gets a shard
+    assert corpus.run("outputs=[transcripts,emissions]", "max_failures=1") == 1
+    assert "2 failures, more than max_failures=1" in capsys.readouterr().err
 
 
 def test_a_shard_in_which_all_failed_gets_tables_without_rows(corpus: Corpus) -> None:
@@ -267,6 +342,25 @@ def test_killed_while_a_shard_with_supplements_is_computed_again(
     assert corpus.run(ARRAYS, *LAYERS) == 0
     assert_same_rows(corpus.out, at_once)
     assert verify.main([str(corpus.out)]) == 0
+
+
+@pytest.mark.parametrize("point", ["removing@2", "removing@6", "removing@7", "removing@8", "renaming", "renaming@3"])
+def test_a_kill_while_old_files_are_removed_loses_no_output(
+    point: str, corpus: Corpus, at_once: Path, tmp_path: Path
+) -> None:
+    assert corpus.run("outputs=[emissions]") == 0
+    assert corpus.run(ARRAYS, *LAYERS) == 0
+    damaged = corpus.out / "transcripts" / "shard-00002.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    killed = run(*corpus.given(TEXTS), cwd=tmp_path, PIPELINE_FAILPOINT=point)
+    assert killed.returncode == -signal.SIGKILL
+    for table in ("emissions", "features"):
+        found = pd.read_parquet(corpus.out / table)
+        assert not found.duplicated(["id", "layer"] if table == "features" else ["id"]).any()
+        assert {*found["id"]} == {*pd.read_parquet(at_once / table)["id"]}
+    assert corpus.run(TEXTS) == 0
+    assert_same_rows(corpus.out, at_once)
+    assert not [*corpus.out.glob("*/shard-00002-*")]
 
 
 def test_verify_names_a_changed_supplement_and_retracts_it_alone(
@@ -332,6 +426,15 @@ def test_replaced_recordings_are_done_again_with_all_outputs(corpus: Corpus, tmp
     assert_equal_to_one_run(corpus, tmp_path / "fresh", ARRAYS, *LAYERS)
 
 
+def test_the_only_shard_keeps_its_outputs_when_it_is_done_again_while_others_are_asked_for(tmp_path: Path) -> None:
+    only = Corpus(tmp_path / "only")
+    only.add([0])
+    assert only.run("outputs=[transcripts,emissions]") == 0
+    shutil.copy(RECORDINGS[8], only.root / "monday" / RECORDINGS[0].name)
+    assert only.run(*FEATURES, "redo_changed=true") == 0
+    assert_equal_to_one_run(only, tmp_path / "fresh", ARRAYS, *LAYERS)
+
+
 def test_the_status_tells_of_outputs_that_are_being_added(
     corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -362,6 +465,11 @@ def test_a_lost_run_json_is_written_anew_if_all_outputs_are_asked_for(
     assert committed(corpus) == before
     assert_same_rows(corpus.out, at_once)
     assert verify.main([str(corpus.out)]) == 0
+
+    (corpus.out / "run.json").unlink()
+    (corpus.out / "features" / "shard-00000-1.parquet").unlink()
+    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert_same_rows(corpus.out, at_once)
 
 
 def test_run_json_names_every_pass(corpus: Corpus) -> None:
