@@ -43,7 +43,8 @@ from pipeline.storage import summary
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.committing import finish_renewals
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.run_directory import CONFIG, RunDirectory
+from pipeline.storage.names import CONFIG
+from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.tables import CHANNEL, own_column_names, own_columns
 
 _SEVERITY = (0, 3, 2, 1)

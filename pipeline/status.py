@@ -15,7 +15,8 @@ from pipeline.runtime.command import Parser, command
 from pipeline.runtime.progress import PAUSE_S, format_duration, format_hours
 from pipeline.runtime.stdout import standard_output
 from pipeline.runtime.terminal import counted
-from pipeline.storage.run_directory import METRICS, RunDirectory
+from pipeline.storage.names import METRICS
+from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.summary import Standing, read_standing
 
 RECENT_BATCHES = 200

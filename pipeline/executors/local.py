@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pipeline.runtime.progress import RunProgress, format_duration
 from pipeline.runtime.terminal import counted
-from pipeline.storage.run_directory import METRICS
+from pipeline.storage.names import METRICS
 
 if TYPE_CHECKING:
     from pipeline.inference.job import Job

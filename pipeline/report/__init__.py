@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config.schema import ReportSettings
-from pipeline.storage.run_directory import REPORT, RunDirectory
+from pipeline.storage.names import REPORT
+from pipeline.storage.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from pipeline.results.joining import Joined

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pipeline import __version__
 from pipeline.config.schema import ReportSettings
 from pipeline.storage.commits import encode_record
-from pipeline.storage.run_directory import REPORT, SCORES, RunDirectory
+from pipeline.storage.names import REPORT, SCORES
+from pipeline.storage.run_directory import RunDirectory
 
 _MARK = re.compile(rb'<meta name="made-of" content="([0-9a-f]{64})">')
 _HEAD_BYTES = 4096

@@ -20,7 +20,8 @@ from pipeline.scoring.terminal import how_compared
 from pipeline.storage import tables
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import StoredTable
-from pipeline.storage.run_directory import CONFIG, RunDirectory
+from pipeline.storage.names import CONFIG
+from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import RunRecord
 from pipeline.storage.summary import total
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.runtime.progress import PAUSE_S
-from pipeline.storage.run_directory import METRICS, RunDirectory
+from pipeline.storage.names import METRICS
+from pipeline.storage.run_directory import RunDirectory
 
 BINS = 240
 """Maximum of bins. When a run needs more, neighbouring bins are merged."""

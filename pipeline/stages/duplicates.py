@@ -10,7 +10,8 @@ from pipeline.runtime.failpoints import failpoint
 from pipeline.stages.score import renew_transcripts
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.run_directory import RUN_JSON, RunDirectory
+from pipeline.storage.names import RUN_JSON
+from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.tables import SAME_AS
 
 

@@ -33,7 +33,8 @@ from pipeline.stages.passes import plan_passes, recover_passes
 from pipeline.stages.resume import differences, refusal, refuse_differences
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.run_directory import COMMITS, CONFIG, MANIFEST, RUN_JSON, RunDirectory
+from pipeline.storage.names import COMMITS, CONFIG, MANIFEST, RUN_JSON
+from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import Identity, RunRecord, combined
 
 

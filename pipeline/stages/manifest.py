@@ -30,7 +30,8 @@ from pipeline.stages.build_manifest import Listing, first_generation, list_utter
 from pipeline.stages.growth import Changes, KnownHeaders, compare, describe_again, grown
 from pipeline.storage import manifest as manifests
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.run_directory import MANIFEST, RunDirectory
+from pipeline.storage.names import MANIFEST
+from pipeline.storage.run_directory import RunDirectory
 
 _PLACES = frozenset(("root", "path", "metadata", "audio_root"))
 """Options of datasets that say where a corpus lies."""

@@ -19,7 +19,8 @@ from pipeline.scoring.normalisers import made_after
 from pipeline.storage.commits import CommitRecord, CommittedShard
 from pipeline.storage.committing import renew
 from pipeline.storage.files import StoredTable
-from pipeline.storage.run_directory import CONFUSIONS, SCORES, RunDirectory
+from pipeline.storage.names import CONFUSIONS, SCORES
+from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.tables import open_writer, own_columns
 
 

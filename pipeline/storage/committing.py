@@ -23,7 +23,8 @@ from pipeline.runtime.errors import naming
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.commits import CommitRecord, CommittedFile, check_accounting, encode_record, read_record
 from pipeline.storage.files import fsync
-from pipeline.storage.run_directory import STAGING, TABLES, RunDirectory
+from pipeline.storage.names import STAGING, TABLES
+from pipeline.storage.run_directory import RunDirectory
 
 _RENEWAL = "renewal-"
 _RECORD = "record.json"

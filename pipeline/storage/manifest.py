@@ -18,7 +18,8 @@ from pipeline.records import ErrorName, Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.storage import tables
 from pipeline.storage.files import StoredTable
-from pipeline.storage.run_directory import MANIFEST, RunDirectory
+from pipeline.storage.names import MANIFEST
+from pipeline.storage.run_directory import RunDirectory
 
 BLOCK_ROWS = 4096
 

@@ -17,7 +17,8 @@ from pipeline.runtime.progress import format_hours
 from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import UNREADABLE, Generation, generations_in, unreadable
-from pipeline.storage.run_directory import METRICS, RunDirectory
+from pipeline.storage.names import METRICS
+from pipeline.storage.run_directory import RunDirectory
 
 NOTHING_KEPT = "nothing is committed yet, the same command starts from the beginning"
 _RECENT_BATCHES = 20_000

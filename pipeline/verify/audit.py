@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from pipeline.runtime.terminal import counted
 from pipeline.storage import manifest as manifests
 from pipeline.storage.commits import decode_record
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.run_directory import (
+from pipeline.storage.names import (
     COMMITS,
     CONFIG,
     CONFUSIONS,
@@ -27,8 +26,9 @@ from pipeline.storage.run_directory import (
     SCORES,
     STAGING,
     TABLES,
-    RunDirectory,
+    pass_of_name,
 )
+from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import RunRecord
 from pipeline.verify.duplicates import audit_duplicates
 from pipeline.verify.scores import audit_scores
@@ -36,7 +36,6 @@ from pipeline.verify.shard import UNREADABLE, Problem, ShardAudit, State, Work, 
 
 THREADS = 4
 """Threads that hash files: a fast disk delivers more than one core can hash."""
-_NAME = re.compile(r"shard-(\d{5,})(?:-([1-9]\d*))?\.(json|parquet)")
 _KNOWN = {
     *TABLES, COMMITS, MANIFEST, RUN_JSON, CONFIG, SCORES, CONFUSIONS, STAGING, "report", "logs",
 }  # fmt: skip
@@ -101,7 +100,8 @@ def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda
     recorded = _record(directory, bool(listed[COMMITS]), problems)
     manifest = _manifest(directory, recorded, problems)
     work = Work(_fingerprints(directory, recorded, listed[COMMITS]), manifest, recorded)
-    numbers = {int(match[1]) for names in listed.values() for name in names if (match := _NAME.fullmatch(name))}
+    written = (pass_of_name(name, _ending(folder)) for folder, names in listed.items() for name in names)
+    numbers = {found[0] for found in written if found is not None}
     shards = sorted(numbers) if manifest is None else list(range(manifest.num_shards))
     done = directory.committed(work.fingerprints)
     audits = []
@@ -216,10 +216,12 @@ def _unknown(
         if name not in _KNOWN:
             yield name, False
     for folder, names in listed.items():
-        expected = "json" if folder == COMMITS else "parquet"
         asked_for = folder == COMMITS or work.tables is None or folder in work.tables
         for name in names:
-            match = _NAME.fullmatch(name)
-            known = match is not None and match[3] == expected and asked_for and int(match[1]) in shards
-            if not known or (match and match[2] and int(match[2]) not in directory.passes(int(match[1]))):
-                yield f"{folder}/{name}", name.endswith(f".{expected}")
+            shard, number = pass_of_name(name, _ending(folder)) or (-1, 0)
+            if not asked_for or shard not in shards or (number and number not in directory.passes(shard)):
+                yield f"{folder}/{name}", name.endswith(f".{_ending(folder)}")
+
+
+def _ending(folder: str) -> str:
+    return "json" if folder == COMMITS else "parquet"

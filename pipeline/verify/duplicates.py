@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 from pipeline.duplicates.digests import HEX_DIGITS, all_are_digests, find_duplicates, read_digests, rows_of
 from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommittedShard
-from pipeline.storage.run_directory import RUN_JSON, RunDirectory
+from pipeline.storage.names import RUN_JSON
+from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.tables import AUDIO_DIGEST, SAME_AS
 from pipeline.verify.shard import UNREADABLE, Problem, Work, reason
 

@@ -17,7 +17,8 @@ from pipeline.storage.commits import CommitRecord, CommittedFile, CommittedShard
 from pipeline.storage.files import StoredTable
 from pipeline.storage.layouts import ARRAY_TABLES
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.run_directory import TABLES, RunDirectory
+from pipeline.storage.names import TABLES
+from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import Identity, RunRecord
 from pipeline.verify.arrays import check_arrays
 from pipeline.verify.rows import check_rows

@@ -25,7 +25,8 @@ from pipeline.report.pictures import MAX_LABELS, draw_emission, draw_features
 from pipeline.report.selection import choose
 from pipeline.report.stretches import CLIP_S, choose_stretch
 from pipeline.report.timing import BINS, Timing, read_timing
-from pipeline.storage.run_directory import METRICS, RunDirectory
+from pipeline.storage.names import METRICS
+from pipeline.storage.run_directory import RunDirectory
 from pipeline.transcripts import Word
 
 NAN = float("nan")

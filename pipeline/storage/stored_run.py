@@ -1,0 +1,219 @@
+"""Reads a run directory: its files, its tables and its commit records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from itertools import count, takewhile
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.runtime.digests import sha256_of
+from pipeline.runtime.errors import UserError
+from pipeline.storage.commits import CommitRecord, CommittedShard, read_record
+from pipeline.storage.files import Files, StoredTable
+from pipeline.storage.lock import holder
+from pipeline.storage.names import (
+    COMMITS,
+    CONFUSIONS,
+    MANIFEST,
+    RUN_JSON,
+    SCORES,
+    STAGING,
+    TABLES,
+    name_of_pass,
+    pass_of_name,
+)
+from pipeline.storage.run_record import RunRecord, StoredFile
+
+
+class StoredRun:
+    """The files of one run, for reading. File names are relative to the run directory.
+
+    Attributes:
+        root: The folder, for messages.
+        manifest, scores, confusions: Tables of the whole run.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Read nothing yet; the folder need not exist."""
+        self.root = root
+        self._files = Files(root, STAGING)
+        self._staging = root / STAGING
+        self.manifest = StoredTable(self._files, MANIFEST)
+        self.scores = StoredTable(self._files, SCORES)
+        self.confusions = StoredTable(self._files, CONFUSIONS)
+
+    def is_locked(self) -> bool:
+        """Whether a process holds the lock now."""
+        return holder(self._staging / "lock") is not None
+
+    def locate(self, name: str) -> Path:
+        """Return the path of a file, for messages."""
+        return self._files.locate(name)
+
+    def has(self, name: str) -> bool:
+        """Whether a regular file has this name."""
+        return self._files.size(name) is not None
+
+    def size(self, name: str) -> int | None:
+        """Return the size of a file in bytes; `None` if no regular file has that name."""
+        return self._files.size(name)
+
+    def free_bytes(self) -> int:
+        """Return the free space on the disk that holds the run directory, in bytes."""
+        return self._files.free_bytes()
+
+    def open(self, name: str) -> pa.NativeFile:
+        """Open a file for reading, as bytes.
+
+        Raises:
+            OSError: The file does not exist, or it is not a regular file.
+        """
+        return self._files.open(name)
+
+    def read(self, name: str) -> bytes:
+        """Read a small file.
+
+        Raises:
+            OSError: As `open`.
+        """
+        return self._files.read(name)
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the sorted names of a folder's entries; an empty list if the folder does not exist."""
+        return self._files.names(folder)
+
+    def table(self, table: str, shard: int, supplement: int = 0) -> StoredTable:
+        """Return the file of one table that a pass over a shard writes. A pass that is computed again replaces it."""
+        return StoredTable(self._files, f"{table}/{name_of_pass(shard, supplement)}.parquet")
+
+    def tables(self, shard: CommittedShard, table: str) -> list[StoredTable]:
+        """Return the committed files of one table and shard: one of each pass that wrote the table."""
+        return [self.table(table, record.shard, record.supplement) for record in shard.having(table)]
+
+    def commit_name(self, shard: int, supplement: int = 0) -> str:
+        """Return the name of a commit record."""
+        return f"{COMMITS}/{name_of_pass(shard, supplement)}.json"
+
+    def require_run(self) -> None:
+        """Check that the folder holds a run.
+
+        Raises:
+            UserError: It does not.
+        """
+        if not self.manifest.is_there:
+            raise UserError(f"{self.root}: no run there (no {MANIFEST}); give the run_dir of a run")
+
+    def read_record(self) -> RunRecord | None:
+        """Read `run.json`; return `None` if it does not exist.
+
+        Raises:
+            UserError: The file exists but cannot be read.
+        """
+        try:
+            return RunRecord.decode(self.read(RUN_JSON))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(
+                f"{self.locate(RUN_JSON)}: cannot be read ({reason}); remove it, then the same command again writes it "
+                f"anew, or choose another run_dir="
+            ) from None
+
+    def file_record(self, name: str) -> StoredFile:
+        """Return the size and SHA-256 of a file.
+
+        Raises:
+            OSError: As `open`.
+        """
+        with self.open(name) as source:
+            return StoredFile(source.size(), sha256_of(source))
+
+    # Commit records.
+
+    def passes(self, shard: int, first: int = 0) -> list[int]:
+        """Return the number `first`, and the numbers of the passes over a shard after it that have a file."""
+        found = [first]
+        while any(map(os.path.lexists, map(self.locate, self._names_of(shard, found[-1] + 1)))):
+            found.append(found[-1] + 1)
+        return found
+
+    def _names_of(self, shard: int, supplement: int) -> list[str]:
+        tables = (self.table(table, shard, supplement).name for table in TABLES)
+        return [self.commit_name(shard, supplement), *tables]
+
+    def last_passes(self, table: str) -> dict[int, int]:
+        """Return the number of the last pass over each shard that has a file of a table, committed or not, by shard."""
+        found: dict[int, int] = {}
+        for name in self.names(table):
+            if written := pass_of_name(name, "parquet"):
+                shard, number = written
+                found[shard] = max(number, found.get(shard, 0))
+        return found
+
+    def committed(self, fingerprints: Collection[str]) -> dict[int, CommittedShard]:
+        """Return the shards that are done, by shard.
+
+        A pass counts if its record has one of these fingerprints, all its files exist with the recorded sizes, and all
+        passes before it count.
+        """
+        found: dict[int, dict[int, CommitRecord]] = {}
+        for record in self._records():
+            if record is not None and record.fingerprint in fingerprints and self._has_files(record):
+                found.setdefault(record.shard, {})[record.supplement] = record
+        return {
+            shard: CommittedShard(tuple(passes[number] for number in takewhile(passes.__contains__, count())))
+            for shard, passes in sorted(found.items())
+            if 0 in passes
+        }
+
+    def commits(self) -> dict[int, CommittedShard]:
+        """Return the shards that are done in the run that `run.json` describes, by shard."""
+        recorded = self.read_record()
+        return self.committed(recorded.passes) if recorded is not None else {}
+
+    def has_commits(self) -> bool:
+        """Whether any commit record exists, even a damaged one."""
+        return bool(self._record_names())
+
+    def unusable_records(self, done: Mapping[int, CommittedShard]) -> list[str]:
+        """Return the names of the commit records that are not those of the shards `done`."""
+        usable = {self.commit_name(each.shard, each.supplement) for shard in done.values() for each in shard.records}
+        return sorted({f"{COMMITS}/{name}" for name in self._record_names()} - usable)
+
+    def has_results(self) -> bool:
+        """Whether a committed shard has a result, or a record is damaged. If so, other work must not write here."""
+        return any(record is None or record.num_failures < record.utterances for record in self._records())
+
+    def committed_otherwise(self, fingerprints: Collection[str]) -> bool:
+        """Whether any commit record has a fingerprint other than these, or cannot be read."""
+        return any(record is None or record.fingerprint not in fingerprints for record in self._records())
+
+    def records(self) -> Iterator[CommitRecord]:
+        """Yield each commit record that can be read, whether its files are there or not."""
+        return (record for record in self._records() if record is not None)
+
+    def _record_names(self) -> list[str]:
+        return [name for name in self.names(COMMITS) if name.startswith("shard-") and name.endswith(".json")]
+
+    def _records(self) -> Iterator[CommitRecord | None]:
+        """Yield each commit record; `None` for a record that cannot be read or has the name of another shard."""
+        for name in self._record_names():
+            record = None
+            with suppress(OSError):
+                record = read_record(self.read(f"{COMMITS}/{name}"))
+            mine = record and self.commit_name(record.shard, record.supplement) == f"{COMMITS}/{name}"
+            yield record if mine else None
+
+    def _has_files(self, record: CommitRecord) -> bool:
+        """Whether all files of a record exist with the recorded sizes, under the names that this shard's files have."""
+        return all(
+            table in TABLES
+            and file.path == (name := self.table(table, record.shard, record.supplement).name)
+            and self.size(name) == file.size
+            for table, file in record.files.items()
+        )
