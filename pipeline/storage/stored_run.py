@@ -136,11 +136,16 @@ class StoredRun:
     # Commit records.
 
     def passes(self, shard: int, first: int = 0) -> list[int]:
-        """Return the number `first`, and the numbers of the passes over a shard after it that have a file."""
-        found = [first]
-        while any(map(os.path.lexists, map(self.locate, self._names_of(shard, found[-1] + 1)))):
-            found.append(found[-1] + 1)
-        return found
+        """Return the number `first` and those after it, up to the last pass over a shard that has a file.
+
+        Somebody may have deleted all files of a pass, so the search ends after two passes without a file.
+        """
+        last, number = first, first + 1
+        while number <= last + 2:
+            if any(map(os.path.lexists, map(self.locate, self._names_of(shard, number)))):
+                last = number
+            number += 1
+        return list(range(first, last + 1))
 
     def _names_of(self, shard: int, supplement: int) -> list[str]:
         tables = (self.table(table, shard, supplement).name for table in TABLES)

@@ -200,7 +200,8 @@ def _find_wrong_field(directory: RunDirectory, work: Work, shard: int, supplemen
 def _audit_without_record(directory: RunDirectory, work: Work, shard: int, supplement: int) -> ShardAudit:
     """Check a pass that has no commit record. It is pending, or damaged if it has tables without an explanation."""
     names = [table for table in TABLES if work.tables is None or table in work.tables]
-    files = [directory.table(table, shard, supplement) for table in names]
+    passes = directory.passes(shard, supplement)  # with later ones: all files of this pass may have been deleted
+    files = [directory.table(table, shard, number) for number in passes for table in names]
     there = ", ".join(stored.name for stored in files if stored.is_there)
     if not there:
         return ShardAudit(shard, "pending")

@@ -1,11 +1,12 @@
-"""Let a corpus grow, shrink and change at random, kill the runs over it, and check every row until the time is up.
+"""Let a corpus and the outputs asked for change at random, kill the runs, and check every row until the time is up.
 
     python scripts/soak/growth.py --minutes 3 --seed 7          or: make soak-growth ARGS="--minutes 60"
 
-Each night recordings are added, removed, brought back or replaced, and references are written. The run of the night is
-killed at a random moment or failpoint; the same command again completes it. Then each recording must have the text of
-the file that it was, the reference that stands beside it, and `verify` must find nothing. The seed determines every
-change. If a row is wrong, the script keeps its folder, prints the seed, and ends with exit code 1.
+Each night recordings are added, removed, brought back or replaced, references are written, and the run is asked for
+other outputs and layers. The run of the night is killed at a random moment or failpoint; the same command again
+completes it. Then each recording must have the text of the file that it was, the reference that stands beside it, and
+each array once, and `verify` must find nothing. The seed determines every change. If a row is wrong, the script keeps
+its folder, prints the seed, and ends with exit code 1.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -26,6 +27,7 @@ from harness import COMPLETE, DIGITS, FAILURES, ROOT, Soak, check, kill_group, r
 from pipeline.scoring.counting import count_errors
 
 SOURCES = sorted(DIGITS.glob("*.flac"))
+ARRAYS = ("emissions", "features")
 SAID = ("one", "two", "three four", "nine", "zero zero")
 
 
@@ -46,12 +48,12 @@ class Nights(Soak):
         super().__init__(work, chance, given)
         self.corpus, self.out = work / "corpus", work / "out"
         self.corpus.mkdir()
-        self.settings += (f"dataset.root={self.corpus}", "device=cpu", "outputs=[transcripts]", "shard.hours=0.002")
+        self.settings += (f"dataset.root={self.corpus}", "device=cpu", "shard.hours=0.002")
         self.files: dict[str, Path] = {}
         self.computed: dict[str, Path] = {}
         self.removed: dict[str, Path] = {}
         self.references: dict[str, str] = {}
-        code = self.finish(work / "known", f"dataset.root={DIGITS}")
+        code = self.finish(work / "known", f"dataset.root={DIGITS}", "outputs=[transcripts]")
         check(code == COMPLETE, f"the run over the sources ended with {code}")
         self.texts = {DIGITS / name: text for name, text in texts(work / "known").items()}
 
@@ -62,18 +64,24 @@ class Nights(Soak):
         """Change the corpus, disturb the run over it, complete the run, and check every row."""
         for _ in range(self.chance.randint(1, 12)):
             self.change()
-        redo = ["redo_changed=true"] if self.chance.random() < 0.4 else []
+        redo = self.chance.random() < 0.4
+        outputs = ["transcripts", *(table for table in ARRAYS if self.chance.random() < 0.4)]
+        layers = sorted(self.chance.sample(range(1, 5), self.chance.randint(1, 2)))
+        asked = [f"outputs=[{','.join(outputs)}]", f"features.layers=[{','.join(map(str, layers))}]"]
+        asked += ["redo_changed=true"] * redo + ["retry_failed=true"] * (self.chance.random() < 0.2)
         if self.chance.random() < 0.5:
-            yield self.run_to_failpoint(self.out, *redo, most=5)
+            yield self.run_to_failpoint(self.out, *asked, most=5)
         else:
-            yield self.kill_after(self.chance.uniform(0.3, 3.0), redo)
-        code = self.finish(self.out, *redo)
+            yield self.kill_after(self.chance.uniform(0.3, 3.0), asked)
+        code = self.finish(self.out, *asked)
         check(code in self.complete, f"exit code {code}")
-        self.compare(bool(redo))
+        self.compare(redo)
+        for table in outputs[1:]:
+            self.compare_arrays(table, layers if table == "features" else [None])
         yield "completed and checked"
 
-    def kill_after(self, seconds: float, redo: list[str]) -> str:
-        process = self.start(self.out, *redo)
+    def kill_after(self, seconds: float, asked: list[str]) -> str:
+        process = self.start(self.out, *asked)
         try:
             process.wait(seconds)
             return "completed before the kill"
@@ -115,12 +123,14 @@ class Nights(Soak):
         rows = {row["id"]: row for row in pq.read_table(self.out / "transcripts").to_pylist()}
         failed = pq.read_table(self.out / "failures", columns=["id"])["id"].to_pylist()
         check(manifest.keys() >= self.files.keys(), "a recording is not in the manifest")
-        check(sorted([*rows, *failed]) == sorted(manifest), "an id is missing or doubled")
+        check(len(rows) == pq.read_table(self.out / "transcripts").num_rows, "a transcript is doubled")
+        check(len({*failed}) == len(failed), "a failure is doubled")
+        check({*rows, *failed} == {*manifest}, "an id is missing")
         shards = Counter(row["shard"] for row in manifest.values() if row.get("vanished_at"))
         for name, source in self.files.items():
             check(not manifest[name].get("vanished_at"), f"{name}: vanished, though it is there")
             if name in failed:
-                continue  # it was removed before it was computed
+                continue  # it was removed before everything was computed
             allowed = {source, self.computed.get(name, source)}
             if redo and not shards[manifest[name]["shard"]]:
                 allowed = {source}
@@ -133,6 +143,21 @@ class Nights(Soak):
                 check(rows[name]["word_errors"] == errors, f"{name}: counts are old")
             if rows[name]["text"] == self.texts[source]:
                 self.computed[name] = source
+        self.verify()
+
+    def compare_arrays(self, table: str, layers: Sequence[int | None]) -> None:
+        """Check that each utterance that did not fail has one array, of as many frames as its transcript says."""
+        columns = ["id", "num_frames", *(["layer"] if table == "features" else [])]
+        arrays = pq.read_table(self.out / table, columns=columns).to_pylist()
+        found = {(row["id"], row.get("layer")): row["num_frames"] for row in arrays}
+        check(len(found) == len(arrays), f"{table}: an array is doubled")
+        failed = {*pq.read_table(self.out / "failures", columns=["id"])["id"].to_pylist()}
+        for row in pq.read_table(self.out / "transcripts", columns=["id", "num_frames"]).to_pylist():
+            for layer in layers if row["id"] not in failed else ():
+                frames = found.get((row["id"], layer))
+                check(frames == row["num_frames"], f"{row['id']}: {frames} frames of {table} {layer or ''}")
+
+    def verify(self) -> None:
         checked = subprocess.run(
             [sys.executable, "-m", "pipeline.verify", str(self.out)],
             env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,

@@ -318,6 +318,24 @@ def test_a_damaged_supplement_is_computed_again_and_the_first_pass_is_not(corpus
     assert verify.main([str(corpus.out)]) == 0
 
 
+def test_a_supplement_whose_files_were_all_deleted_hides_no_later_one(
+    corpus: Corpus, at_once: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert corpus.run("outputs=[emissions]") == 0
+    assert corpus.run(ARRAYS, *LAYERS) == 0
+    for deleted in corpus.out.glob("*/shard-00001-1.*"):
+        deleted.unlink()
+    capsys.readouterr()
+    assert verify.main([str(corpus.out)]) == 1
+    assert "commits/shard-00001-1.json: missing, though there is features/shard-00001-2" in capsys.readouterr().out
+    (corpus.out / "transcripts" / "shard-00001.parquet").unlink()
+    assert corpus.run(*FEATURES) == 0
+    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert_same_rows(corpus.out, at_once)
+    assert not [*corpus.out.glob("*/shard-00001-2.*")]
+    assert verify.main([str(corpus.out)]) == 0
+
+
 def test_a_shard_that_is_computed_again_gets_all_outputs_that_it_had(corpus: Corpus, at_once: Path) -> None:
     assert corpus.run(ARRAYS, *LAYERS) == 0
     (corpus.out / "transcripts" / "shard-00002.parquet").unlink()
