@@ -1,4 +1,4 @@
-"""`python -m pipeline.run`: the composition root, and the only module that knows the order of the stages."""
+"""`python -m pipeline.run`: what the command line asks for, its exit code, and what is said of an error."""
 
 from __future__ import annotations
 
@@ -6,46 +6,24 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
-
-from rich.text import Text
 
 from pipeline.config import commandline, completion
 from pipeline.config import help as usage
 from pipeline.config import run_config as configuration
 from pipeline.config.run_config import RunConfig
-from pipeline.datasets import columns_of
-from pipeline.report.freshness import is_current
 from pipeline.runtime import failpoints
 from pipeline.runtime import redaction as masking
 from pipeline.runtime import signals as stopping
 from pipeline.runtime.errors import RunError, UserError
-from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.memory import is_out_of_memory, shortage
-from pipeline.runtime.paths import encode_path
 from pipeline.runtime.signals import Stopped
 from pipeline.runtime.stdout import console
-from pipeline.runtime.terminal import counted, escape_what_cannot_be_encoded
-from pipeline.scoring.groups import check_groups
-from pipeline.scoring.normalisers import check_normaliser
-from pipeline.scoring.terminal import pictures
-from pipeline.stages import identity
-from pipeline.stages import resume as refusals
-from pipeline.stages.duplicates import is_settled, settle_same_as
-from pipeline.stages.manifest import ManifestStage
-from pipeline.stages.score import is_scored, read_overall, score_run
+from pipeline.runtime.terminal import escape_what_cannot_be_encoded
+from pipeline.stages.session import Session
 from pipeline.stages.sweep import summary_table
-from pipeline.storage import manifest as manifests
-from pipeline.storage import summary
-from pipeline.storage.commits import CommittedShard
-from pipeline.storage.committing import finish_renewals
-from pipeline.storage.manifest import Manifest
-from pipeline.storage.names import CONFIG
-from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.tables import CHANNEL, own_column_names, own_columns
 
 _SEVERITY = (0, 3, 2, 1)
 """Exit codes from the best to the worst."""
@@ -148,184 +126,6 @@ def _end(reason: object, code: int) -> int:
     LOG.error("%s", reason)
     print(f"{'error: ' if code < 128 else ''}{reason}", file=sys.stderr)
     return code
-
-
-class _Log(logging.FileHandler):
-    """`logs/run.log`; where it cannot be written the run has other things to say."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Say nothing, in place of a traceback a line."""
-
-
-class Session:
-    """One invocation: what it was asked, where it writes, what it says."""
-
-    def __init__(self, config: RunConfig) -> None:
-        """Nothing is written before the first stage."""
-        self.config = config
-        self.directory = RunDirectory(config.run_dir)
-        self.console = console()
-        self.manifest_stage = ManifestStage(config, self.directory, self.console, self.say)
-
-    def run(self) -> int:
-        """Do the stages; the dataset's notice, if it has one, is the first line and the last."""
-        notice = self.config.dataset.notice
-        if notice:
-            self.say(notice)
-        try:
-            code = self._stages()
-        except Stopped as stop:
-            stop.kept = summary.after_stop(self.directory)
-            raise
-        if notice:
-            self.say(notice)
-        return code
-
-    def _stages(self) -> int:
-        """Do the stages in order."""
-        settings = self.config.settings
-        check_normaliser(settings.score.normaliser)
-        if self.directory.manifest.is_there:
-            manifest, made_with = manifests.read(self.directory.manifest)
-            finished = self._finished(manifest, made_with)
-            if not self.manifest_stage.looks:  # the corpus may have other columns now
-                self._check_groups([field.name for field in own_columns(manifest.table.schema)])
-                if finished is not None and not self._to_write(finished):
-                    return self._close(finished, "complete already; ")
-        elif settings.extend == "check":
-            raise UserError(f"extend=check: no run in run_dir={self.directory.root}; leave extend out to start one")
-        elif settings.score.by:
-            each = [CHANNEL] if settings.channels == "each" else []
-            self._check_groups([*own_column_names(columns_of(self.config.dataset)).values(), *each])
-        if "infer" in settings.stages and not self.directory.manifest.is_there:
-            from pipeline.models.device import resolve_device, resolve_precision
-            from pipeline.stages.infer import check_weights
-
-            resolve_precision(settings.precision, resolve_device(settings.device))
-            check_weights(self.config.source)
-        with self.directory.new_or_kept(), self.directory.lock():
-            self._open_log()
-            self.directory.remove_leftovers()
-            finish_renewals(self.directory)
-            manifest = self.manifest_stage.run()
-            self._check_groups([field.name for field in own_columns(manifest.table.schema)])
-            if settings.extend == "check" and self.manifest_stage.looks:
-                return 3 if self.manifest_stage.unlisted else 0
-            # Asked again, now that the corpus has been listed, and a moved root has been found the same.
-            finished = self._finished(manifest, self.manifest_stage.made_with())
-            speed = ""
-            if finished is None and "infer" in settings.stages:
-                # Imported here, so that whatever needs no model starts without waiting for torch.
-                from pipeline.stages.infer import infer
-
-                speed = infer(self.config, self.directory, manifest, self.console, self.say)
-            records: Mapping[int, CommittedShard] = self.directory.commits() if finished is None else finished
-            to_write = settings.stages if finished is None else self._to_write(finished)
-            if finished is not None and to_write:  # where `infer` ran it has written them
-                self.directory.write(CONFIG, self.config.yaml.encode())
-            if "infer" in to_write:
-                records = self._settle(manifest, records)
-            if "score" in to_write:
-                self._score(manifest, records)
-            if "report" in to_write:
-                try:
-                    self._report()
-                except UserError:  # the tables are there, and are told of before the reason why the page is not
-                    self._close(records, "", speed)
-                    raise
-            if "infer" not in settings.stages:
-                self.say(f"stages {', '.join(settings.stages)} done in {self.directory.root}")
-                return 0
-            return self._close(records, "" if finished is None else "complete already; ", speed)
-
-    def _check_groups(self, own: Sequence[str]) -> None:
-        """Refuse what scores cannot be asked by before hours are spent."""
-        if "score" in self.config.settings.stages:
-            check_groups(self.config.settings.score.by, own)
-
-    def _to_write(self, records: dict[int, CommittedShard]) -> list[str]:
-        """The stages that a run whose tables are complete has still to do."""
-        settings = self.config.settings
-        scored = not summary.total(records.values()).reference_words or is_scored(self.directory, settings.score)
-        stale = [] if is_settled(self.directory) else ["infer"]
-        stale += [] if scored or "score" not in settings.stages else ["score"]
-        if "report" in settings.stages and (stale or not is_current(self.directory, settings.report)):
-            stale.append("report")
-        return stale
-
-    def say(self, text: str) -> None:
-        """Tell the person and the log."""
-        text = masking.mask(encode_path(text))  # a folder's name need not be UTF-8, what is printed must
-        LOG.info("%s", text)
-        self.console.print(text, markup=False)
-
-    def _open_log(self) -> None:
-        handler = _Log(self.directory.local_log(), encoding="utf-8")
-        handler.setFormatter(masking.MaskingFormatter("%(asctime)s %(levelname)s %(message)s"))
-        LOG.addHandler(handler)
-        LOG.setLevel(logging.INFO)
-        LOG.propagate = False
-        LOG.info("run_dir %s, %s", self.directory.root, identity.versions())
-
-    def _finished(self, manifest: Manifest, made_with: dict[str, Any]) -> dict[int, CommittedShard] | None:
-        """The commit records of a run whose tables are complete; refuses other settings; imports no torch."""
-        recorded = self.directory.read_record()
-        if recorded is None or "infer" not in self.config.settings.stages:
-            return None
-        if made_with != self.manifest_stage.made_with() or not self.directory.has_commits():
-            return None  # the root may have moved, which the manifest stage decides; or there is nothing to mix
-        records = self.directory.committed(recorded.passes)
-        now = identity.describe_known(self.config, manifest.digest, recorded)
-        if now.fingerprint not in recorded.passes and not self.directory.has_results():
-            return None  # nothing has succeeded, so the run may be planned again
-        refusals.refuse_differences(self.config, self.directory, recorded, now)
-        totals = summary.total(records.values())
-        complete = recorded.complete(records, now) >= {*range(manifest.num_shards)}
-        retry = self.config.settings.retry_failed and totals.num_failures
-        return records if complete and not retry else None
-
-    def _close(self, records: Mapping[int, CommittedShard], prefix: str, speed: str = "") -> int:
-        self.directory.check_in_place()  # else the last lines would name a folder that is gone
-        totals = summary.total(records.values())
-        settings = self.config.settings
-        scored = read_overall(self.directory) if "score" in settings.stages else None
-        recorded = self.directory.read_record()
-        duplicates = (recorded and recorded.duplicates) or 0
-        said = summary.lines(totals, self.directory.root, settings.outputs, speed, scored, duplicates)
-        said[0] = prefix + said[0]
-        for line in said:
-            self.say(line)
-        return 3 if totals.num_failures else 0
-
-    def _settle(self, manifest: Manifest, records: Mapping[int, CommittedShard]) -> Mapping[int, CommittedShard]:
-        """Complete `same_as` in the transcripts; returns the committed shards after that."""
-        with self.console.status("comparing the audio of all utterances"):
-            return settle_same_as(self.directory, manifest, records)
-
-    def _score(self, manifest: Manifest, records: Mapping[int, CommittedShard]) -> None:
-        """Stage `score`: errors and rates over everything committed, overall and per group."""
-        settings = self.config.settings.score
-        with self.console.status("scoring") as status:
-
-            def tell(utterances: int) -> None:
-                status.update(f"scoring: {counted(utterances, 'utterance')}")
-
-            usual = getattr(self.config.dataset, "score_by", None)
-            scores = score_run(self.directory, records, manifest.table.schema, settings, tell, usual)
-        for picture in pictures(scores, self.console.width):
-            self.console.print(picture, soft_wrap=isinstance(picture, Text) and not self.console.is_terminal)
-        if not scores.table.num_rows and "infer" not in self.config.settings.stages:
-            self.say("no transcript has a reference, so there is nothing to score")
-
-    def _report(self) -> None:
-        """Stage `report`: the page. The tables are there already, and more than a disk must fail to lose them."""
-        # Imported here: the plotting library takes a while, and no other stage needs it.
-        from pipeline.report import write_report
-
-        failpoint("report")
-        with self.console.status("writing the report"):
-            page = write_report(self.directory, self.config.settings.report)
-        self.say(f"report in {page}")
 
 
 if __name__ == "__main__":

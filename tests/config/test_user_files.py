@@ -14,9 +14,9 @@ import running
 from pipeline.config import commandline
 from pipeline.config import run_config as config
 from pipeline.config.run_config import RunConfig
-from pipeline.run import Session
 from pipeline.runtime.errors import UserError
 from pipeline.stages.identity import describe
+from pipeline.stages.session import Session
 
 BASE = "wav2vec2_asr_base_960h"
 CANARY = "canary-that-a-file-would-make-if-it-ran"
