@@ -166,7 +166,12 @@ def read_night(directory: RunDirectory, since: datetime, by: Sequence[str] | Non
     )
 
 
-def _committed_at(record: CommittedShard) -> datetime:
+def _committed_at(shard: CommittedShard) -> datetime:
+    """Return the time at which the transcripts of a shard were committed; without transcripts, that of its first pass.
+
+    Other outputs that were added to old shards do not make their utterances new.
+    """
+    record = (shard.having("transcripts") or shard.records)[0]
     try:
         return datetime.fromisoformat(record.committed_at).astimezone(UTC)
     except (ValueError, OverflowError):

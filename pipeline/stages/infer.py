@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
@@ -180,8 +181,8 @@ def _failed_before(
     for shard in (shard for shard, number in supplements.items() if number and done[shard].num_failures):
         rows = manifest.rows_of_shard(shard)
         ids = manifest.table["id"].slice(rows.start, len(rows))
-        for stored in directory.tables(done[shard], "failures"):
-            found = pc.is_in(ids, value_set=stored.read(["id"])["id"].combine_chunks())
+        for record in done[shard].records:
+            found = pc.is_in(ids, value_set=pa.array(directory.failures(shard, record.supplement, "id"), pa.string()))
             failed[rows.start : rows.stop] |= found.to_numpy()
     return failed
 
@@ -257,8 +258,8 @@ def _attempts_to_retry(directory: RunDirectory, done: dict[int, CommittedShard])
     for shard, committed in [*done.items()]:
         number = next((number for number, record in enumerate(committed.records) if record.num_failures), None)
         if number is not None:
-            table = directory.table("failures", shard, number).read(["id", "attempts"])
-            attempts[shard] = dict(zip(table["id"].to_pylist(), table["attempts"].to_pylist(), strict=True))
+            ids, numbers = (directory.failures(shard, number, column) for column in ("id", "attempts"))
+            attempts[shard] = dict(zip(ids, numbers, strict=True))
             done[shard] = CommittedShard(committed.records[:number])
             if not number:
                 del done[shard]

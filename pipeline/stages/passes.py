@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from pipeline.storage.commits import CommittedShard
-from pipeline.storage.manifest import UNREADABLE
+from pipeline.storage.files import UNREADABLE
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import Identity, combined
 

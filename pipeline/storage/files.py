@@ -23,6 +23,9 @@ import pyarrow.parquet as pq
 from pipeline.runtime.errors import naming
 from pipeline.runtime.failpoints import failpoint
 
+UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError, TypeError)
+"""Exceptions that reading a damaged file can raise."""
+
 
 class Files:
     """Files in a folder. Their names are relative paths such as `transcripts/shard-00000.parquet`."""

@@ -17,7 +17,7 @@ from pipeline.audio.rates import resampled_lengths
 from pipeline.records import ErrorName, Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.storage import tables
-from pipeline.storage.files import StoredTable
+from pipeline.storage.files import UNREADABLE, StoredTable
 from pipeline.storage.names import MANIFEST
 from pipeline.storage.run_directory import RunDirectory
 
@@ -167,10 +167,6 @@ def read(stored: StoredTable) -> tuple[Manifest, dict[str, Any]]:
 def generations_in(schema: pa.Schema) -> tuple[Generation, ...]:
     """Return the generations that the metadata of a manifest name; none for a manifest that has never changed."""
     return tuple(Generation(**each) for each in tables.metadata_of(schema).get("generations", ()))
-
-
-UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError, TypeError)
-"""Exceptions that reading a damaged manifest can raise."""
 
 
 def unreadable(stored: StoredTable, error: BaseException) -> UserError:

@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from itertools import count, takewhile
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from pipeline.runtime.digests import sha256_of
 from pipeline.runtime.errors import UserError
 from pipeline.storage.commits import CommitRecord, CommittedShard, read_record
-from pipeline.storage.files import Files, StoredTable
+from pipeline.storage.files import UNREADABLE, Files, StoredTable
 from pipeline.storage.lock import holder
 from pipeline.storage.names import (
     COMMITS,
@@ -97,6 +98,23 @@ class StoredRun:
     def commit_name(self, shard: int, supplement: int = 0) -> str:
         """Return the name of a commit record."""
         return f"{COMMITS}/{name_of_pass(shard, supplement)}.json"
+
+    def failures(self, shard: int, supplement: int, column: str) -> list[Any]:
+        """Read a column of the failures of a pass over a shard.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        stored = self.table("failures", shard, supplement)
+        try:
+            values: list[Any] = stored.read([column])[column].to_pylist()
+        except UNREADABLE as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{stored}: cannot be read ({reason}); python -m pipeline.verify {self.root} --retract removes what is "
+                "damaged, then the same command computes it again"
+            ) from None
+        return values
 
     def require_run(self) -> None:
         """Check that the folder holds a run.

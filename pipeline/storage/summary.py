@@ -16,7 +16,8 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.progress import format_hours
 from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommittedShard
-from pipeline.storage.manifest import UNREADABLE, Generation, generations_in, unreadable
+from pipeline.storage.files import UNREADABLE
+from pipeline.storage.manifest import Generation, generations_in, unreadable
 from pipeline.storage.names import METRICS
 from pipeline.storage.run_directory import RunDirectory
 

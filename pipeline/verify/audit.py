@@ -16,6 +16,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.terminal import counted
 from pipeline.storage import manifest as manifests
 from pipeline.storage.commits import decode_record
+from pipeline.storage.files import UNREADABLE
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.names import (
     COMMITS,
@@ -32,7 +33,7 @@ from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import RunRecord
 from pipeline.verify.duplicates import audit_duplicates
 from pipeline.verify.scores import audit_scores
-from pipeline.verify.shard import UNREADABLE, Problem, ShardAudit, State, Work, audit_shard, reason
+from pipeline.verify.shard import Problem, ShardAudit, State, Work, audit_shard, reason
 
 THREADS = 4
 """Threads that hash files: a fast disk delivers more than one core can hash."""

@@ -10,10 +10,11 @@ import pyarrow.compute as pc
 from pipeline.duplicates.digests import HEX_DIGITS, all_are_digests, find_duplicates, read_digests, rows_of
 from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommittedShard
+from pipeline.storage.files import UNREADABLE
 from pipeline.storage.names import RUN_JSON
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.tables import AUDIO_DIGEST, SAME_AS
-from pipeline.verify.shard import UNREADABLE, Problem, Work, reason
+from pipeline.verify.shard import Problem, Work, reason
 
 
 def audit_duplicates(directory: RunDirectory, work: Work, shards: Sequence[CommittedShard]) -> Iterator[Problem]:

@@ -11,9 +11,9 @@ from pipeline.scoring.counting import COUNTED_AFTER, COUNTS
 from pipeline.scoring.grouping import MAX_CONFUSIONS
 from pipeline.scoring.schemas import CONFUSIONS, SCORES
 from pipeline.storage.commits import CommittedShard
-from pipeline.storage.files import StoredTable
+from pipeline.storage.files import UNREADABLE, StoredTable
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.verify.shard import UNREADABLE, Problem, reason
+from pipeline.verify.shard import Problem, reason
 
 
 def audit_scores(directory: RunDirectory, records: Sequence[CommittedShard]) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord, CommittedFile, CommittedShard, decode_record
-from pipeline.storage.files import StoredTable
+from pipeline.storage.files import UNREADABLE, StoredTable
 from pipeline.storage.layouts import ARRAY_TABLES
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.names import TABLES
@@ -25,9 +25,6 @@ from pipeline.verify.rows import check_rows
 
 ATTEMPTS = 3
 """Number of checks of a shard that a run commits meanwhile."""
-UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError, TypeError)
-"""Exceptions that reading a damaged file can raise."""
-
 State = Literal["sound", "damaged", "pending"]
 
 

@@ -300,6 +300,22 @@ def test_a_shard_in_which_all_failed_gets_tables_without_rows(corpus: Corpus) ->
     assert corpus.run("outputs=[transcripts,emissions]") == 3
 
 
+def test_failures_that_cannot_be_read_are_named(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
+    (corpus.root / "broken.flac").write_bytes(b"fLaC")
+    assert corpus.run(TEXTS) == 3
+    damaged = corpus.out / "failures" / "shard-00003.parquet"
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    capsys.readouterr()
+    for asked in ("outputs=[emissions]", "retry_failed=true"):
+        assert corpus.run(asked) == 2
+        said = capsys.readouterr().err
+        assert f"{damaged}: cannot be read" in said
+        assert said.count("\n") == 1
+    assert verify.main([str(corpus.out), "--retract"]) == 1
+    assert corpus.run("outputs=[transcripts,emissions]") == 3
+    assert verify.main([str(corpus.out)]) == 0
+
+
 def test_a_damaged_supplement_is_computed_again_and_the_first_pass_is_not(corpus: Corpus, at_once: Path) -> None:
     assert corpus.run("outputs=[emissions]") == 0
     before = committed(corpus)
