@@ -204,7 +204,7 @@ LISTS = ("outputs", "stages", "features.layers", "report.layers", "score.by", "d
 _FOLDER = "write dataset=folder dataset.root=FOLDER"
 _LIST = "write dataset=manifest dataset.path=LIST"
 _OUTPUT = "write run_dir=FOLDER"
-_GPU = "write device=cuda, or device=cuda:1 for the second GPU"
+_GPU = "write device=cuda for every GPU, or device=cuda:1 for the second one"
 _BATCH = "write batch.max_seconds=, the most seconds of audio in one batch"
 _WORKERS = "write threads= for the cores that compute, loader.workers= for the processes that read audio"
 _LANGUAGE = "choose a model of that language; python -m pipeline.models lists them"
@@ -214,7 +214,7 @@ _OTHER_TOOLS = {
         (_FOLDER, "input inputs input_dir input_path data data_dir audio audio_dir audio_path folder dir source"),
         (_LIST, "list manifest csv jsonl filelist file_list"),
         (_OUTPUT, "out output_dir out_dir outdir output_path save_dir result_dir results results_dir"),
-        (_GPU, "gpu gpus gpu_id cuda device_id"),
+        (_GPU, "gpu gpus gpu_id num_gpus n_gpus ngpu cuda device_id devices"),
         (_BATCH, "batch batch_size batchsize bs"),
         (_WORKERS, "num_workers n_workers jobs n_jobs num_jobs nj num_threads n_threads cpus cores"),
         (_LANGUAGE, "language languages lang locale"),

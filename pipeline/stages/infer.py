@@ -5,7 +5,7 @@ Only this stage imports torch. `pipeline.run` imports this module when the stage
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -19,7 +19,7 @@ from pipeline.config.run_config import RunConfig
 from pipeline.executors import Executor
 from pipeline.inference.job import Computation, Job
 from pipeline.inference.shard_tables import TableSettings
-from pipeline.models.device import resolve_device, resolve_precision
+from pipeline.models.device import resolve_devices, resolve_precision
 from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import ModelSource, load_model
 from pipeline.runtime.errors import RunError
@@ -69,18 +69,14 @@ def infer(
 
 def _require_all_shards(job: Job) -> None:
     """Check that every shard is committed: somebody may have removed or changed files during the run."""
-    done = job.directory.commits()
-    missing = [shard for shard, number in job.supplements.items() if not _has_pass(done.get(shard), number)]
+    done = job.committed(job.pending)
+    missing = [shard for shard in job.pending if shard not in done]
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
         raise RunError(
             f"run_dir={job.directory.root}: files of {len(missing)} shards were removed or changed during the run "
             f"(shards {shown}); the same command computes these shards again"
         )
-
-
-def _has_pass(shard: CommittedShard | None, number: int) -> bool:
-    return shard is not None and number < len(shard.records)
 
 
 def check_weights(source: ModelSource) -> None:
@@ -110,8 +106,8 @@ def prepare(
         UserError: As `infer`.
     """
     settings = config.settings
-    device = resolve_device(settings.device)
-    precision = resolve_precision(settings.precision, device)
+    devices = resolve_devices(settings.device)
+    precision = resolve_precision(settings.precision, devices[0])
     sha256 = config.source.fetch()
     identity = identities.describe(config, manifest.digest, precision, sha256)
     known = _known_passes(config, directory, identity)
@@ -125,11 +121,13 @@ def prepare(
         estimate_bytes(config.model, each.identity, manifest, np.isin(shards, [*each.supplements])) for each in passes
     ]
     check_disk(directory, sizes)
-    _write_record(config, directory, manifest, identity, device, [*known.values(), *(each.identity for each in passes)])
+    _write_record(
+        config, directory, manifest, identity, devices, [*known.values(), *(each.identity for each in passes)]
+    )
     for planned, size in zip(passes, sizes, strict=True):
         added = f" (adds {planned.described})" if any(planned.supplements.values()) else ""
         say(
-            f"{config.model.name} on {device} in {precision}, {len(planned.supplements):,} of "
+            f"{config.model.name} on {', '.join(map(str, devices))} in {precision}, {len(planned.supplements):,} of "
             f"{counted(manifest.num_shards, 'shard')} to do{added}, tables of about {format_bytes(size.total)}"
         )
     return [
@@ -142,7 +140,7 @@ def prepare(
             skipped=_failed_before(directory, manifest, done, planned.supplements),
             failures_before=sum(shard.num_failures for shard in done.values()),
             attempts=attempts,
-            device=str(device),
+            devices=tuple(map(str, devices)),
             threads=settings.threads,
             max_batch_s=settings.batch.max_seconds,
             workers=settings.loader.workers,
@@ -192,18 +190,18 @@ def _write_record(
     directory: RunDirectory,
     manifest: Manifest,
     identity: Identity,
-    device: torch.device,
+    devices: Sequence[torch.device],
     passes: Iterable[Identity],
 ) -> None:
     """Write `run.json` and `config.yaml`. `passes` are the passes that commit records may belong to."""
     others = {each.fingerprint: each for each in passes if each.fingerprint != identity.fingerprint}
-    name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    names = dict.fromkeys(torch.cuda.get_device_name(device) for device in devices if device.type == "cuda")
     record = RunRecord(
         identity=identity,
         weights=identities.weights_file(config.source.weights_path, identity.weights_sha256),
         manifest_file=directory.file_record(MANIFEST),
         versions=identities.versions(),
-        device=f"{device}{name}",
+        device=", ".join(map(str, devices)) + (f" ({', '.join(names)})" if names else ""),
         written=datetime.now(UTC).isoformat(timespec="seconds"),
         manifests=(manifest.chain,) if manifest.chain else (),
         others=tuple(others.values()),

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count, takewhile
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +25,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.commits import CommitRecord, CommittedShard, read_record
 from pipeline.storage.files import Files, StoredTable
-from pipeline.storage.lock import Lock, hold, holder
+from pipeline.storage.lock import Lock, hold, holder, share
 from pipeline.storage.run_record import RunRecord, StoredFile
 
 TABLES = ("transcripts", "emissions", "features", "failures")
@@ -248,6 +249,20 @@ class RunDirectory:
             finally:
                 self._lock = None
 
+    @property
+    def held_lock(self) -> Lock | None:
+        """The lock that this process holds; `None` if it holds none."""
+        return self._lock
+
+    def share_lock(self, lock: Lock) -> None:
+        """Hold the lock of the process that started this one and that writes to the same directory."""
+        share(lock)
+        self._lock = lock
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process gets of this object. It gets no lock: `share_lock` takes one there."""
+        return {**self.__dict__, "_lock": None}
+
     def check_in_place(self) -> None:
         """Check that the folder and its lock file are still those that this process locked, if it has locked them.
 
@@ -320,6 +335,12 @@ class RunDirectory:
         """Remove the scores, because the transcripts are about to change or none has a reference."""
         for name in (SCORES, CONFUSIONS):
             self._files.remove(name)
+
+    def remove_staging(self, shard: int) -> None:
+        """Remove the staging folders of a shard. The caller knows that no process is at work on the shard."""
+        for name in self.names(STAGING):
+            if name.startswith(f"shard-{shard:05d}-"):
+                shutil.rmtree(self._staging / name, ignore_errors=True)
 
     def remove_leftovers(self) -> None:
         """Remove unfinished files of earlier attempts from `.staging/`."""
