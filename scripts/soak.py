@@ -82,9 +82,10 @@ def make_corpus(folder: Path, recordings: int) -> None:
 class Soak:
     """The undisturbed run, and what can be done to another."""
 
-    def __init__(self, work: Path, recordings: int, chance: random.Random) -> None:
-        """Make the corpus and the undisturbed run under `work`."""
+    def __init__(self, work: Path, recordings: int, chance: random.Random, workers: int = 1) -> None:
+        """Make the corpus and the undisturbed run under `work`, which one process computes."""
         self.work = work
+        self.workers = 1
         self.chance = chance
         make_corpus(work / "corpus", recordings)
         self.reference = work / "undisturbed"
@@ -94,16 +95,22 @@ class Soak:
         self.whole_s = time.monotonic() - began
         self.expected = contents(self.reference)
         check(len(self.shards(self.reference)) >= 5, "too few shards to disturb")
+        self.workers = workers
 
     def shards(self, run_dir: Path) -> list[Path]:
         return sorted((run_dir / "commits").glob("shard-*.json"))
+
+    @property
+    def workers_died(self) -> tuple[int, ...]:
+        """The exit codes of a run that gives up because too many of its workers died."""
+        return (ERROR,) if self.workers > 1 else ()
 
     def start(self, run_dir: Path, *overrides: str, **variables: str) -> subprocess.Popen[bytes]:
         """A run in a process group of its own."""
         given = [
             "dataset=folder", f"dataset.root={self.work / 'corpus'}", "model=digits", f"run_dir={run_dir}",
             f"outputs=[{','.join(OUTPUTS)}]", "features.layers=[2,4]", "shard.hours=0.001",
-            "stages=[manifest,infer,score]", *overrides,
+            "stages=[manifest,infer,score]", f"executor.workers={self.workers}", *overrides,
         ]  # fmt: skip
         env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables
         with open(self.work / "output.txt", "ab") as output:
@@ -125,7 +132,7 @@ class Soak:
         count = 1 if name in ONCE else self.chance.randint(1, 4)
         process = self.start(run_dir, **{VARIABLE: f"{name}@{count}"})
         code = process.wait(LONGEST_S)
-        check(code in (-signal.SIGKILL, COMPLETE), f"exit code {code} at failpoint {name}")
+        check(code in (-signal.SIGKILL, COMPLETE, *self.workers_died), f"exit code {code} at failpoint {name}")
         kill_group(process)
         return "killed at a failpoint" if code else "failpoint not reached"
 
@@ -187,7 +194,7 @@ class Soak:
         return "one driver stood still"
 
     def descendants(self, run_dir: Path) -> str:
-        """Kill processes that read recordings. A recording whose process is killed twice is a failure."""
+        """Kill processes that read recordings, or workers. A recording whose process is killed twice is a failure."""
         process = self.start(run_dir)
         for _ in range(3):
             self.sleep(process, 0.3)
@@ -196,7 +203,7 @@ class Soak:
                 with suppress(ProcessLookupError):
                     os.kill(self.chance.choice(children), signal.SIGKILL)
         code = process.wait(LONGEST_S)
-        check(code in (COMPLETE, FAILURES), f"exit code {code} after the death of descendants")
+        check(code in (COMPLETE, FAILURES, *self.workers_died), f"exit code {code} after the death of descendants")
         check_no_process(process)
         return "descendants killed"
 
@@ -419,6 +426,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0, help="begin no other run directory after that long")
     parser.add_argument("--seed", type=int, default=None, help="default: another every time")
     parser.add_argument("--recordings", type=int, default=300)
+    parser.add_argument("--workers", type=int, default=1, help="processes that compute, in a disturbed run")
     parser.add_argument("--disturbances", type=int, default=8, help="in one run directory")
     parser.add_argument("--rounds", type=int, default=None, help="run directories at most")
     parser.add_argument(
@@ -436,7 +444,7 @@ def main() -> int:
     done: Counter[str] = Counter()
     rounds = 0
     try:
-        soak = Soak(work, given.recordings, random.Random(seed))
+        soak = Soak(work, given.recordings, random.Random(seed), given.workers)
         console.print(f"seed {seed}: {len(soak.shards(soak.reference))} shards, undisturbed in {soak.whole_s:.1f} s")
         while rounds == 0 or (time.monotonic() < end and rounds != given.rounds):
             if kinds == ["formats"]:

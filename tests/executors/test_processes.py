@@ -14,6 +14,7 @@ import pytest
 from fake_cuda import gpus
 from running import assert_accounting, assert_same_tables, main
 
+from pipeline.decoding.greedy import Decoder
 from pipeline.executors.processes import messages, pool, worker
 from pipeline.executors.processes.pool import DEATHS_AT_PLACE, DEATHS_WITH_SHARD, Pool
 from pipeline.records import Failure
@@ -278,6 +279,19 @@ def test_an_error_that_cannot_be_sent_arrives_as_words_with_its_traceback() -> N
     sent = pickle.loads(pickle.dumps(messages.Failed.of(Odd("odd"))))
     assert (type(sent.error), str(sent.error)) == (RuntimeError, "Odd: odd")
     assert "Odd: odd" in sent.error.__notes__[0]
+
+
+def test_a_decoder_that_cannot_be_sent_is_named_before_anything_is_started(
+    tmp_path: Path,
+    started: Callable[[Command], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Decoder, "__reduce__", lambda self: "no such name")
+    devices = started(worker.command)
+    assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", "executor.workers=2"]) == 2
+    assert devices == []
+    assert "executor.workers: the decoder or the model cannot be sent" in capsys.readouterr().err
 
 
 def test_more_workers_than_shards_are_not_started(

@@ -6,6 +6,8 @@ the messages below. The only answer is to `Wants`: the number of a shard, or `No
 
 from __future__ import annotations
 
+import mmap
+import os
 import pickle
 import traceback
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 
 from pipeline.inference.job import Job
 from pipeline.records import Failure
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.metrics import BatchMetrics
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.lock import Lock
@@ -29,6 +32,33 @@ class Task:
 
     job: Job
     lock: Lock
+
+    def store(self) -> int:
+        """Write the task into a file in memory, once for all workers, and return its descriptor.
+
+        Raises:
+            UserError: The task holds an object that cannot be sent.
+        """
+        try:
+            content = pickle.dumps(self)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"executor.workers: the decoder or the model cannot be sent to other processes ({error}); give "
+                "executor.workers=1, or use a decoder that can be pickled"
+            ) from None
+        descriptor = os.memfd_create("task")
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        return descriptor
+
+    @staticmethod
+    def load(descriptor: int) -> Task:
+        """Read the task in a worker, and close the file."""
+        # Mapped, because all workers share one position in the open file.
+        with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as content:
+            task: Task = pickle.loads(content)
+        os.close(descriptor)
+        return task
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -104,16 +103,15 @@ class Pool:
             Shards whose earlier results were kept; see `execute`.
 
         Raises:
-            UserError, RunError, OSError: As `execute` in a worker; or workers have died too often.
+            UserError, RunError, OSError: As `execute` in a worker. Or the job cannot be sent, a worker cannot be
+                started, or too many have died.
             Stopped: A signal has arrived.
         """
         lock = self._job.directory.held_lock
         assert lock is not None, "the caller holds the lock"
         job = replace(self._job, sharing=len(self._devices))
-        self._task = os.memfd_create("task")
+        self._task = messages.Task(job, lock).store()
         try:
-            with open(self._task, "wb", closefd=False) as file:
-                pickle.dump(messages.Task(job, lock), file)
             with deferring_stop():
                 self._fill_places(lock.descriptor)
                 while self._workers:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import logging
-import mmap
 import os
-import pickle
 import signal
 import sys
 from multiprocessing.connection import Connection
@@ -48,7 +46,7 @@ def main(parent: int, connection: int, task: int, device: str) -> NoReturn:
     faulthandler.enable()  # a crash leaves a traceback in the log of the run
     # Imported here: this takes seconds, and the process is prepared for the end of its run before that.
     from pipeline.executors.processes.link import Link
-    from pipeline.executors.processes.messages import Failed
+    from pipeline.executors.processes.messages import Failed, Task
 
     end = Connection(connection)
     os.register_at_fork(after_in_child=end.close)  # loading processes have no use for it
@@ -59,7 +57,7 @@ def main(parent: int, connection: int, task: int, device: str) -> NoReturn:
     log.propagate = False
     try:
         with handling_signals([STOP], aloud=False):
-            _execute(_read(task), device, link)
+            _execute(Task.load(task), device, link)
     except Stopped:
         pass  # the run has asked for it
     except BaseException as error:  # noqa: BLE001 - the run raises it
@@ -67,14 +65,6 @@ def main(parent: int, connection: int, task: int, device: str) -> NoReturn:
     link.finish()
     # Nothing is left to be done, and libraries that tidy up may hang or crash.
     os._exit(0)
-
-
-def _read(descriptor: int) -> Task:
-    # Mapped, because all workers share one position in the open file.
-    with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as content:
-        task: Task = pickle.loads(content)
-    os.close(descriptor)
-    return task
 
 
 def _execute(task: Task, device: str, link: Link) -> None:
