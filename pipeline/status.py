@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from pipeline.runtime.command import Parser, command
-from pipeline.runtime.progress import PAUSE_S, format_duration, format_hours
+from pipeline.runtime.metrics import PAUSE_S, computing_workers
+from pipeline.runtime.progress import format_duration, format_hours
 from pipeline.runtime.stdout import standard_output
 from pipeline.runtime.terminal import counted
 from pipeline.storage.names import METRICS
@@ -68,7 +69,7 @@ def _recent_real_time(directory: RunDirectory) -> float | None:
         return None
     if not recent:
         return None
-    spent = sum(min(row["forward_s"] + row["idle_s"], PAUSE_S) for row in recent)
+    spent = sum(min(row["forward_s"] + row["idle_s"], PAUSE_S) / row["workers"] for row in recent)
     return float(sum(row["valid_s"] for row in recent) / spent) if spent > 0 else None
 
 
@@ -76,8 +77,9 @@ def _parsed(line: str) -> dict[str, float] | None:
     """Return the numbers of a line of metrics; `None` if the line is incomplete, as after a crash."""
     try:
         row = json.loads(line)
-        return {key: float(row[key]) for key in ("valid_s", "forward_s", "idle_s")}
-    except (ValueError, KeyError, TypeError):
+        numbers = {key: float(row[key]) for key in ("valid_s", "forward_s", "idle_s")}
+        return {**numbers, "workers": computing_workers(row)}
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

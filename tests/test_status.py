@@ -147,6 +147,18 @@ def test_speed_is_that_of_the_last_batches(directory: RunDirectory, monkeypatch:
     assert read_status(directory.root).real_time == 15.0
 
 
+def test_the_speed_of_workers_that_compute_at_the_same_time_adds_up(directory: RunDirectory) -> None:
+    alone = metrics_line(30.0)
+    pair = [
+        json.dumps({**json.loads(metrics_line(valid_s)), "worker": n, "workers": 2})
+        for n, valid_s in enumerate((20.0, 40.0))
+    ]
+    write_metrics(directory, "\n".join(pair) + "\n")
+    assert read_status(directory.root).real_time == 60.0
+    write_metrics(directory, alone + "\n".join(pair) + "\n")  # one second of one worker, one second of two
+    assert read_status(directory.root).real_time == 45.0
+
+
 def test_a_stop_between_batches_is_not_counted_as_work(directory: RunDirectory) -> None:
     write_metrics(directory, metrics_line(300.0, idle_s=1e6))
     assert read_status(directory.root).real_time == 300.0 / status.PAUSE_S

@@ -185,7 +185,10 @@ _OTHER_TOOLS = {
         ("write dataset=folder dataset.root=FOLDER", "audio audio_dir audio_path"),
         ("write dataset=manifest dataset.path=LIST", "list manifest csv jsonl filelist file_list"),
         ("write run_dir=FOLDER", "out output_dir out_dir outdir output_path save_dir result_dir results results_dir"),
-        ("write device=cuda, or device=cuda:1 for the second GPU", "gpu gpus gpu_id cuda device_id"),
+        (
+            "write device=cuda for every GPU, or device=cuda:1 for the second one",
+            "gpu gpus gpu_id num_gpus n_gpus ngpu cuda device_id devices",
+        ),
         ("write batch.max_seconds=, the most seconds of audio in one batch", "batch batch_size batchsize bs"),
         ("write threads= for the cores that compute", "jobs n_jobs num_jobs nj num_threads n_threads cpus cores"),
         ("write loader.workers= for the processes that read audio", "num_workers n_workers"),

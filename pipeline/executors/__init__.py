@@ -4,6 +4,11 @@ An executor is a module of this package. The module has a dataclass `Options` an
 implements the protocol below. The fields of `Options` are the keys `executor.*` of the configuration. The configuration
 imports the module to read them, so the module imports torch inside `run` only. Shards can run in any process and in any
 order, because each shard has its own commit record.
+
+An executor has three parts to work with. `pipeline.inference.execute.execute` computes shards with one model. It takes
+them from an iterable when it needs them, so several processes can share a queue. It tells a `Listener` what it does.
+A `Monitor` (`pipeline.inference.monitor`) follows the whole run. It is the `Listener` of a single process; several
+processes pass their calls on to it.
 """
 
 from __future__ import annotations

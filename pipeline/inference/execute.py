@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,26 +13,25 @@ import torch
 from pipeline.inference.job import Computation, Job
 from pipeline.inference.loader import Loader, Recordings
 from pipeline.inference.loop import plan_batches, run_batches
+from pipeline.inference.monitor import Listener
 from pipeline.inference.writer import ShardWriter
 from pipeline.models import sources
 from pipeline.models.device import default_batch_seconds, default_committers, default_workers
 from pipeline.models.engine import Engine, EngineSettings
-from pipeline.runtime.progress import RunProgress
+from pipeline.runtime.cores import available_cores
 from pipeline.runtime.signals import Stopped, deferring_stop
-from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
 
-LOG = logging.getLogger("pipeline")
 
-
-def execute(job: Job, shards: Sequence[int], device: torch.device, progress: RunProgress) -> list[int]:
+def execute(job: Job, shards: Iterable[int], device: torch.device, listener: Listener) -> list[int]:
     """Load, infer, decode, write and commit some shards of a job.
 
     Args:
         job: The job.
-        shards: Shards to compute, ascending.
+        shards: Shards to compute, in any order. The next one is taken when its first batch is planned, which is some
+            batches before it is computed. A stop may interrupt the iterator while it waits.
         device: Device that the model runs on.
-        progress: Called for each batch and each commit.
+        listener: Called for each batch and each commit.
 
     Returns:
         Shards whose earlier results were kept, because an utterance with a result would have failed now.
@@ -44,32 +42,30 @@ def execute(job: Job, shards: Sequence[int], device: torch.device, progress: Run
         Stopped: A signal has arrived. Batches that the device had started are finished, and complete shards are
             committed.
     """
-    engine = build_engine(job.computation, device, job.threads)
-    workers = default_workers(device) if job.workers is None else job.workers
+    engine = build_engine(job.computation, device, max(1, (job.threads or available_cores()) // job.sharing))
+    workers = default_workers(device, job.sharing) if job.workers is None else job.workers
     log = job.directory.local_log()
     loader = build_loader(job.computation, job.manifest, engine, workers=workers, timeout_s=job.timeout_s, stderr=log)
     writer = ShardWriter(
         job.directory,
         job.manifest,
         job.tables,
-        _log_commit(progress),
+        listener.committed,
         job.attempts,
         job.supplements,
         job.skipped,
-        committers=default_committers(device),
+        committers=default_committers(device, job.sharing),
     )
     max_batch_s = job.max_batch_s or default_batch_seconds(device)
-    progress.begin()
+    listener.begin()
     gc.freeze()  # the garbage collector need not search the imported modules again, here or in the loading processes
     try:
-        planned = plan_batches(job, shards, max_batch_s)
+        planned = plan_batches(job, _with_work(job, shards, writer), max_batch_s)
         with closing(engine), closing(loader.batches(planned)) as batches, deferring_stop():
-            for shard in job.without_work(shards):
-                writer.put(shard, [], None, [])  # commits tables without rows
-            run_batches(job, batches, engine, writer, progress)
+            run_batches(job, batches, engine, writer, listener)
             computed = time.monotonic()
             writer.close()
-            progress.written(time.monotonic() - computed)
+            listener.written(time.monotonic() - computed)
     except Stopped:
         with deferring_stop():
             writer.stop()
@@ -81,6 +77,15 @@ def execute(job: Job, shards: Sequence[int], device: torch.device, progress: Run
     finally:
         gc.unfreeze()
     return writer.kept
+
+
+def _with_work(job: Job, shards: Iterable[int], writer: ShardWriter) -> Iterator[int]:
+    """Yield the shards that have something to compute, and commit the tables of the others, which get no rows."""
+    for shard in shards:
+        if job.has_work(shard):
+            yield shard
+        else:
+            writer.put(shard, [], None, [])
 
 
 def build_engine(computation: Computation, device: torch.device, threads: int | None = None) -> Engine:
@@ -134,11 +139,3 @@ def build_loader(
         before_fork=engine.finish,
         stderr=stderr,
     )
-
-
-def _log_commit(progress: RunProgress) -> Callable[[CommitRecord], None]:
-    def log(record: CommitRecord) -> None:
-        progress.shard_committed()
-        LOG.info("committed shard %d: %d utterances, %d failures", record.shard, record.utterances, record.num_failures)
-
-    return log

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from pipeline.inference.planning import Chunking
 from pipeline.inference.shard_tables import TableSettings
 from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import ModelSource
+from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import Identity
@@ -91,12 +92,13 @@ class Job:
         skipped: `(rows,)` whether each row of the manifest is not computed, because it failed before the supplement.
         failures_before: Number of failures in committed shards.
         attempts: Earlier attempts of each failed id, by shard, for shards that are computed again (`retry_failed`).
-        device: Device that the model runs on, as torch names it.
+        devices: Devices of this machine that the setting `device` stands for, as torch names them: the CPU, or GPUs.
         threads: Number of cores to use on a CPU; `None` for all that the process may use.
         max_batch_s: Maximum of padded seconds in a batch; `None` chooses it by the memory of the device.
-        workers: Number of loading processes; `None` chooses it by the device.
+        workers: Number of loading processes of each process with a model; `None` chooses it by the device.
         timeout_s: Seconds after which loading a recording is a failure.
         max_failures: Number of failures above which the run stops; `None` for no limit.
+        sharing: Number of processes of this machine that compute the job at the same time, and so share its cores.
     """
 
     directory: RunDirectory
@@ -107,22 +109,34 @@ class Job:
     skipped: NDArray[np.bool_]
     failures_before: int
     attempts: Mapping[int, Mapping[str, int]]
-    device: str
+    devices: tuple[str, ...]
     threads: int | None
     max_batch_s: float | None
     workers: int | None
     timeout_s: float
     max_failures: int | None
+    sharing: int = 1
 
     @property
     def pending(self) -> tuple[int, ...]:
         """Shards to compute, ascending."""
         return tuple(self.supplements)
 
-    def without_work(self, shards: Sequence[int]) -> list[int]:
-        """Return the shards in which nothing is left to compute, because all their rows failed before."""
-        rows = {shard: self.manifest.rows_of_shard(shard) for shard in shards}
-        return [shard for shard, of_shard in rows.items() if self.skipped[of_shard.start : of_shard.stop].all()]
+    def has_work(self, shard: int) -> bool:
+        """Whether anything is left to compute in a shard. If not, all its rows failed before."""
+        rows = self.manifest.rows_of_shard(shard)
+        return not self.skipped[rows.start : rows.stop].all()
+
+    def committed(self, shards: Iterable[int]) -> dict[int, CommitRecord]:
+        """Return the records of this job's passes that are there now, by shard, for some of its shards."""
+        done = self.directory.commits()
+        passes = {shard: self.supplements[shard] for shard in shards if shard in done}
+        return {shard: done[shard].records[n] for shard, n in passes.items() if n < len(done[shard].records)}
+
+    def seconds_of(self, shard: int) -> float:
+        """Return the seconds of audio of a shard."""
+        rows = self.manifest.rows_of_shard(shard)
+        return float(np.nansum(self.manifest.duration_s[rows.start : rows.stop]))
 
     @property
     def audio_s(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
@@ -13,28 +13,27 @@ import numpy as np
 
 from pipeline.inference.batches import Batch
 from pipeline.inference.job import Job
+from pipeline.inference.monitor import Listener
 from pipeline.inference.planning import plan_run
 from pipeline.inference.stitching import Stitcher
 from pipeline.inference.transcription import Transcription
 from pipeline.inference.writer import ShardWriter
 from pipeline.models.engine import Engine, Started
 from pipeline.records import Chunk, Failure, PlannedBatch, Rejected
-from pipeline.runtime.errors import RunError
 from pipeline.runtime.failpoints import failpoint
-from pipeline.runtime.progress import BatchMetrics, RunProgress
+from pipeline.runtime.metrics import BatchMetrics
 from pipeline.runtime.signals import Stopped, allowing_stop
-from pipeline.runtime.terminal import counted
 from pipeline.storage.manifest import Manifest
 
 LOG = logging.getLogger("pipeline")
 
 
-def plan_batches(job: Job, shards: Sequence[int], max_batch_s: float) -> Iterator[PlannedBatch]:
+def plan_batches(job: Job, shards: Iterable[int], max_batch_s: float) -> Iterator[PlannedBatch]:
     """Plan the batches of some shards, one shard after another. A batch is planned when it is requested.
 
     Args:
         job: The job.
-        shards: The shards, ascending.
+        shards: The shards, in order. A shard is taken when its first batch is requested.
         max_batch_s: Maximum of padded seconds in a batch.
     """
     sample_rate = job.computation.facts.sample_rate
@@ -48,14 +47,14 @@ def plan_batches(job: Job, shards: Sequence[int], max_batch_s: float) -> Iterato
     )
 
 
-def run_batches(job: Job, batches: Iterator[Batch], engine: Engine, writer: ShardWriter, progress: RunProgress) -> None:
+def run_batches(job: Job, batches: Iterator[Batch], engine: Engine, writer: ShardWriter, listener: Listener) -> None:
     """Run each batch through the model and the decoder, and pass the results to the writer.
 
     Raises:
         RunError: More than `max_failures` utterances have failed.
         Stopped: A signal has arrived. The batches that the device had begun are finished.
     """
-    results = _Results(job, writer, progress)
+    results = _Results(job, writer, listener)
     for begun in compute_in_order(batches, engine):
         results.take(begun)
 
@@ -117,13 +116,12 @@ def _first(begun: deque[Begun]) -> Begun:
 
 
 class _Results:
-    """Processes the results of a batch: stitches, decodes, passes them to the writer and counts failures."""
+    """Processes the results of a batch: stitches, decodes, and passes them to the writer."""
 
-    def __init__(self, job: Job, writer: ShardWriter, progress: RunProgress) -> None:
+    def __init__(self, job: Job, writer: ShardWriter, listener: Listener) -> None:
         self._job = job
         self._writer = writer
-        self._progress = progress
-        self._failures = job.failures_before
+        self._listener = listener
         self._stitcher = Stitcher()
         decoder = job.computation.decoder
         self._duration_s = np.nan_to_num(job.manifest.duration_s)
@@ -145,8 +143,7 @@ class _Results:
         failures = [_failure(self._job.manifest, item) for item in lost]
         decoded = time.monotonic()
         self._writer.put(batch.plan.shard, pieces, transcribed, failures)
-        self._report(begun, started, len(failures), write_s=time.monotonic() - decoded)
-        self._check_failures(failures)
+        self._report(begun, started, failures, write_s=time.monotonic() - decoded)
 
     def _warn_of_split_chunks(self, started: Started) -> None:
         for row in started.cut:
@@ -156,17 +153,17 @@ class _Results:
                 self._job.manifest.utterance(row).id,
             )
 
-    def _report(self, begun: Begun, started: Started, failed: int, write_s: float) -> None:
-        """Report the metrics of a batch: `failed` utterances, and seconds that the loop waited for the writer."""
+    def _report(self, begun: Begun, started: Started, failures: Sequence[Failure], write_s: float) -> None:
+        """Report a batch. The loop waited `write_s` seconds for the writer."""
         batch = begun.batch
         idle_s = begun.load_s if started.idle_s is None else started.idle_s
         sample_rate = self._job.computation.facts.sample_rate
-        self._progress.batch(
+        self._listener.batch(
             BatchMetrics(
                 batch=batch.plan.index,
                 shard=batch.plan.shard,
                 size=len(batch.chunks),
-                failed=failed,
+                failed=len(failures),
                 padded_s=batch.waveforms.numel() / sample_rate,
                 valid_s=int(batch.lengths.sum()) / sample_rate,
                 load_s=min(begun.load_s, idle_s),  # waiting costs nothing while the device works
@@ -174,7 +171,8 @@ class _Results:
                 write_s=write_s,
                 idle_s=idle_s,
             ),
-            covered_s=sum(map(self._own_s, batch.plan.chunks)),
+            sum(map(self._own_s, batch.plan.chunks)),
+            failures,
         )
 
     def _own_s(self, chunk: Chunk) -> float:
@@ -184,21 +182,6 @@ class _Results:
         facts = self._job.computation.facts
         shared = 0 if chunk.last else 2 * chunk.context * facts.stride
         return (chunk.num_samples - shared) / facts.sample_rate
-
-    def _check_failures(self, failures: Sequence[Failure]) -> None:
-        """Stop the run if there are too many failures.
-
-        Raises:
-            RunError: More than `max_failures` utterances have failed.
-        """
-        self._failures += len(failures)
-        limit = self._job.max_failures
-        if failures and limit is not None and self._failures > limit:
-            last = failures[-1]
-            raise RunError(
-                f"{counted(self._failures, 'failure')}, more than max_failures={limit}; "
-                f"the last one is {last.id!r}: {last.error}, {last.message}"
-            )
 
 
 def _failure(manifest: Manifest, item: Rejected) -> Failure:

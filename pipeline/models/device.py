@@ -14,8 +14,24 @@ CUDA_BATCH_SECONDS_PER_GIB = 6.0
 MAX_CUDA_BATCH_SECONDS = 600.0
 
 
+def resolve_devices(name: str) -> list[torch.device]:
+    """Turn `auto`, `cpu`, `cuda` or `cuda:1` into devices of this machine.
+
+    `auto` and `cuda` stand for every GPU that torch sees, which `CUDA_VISIBLE_DEVICES` can limit. Without a GPU, `auto`
+    stands for the CPU.
+
+    Raises:
+        UserError: torch does not see the device.
+    """
+    if name == "auto" and not torch.cuda.is_available():
+        return [torch.device("cpu")]
+    if name in ("auto", "cuda") and torch.cuda.device_count() > 1:
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [resolve_device(name)]
+
+
 def resolve_device(name: str) -> torch.device:
-    """Turn `auto`, `cpu`, `cuda` or `cuda:1` into a device.
+    """Turn `auto`, `cpu`, `cuda` or `cuda:1` into one device. With several GPUs, `auto` and `cuda` are the first.
 
     Raises:
         UserError: torch does not see the device.
@@ -62,12 +78,22 @@ def default_batch_seconds(device: torch.device) -> float:
     return min(MAX_CUDA_BATCH_SECONDS, CUDA_BATCH_SECONDS_PER_GIB * memory / 2**30)
 
 
-def default_workers(device: torch.device) -> int:
-    """Return the number of loading processes: few if the model needs the cores itself, more for a GPU."""
-    cores = available_cores()
+def default_workers(device: torch.device, sharing: int = 1) -> int:
+    """Return the number of loading processes: few if the model needs the cores itself, more for a GPU.
+
+    Args:
+        device: The device.
+        sharing: Number of processes with a model that share the cores. Each has its own loading processes.
+    """
+    cores = available_cores() // sharing
     return max(1, min(12, cores // 16 if device.type == "cpu" else cores - 2))
 
 
-def default_committers(device: torch.device) -> int:
-    """Return the number of shards to commit at a time: few if the model needs the cores itself, more for a GPU."""
-    return max(1, min(8, available_cores() // (16 if device.type == "cpu" else 4)))
+def default_committers(device: torch.device, sharing: int = 1) -> int:
+    """Return the number of shards to commit at a time: few if the model needs the cores itself, more for a GPU.
+
+    Args:
+        device: The device.
+        sharing: Number of processes with a model that share the cores. Each commits its own shards.
+    """
+    return max(1, min(8, available_cores() // sharing // (16 if device.type == "cpu" else 4)))

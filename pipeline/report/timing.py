@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.runtime.progress import PAUSE_S
+from pipeline.runtime.metrics import PAUSE_S, computing_workers
 from pipeline.storage.names import METRICS
 from pipeline.storage.run_directory import RunDirectory
 
@@ -25,6 +25,8 @@ _FIELDS = ("valid_s", "forward_s", "load_s", "write_s", "idle_s")
 @dataclass(frozen=True)
 class Timing:
     """How a run spent its time. Pauses between sessions are left out.
+
+    Where several workers compute at the same time, a second of each of them counts as its part of a second.
 
     Attributes:
         width_s: Seconds per bin.
@@ -61,6 +63,7 @@ class _Batch:
     time: datetime
     index: int
     numbers: tuple[float, ...]
+    workers: int
 
 
 def read_timing(directory: RunDirectory, chosen: Callable[[datetime], bool] = lambda time: True) -> Timing | None:
@@ -82,7 +85,7 @@ def read_timing(directory: RunDirectory, chosen: Callable[[datetime], bool] = la
                     continue
                 if last is not None and batch.index <= last.index:
                     sessions.append(position)
-                valid_s, *spent = _spent(batch.numbers)
+                valid_s, *spent = _spent(batch)
                 position += sum(spent)
                 while position >= width * BINS:
                     bins = np.concatenate([bins.reshape(BINS // 2, 2, 5).sum(1), np.zeros((BINS // 2, 5))])
@@ -103,21 +106,24 @@ def _parsed(line: str) -> _Batch | None:
         numbers = tuple(float(row[name]) for name in _FIELDS)
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
             return None
-        return _Batch(datetime.fromisoformat(row["time"]).astimezone(UTC), int(row["batch"]), numbers)
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        time = datetime.fromisoformat(row["time"]).astimezone(UTC)
+        return _Batch(time, int(row["batch"]), numbers, computing_workers(row))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 
-def _spent(numbers: tuple[float, ...]) -> tuple[float, ...]:
+def _spent(batch: _Batch) -> tuple[float, ...]:
     """Return seconds of audio, and the seconds of model, loader, writer and the rest.
 
     The idle time of the device is split by the waiting times for loader and writer. Waiting while the device works
     costs nothing.
     """
-    valid_s, forward_s, load_s, write_s, idle_s = numbers
+    valid_s, forward_s, load_s, write_s, idle_s = batch.numbers
     idle_s = min(idle_s, PAUSE_S)
     share = min(1.0, idle_s / (load_s + write_s)) if load_s + write_s > 0 else 0.0
-    return valid_s, min(forward_s, PAUSE_S), share * load_s, share * write_s, idle_s - share * (load_s + write_s)
+    other_s = idle_s - share * (load_s + write_s)
+    spent = min(forward_s, PAUSE_S), share * load_s, share * write_s, other_s
+    return valid_s, *(seconds / batch.workers for seconds in spent)
 
 
 def _spread(bins: NDArray[np.float64], width: float, start: float, stop: float, amounts: NDArray[np.float64]) -> None:

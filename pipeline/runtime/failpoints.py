@@ -5,7 +5,8 @@ The environment variable `PIPELINE_FAILPOINT` holds one or more rules, separated
 only the given shard if there is one. Actions are `kill` (SIGKILL, the default), `stop` (SIGSTOP), `hang` (the thread
 sleeps for ever), and the name of an errno such as `ENOSPC` or `EIO`, which is raised as an `OSError`.
 
-The points `decode` and `decoded` are in the loader's processes, if it has any. Each process counts for itself.
+The points `decode` and `decoded` are in the loader's processes, if it has any. Those of computing and committing are in
+the workers, if the run has several. Each process counts for itself.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pipeline.runtime.errors import UserError
 
 VARIABLE = "PIPELINE_FAILPOINT"
-"""The environment variable. Only `python -m pipeline.run` reads it."""
+"""The environment variable. Only `python -m pipeline.run` and its workers read it."""
 
 POINTS = {
     "manifest": "before the manifest is written",

@@ -1,18 +1,25 @@
-"""Shows the progress of a run, and writes `logs/metrics.jsonl` with one line per batch."""
+"""Shows the progress of a run, and writes `logs/metrics.jsonl` with one line per batch.
+
+A run has one or several workers: this process, or processes that it has started. A worker has a place from 0 on; a
+worker that takes the place of another goes on with its figures.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
 
+from pipeline.runtime.metrics import BatchMetrics
 from pipeline.runtime.terminal import counted
 
 WIDE = 120
@@ -22,37 +29,45 @@ PLAIN_EVERY_S = 30.0
 """Seconds between two lines of a run without a terminal."""
 WRITING_BOUNDS = (0.25, 1.0)
 """Writing bounds a run that waited for the writer for more than this share of its time, and this many seconds."""
-PAUSE_S = 300.0
-"""Readers of the metrics take a longer gap between batches, in seconds, as a stop between two runs."""
 
 
-@dataclass(frozen=True)
-class BatchMetrics:
-    """One line of `logs/metrics.jsonl`, which also has the field `time` (UTC, ISO 8601).
+@dataclass
+class _Worker:
+    """The figures of one worker.
 
     Attributes:
-        batch: Index of the batch in this run.
-        shard: The shard.
-        size: Chunks in the batch. An utterance that is not cut is one chunk.
-        failed: Utterances that failed.
-        padded_s: Seconds of audio that the model processed, including padding.
-        valid_s: Seconds of audio without padding.
-        load_s: Seconds that the model waited for the loader.
-        forward_s: Seconds that the device worked on the batch.
-        write_s: Seconds that the run waited for the writer.
-        idle_s: Seconds that the device was idle before the batch, for whatever reason.
+        name: Name of the worker for people, such as `cuda:1`.
+        began: Time at which its model was loaded for the first time (`time.monotonic`); `None` before that.
+        computes: Whether the worker has loaded its model and has not ended.
+        done_s, busy_s, idle_s: Seconds of audio that it has done, and seconds that its device worked and was idle.
     """
 
-    batch: int
-    shard: int
-    size: int
-    failed: int
-    padded_s: float
-    valid_s: float
-    load_s: float
-    forward_s: float
-    write_s: float
-    idle_s: float
+    name: str
+    began: float | None = None
+    computes: bool = False
+    done_s: float = 0.0
+    busy_s: float = 0.0
+    idle_s: float = 0.0
+
+    def line(self) -> str:
+        """Return the speed of the worker, and the share of the time in which its device was idle."""
+        if self.began is None:
+            return f"{self.name} starting"
+        real_time = self.done_s / max(time.monotonic() - self.began, 1e-9)
+        idle = self.idle_s / max(self.busy_s + self.idle_s, 1e-9)
+        ended = "" if self.computes else ", ended"
+        return f"{self.name} {real_time:.1f} x real time, idle {100 * idle:.0f} %{ended}"
+
+
+class _View(Progress):
+    """The live view: the progress of the run, and below it a line for each of several workers."""
+
+    workers: Sequence[_Worker] = ()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        for worker in self.workers:
+            yield Text(f"  {worker.line()}", no_wrap=True, overflow="ellipsis")
 
 
 class RunProgress:
@@ -68,6 +83,7 @@ class RunProgress:
         total_shards: int,
         done_shards: int,
         failures: int = 0,
+        workers: Sequence[str] = ("",),
     ) -> None:
         """Set up the view; entering the context starts it.
 
@@ -79,6 +95,7 @@ class RunProgress:
             total_shards: Shards in the manifest.
             done_shards: Shards that earlier runs have committed.
             failures: Failures in those shards.
+            workers: Name of each worker, by place. The name of a single worker is not shown.
         """
         self._console = console
         self._metrics_path = metrics
@@ -86,6 +103,8 @@ class RunProgress:
         self._total_s = total_s
         self._before_s = done_s
         self._shards = (done_shards, total_shards)
+        self._workers = [_Worker(name) for name in workers]
+        self._batches = 0
         self.done_s = 0.0
         self.failures = failures
         self.waited_s = 0.0
@@ -93,11 +112,12 @@ class RunProgress:
         self._started = time.monotonic()
         self._begun = False
         self._last_line = self._started
-        self._live: Progress | None = None
+        self._live: _View | None = None
         if console.is_terminal:
             says = TextColumn("{task.fields[says]}")
             bar = () if console.width < WIDE else (BarColumn(bar_width=None), TaskProgressColumn())
-            self._live = Progress(*bar, says, console=console, refresh_per_second=4, expand=True)
+            self._live = _View(*bar, says, console=console, refresh_per_second=4, expand=True)
+            self._live.workers = self._workers if len(workers) > 1 else ()
             self._task = self._live.add_task("infer", total=max(total_s, 1e-9), says="starting")
             self._live.update(self._task, completed=done_s)
 
@@ -122,10 +142,30 @@ class RunProgress:
         if self._metrics is not None:
             self._metrics.close()
 
-    def begin(self) -> None:
-        """Start the clock: a model is loaded, and the first batch is about to be asked for. Later calls do nothing."""
+    def begin(self, place: int = 0) -> None:
+        """Note that a worker has loaded its model, and is about to ask for its first batch.
+
+        The first call starts the clock of the run.
+        """
+        now = time.monotonic()
         if not self._begun:
-            self._begun, self._started = True, time.monotonic()
+            self._begun, self._started = True, now
+        worker = self._workers[place]
+        worker.began, worker.computes = worker.began or now, True
+
+    def end(self, place: int, lost_s: float = 0.0, lost_failures: int = 0) -> None:
+        """Note that a worker has ended.
+
+        Args:
+            place: Place of the worker.
+            lost_s: Seconds of audio that it had counted as done, and that are computed again.
+            lost_failures: Failures among them.
+        """
+        self._workers[place].computes = False
+        self._workers[place].done_s -= lost_s
+        self.done_s -= lost_s
+        self.failures -= lost_failures
+        self._show()
 
     @property
     def elapsed_s(self) -> float:
@@ -139,8 +179,8 @@ class RunProgress:
 
     @property
     def waiting(self) -> float:
-        """Share of the wall-clock time in which the model waited for the loader."""
-        return self.waited_s / max(self.elapsed_s, 1e-9)
+        """Share of the wall-clock time in which the model waited for the loader; the mean over the workers."""
+        return self.waited_s / len(self._workers) / max(self.elapsed_s, 1e-9)
 
     @property
     def is_bound_by_writing(self) -> bool:
@@ -148,27 +188,50 @@ class RunProgress:
         share, seconds = WRITING_BOUNDS
         return self.waited_for_writer_s > max(share * self.elapsed_s, seconds)
 
-    def batch(self, metrics: BatchMetrics, covered_s: float) -> None:
+    @property
+    def workers_said(self) -> str:
+        """The figures of several workers in one line; an empty string for a single worker."""
+        return "; ".join(worker.line().removesuffix(", ended") for worker in self._workers) if self._several else ""
+
+    @property
+    def _several(self) -> bool:
+        return len(self._workers) > 1
+
+    def batch(self, metrics: BatchMetrics, covered_s: float, place: int = 0) -> None:
         """Count one batch and write its metrics.
 
         Args:
-            metrics: The metrics of the batch.
+            metrics: The metrics of the batch. The batches of several workers are numbered here, as they come.
             covered_s: Seconds of audio in the manifest that the batch covers, including failed utterances.
+            place: Place of the worker that computed the batch.
         """
-        self.done_s += covered_s
+        worker = self._workers[place]
+        for counted_by in (self, worker):
+            counted_by.done_s += covered_s
+        worker.busy_s += metrics.forward_s
+        worker.idle_s += metrics.idle_s
         self.failures += metrics.failed
         self.waited_s += metrics.load_s
-        self.waited_for_writer_s += metrics.write_s
+        self._wait_for_writer(metrics.write_s)
+        shown = asdict(metrics)
+        if self._several:
+            computing = sum(each.computes for each in self._workers)
+            shown = {**asdict(replace(metrics, batch=self._batches)), "worker": place, "workers": max(1, computing)}
+        self._batches += 1
         if self._metrics is not None:
             stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
-            rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(metrics).items()}
+            rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in shown.items()}
             self._metrics.write(json.dumps({"time": stamp, **rounded}) + "\n")
             self._metrics.flush()
         self._show()
 
     def written(self, seconds: float) -> None:
-        """Count the seconds that the run waited for the writer after the last batch."""
-        self.waited_for_writer_s += seconds
+        """Count the seconds that a worker waited for its writer after its last batch."""
+        self._wait_for_writer(seconds)
+
+    def _wait_for_writer(self, seconds: float) -> None:
+        """Count seconds of one worker. While one of several waits, the others go on."""
+        self.waited_for_writer_s += seconds / len(self._workers)
 
     def shard_committed(self) -> None:
         """Count one committed shard."""

@@ -1,4 +1,4 @@
-"""Limits a forked process that decodes recordings, and shows its parent whether the process makes progress."""
+"""Lets a process end with its parent, limits one that decodes recordings, and shows the parent its progress."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class Heartbeat:
 def confine(parent: int, allowance: int) -> None:
     """Prepare this process, which was just forked, to read untrusted files.
 
-    The process ignores SIGINT and SIGHUP, because the parent handles a stop. It is killed when its parent (or the
-    parent's thread that forked it) ends, even if a decoder hangs. Its memory is limited.
+    The process ignores SIGINT and SIGHUP, because the parent handles a stop. It ends with its parent, even if a decoder
+    hangs. Its memory is limited.
 
     Args:
         parent: Process id of the parent.
@@ -79,7 +79,16 @@ def confine(parent: int, allowance: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with(parent)
+    limit_growth(allowance)
+
+
+def end_with(parent: int) -> None:
+    """Let this process be killed when its parent ends, or the thread of the parent that started it.
+
+    Args:
+        parent: Process id of the parent.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the parent ended before this process asked to be killed with it
         os._exit(1)
-    limit_growth(allowance)

@@ -4,7 +4,7 @@ The first signal raises `Stopped` in the main thread. Code that must finish runs
 `Stopped` at its end instead. Inside such code, `allowing_stop` marks parts that may be interrupted, such as waiting.
 
 The second signal ends the process as a kill would. Unfinished files stay in staging, and the next run removes them. The
-processes that load recordings end with the process that started them (`pipeline.runtime.sandbox`).
+processes that load recordings or compute shards end with the process that started them (`pipeline.runtime.sandbox`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
@@ -45,12 +45,14 @@ class _StopRequest:
         signum: The first signal; `None` before it arrives.
         asked: Time of the first signal (`time.monotonic`).
         raised: Whether `Stopped` has been raised.
+        aloud: Whether the process says on stderr what it does about a signal.
         deferrals: Number of `deferring_stop` blocks that the main thread is in.
         allowed: Whether the main thread is in an `allowing_stop` block.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, aloud: bool = True) -> None:
         self.owner = os.getpid()
+        self.aloud = aloud
         self.signum: int | None = None
         self.asked = 0.0
         self.raised = False
@@ -62,17 +64,21 @@ _stop = _StopRequest()
 
 
 @contextmanager
-def handling_signals() -> Iterator[None]:
+def handling_signals(signums: Sequence[int] = SIGNALS, *, aloud: bool = True) -> Iterator[None]:
     """Handle the signals while the main thread is in the block.
 
     A signal that was ignored from the start stays ignored, as under nohup or in a background job of a script.
+
+    Args:
+        signums: The signals that ask for a stop.
+        aloud: Say on stderr what is done about a signal.
 
     Raises:
         Stopped: A signal has arrived.
     """
     global _stop
-    _stop = _StopRequest()
-    handled = [signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+    _stop = _StopRequest(aloud)
+    handled = [signum for signum in signums if signal.getsignal(signum) is not signal.SIG_IGN]
     before = {signum: signal.signal(signum, _on_signal) for signum in handled}
     try:
         yield
@@ -142,6 +148,8 @@ def _say(text: str) -> None:
 
     `print` is not used, because the signal may have arrived in the middle of another `print`.
     """
+    if not _stop.aloud:
+        return
     shown = "\x1b[?25h\n" if os.isatty(2) else ""
     with suppress(OSError):
         os.write(2, f"{shown}{text}\n".encode())

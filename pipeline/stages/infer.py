@@ -5,7 +5,7 @@ Only this stage imports torch. `pipeline.run` imports this module when the stage
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,7 +22,7 @@ from pipeline.config.run_config import RunConfig
 from pipeline.executors import Executor
 from pipeline.inference.job import Computation, Job
 from pipeline.inference.shard_tables import TableSettings
-from pipeline.models.device import resolve_device, resolve_precision
+from pipeline.models.device import resolve_devices, resolve_precision
 from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import ModelSource, load_model
 from pipeline.runtime.errors import RunError
@@ -32,7 +32,7 @@ from pipeline.stages import identity as identities
 from pipeline.stages.disk import check_disk, estimate_bytes, format_bytes
 from pipeline.stages.passes import plan_passes, recover_passes
 from pipeline.stages.resume import differences, refusal, refuse_differences
-from pipeline.storage.commits import CommittedShard
+from pipeline.storage.commits import CommitRecord, CommittedShard
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.names import COMMITS, CONFIG, MANIFEST, RUN_JSON
 from pipeline.storage.run_directory import RunDirectory
@@ -71,18 +71,18 @@ def infer(
         for job in prepare(config, directory, manifest, say, retry):
             speed = executor.run(replace(job, failures_before=job.failures_before + failures), console, say)
             done = _require_all_shards(job)
-            failures += sum(done[shard].records[number].num_failures for shard, number in job.supplements.items())
+            failures += sum(record.num_failures for record in done.values())
     return speed
 
 
-def _require_all_shards(job: Job) -> dict[int, CommittedShard]:
+def _require_all_shards(job: Job) -> dict[int, CommitRecord]:
     """Check that every shard is committed: somebody may have removed or changed files during the run.
 
     Returns:
-        The committed shards, by shard.
+        The records of the job's passes, by shard.
     """
-    done = job.directory.commits()
-    missing = [shard for shard, number in job.supplements.items() if not _has_pass(done.get(shard), number)]
+    done = job.committed(job.pending)
+    missing = [shard for shard in job.pending if shard not in done]
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
         raise RunError(
@@ -90,10 +90,6 @@ def _require_all_shards(job: Job) -> dict[int, CommittedShard]:
             f"(shards {shown}); the same command computes these shards again"
         )
     return done
-
-
-def _has_pass(shard: CommittedShard | None, number: int) -> bool:
-    return shard is not None and number < len(shard.records)
 
 
 def check_weights(source: ModelSource) -> None:
@@ -125,8 +121,8 @@ def prepare(
         UserError: As `infer`.
     """
     settings = config.settings
-    device = resolve_device(settings.device)
-    precision = resolve_precision(settings.precision, device)
+    devices = resolve_devices(settings.device)
+    precision = resolve_precision(settings.precision, devices[0])
     sha256 = config.source.fetch()
     describe = partial(identities.describe, config, manifest.digest, precision, sha256)
     earlier = _earlier_passes(config, directory, describe())
@@ -145,11 +141,13 @@ def prepare(
         estimate_bytes(config.model, each.identity, manifest, np.isin(shards, [*each.supplements])) for each in passes
     ]
     check_disk(directory, sizes)
-    _write_record(config, directory, manifest, identity, device, [*known.values(), *(each.identity for each in passes)])
+    _write_record(
+        config, directory, manifest, identity, devices, [*known.values(), *(each.identity for each in passes)]
+    )
     for planned, size in zip(passes, sizes, strict=True):
         added = f" (adds {planned.described})" if any(planned.supplements.values()) else ""
         say(
-            f"{config.model.name} on {device} in {precision}, {len(planned.supplements):,} of "
+            f"{config.model.name} on {', '.join(map(str, devices))} in {precision}, {len(planned.supplements):,} of "
             f"{counted(manifest.num_shards, 'shard')} to do{added}, tables of about {format_bytes(size.total)}"
         )
     return [
@@ -162,7 +160,7 @@ def prepare(
             skipped=_failed_before(directory, manifest, done, planned.supplements),
             failures_before=sum(shard.num_failures for shard in done.values()),
             attempts=attempts,
-            device=str(device),
+            devices=tuple(map(str, devices)),
             threads=settings.threads,
             max_batch_s=settings.batch.max_seconds,
             workers=settings.loader.workers,
@@ -224,18 +222,18 @@ def _write_record(
     directory: RunDirectory,
     manifest: Manifest,
     identity: Identity,
-    device: torch.device,
+    devices: Sequence[torch.device],
     passes: Iterable[Identity],
 ) -> None:
     """Write `run.json` and `config.yaml`. `passes` are the passes that commit records may belong to."""
     others = {each.fingerprint: each for each in passes if each.fingerprint != identity.fingerprint}
-    name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    names = dict.fromkeys(torch.cuda.get_device_name(device) for device in devices if device.type == "cuda")
     record = RunRecord(
         identity=identity,
         weights=identities.weights_file(config.source.weights_path, identity.weights_sha256),
         manifest_file=directory.file_record(MANIFEST),
         versions=identities.versions(),
-        device=f"{device}{name}",
+        device=", ".join(map(str, devices)) + (f" ({', '.join(names)})" if names else ""),
         written=datetime.now(UTC).isoformat(timespec="seconds"),
         manifests=(manifest.chain,) if manifest.chain else (),
         others=tuple(others.values()),

@@ -3,10 +3,11 @@
 The lock is an open file description lock (`fcntl`, Linux 3.15). It belongs to the open file, so nothing else that this
 process does with the lock file releases the lock. A POSIX record lock would end as soon as any part of the process
 closed the file. The system releases the lock when the process ends, even after a crash. A process that is only paused
-(SIGSTOP) keeps the lock, because the process may continue. Forked workers inherit the open file, so they close it at
-once: they may live a moment longer than a killed run. Kernels without such locks (gVisor) get a record lock, and this
-process then remembers that it holds the lock instead of opening the file. Other processes can query both kinds without
-taking them. The text in the lock file is for people. The file itself may exist without being locked.
+(SIGSTOP) keeps the lock, because the process may continue. Forked loading processes inherit the open file, so they
+close it at once: they may live a moment longer than a killed run. Processes that write shards keep it (`share`).
+Kernels without such locks (gVisor) get a record lock, and this process then remembers that it holds the lock instead of
+opening the file. Other processes can query both kinds without taking them. The text in the lock file is for people. The
+file itself may exist without being locked.
 
 On a network file system, the lock depends on the server. NFS version 4 releases the lock of a crashed machine only
 after about 90 s. Some FUSE and cluster file systems keep locks local to each machine, so two machines can write at
@@ -99,6 +100,19 @@ def hold(path: Path, what: str) -> Iterator[Lock]:
     finally:
         if _held.pop(key, None) is not None:  # a forked child has closed the file already
             os.close(lock.descriptor)
+
+
+def share(lock: Lock) -> None:
+    """Hold a lock together with the process that started this one, until this process ends.
+
+    This process has inherited the open lock file. The lock of an open file lasts as long as any process has the file
+    open, so no other run gets it while this process still writes.
+
+    Args:
+        lock: The lock, with the number of the inherited descriptor.
+    """
+    os.set_inheritable(lock.descriptor, False)
+    _held[_identity(os.fstat(lock.descriptor))] = lock
 
 
 def holder(path: Path) -> str | None:

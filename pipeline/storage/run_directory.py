@@ -14,13 +14,14 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
-from pipeline.storage.lock import Lock, hold
+from pipeline.storage.lock import Lock, hold, share
 from pipeline.storage.names import COMMITS, CONFUSIONS, LOG, SCORES, STAGING, TABLES
 from pipeline.storage.stored_run import StoredRun
 
@@ -52,6 +53,20 @@ class RunDirectory(StoredRun):
                 raise
             finally:
                 self._lock = None
+
+    @property
+    def held_lock(self) -> Lock | None:
+        """The lock that this process holds; `None` if it holds none."""
+        return self._lock
+
+    def share_lock(self, lock: Lock) -> None:
+        """Hold the lock of the process that started this one and that writes to the same directory."""
+        share(lock)
+        self._lock = lock
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process gets of this object. It gets no lock: `share_lock` takes one there."""
+        return {**self.__dict__, "_lock": None}
 
     def check_in_place(self) -> None:
         """Check that the folder and its lock file are still those that this process locked, if it has locked them.
@@ -121,6 +136,12 @@ class RunDirectory(StoredRun):
         """Remove the scores, because the transcripts are about to change or none has a reference."""
         for name in (SCORES, CONFUSIONS):
             self._files.remove(name)
+
+    def remove_staging(self, shard: int) -> None:
+        """Remove the staging folders of a shard. The caller knows that no process is at work on the shard."""
+        for name in self.names(STAGING):
+            if name.startswith(f"shard-{shard:05d}-"):
+                shutil.rmtree(self._staging / name, ignore_errors=True)
 
     def remove_leftovers(self) -> None:
         """Remove unfinished files of earlier attempts from `.staging/`."""

@@ -60,6 +60,7 @@ def pipeline(
     """Run the main job over a folder, in a process of its own, without a report; the run directory is made anew."""
     shutil.rmtree(run_dir, ignore_errors=True)
     chosen = [f"dataset.root={corpus}", f"run_dir={run_dir}", f"model={model}", f"device={device}"]
+    chosen += ["executor.workers=1"]  # the rivals use one GPU too
     chosen += ["stages=[manifest,infer,score]", f"threads={threads}", *overrides]
     whole_s, peak_mib = command([*program, "dataset=folder", *chosen], threads)
     lines = [json.loads(line) for line in (run_dir / "logs" / "metrics.jsonl").read_text().splitlines()]

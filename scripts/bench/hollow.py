@@ -82,8 +82,8 @@ def clock_driver() -> dict[str, float]:
 
         return clocked
 
-    def begun(self: RunProgress) -> None:
-        begin(self)
+    def begun(self: RunProgress, place: int = 0) -> None:
+        begin(self, place)
         spent["driver"] -= time.process_time()
 
     def left(self: RunProgress, *error: Any) -> None:

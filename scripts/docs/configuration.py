@@ -63,7 +63,9 @@ def reference() -> str:
     parts += ["## `model=`: what reads them", *_models()]
     for group, does in (("decoder", "how labels become text"), ("executor", "where the work is done")):
         parts += [f"## `{group}=`: {does}"]
-        parts += [f"`{group}={name}`: {_text(describe_choice(group, name).said)}" for name in group_choices(group)]
+        for name in group_choices(group):
+            parts += [f"`{group}={name}`: {_text(describe_choice(group, name).said)}"]
+            parts += [_entry(key, place=f"{group}-{name}") for key in own_keys(group, name)]
     return "\n\n".join(parts)
 
 
@@ -80,6 +82,12 @@ def dataset_keys(choice: str) -> list[Key]:
     connector = connector.get("dataset", connector).connector
     said = {setting.key: setting for setting in describe_choice("dataset", choice).settings}
     return _keys(CONNECTORS.load(connector).Options, said, "dataset.")
+
+
+def own_keys(group: str, name: str) -> list[Key]:
+    """The keys of `decoder=name` or `executor=name`, where the module has the name of the choice."""
+    said = {setting.key: setting for setting in describe_choice(group, name).settings}
+    return _keys(GROUPS[group].load(name).Options, said, f"{group}.")
 
 
 def model_keys() -> list[Key]:

@@ -61,10 +61,12 @@ class Soak(ABC):
     Attributes:
         settings: What all of its runs are given besides `run_dir`.
         complete: The exit codes of a run that completes.
+        given_up: The exit codes of a run that gives up because too many of its worker processes died.
     """
 
     settings: tuple[str, ...] = ("dataset=folder", "model=digits", "stages=[manifest,infer,score]")
     complete: tuple[int, ...] = (COMPLETE,)
+    given_up: tuple[int, ...] = ()
 
     def __init__(self, work: Path, chance: random.Random, given: argparse.Namespace) -> None:
         """Prepare under `work`. Every choice is drawn from `chance`; `given` are the arguments."""
@@ -108,9 +110,9 @@ class Soak(ABC):
         count = 1 if name in once else self.chance.randint(1, most)
         process = self.start(run_dir, *overrides, **{VARIABLE: f"{name}@{count}"})
         code = process.wait(LONGEST_S)
-        check(code in (-signal.SIGKILL, *self.complete), f"exit code {code} at failpoint {name}")
+        check(code in (-signal.SIGKILL, *self.complete, *self.given_up), f"exit code {code} at failpoint {name}")
         kill_group(process)
-        return "killed at a failpoint" if code < 0 else "failpoint not reached"
+        return "failpoint not reached" if code in self.complete else "killed at a failpoint"
 
 
 def run(kind: type[Soak], page: str | None) -> int:

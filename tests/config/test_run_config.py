@@ -58,6 +58,8 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("hydra.run.dir=/tmp", ["hydra.run.dir=/tmp", "no such key"]),
     ("hydra/launcher=basic", ["hydra/launcher=basic", "no such key"]),
     ("executor=ray", ["executor=ray", "not allowed", "local"]),
+    ("executor.workers=0", ["executor.workers=0", "a whole number from 1 to 1024, or null"]),
+    ("executor.workers=two", ["executor.workers=two", "must be a whole number"]),
     ("chunk.second=60", ["chunk.second=60", "did you mean chunk.seconds?"]),
     ("dataset=digits dataset.root=/data", ["dataset.root", "/data", "no such key"]),
     (
@@ -173,7 +175,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("dataset=manifest dataset.path=/dev", ["dataset.path=/dev", "not a file"]),
     ("run_dir=/dev/null", ["run_dir=/dev/null", "is a file", "give a folder"]),
     # names and habits of other tools
-    ("gpu=0", ["gpu=0: no such key; write device=cuda, or device=cuda:1 for the second GPU"]),
+    ("gpu=0", ["gpu=0: no such key; write device=cuda for every GPU, or device=cuda:1 for the second one"]),
     ("batch-size=16", ["batch-size=16: no such key; write batch.max_seconds="]),
     ("output_dir=x", ["output_dir=x: no such key; write run_dir=FOLDER"]),
     ("resume=true", ["resume=true: no such key; leave it out; the same command continues a run"]),

@@ -16,26 +16,43 @@ from running import assert_accounting, assert_same_tables, main
 from pipeline.inference import execute as execution
 from pipeline.inference import loop
 from pipeline.inference.job import Job
+from pipeline.inference.monitor import Listener, Monitor
 from pipeline.inference.writer import ShardWriter
 from pipeline.runtime import progress
-from pipeline.runtime.progress import RunProgress
 
 CORPUS = ("dataset=digits", "shard.hours=0.004", "loader.workers=0", "stages=[manifest,infer]")
 
 
+EXECUTORS = {"one process": (), "two processes": ("executor.workers=2",)}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    assert main([*CORPUS, f"run_dir={run_dir}", "threads=1"]) == 0
+    return run_dir
+
+
+@pytest.mark.parametrize("given", EXECUTORS.values(), ids=EXECUTORS)
+def test_every_executor_writes_the_same_tables(given: tuple[str, ...], whole: Path, tmp_path: Path) -> None:
+    assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", "loader.workers=1", *given]) == 0
+    assert_accounting(tmp_path / "run")
+    assert_same_tables(whole, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run" / ".staging").iterdir()] == ["lock"]
+
+
 def test_shards_executed_one_by_one_in_any_order_give_the_tables_of_one_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, single = tmp_path / "whole", tmp_path / "single"
-    assert main([*CORPUS, f"run_dir={whole}"]) == 0
+    single = tmp_path / "single"
     done: list[int] = []
     whole_execute = execution.execute
 
-    def one_by_one(job: Job, shards: Sequence[int], device: torch.device, progress: RunProgress) -> list[int]:
+    def one_by_one(job: Job, shards: Sequence[int], device: torch.device, listener: Listener) -> list[int]:
         sent = pickle.dumps(job)  # as an executor sends a job to another process
         for shard in reversed(shards):
             received: Job = pickle.loads(sent)
-            assert whole_execute(received, [shard], device, progress) == []
+            assert whole_execute(received, [shard], device, listener) == []
             done.append(shard)
         return []
 
@@ -45,6 +62,30 @@ def test_shards_executed_one_by_one_in_any_order_give_the_tables_of_one_run(
     assert done == sorted(done, reverse=True)
     assert_accounting(single)
     assert_same_tables(whole, single)
+
+
+def test_a_shard_is_taken_when_its_first_batch_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    batches_before: list[int] = []
+    whole_execute, take = execution.execute, Monitor.batch
+
+    def execute(job: Job, shards: Sequence[int], device: torch.device, listener: Listener) -> list[int]:
+        def lazily() -> Iterator[int]:
+            for shard in reversed(shards):
+                taken.append(shard)
+                yield shard
+
+        return whole_execute(job, lazily(), device, listener)
+
+    def batch(monitor: Monitor, *arguments: Any) -> None:
+        batches_before.append(len(taken))
+        take(monitor, *arguments)
+
+    monkeypatch.setattr(execution, "execute", execute)
+    monkeypatch.setattr(Monitor, "batch", batch)
+    assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", "threads=1"]) == 0
+    assert taken == list(range(len(taken)))[::-1]
+    assert batches_before[0] < batches_before[-1] == len(taken)  # shards were left when the first batch was done
 
 
 @pytest.fixture

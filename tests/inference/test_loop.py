@@ -37,7 +37,7 @@ def one_after_another(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_number_of_cores_and_of_committers_changes_no_byte(
     one_after_another: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "default_committers", lambda device: 3)
+    monkeypatch.setattr(inference, "default_committers", lambda *_: 3)
     assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", "threads=5"]) == 0
     assert len(tables(one_after_another)) > 20
     assert tables(tmp_path / "run") == tables(one_after_another)
@@ -54,7 +54,7 @@ def test_a_cpu_with_bf16_runs_in_it_when_asked_to(tmp_path: Path, monkeypatch: p
 
 
 def test_shards_are_committed_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "default_committers", lambda device: 2)
+    monkeypatch.setattr(inference, "default_committers", lambda *_: 2)
     together = threading.Barrier(2, timeout=60)
     commit, met = shard_tables.commit, []
 
@@ -81,7 +81,7 @@ def test_a_commit_that_fails_ends_the_run_and_the_next_one_completes_it(
         return commit(directory, record, *rest)
 
     with monkeypatch.context() as broken:
-        broken.setattr(inference, "default_committers", lambda device: committers)
+        broken.setattr(inference, "default_committers", lambda *_: committers)
         broken.setattr(shard_tables, "commit", failing)
         assert main([*CORPUS, f"run_dir={run_dir}"]) == 1
     assert not (run_dir / "commits" / "shard-00001.json").exists()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_cuda import gpus
 from running import DATA
 
 from pipeline.audio.digests import joined_digest
@@ -19,7 +20,7 @@ from pipeline.inference.transcription import joined
 from pipeline.models import device as devices
 from pipeline.models import digits
 from pipeline.models.catalog import MODELS
-from pipeline.models.device import resolve_device, resolve_precision
+from pipeline.models.device import resolve_device, resolve_devices, resolve_precision
 from pipeline.models.engine import Engine, EngineSettings
 from pipeline.models.forward import ModelOutput
 from pipeline.models.sources import load_model, named
@@ -293,6 +294,31 @@ def test_bf16_on_a_cpu_needs_its_instructions(
     else:
         with pytest.raises(UserError, match="precision=bf16: needs CUDA, or a CPU with AVX-512 BF16 or AMX"):
             resolve_precision("bf16", torch.device("cpu"))
+
+
+def test_auto_and_cuda_stand_for_every_gpu_and_a_number_for_one() -> None:
+    def named(name: str) -> list[str]:
+        return [str(device) for device in resolve_devices(name)]
+
+    with gpus(3):
+        assert named("auto") == named("cuda") == ["cuda:0", "cuda:1", "cuda:2"]
+        assert (named("cuda:1"), named("cpu")) == (["cuda:1"], ["cpu"])
+        with pytest.raises(UserError, match="device=cuda:3: torch sees 3 CUDA devices"):
+            named("cuda:3")
+    with gpus(1):
+        assert named("auto") == named("cuda") == ["cuda"]
+    with gpus(0):
+        assert named("auto") == ["cpu"]
+        with pytest.raises(UserError, match="device=cuda: torch sees 0"):
+            named("cuda")
+
+
+def test_processes_share_the_cores_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "available_cores", lambda: 32)
+    cuda = torch.device("cuda:0")
+    assert (devices.default_workers(cuda), devices.default_workers(cuda, 4)) == (12, 6)
+    assert (devices.default_committers(cuda), devices.default_committers(cuda, 8)) == (8, 1)
+    assert (devices.default_workers(torch.device("cpu"), 64), devices.default_committers(cuda, 64)) == (1, 1)
 
 
 def test_devices_and_precisions_that_are_not_there_are_refused() -> None:

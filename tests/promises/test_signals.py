@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from running import DATA, assert_accounting, command, environment, group_members, main, run, server, start, wait_until
+from running import (
+    DATA,
+    assert_accounting,
+    children_of,
+    command,
+    environment,
+    group_members,
+    main,
+    run,
+    server,
+    start,
+    wait_until,
+)
 
 from pipeline.models.engine import Engine
 from pipeline.runtime import signals as stopping
@@ -156,6 +169,37 @@ def test_the_processes_that_load_die_with_a_driver_that_is_killed_even_where_the
     driver.send(signal.SIGKILL, to_group=False)
     code, _ = driver.end()
     assert code == -signal.SIGKILL
+
+
+def test_a_run_with_several_processes_stops_as_a_whole_and_ends_as_a_whole(
+    tmp_path: Path, drivers: list[Driver]
+) -> None:
+    given = (*GIVEN, "executor.workers=2", "loader.workers=0")
+
+    def start_until_all_stand_still() -> Driver:
+        drivers.append(Driver(tmp_path / "out", failpoint="forward@3=stop", given=given))
+        pid = drivers[-1].process.pid
+        assert wait_until(lambda: [state(child) for child in children_of(pid)] == ["T", "T"])
+        return drivers[-1]
+
+    driver = start_until_all_stand_still()
+    driver.send(signal.SIGTERM)  # the processes ignore it: the driver stops them
+    time.sleep(0.2)  # it has told them to stop before they go on
+    driver.send(signal.SIGCONT)
+    code, said = driver.end()
+    assert code == 143
+    found = STOPPED.fullmatch(said[-1])
+    assert found is not None
+    assert (found[1], int(found[2]), found[3]) == ("SIGTERM", driver.commits, None)
+    assert 1 <= driver.commits == len((driver.out / "logs" / "metrics.jsonl").read_text().splitlines()) < 16
+    assert driver.left == ["lock"]
+
+    driver = start_until_all_stand_still()
+    driver.send(signal.SIGKILL, to_group=False)
+    assert driver.end(20)[0] == -signal.SIGKILL
+    assert run(*GIVEN, f"run_dir={driver.out}", cwd=tmp_path).returncode == 0
+    assert_accounting(driver.out, outputs=["transcripts"])
+    assert driver.left == ["lock"]
 
 
 def test_stopped_while_the_manifest_is_made_it_leaves_nothing_behind(tmp_path: Path, drivers: list[Driver]) -> None:

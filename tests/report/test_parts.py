@@ -133,6 +133,17 @@ def test_metrics_of_any_length_keep_their_sums_and_their_sessions(tmp_path: Path
     assert (timing.last - timing.first).total_seconds() == 19_999
 
 
+def test_workers_that_compute_at_the_same_time_share_the_time(tmp_path: Path) -> None:
+    two = [batch(n, n / 2, valid_s=10, forward_s=0.8, idle_s=0.2, worker=n % 2, workers=2) for n in range(20)]
+    one = [batch(n, n, valid_s=10, forward_s=0.8, idle_s=0.2, worker=0, workers=1) for n in range(20, 25)]
+    timing = timing_of(tmp_path, [*two, *one])
+    assert timing is not None
+    assert timing.wall_s == pytest.approx(10 + 5)
+    assert timing.real_time == pytest.approx(250 / 15)
+    assert timing.model_s.sum() == pytest.approx(0.8 * 15)
+    assert timing.sessions == (0.0,)
+
+
 def test_a_pause_is_not_work_and_odd_lines_are_passed_over(tmp_path: Path) -> None:
     odd = [batch(1, 5, valid_s=float("inf")), {"time": 3, "batch": 1}, batch(2, 9, idle_s=90_000, valid_s=1)]
     timing = timing_of(tmp_path, [batch(0, 0, forward_s=1, valid_s=5), *odd])

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -449,6 +450,38 @@ def test_asking_takes_no_lock_that_a_starting_run_could_meet(
         return real(descriptor, command, *given)
 
     monkeypatch.setattr(fcntl, "fcntl", only_asking)
+    assert not directory.is_locked()
+
+
+SHARING = """
+import pickle, sys
+directory, lock = pickle.loads(bytes.fromhex(sys.argv[1]))
+directory.share_lock(lock)
+directory.check_in_place()
+print(directory.is_locked(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_process_that_shares_the_lock_keeps_it_until_it_ends(directory: RunDirectory) -> None:
+    with directory.lock():
+        lock = directory.held_lock
+        assert lock is not None
+        sent = pickle.dumps((directory, lock)).hex()
+        process = subprocess.Popen(
+            [sys.executable, "-c", SHARING, sent],
+            env=environment(),
+            pass_fds=[lock.descriptor],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+    assert directory.is_locked()  # this process has let it go
+    with pytest.raises(UserError, match="locked by"), RunDirectory(directory.root).lock():
+        pass
+    process.communicate()
     assert not directory.is_locked()
 
 

@@ -77,6 +77,17 @@ def fake_cuda() -> Iterator[FakeCuda]:
         yield mode
 
 
+@contextmanager
+def gpus(count: int) -> Iterator[None]:
+    """Let torch see GPUs. Nothing can be computed on them."""
+    with (
+        patch.object(torch.cuda, "is_available", lambda: count > 0),
+        patch.object(torch.cuda, "device_count", lambda: count),
+        patch.object(torch.cuda, "get_device_name", lambda device: "Fake GPU"),
+    ):
+        yield
+
+
 def run(mode: FakeCuda, forward: ExactForward, lengths: torch.Tensor) -> ModelOutput:
     """Run a model over waveforms of these lengths; its weights move to the device."""
     shape = len(lengths), int(lengths.max())

@@ -1,0 +1,93 @@
+"""Follows the execution of shards: counts batches, failures and commits, and logs them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from pipeline.records import Failure
+from pipeline.runtime.errors import RunError
+from pipeline.runtime.metrics import BatchMetrics
+from pipeline.runtime.progress import RunProgress
+from pipeline.runtime.terminal import counted
+from pipeline.storage.commits import CommitRecord
+
+LOG = logging.getLogger("pipeline")
+
+
+class Listener(Protocol):
+    """What `execute` calls while it works. In another process than the run's, it passes the calls on to the run."""
+
+    def begin(self) -> None:
+        """Called when the model is loaded, and the first batch is about to be asked for."""
+        ...
+
+    def batch(self, metrics: BatchMetrics, covered_s: float, failures: Sequence[Failure]) -> None:
+        """Called for each batch.
+
+        Args:
+            metrics: The metrics of the batch.
+            covered_s: Seconds of audio in the manifest that the batch covers, including failed utterances.
+            failures: The utterances that failed in the batch.
+
+        Raises:
+            RunError: More than `max_failures` utterances of the run have failed.
+        """
+        ...
+
+    def committed(self, record: CommitRecord) -> None:
+        """Called for each commit, from a thread of its own."""
+        ...
+
+    def written(self, seconds: float) -> None:
+        """Called at the end, with the seconds that writing took after the last batch."""
+        ...
+
+
+class Monitor:
+    """Follows a whole run, which has one or several workers. The `Listener` of a single worker."""
+
+    def __init__(self, progress: RunProgress, max_failures: int | None) -> None:
+        """Create the monitor.
+
+        Args:
+            progress: Shows the progress. It knows the failures of earlier runs.
+            max_failures: Number of failures above which the run stops; `None` for no limit.
+        """
+        self._progress = progress
+        self._max_failures = max_failures
+
+    def begin(self, place: int = 0) -> None:
+        """Note that the worker at a place begins; see `Listener.begin`."""
+        self._progress.begin(place)
+
+    def batch(self, metrics: BatchMetrics, covered_s: float, failures: Sequence[Failure], place: int = 0) -> None:
+        """Count a batch of the worker at a place; see `Listener.batch`."""
+        self._progress.batch(metrics, covered_s, place)
+        total, limit = self._progress.failures, self._max_failures
+        if failures and limit is not None and total > limit:
+            last = failures[-1]
+            raise RunError(
+                f"{counted(total, 'failure')}, more than max_failures={limit}; "
+                f"the last one is {last.id!r}: {last.error}, {last.message}"
+            )
+
+    def committed(self, record: CommitRecord) -> None:
+        """Count and log a commit."""
+        self._progress.shard_committed()
+        LOG.info("committed shard %d: %d utterances, %d failures", record.shard, record.utterances, record.num_failures)
+
+    def written(self, seconds: float) -> None:
+        """Count seconds of writing; see `Listener.written`."""
+        self._progress.written(seconds)
+
+    def end(self, place: int, lost_s: float = 0.0, lost_failures: int = 0) -> None:
+        """Note that one of several workers has ended.
+
+        Args:
+            place: Place of the worker.
+            lost_s: Seconds of audio that are computed again, because the worker had not committed them.
+            lost_failures: Failures among them.
+        """
+        self._progress.end(place, lost_s, lost_failures)
