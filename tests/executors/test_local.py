@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +16,12 @@ from running import assert_accounting, assert_same_tables, main
 
 from pipeline.inference import execute as execution
 from pipeline.inference import loop
-from pipeline.inference.job import Job
+from pipeline.inference.job import Computation, Job
 from pipeline.inference.monitor import Listener, Monitor
 from pipeline.inference.writer import ShardWriter
+from pipeline.models.engine import Engine
 from pipeline.runtime import progress
+from pipeline.runtime.errors import UserError
 
 CORPUS = ("dataset=digits", "shard.hours=0.004", "loader.workers=0", "stages=[manifest,infer]")
 
@@ -86,6 +89,26 @@ def test_a_shard_is_taken_when_its_first_batch_is_needed(tmp_path: Path, monkeyp
     assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", "threads=1"]) == 0
     assert taken == list(range(len(taken)))[::-1]
     assert batches_before[0] < batches_before[-1] == len(taken)  # shards were left when the first batch was done
+
+
+@pytest.mark.parametrize(("threads", "sharing", "computing"), [(8, 1, 8), (8, 3, 2), (1, 4, 1)])
+def test_processes_share_the_threads(
+    threads: int, sharing: int, computing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+    whole_execute = execution.execute
+
+    def build(computation: Computation, device: torch.device, threads: int | None) -> Engine:
+        asked.append(threads)
+        raise UserError("enough")
+
+    def execute(job: Job, shards: Sequence[int], device: torch.device, listener: Listener) -> list[int]:
+        return whole_execute(replace(job, sharing=sharing), shards, device, listener)
+
+    monkeypatch.setattr(execution, "execute", execute)
+    monkeypatch.setattr(execution, "build_engine", build)
+    assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", f"threads={threads}"]) == 2
+    assert asked == [computing]
 
 
 @pytest.fixture

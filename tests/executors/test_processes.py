@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import struct
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from fake_cuda import gpus
 from running import assert_accounting, assert_same_tables, main
@@ -89,6 +91,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def num_shards(run_dir: Path) -> int:
     return len(list((run_dir / "commits").iterdir()))
+
+
+def read_seconds(run_dir: Path) -> pd.Series:
+    """Seconds of audio in each shard."""
+    manifest = pd.read_parquet(run_dir / "manifest.parquet")
+    return manifest.groupby("shard")["duration_s"].sum()
 
 
 def assert_nothing_is_left(run_dir: Path) -> None:
@@ -174,8 +182,8 @@ def test_status_and_report_read_the_metrics_of_several_workers(disturbed: Distur
     assert (timing.wall_s, timing.sessions) == (pytest.approx(spent_s), (0.0,))
 
 
-def test_a_gpu_on_which_every_worker_dies_is_left_to_itself_and_its_shard_is_named(
-    tmp_path: Path, alone: Path, started: Callable[[Command], list[str]], capsys: pytest.CaptureFixture[str]
+def test_a_gpu_on_which_every_worker_dies_is_left_alone_and_another_gpu_does_its_shards(
+    tmp_path: Path, alone: Path, started: Callable[[Command], list[str]]
 ) -> None:
     real_command = worker.command
     ends = [("die",), (CUT_MESSAGE, "exit:3"), ("die",)]
@@ -187,17 +195,15 @@ def test_a_gpu_on_which_every_worker_dies_is_left_to_itself_and_its_shard_is_nam
 
     devices = started(command)
     run_dir = tmp_path / "run"
-    given = [*CORPUS, f"run_dir={run_dir}", "loader.workers=0"]
     with gpus(2):
-        assert main(given) == 1
+        assert main([*CORPUS, f"run_dir={run_dir}", "loader.workers=0"]) == 0
     assert sorted(devices) == ["cuda:0"] * DEATHS_AT_PLACE + ["cuda:1"]
-    said = capsys.readouterr().err.strip().splitlines()
-    lost = {*range(num_shards(alone))} - {int(path.stem[6:]) for path in (run_dir / "commits").iterdir()}
-    assert len(lost) == 1
-    assert f"error: shard {lost.pop()}: left out, because {DEATHS_WITH_SHARD} workers died with it" in said[-1]
-    assert "the same command continues" in said[-1]
-    assert main(given) == 0  # in this process, as one shard is left
     assert_same_tables(alone, run_dir)
+    log = (run_dir / "logs" / "run.log").read_text()
+    again = [int(shard) for shard in re.findall(r"computed again: shard (\d+)", log)]
+    longest = read_seconds(run_dir).sort_values(ascending=False, kind="stable")
+    assert again == list(longest.index[:DEATHS_AT_PLACE])  # the longest come first, and none comes again
+    assert log.count("; no further one is started in its place") == 1
 
 
 # --- workers that compute nothing
@@ -206,13 +212,41 @@ def test_a_gpu_on_which_every_worker_dies_is_left_to_itself_and_its_shard_is_nam
 def test_workers_that_die_at_once_are_replaced_a_few_times_only(
     tmp_path: Path, started: Callable[[Command], list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    devices = started(lambda connection, task, device: puppet(connection, "exit:3"))
+    sharing: set[int] = set()
+
+    def command(connection: int, task: int, device: str) -> list[str]:
+        sharing.add(pickle.loads(os.pread(task, 1 << 30, 0)).job.sharing)
+        return puppet(connection, "exit:3")
+
+    devices = started(command)
     assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", "executor.workers=2"]) == 1
+    assert sharing == {2}
     assert devices == ["cpu"] * 2 * DEATHS_AT_PLACE
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith(
         f"error: executor.workers: {len(devices)} workers died, and the last one ended with code 3; "
     )
+
+
+def test_a_shard_that_kills_workers_wherever_it_goes_is_left_out_and_named(
+    tmp_path: Path,
+    started: Callable[[Command], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(pool, "DEATHS_AT_PLACE", 99)
+    devices = started(lambda connection, task, device: puppet(connection, *TAKE_A_SHARD, "die"))
+    with gpus(3):
+        assert main([*CORPUS, "shard.hours=0.01", f"run_dir={tmp_path / 'run'}"]) == 1
+    assert len(devices) == 3 * DEATHS_WITH_SHARD
+    log = (tmp_path / "run" / "logs" / "run.log").read_text()
+    for shard in range(3):
+        places = re.findall(rf"(cuda:\d): the process was killed by SIGKILL, .*: shard {shard}\n", log)
+        assert sorted(places) == ["cuda:0", "cuda:1", "cuda:2"]  # each time at another place
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.match(rf"error: shards 0, 1, 2: left out, because {DEATHS_WITH_SHARD} workers died with it", line)
+    assert "was killed by SIGKILL" in line
+    assert line.endswith("the same command continues")
 
 
 def batch(number: int, failures: Sequence[Failure]) -> messages.BatchDone:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -30,7 +30,8 @@ DEATHS_AT_PLACE = 3
 """Workers that may die at a place before the place is left empty. A GPU that has failed kills every worker on it; then
 the workers on other GPUs do the rest. One that dies now and then, as when memory runs short, does not stop a night."""
 DEATHS_WITH_SHARD = 3
-"""Workers that may die while they have the same shard before the run leaves it out: it is the likely cause."""
+"""Workers that may die while they have the same shard before the run leaves it out. As far as there are other places,
+each of them is at another place, so the shard is the likely cause."""
 LOOK_S = 0.5
 """Seconds between two looks at silent workers. The death of a worker may go unnoticed for this long."""
 STOP_S = 60.0
@@ -90,7 +91,7 @@ class Pool:
         self._queue = deque(sorted(job.pending, key=job.seconds_of, reverse=True))
         self._workers: list[_Worker] = []
         self._deaths = [0] * len(devices)
-        self._deaths_with: Counter[int] = Counter()
+        self._died_at: defaultdict[int, list[int]] = defaultdict(list)  # places of the deaths with each shard
         self._left_out: list[int] = []
         self._last_exit = ""
         self._kept: list[int] = []
@@ -133,7 +134,7 @@ class Pool:
         """Start workers while there are more shards in the queue than workers that may still take one."""
         takers = sum(not each.dismissed for each in self._workers)
         taken = {each.place for each in self._workers}
-        free = [n for n, deaths in enumerate(self._deaths) if n not in taken and deaths < DEATHS_AT_PLACE]
+        free = [n for n in range(len(self._deaths)) if n not in taken and any(self._suits(n, s) for s in self._queue)]
         for place in free[: max(0, len(self._queue) - takers)]:
             self._workers.append(self._start(place, lock))
         if self._queue and not self._workers:
@@ -142,6 +143,12 @@ class Pool:
                 f"{self._job.directory.locate(LOG_FILE)} may say why; what was committed stays, and once this is "
                 "mended the same command continues"
             )
+
+    def _suits(self, place: int, shard: int) -> bool:
+        """Whether a worker at a place may take a shard: preferably where no worker has died with the shard."""
+        usable = [place for place, deaths in enumerate(self._deaths) if deaths < DEATHS_AT_PLACE]
+        others = [place for place in usable if place not in self._died_at[shard]]
+        return place in (others or usable)
 
     def _require_all(self) -> None:
         """Check that no shard was left out."""
@@ -233,11 +240,13 @@ class Pool:
                 LOG.error("%s: %s", self._names[each.place], error)
 
     def _give(self, each: _Worker, stopping: bool) -> None:
-        """Give the next shard to a worker, or tell it that none is left."""
-        shard = None if stopping or not self._queue else self._queue.popleft()
+        """Give the next shard that suits a worker to it, or tell it that none is left."""
+        suiting = () if stopping else (shard for shard in self._queue if self._suits(each.place, shard))
+        shard = next(iter(suiting), None)
         if shard is None:
             each.dismissed = True
         else:
+            self._queue.remove(shard)
             each.shards[shard] = 0.0, 0
         with suppress(OSError):  # the worker has died, which the next look finds
             each.connection.send(shard)
@@ -256,8 +265,9 @@ class Pool:
         self._deaths[each.place] += 1
         self._last_exit = each.exit_said()
         lost = list(each.shards)
-        self._deaths_with.update(lost)
-        left_out = [shard for shard in lost if self._deaths_with[shard] >= DEATHS_WITH_SHARD]
+        for shard in lost:
+            self._died_at[shard].append(each.place)
+        left_out = [shard for shard in lost if len(self._died_at[shard]) >= DEATHS_WITH_SHARD]
         again = [shard for shard in lost if shard not in left_out]
         self._left_out += left_out
         self._queue.extendleft(reversed(again))
@@ -265,6 +275,7 @@ class Pool:
             f"{self._names[each.place]}: the process {self._last_exit}"
             + (f"; computed again: {_listed(again)}" if again else "")
             + (f"; left out, as {DEATHS_WITH_SHARD} workers died with it: {_listed(left_out)}" if left_out else "")
+            + ("; no further one is started in its place" if self._deaths[each.place] == DEATHS_AT_PLACE else "")
         )
 
     def _stop(self, patience_s: float) -> None:
@@ -284,4 +295,4 @@ class Pool:
 
 
 def _listed(shards: Sequence[int]) -> str:
-    return f"shard{'s' * (len(shards) != 1)} {', '.join(map(str, shards))}"
+    return f"shard{'s' * (len(shards) != 1)} {', '.join(map(str, sorted(shards)))}"
