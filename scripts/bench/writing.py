@@ -139,7 +139,7 @@ def commit_shard(
         chunk = Chunk(row, len(emission) * facts.stride)
         kept = dict.fromkeys(range(1, layers + 1), feature)
         transcript = Transcript("", "", 0.0, len(emission), ())
-        transcribed = Transcribed([row], Transcripts.of([transcript]))
+        transcribed = Transcribed([row], Transcripts.of([transcript]), [f"{row:032x}"])
         writer.put(0, [Emission(chunk, len(emission), emission, kept, None)], transcribed, [])
     writer.close()
     took = time.perf_counter() - started

@@ -637,7 +637,8 @@ def test_a_kill_while_scores_are_written_leaves_none_or_both_of_one_kind(digits:
 def count_as_an_earlier_version(run_dir: Path) -> None:
     """Make the counts of a run those of an earlier normaliser, which found an error in each word."""
     directory = RunDirectory(run_dir)
-    for shard, record in directory.commits().items():
+    for shard, committed in directory.commits().items():
+        (record,) = committed.records
         table = pq.read_table(run_dir / record.files["transcripts"].path)
         for name, counted in (("word_errors", "reference_words"), ("char_errors", "reference_chars")):
             table = table.set_column(table.column_names.index(name), table.schema.field(name), table[counted])
