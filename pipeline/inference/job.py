@@ -15,9 +15,9 @@ from pipeline.inference.shard_tables import TableSettings
 from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import ModelSource
 from pipeline.storage.commits import CommitRecord
+from pipeline.storage.identity import Identity
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.run_record import Identity
 
 
 @dataclass(frozen=True)

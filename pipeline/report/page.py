@@ -33,8 +33,8 @@ from pipeline.report.timing import Timing, read_timing
 from pipeline.report.utterances import read_utterances
 from pipeline.results.joining import Joined
 from pipeline.runtime.errors import UserError
+from pipeline.storage.identity import Identity
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.run_record import Identity
 from pipeline.storage.summary import Standing, read_standing
 
 _KINDS = {"worst": "Worst", "typical": "Typical", "best": "Best", "sample": ""}

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from pipeline.models.facts import ModelFacts
 from pipeline.runtime.errors import UserError
+from pipeline.storage.identity import Identity
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.run_record import Identity
 
 _BYTES = {"float16": 2, "float32": 4, None: 0}
 _TRANSCRIPT_BYTES_PER_S = 60

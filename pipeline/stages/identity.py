@@ -15,10 +15,11 @@ from pipeline.models.sources import check_sha256
 from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_marked
+from pipeline.storage.identity import Identity
 from pipeline.storage.layouts import LIST
 from pipeline.storage.names import MANIFEST, RUN_JSON
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.run_record import Identity, RunRecord, WeightsFile
+from pipeline.storage.run_record import RunRecord, WeightsFile
 from pipeline.storage.tables import SCHEMA_VERSION
 
 _RECORDED = ("torch", "torchaudio", "numpy", "pyarrow", "soundfile", "hydra-core")

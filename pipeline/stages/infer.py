@@ -27,16 +27,16 @@ from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import ModelSource, load_model
 from pipeline.runtime.errors import RunError
 from pipeline.runtime.failpoints import failpoint
-from pipeline.runtime.terminal import counted
 from pipeline.stages import identity as identities
 from pipeline.stages.disk import check_disk, estimate_bytes, format_bytes
-from pipeline.stages.passes import plan_passes, recover_passes
-from pipeline.stages.resume import differences, refusal, refuse_differences
+from pipeline.stages.passes import Pass, plan_passes
+from pipeline.stages.resume import earlier_passes, refuse_other_work
 from pipeline.storage.commits import CommitRecord, CommittedShard
+from pipeline.storage.identity import Identity, combined
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.names import COMMITS, CONFIG, MANIFEST, RUN_JSON
+from pipeline.storage.names import CONFIG, MANIFEST, RUN_JSON
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.run_record import Identity, RunRecord, combined
+from pipeline.storage.run_record import RunRecord
 
 
 def infer(
@@ -125,9 +125,9 @@ def prepare(
     precision = resolve_precision(settings.precision, devices[0])
     sha256 = config.source.fetch()
     describe = partial(identities.describe, config, manifest.digest, precision, sha256)
-    earlier = _earlier_passes(config, directory, describe())
+    earlier = earlier_passes(config, directory, describe())
     identity = describe(combined(earlier.values()) if earlier else None)
-    _refuse_other_work(config, directory, identity, earlier)
+    refuse_other_work(config, directory, identity, earlier)
     # A pass that disagrees was asked for, but stopped before it wrote a table.
     agreeing = {fingerprint: each for fingerprint, each in earlier.items() if each.agrees_with(identity)}
     known = {**agreeing, identity.fingerprint: identity}
@@ -144,31 +144,37 @@ def prepare(
     _write_record(
         config, directory, manifest, identity, devices, [*known.values(), *(each.identity for each in passes)]
     )
+    where = f"{config.model.name} on {', '.join(map(str, devices))} in {precision}"
     for planned, size in zip(passes, sizes, strict=True):
-        added = f" (adds {planned.described})" if any(planned.supplements.values()) else ""
-        say(
-            f"{config.model.name} on {', '.join(map(str, devices))} in {precision}, {len(planned.supplements):,} of "
-            f"{counted(manifest.num_shards, 'shard')} to do{added}, tables of about {format_bytes(size.total)}"
-        )
-    return [
-        Job(
-            directory=directory,
-            manifest=manifest,
-            computation=Computation.of(planned.identity, config.source),
-            tables=_table_settings(config.model, planned.identity),
-            supplements=planned.supplements,
-            skipped=_failed_before(directory, manifest, done, planned.supplements),
-            failures_before=sum(shard.num_failures for shard in done.values()),
-            attempts=attempts,
-            devices=tuple(map(str, devices)),
-            threads=settings.threads,
-            max_batch_s=settings.batch.max_seconds,
-            workers=settings.loader.workers,
-            timeout_s=settings.loader.timeout_s,
-            max_failures=settings.max_failures,
-        )
-        for planned in passes
-    ]
+        say(f"{where}, {planned.todo(manifest.num_shards)}, tables of about {format_bytes(size.total)}")
+    job = Job(
+        directory=directory,
+        manifest=manifest,
+        computation=Computation.of(identity, config.source),
+        tables=_table_settings(config.model, identity),
+        supplements={},
+        skipped=np.zeros(len(manifest), bool),
+        failures_before=sum(shard.num_failures for shard in done.values()),
+        attempts=attempts,
+        devices=tuple(map(str, devices)),
+        threads=settings.threads,
+        max_batch_s=settings.batch.max_seconds,
+        workers=settings.loader.workers,
+        timeout_s=settings.loader.timeout_s,
+        max_failures=settings.max_failures,
+    )
+    return [_of_pass(job, planned, config, done) for planned in passes]
+
+
+def _of_pass(job: Job, planned: Pass, config: RunConfig, done: Mapping[int, CommittedShard]) -> Job:
+    """Return a job with the outputs and shards of a pass."""
+    return replace(
+        job,
+        computation=Computation.of(planned.identity, config.source),
+        tables=_table_settings(config.model, planned.identity),
+        supplements=planned.supplements,
+        skipped=_failed_before(job.directory, job.manifest, done, planned.supplements),
+    )
 
 
 def _failed_before(
@@ -183,38 +189,6 @@ def _failed_before(
             found = pc.is_in(ids, value_set=pa.array(directory.failures(shard, record.supplement, "id"), pa.string()))
             failed[rows.start : rows.stop] |= found.to_numpy()
     return failed
-
-
-def _earlier_passes(config: RunConfig, directory: RunDirectory, asked: Identity) -> Mapping[str, Identity]:
-    """Return the identities of the earlier passes of the run, by fingerprint; none if nothing of it can be kept."""
-    recorded = directory.read_record()
-    if directory.has_results():
-        return recover_passes(directory, asked) if recorded is None else recorded.passes
-    if recorded is None or _is_other_work(config, directory, recorded, asked):
-        return {}
-    return recorded.passes
-
-
-def _refuse_other_work(
-    config: RunConfig, directory: RunDirectory, identity: Identity, earlier: Mapping[str, Identity]
-) -> None:
-    """Refuse to mix results of another identity with those of this one. Remove other work without results."""
-    recorded = directory.read_record()
-    if not directory.has_results():
-        if not earlier:
-            directory.discard()
-    elif recorded is not None:
-        refuse_differences(config, directory, recorded, identity)
-    elif directory.committed_otherwise(earlier):
-        difference = f"{RUN_JSON}: lost; fingerprint: another one in {COMMITS}/, {identity.fingerprint} now"
-        raise refusal(directory.root, [difference])
-
-
-def _is_other_work(config: RunConfig, directory: RunDirectory, recorded: RunRecord, identity: Identity) -> bool:
-    """Whether a run without results is planned again. Otherwise its tables tell which outputs a shard had."""
-    if identity.fingerprint in recorded.passes:
-        return False
-    return directory.has_commits() or bool(differences(config, directory, recorded, identity))
 
 
 def _write_record(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import UNREADABLE
+from pipeline.storage.identity import Identity, combined
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.run_record import Identity, combined
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,13 @@ class Pass:
     identity: Identity
     supplements: dict[int, int] = field(default_factory=dict)
 
-    @property
-    def described(self) -> str:
-        """The outputs in words, such as `emissions, features of layers 1, 6`."""
+    def todo(self, num_shards: int) -> str:
+        """Return what is to do, in words: `4 of 9 shards to do (adds emissions, features of layers 1, 6)`."""
         layers = ", ".join(map(str, self.identity.layers))
         named = {"features": f"features of layer{'s' * (len(self.identity.layers) > 1)} {layers}"}
-        return ", ".join(named.get(table, table) for table in self.identity.outputs)
+        outputs = ", ".join(named.get(table, table) for table in self.identity.outputs)
+        added = f" (adds {outputs})" if any(self.supplements.values()) else ""
+        return f"{len(self.supplements):,} of {counted(num_shards, 'shard')} to do{added}"
 
 
 def recover_passes(directory: RunDirectory, asked: Identity) -> dict[str, Identity]:

@@ -13,14 +13,49 @@ import pyarrow.compute as pc
 from pipeline.config.run_config import RunConfig
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_marked
+from pipeline.stages.passes import recover_passes
+from pipeline.storage.identity import Identity
+from pipeline.storage.names import COMMITS, RUN_JSON
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.run_record import Identity, RunRecord
+from pipeline.storage.run_record import RunRecord
 from pipeline.storage.tables import VANISHED
 
 _MAX_DIFFERENCES = 12
 _MAX_CHARACTERS = 160
 """Values longer than this are shortened, except the SHA-256 and the path of weights."""
 _EXAMPLES, _EXAMPLE_COLUMNS = 3, 2
+
+
+def earlier_passes(config: RunConfig, directory: RunDirectory, asked: Identity) -> Mapping[str, Identity]:
+    """Return the identities of the earlier passes of the run, by fingerprint; none if nothing of it can be kept."""
+    recorded = directory.read_record()
+    if directory.has_results():
+        return recover_passes(directory, asked) if recorded is None else recorded.passes
+    if recorded is None or _is_other_work(config, directory, recorded, asked):
+        return {}
+    return recorded.passes
+
+
+def refuse_other_work(
+    config: RunConfig, directory: RunDirectory, identity: Identity, earlier: Mapping[str, Identity]
+) -> None:
+    """Refuse to mix results of another identity with those of this one. Remove other work without results."""
+    recorded = directory.read_record()
+    if not directory.has_results():
+        if not earlier:
+            directory.discard()
+    elif recorded is not None:
+        refuse_differences(config, directory, recorded, identity)
+    elif directory.committed_otherwise(earlier):
+        difference = f"{RUN_JSON}: lost; fingerprint: another one in {COMMITS}/, {identity.fingerprint} now"
+        raise refusal(directory.root, [difference])
+
+
+def _is_other_work(config: RunConfig, directory: RunDirectory, recorded: RunRecord, identity: Identity) -> bool:
+    """Whether a run without results is planned again. Otherwise its tables tell which outputs a shard had."""
+    if identity.fingerprint in recorded.passes:
+        return False
+    return directory.has_commits() or bool(differences(config, directory, recorded, identity))
 
 
 def refuse_differences(

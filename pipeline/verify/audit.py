@@ -32,8 +32,9 @@ from pipeline.storage.names import (
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import RunRecord
 from pipeline.verify.duplicates import audit_duplicates
+from pipeline.verify.findings import Problem, ShardAudit, State, Work, reason
 from pipeline.verify.scores import audit_scores
-from pipeline.verify.shard import Problem, ShardAudit, State, Work, audit_shard, reason
+from pipeline.verify.shard import audit_shard
 
 THREADS = 4
 """Threads that hash files: a fast disk delivers more than one core can hash."""

@@ -14,7 +14,7 @@ from pipeline.storage.files import UNREADABLE
 from pipeline.storage.names import RUN_JSON
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.tables import AUDIO_DIGEST, SAME_AS
-from pipeline.verify.shard import Problem, Work, reason
+from pipeline.verify.findings import Problem, Work, reason
 
 
 def audit_duplicates(directory: RunDirectory, work: Work, shards: Sequence[CommittedShard]) -> Iterator[Problem]:

@@ -29,9 +29,10 @@ from pipeline.records import PlannedBatch
 from pipeline.results import Run, open_run
 from pipeline.runtime.errors import UserError
 from pipeline.storage.commits import CommittedShard
+from pipeline.storage.identity import Identity
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.run_record import Identity, RunRecord
+from pipeline.storage.run_record import RunRecord
 from pipeline.verify.comparison import Comparison
 
 LOADER_TIMEOUT_S = 120.0

@@ -11,7 +11,7 @@ from pipeline.runtime.progress import format_hours
 from pipeline.runtime.terminal import counted
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.verify.audit import Audit
-from pipeline.verify.shard import Problem
+from pipeline.verify.findings import Problem
 
 if TYPE_CHECKING:
     from pipeline.verify.comparison import Comparison

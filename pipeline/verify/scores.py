@@ -13,7 +13,7 @@ from pipeline.scoring.schemas import CONFUSIONS, SCORES
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import UNREADABLE, StoredTable
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.verify.shard import Problem, reason
+from pipeline.verify.findings import Problem, reason
 
 
 def audit_scores(directory: RunDirectory, records: Sequence[CommittedShard]) -> Iterator[Problem]:

@@ -24,9 +24,10 @@ from pipeline.storage import manifest as manifests
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.committing import commit
+from pipeline.storage.identity import Identity
 from pipeline.storage.names import RUN_JSON
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.run_record import Identity, RunRecord
+from pipeline.storage.run_record import RunRecord
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 REFERENCES, WORDS = 2_000, 15

@@ -29,9 +29,10 @@ from pipeline.report import write_report
 from pipeline.stages.score import score_run
 from pipeline.storage import manifest as manifests
 from pipeline.storage import tables
+from pipeline.storage.identity import Identity
 from pipeline.storage.names import METRICS, RUN_JSON
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.run_record import Identity, RunRecord
+from pipeline.storage.run_record import RunRecord
 from pipeline.transcripts import Transcript, Transcripts, Word
 
 RECORDING = SHIPPED / "digits" / "theo-6digits-34.flac"

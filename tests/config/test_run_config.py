@@ -22,7 +22,7 @@ from pipeline.models.catalog import MODELS
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_secrets
 from pipeline.stages.identity import describe
-from pipeline.storage.run_record import Identity
+from pipeline.storage.identity import Identity
 
 REPOSITORY = Path(__file__).parents[2]
 BASE = "wav2vec2_asr_base_960h"

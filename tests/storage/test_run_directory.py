@@ -33,8 +33,9 @@ from pipeline.runtime.errors import RunError, UserError
 from pipeline.storage import committing, files, tables
 from pipeline.storage import run_directory as store
 from pipeline.storage.commits import CommitRecord, CommittedShard, encode_record
+from pipeline.storage.identity import Identity
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.run_record import Identity, RunRecord
+from pipeline.storage.run_record import RunRecord
 
 REPOSITORY = Path(__file__).parents[2]
 POINTS = (

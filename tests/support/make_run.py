@@ -19,9 +19,10 @@ from pipeline.storage import manifest as manifests
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.committing import commit
+from pipeline.storage.identity import Identity
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.run_record import Identity, RunRecord
+from pipeline.storage.run_record import RunRecord
 
 STRIDE_S = 0.02
 LABELS = ("-", "|", "A", "B", "C")
