@@ -1,4 +1,4 @@
-"""Refuses to resume a run with other settings. The message names each difference and the two remedies."""
+"""Decides what of an earlier run can be continued. A refusal names each difference and the two remedies."""
 
 from __future__ import annotations
 
