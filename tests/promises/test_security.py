@@ -86,8 +86,13 @@ def unsafe_calls(source: str) -> list[str]:
     return found
 
 
-BETWEEN_OWN_PROCESSES = {"pipeline/inference/batches.py": ["pickle.loads", "pickle.dumps"]}
-"""From a process that was forked, in memory that nobody else has: no more than `multiprocessing` does itself."""
+BETWEEN_OWN_PROCESSES = {
+    "pipeline/executors/processes/link.py": ["pickle.dumps"],
+    "pipeline/executors/processes/messages.py": ["pickle.dumps", "pickle.loads", "pickle.loads", "pickle.dumps"],
+    "pipeline/inference/batches.py": ["pickle.loads", "pickle.dumps"],
+}
+"""Between processes that the run has started, in memory or pipes that nobody else has: no more than `multiprocessing`
+does itself."""
 SOURCES = [path for folder in ("pipeline", "scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 

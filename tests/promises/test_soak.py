@@ -55,7 +55,7 @@ def test_a_soak_sees_a_table_that_differs_or_is_missing_and_what_was_left_behind
     modules: tuple[ModuleType, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disturb, harness = modules
-    given = Namespace(recordings=12)
+    given = Namespace(recordings=12, workers=1)
     soaked = disturb.Disturbed(tmp_path, random.Random(0), given)  # in an interpreter of its own, as `make soak` does
     monkeypatch.setattr(harness, "subprocess", SimpleNamespace(Popen=start_warm))
     out = tmp_path / "other"
