@@ -199,6 +199,5 @@ class RunTables:
             return pa.concat_tables(parts, promote_options="permissive")
         if table == "failures":
             return tables.FAILURES.empty_table()
-        recorded = self._directory.read_record()
-        audio_digests = recorded is not None and recorded.combined.audio_digests
+        audio_digests = self._directory.has_audio_digests()
         return tables.transcripts_schema(self._directory.manifest.schema(), audio_digests).empty_table()

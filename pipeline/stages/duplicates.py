@@ -12,12 +12,12 @@ from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.names import RUN_JSON
 from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.run_record import RunRecord
 from pipeline.storage.tables import SAME_AS
 
 
-def is_settled(directory: RunDirectory) -> bool:
-    """Whether `same_as` is complete, or the run has no such column. Opens no table."""
-    recorded = directory.read_record()
+def is_settled(recorded: RunRecord | None) -> bool:
+    """Whether `same_as` is complete, or the run has no such column, as its `run.json` says."""
     return recorded is None or not recorded.combined.audio_digests or recorded.duplicates is not None
 
 
@@ -38,11 +38,12 @@ def settle_same_as(
         The committed shards after that.
     """
     recorded = directory.read_record()
-    if recorded is None or is_settled(directory):
+    if recorded is None or is_settled(recorded):
         return records
     failpoint("settle")
     heard = read_digests(directory, records, manifest.table)
     duplicates = find_duplicates(heard.rows, heard.digests)
+    renewed = False
     for record in (record for shard in records.values() for record in shard.having("transcripts")):
         stored = directory.table("transcripts", record.shard, record.supplement)
         found = stored.read(["id", SAME_AS])
@@ -51,6 +52,7 @@ def settle_same_as(
             table = stored.read()
             place = table.schema.get_field_index(SAME_AS)
             renew_transcripts(directory, record, table.set_column(place, table.schema.field(place), right))
+            renewed = True
     failpoint("settled")
     directory.write(RUN_JSON, replace(recorded, duplicates=len(duplicates.copies)).encode())
-    return directory.commits()
+    return directory.commits() if renewed else records

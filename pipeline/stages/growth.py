@@ -270,17 +270,15 @@ def describe_again(
     """
     shards = [shard for shard in np.unique(manifest.shard_of_row[rows]).tolist() if shard in records]
     todo = [record for shard in shards for record in records[shard].having("transcripts")]
-    recorded = directory.read_record()
-    audio_digests = recorded is not None and recorded.combined.audio_digests
+    schema = transcripts_schema(manifest.table.schema, directory.has_audio_digests())
+    own = {field.name for field in own_columns(manifest.table.schema)} | {"reference", "path"}
     for record in todo:
         stored = directory.table("transcripts", record.shard, record.supplement)
         table = stored.read()
         mine = manifest.rows_of_shard(record.shard)
         described = manifest.table.slice(mine.start, len(mine))
         place = pc.index_in(table["id"].combine_chunks(), value_set=described["id"].combine_chunks())
-        schema = transcripts_schema(manifest.table.schema, audio_digests)
         taken = described.take(place)
-        own = {field.name for field in own_columns(manifest.table.schema)} | {"reference", "path"}
         columns = {name: table[name] for name in table.schema.names if name in schema.names}
         columns |= {name: taken[name] for name in own}
         renew_transcripts(directory, record, pa.table([columns[name] for name in schema.names], schema=schema))

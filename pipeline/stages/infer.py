@@ -29,10 +29,10 @@ from pipeline.runtime.errors import RunError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.stages import identity as identities
 from pipeline.stages.disk import check_disk, estimate_bytes, format_bytes
-from pipeline.stages.passes import Pass, plan_passes
-from pipeline.stages.resume import earlier_passes, refuse_other_work
+from pipeline.stages.passes import plan_passes
+from pipeline.stages.resume import continue_passes
 from pipeline.storage.commits import CommitRecord, CommittedShard
-from pipeline.storage.identity import Identity, combined
+from pipeline.storage.identity import Identity
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.names import CONFIG, MANIFEST, RUN_JSON
 from pipeline.storage.run_directory import RunDirectory
@@ -125,12 +125,7 @@ def prepare(
     precision = resolve_precision(settings.precision, devices[0])
     sha256 = config.source.fetch()
     describe = partial(identities.describe, config, manifest.digest, precision, sha256)
-    earlier = earlier_passes(config, directory, describe())
-    identity = describe(combined(earlier.values()) if earlier else None)
-    refuse_other_work(config, directory, identity, earlier)
-    # A pass that disagrees was asked for, but stopped before it wrote a table.
-    agreeing = {fingerprint: each for fingerprint, each in earlier.items() if each.agrees_with(identity)}
-    known = {**agreeing, identity.fingerprint: identity}
+    identity, known = continue_passes(config, directory, describe)
     done = directory.committed(known)
     for name in directory.unusable_records(done):
         say(f"{name}: cannot be used, so what it committed counts as not done; python -m pipeline.verify says why")
@@ -147,34 +142,25 @@ def prepare(
     where = f"{config.model.name} on {', '.join(map(str, devices))} in {precision}"
     for planned, size in zip(passes, sizes, strict=True):
         say(f"{where}, {planned.todo(manifest.num_shards)}, tables of about {format_bytes(size.total)}")
-    job = Job(
-        directory=directory,
-        manifest=manifest,
-        computation=Computation.of(identity, config.source),
-        tables=_table_settings(config.model, identity),
-        supplements={},
-        skipped=np.zeros(len(manifest), bool),
-        failures_before=sum(shard.num_failures for shard in done.values()),
-        attempts=attempts,
-        devices=tuple(map(str, devices)),
-        threads=settings.threads,
-        max_batch_s=settings.batch.max_seconds,
-        workers=settings.loader.workers,
-        timeout_s=settings.loader.timeout_s,
-        max_failures=settings.max_failures,
-    )
-    return [_of_pass(job, planned, config, done) for planned in passes]
-
-
-def _of_pass(job: Job, planned: Pass, config: RunConfig, done: Mapping[int, CommittedShard]) -> Job:
-    """Return a job with the outputs and shards of a pass."""
-    return replace(
-        job,
-        computation=Computation.of(planned.identity, config.source),
-        tables=_table_settings(config.model, planned.identity),
-        supplements=planned.supplements,
-        skipped=_failed_before(job.directory, job.manifest, done, planned.supplements),
-    )
+    return [
+        Job(
+            directory=directory,
+            manifest=manifest,
+            computation=Computation.of(planned.identity, config.source),
+            tables=_table_settings(config.model, planned.identity),
+            supplements=planned.supplements,
+            skipped=_failed_before(directory, manifest, done, planned.supplements),
+            failures_before=sum(shard.num_failures for shard in done.values()),
+            attempts=attempts,
+            devices=tuple(map(str, devices)),
+            threads=settings.threads,
+            max_batch_s=settings.batch.max_seconds,
+            workers=settings.loader.workers,
+            timeout_s=settings.loader.timeout_s,
+            max_failures=settings.max_failures,
+        )
+        for planned in passes
+    ]
 
 
 def _failed_before(

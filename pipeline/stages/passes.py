@@ -84,15 +84,15 @@ def plan_passes(
     files = {table: directory.last_passes(table) for table in (everything.outputs if has_more else ())}
     found: dict[tuple[tuple[str, ...], tuple[int, ...]], Pass] = {}
     for shard in range(num_shards):
-        counted = [known[record.fingerprint] for record in done[shard].records] if shard in done else []
-        wanted = asked.lacking(counted)
+        passes = [known[record.fingerprint] for record in done[shard].records] if shard in done else []
+        wanted = asked.lacking(passes)
         if wanted is None and shard not in again:
             continue
-        lacks = everything.lacking(counted) if has_more else None
+        lacks = everything.lacking(passes) if has_more else None
         if lacks is not None:
-            there = [table for table in lacks.outputs if files[table].get(shard, -1) >= len(counted)]
+            there = [table for table in lacks.outputs if files[table].get(shard, -1) >= len(passes)]
             wanted = lacks.restricted(there, lacks.layers) if wanted is None else wanted.with_outputs_of(lacks, there)
         assert wanted is not None
         planned = found.setdefault((wanted.outputs, wanted.layers), Pass(wanted))
-        planned.supplements[shard] = len(counted)
+        planned.supplements[shard] = len(passes)
     return list(found.values())

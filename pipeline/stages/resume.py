@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pipeline.config.run_config import RunConfig
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_marked
 from pipeline.stages.passes import recover_passes
-from pipeline.storage.identity import Identity
+from pipeline.storage.identity import Identity, combined
 from pipeline.storage.names import COMMITS, RUN_JSON
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import RunRecord
@@ -26,29 +26,37 @@ _MAX_CHARACTERS = 160
 _EXAMPLES, _EXAMPLE_COLUMNS = 3, 2
 
 
-def earlier_passes(config: RunConfig, directory: RunDirectory, asked: Identity) -> Mapping[str, Identity]:
-    """Return the identities of the earlier passes of the run, by fingerprint; none if nothing of it can be kept."""
-    recorded = directory.read_record()
-    if directory.has_results():
-        return recover_passes(directory, asked) if recorded is None else recorded.passes
-    if recorded is None or _is_other_work(config, directory, recorded, asked):
-        return {}
-    return recorded.passes
+def continue_passes(
+    config: RunConfig, directory: RunDirectory, describe: Callable[[Identity | None], Identity]
+) -> tuple[Identity, dict[str, Identity]]:
+    """Find out what of an earlier run is continued. Remove other work without results.
 
+    Args:
+        config: The current configuration.
+        directory: The run.
+        describe: Returns the current identity, given that of the run that is continued; `None` for a new run.
 
-def refuse_other_work(
-    config: RunConfig, directory: RunDirectory, identity: Identity, earlier: Mapping[str, Identity]
-) -> None:
-    """Refuse to mix results of another identity with those of this one. Remove other work without results."""
-    recorded = directory.read_record()
-    if not directory.has_results():
-        if not earlier:
-            directory.discard()
-    elif recorded is not None:
+    Returns:
+        The current identity, and by fingerprint the identities of it and of the passes that go with it.
+
+    Raises:
+        UserError: The results belong to another identity. The message names each difference.
+    """
+    recorded, asked = directory.read_record(), describe(None)
+    has_results = directory.has_results()
+    if not has_results and (recorded is None or _is_other_work(config, directory, recorded, asked)):
+        directory.discard()
+        return asked, {asked.fingerprint: asked}
+    earlier = recover_passes(directory, asked) if recorded is None else recorded.passes
+    identity = describe(combined(earlier.values())) if earlier else asked
+    if has_results and recorded is not None:
         refuse_differences(config, directory, recorded, identity)
-    elif directory.committed_otherwise(earlier):
+    elif has_results and directory.committed_otherwise(earlier):
         difference = f"{RUN_JSON}: lost; fingerprint: another one in {COMMITS}/, {identity.fingerprint} now"
         raise refusal(directory.root, [difference])
+    # A pass that disagrees was asked for, but stopped before it wrote a table.
+    agreeing = {fingerprint: each for fingerprint, each in earlier.items() if each.agrees_with(identity)}
+    return identity, {**agreeing, identity.fingerprint: identity}
 
 
 def _is_other_work(config: RunConfig, directory: RunDirectory, recorded: RunRecord, identity: Identity) -> bool:

@@ -135,7 +135,7 @@ class Session:
         """The stages that a run whose tables are complete has still to do."""
         settings = self.config.settings
         scored = not summary.total(records.values()).reference_words or is_scored(self.directory, settings.score)
-        stale = [] if is_settled(self.directory) else ["infer"]
+        stale = [] if is_settled(self.directory.read_record()) else ["infer"]
         stale += [] if scored or "score" not in settings.stages else ["score"]
         if "report" in settings.stages and (stale or not is_current(self.directory, settings.report)):
             stale.append("report")

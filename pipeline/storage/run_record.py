@@ -64,7 +64,7 @@ class RunRecord:
         """Identities of the passes over the shards, by fingerprint. Each commit record has one of the fingerprints."""
         return {each.fingerprint: each for each in (self.identity, *self.others)}
 
-    @property
+    @cached_property
     def combined(self) -> Identity:
         """The identity with the outputs and layers of all passes."""
         return combined(self.passes.values())

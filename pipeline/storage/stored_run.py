@@ -142,6 +142,15 @@ class StoredRun:
                 f"anew, or choose another run_dir="
             ) from None
 
+    def has_audio_digests(self) -> bool:
+        """Whether the transcripts of the run have the columns `audio_digest` and `same_as`.
+
+        Raises:
+            UserError: As `read_record`.
+        """
+        recorded = self.read_record()
+        return recorded is not None and recorded.combined.audio_digests
+
     def file_record(self, name: str) -> StoredFile:
         """Return the size and SHA-256 of a file.
 
