@@ -65,7 +65,7 @@ def read_duplicates(
     directory: RunDirectory, records: Mapping[int, CommittedShard], recorded: RunRecord | None
 ) -> Section | None:
     """Read the duplicates of a run; return `None` if there are none, or if its transcripts have no digests."""
-    if recorded is None or not recorded.combined.audio_digests:
+    if recorded is None or not recorded.combined.audio_digests or recorded.duplicates == 0:
         return None
     analysis = analyse(directory, records)
     if not analysis.copies:
