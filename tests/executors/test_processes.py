@@ -17,8 +17,10 @@ from fake_cuda import gpus
 from running import assert_accounting, assert_same_tables, main
 
 from pipeline.decoding.greedy import Decoder
+from pipeline.executors import scheduler
 from pipeline.executors.processes import messages, pool, worker
-from pipeline.executors.processes.pool import DEATHS_AT_PLACE, DEATHS_WITH_SHARD, Pool
+from pipeline.executors.processes.pool import Pool
+from pipeline.executors.scheduler import DEATHS_AT_PLACE, DEATHS_WITH_SHARD
 from pipeline.records import Failure
 from pipeline.report.timing import read_timing
 from pipeline.runtime import failpoints
@@ -128,7 +130,7 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
 
     def take_and_kill(self: Pool, each: pool._Worker, message: messages.Message, stopping: bool) -> None:
         take(self, each, message, stopping)
-        if isinstance(message, messages.BatchDone) and each.shards and not run.killed:
+        if isinstance(message, messages.BatchDone) and self._scheduler._workers[each.place].shards and not run.killed:
             run.killed.append(each.place)
             each.process.kill()
 
@@ -234,7 +236,7 @@ def test_a_shard_that_kills_workers_wherever_it_goes_is_left_out_and_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(pool, "DEATHS_AT_PLACE", 99)
+    monkeypatch.setattr(scheduler, "DEATHS_AT_PLACE", 99)
     devices = started(lambda connection, task, device: puppet(connection, *TAKE_A_SHARD, "die"))
     with gpus(3):
         assert main([*CORPUS, "shard.hours=0.01", f"run_dir={tmp_path / 'run'}"]) == 1
@@ -273,7 +275,7 @@ def test_the_failures_of_a_shard_that_is_computed_again_are_not_counted_twice(
 
     def take(self: Pool, each: pool._Worker, message: messages.Message, stopping: bool) -> None:
         if isinstance(message, messages.BatchDone):
-            each.shards = {message.metrics.shard: (0.0, 0)}
+            self._scheduler._workers[each.place].shards[message.metrics.shard] = 0.0, 0
         original(self, each, message, stopping)
 
     original = Pool._take

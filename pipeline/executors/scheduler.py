@@ -1,0 +1,182 @@
+"""Decides which worker computes which shard, and what happens to the shards of a worker that dies.
+
+A worker is a process with a model. It has a place, a number from 0 on; another worker may follow at the same place. How
+workers are started, and how they talk to the run, is the business of the executors.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.inference.job import Job
+from pipeline.inference.monitor import Monitor
+from pipeline.records import Failure
+from pipeline.runtime.errors import RunError
+from pipeline.runtime.metrics import BatchMetrics
+from pipeline.runtime.terminal import counted
+from pipeline.storage.commits import CommitRecord
+from pipeline.storage.names import LOG as LOG_FILE
+
+DEATHS_AT_PLACE = 3
+"""Workers that may die at a place before the place is left empty. A GPU that has failed kills every worker on it; then
+the workers on other GPUs do the rest. One that dies now and then, as when memory runs short, does not stop a night."""
+DEATHS_WITH_SHARD = 3
+"""Workers that may die while they have the same shard before the run leaves it out. As far as there are other places,
+each of them is at another place, so the shard is the likely cause."""
+
+
+@dataclass
+class _Worker:
+    """A worker.
+
+    Attributes:
+        shards: Shards that it has taken and not committed: seconds of audio and failures that it has counted in each.
+        dismissed: Whether it was told that no shard is left.
+    """
+
+    shards: dict[int, tuple[float, int]] = field(default_factory=dict)
+    dismissed: bool = False
+
+
+class Scheduler:
+    """Gives the pending shards of a job to workers, the longest first, so that all workers end at the same time.
+
+    Attributes:
+        kept: Shards whose earlier results were kept; see `execute`.
+    """
+
+    def __init__(self, job: Job, names: Sequence[str], monitor: Monitor, say: Callable[[str], None]) -> None:
+        """Create a scheduler without workers.
+
+        Args:
+            job: The job. This process holds the lock of its directory.
+            names: Name of each place, for people.
+            monitor: Counts what the workers do.
+            say: Prints and logs a line.
+        """
+        self._job = job
+        self._names = names
+        self._monitor = monitor
+        self._say = say
+        self._queue = deque(sorted(job.pending, key=job.seconds_of, reverse=True))
+        self._workers: dict[int, _Worker] = {}
+        self._deaths = [0] * len(names)
+        self._died_at: defaultdict[int, list[int]] = defaultdict(list)  # places of the deaths with each shard
+        self._left_out: list[int] = []
+        self._last_exit = ""
+        self.kept: list[int] = []
+
+    def places_to_fill(self) -> list[int]:
+        """Return the places where a worker has to be started, and count these workers as started.
+
+        There are some while more shards wait than workers that may still take one.
+
+        Raises:
+            RunError: Shards wait, but too many workers have died.
+        """
+        takers = sum(not each.dismissed for each in self._workers.values())
+        empty = [place for place in range(len(self._deaths)) if place not in self._workers]
+        free = [place for place in empty if any(self._suits(place, shard) for shard in self._queue)]
+        filled = free[: max(0, len(self._queue) - takers)]
+        self._workers.update((place, _Worker()) for place in filled)
+        if self._queue and not self._workers:
+            raise RunError(
+                f"executor.workers: {counted(sum(self._deaths), 'worker')} died, and the last one {self._last_exit}; "
+                f"{self._job.directory.locate(LOG_FILE)} may say why; what was committed stays, and once this is "
+                "mended the same command continues"
+            )
+        return filled
+
+    def give(self, place: int) -> int | None:
+        """Return the next shard for the worker at a place. If there is none, the worker is dismissed."""
+        worker = self._workers[place]
+        shard = next((shard for shard in self._queue if self._suits(place, shard)), None)
+        if shard is None:
+            worker.dismissed = True
+        else:
+            self._queue.remove(shard)
+            worker.shards[shard] = 0.0, 0
+        return shard
+
+    def begin(self, place: int) -> None:
+        """Note that the worker at a place has loaded its model."""
+        self._monitor.begin(place)
+
+    def batch(self, place: int, metrics: BatchMetrics, covered_s: float, failures: Sequence[Failure]) -> None:
+        """Count a batch of the worker at a place; see `Listener.batch`."""
+        shards = self._workers[place].shards
+        if metrics.shard in shards:
+            done_s, failed = shards[metrics.shard]
+            shards[metrics.shard] = done_s + covered_s, failed + len(failures)
+        self._monitor.batch(metrics, covered_s, failures, place)
+
+    def committed(self, place: int, record: CommitRecord) -> None:
+        """Note that the worker at a place has committed a shard."""
+        self._workers[place].shards.pop(record.shard, None)
+        self._monitor.committed(record)
+
+    def written(self, seconds: float) -> None:
+        """Count seconds of writing; see `Listener.written`."""
+        self._monitor.written(seconds)
+
+    def end(self, place: int) -> None:
+        """Note that the worker at a place has ended in good order, or because the run ends."""
+        del self._workers[place]
+        self._monitor.end(place)
+
+    def die(self, place: int, exit_said: str) -> None:
+        """Put the shards of a worker that has died back into the queue, except those that killed too many workers.
+
+        Args:
+            place: Place of the worker.
+            exit_said: How it died, such as `was killed by SIGKILL`.
+        """
+        shards = self._workers.pop(place).shards
+        for shard in shards:
+            self._job.directory.remove_staging(shard)
+        # It may have committed a shard and been killed before it said so. For a shard that is computed again because of
+        # its failures, that cannot be told: the record may be the old one.
+        for record in self._job.committed(shard for shard in shards if shard not in self._job.attempts).values():
+            del shards[record.shard]
+            self._monitor.committed(record)
+        self._monitor.end(place, sum(done_s for done_s, _ in shards.values()), sum(n for _, n in shards.values()))
+        self._deaths[place] += 1
+        self._last_exit = exit_said
+        for shard in shards:
+            self._died_at[shard].append(place)
+        left_out = [shard for shard in shards if len(self._died_at[shard]) >= DEATHS_WITH_SHARD]
+        again = [shard for shard in shards if shard not in left_out]
+        self._left_out += left_out
+        self._queue.extendleft(reversed(again))
+        self._say(
+            f"{self._names[place]}: the process {exit_said}"
+            + (f"; computed again: {_listed(again)}" if again else "")
+            + (f"; left out, as {DEATHS_WITH_SHARD} workers died with it: {_listed(left_out)}" if left_out else "")
+            + ("; no further one is started in its place" if self._deaths[place] == DEATHS_AT_PLACE else "")
+        )
+
+    def require_all(self) -> None:
+        """Check that no shard was left out.
+
+        Raises:
+            RunError: A shard was left out.
+        """
+        if self._left_out:
+            raise RunError(
+                f"{_listed(self._left_out)}: left out, because {DEATHS_WITH_SHARD} workers died with it, and the last "
+                f"one {self._last_exit}; {self._job.directory.locate(LOG_FILE)} may say why; if memory ran out, set a "
+                "smaller batch.max_seconds=, executor.workers= or loader.workers=; the other shards are committed, and "
+                "once this is mended the same command continues"
+            )
+
+    def _suits(self, place: int, shard: int) -> bool:
+        """Whether a worker at a place may take a shard: preferably where no worker has died with the shard."""
+        usable = [place for place, deaths in enumerate(self._deaths) if deaths < DEATHS_AT_PLACE]
+        others = [place for place in usable if place not in self._died_at[shard]]
+        return place in (others or usable)
+
+
+def _listed(shards: Sequence[int]) -> str:
+    return f"shard{'s' * (len(shards) != 1)} {', '.join(map(str, sorted(shards)))}"
