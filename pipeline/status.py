@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -12,11 +10,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from pipeline.runtime.command import Parser, command
-from pipeline.runtime.metrics import PAUSE_S, computing_workers
+from pipeline.runtime.metrics import PAUSE_S
 from pipeline.runtime.progress import format_duration, format_hours
 from pipeline.runtime.stdout import standard_output
 from pipeline.runtime.terminal import counted
-from pipeline.storage.names import METRICS
+from pipeline.storage.metrics import Line, read_metrics
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.summary import Standing, read_standing
 
@@ -44,10 +42,12 @@ class Status:
     Attributes:
         standing: Progress of the run.
         real_time: Seconds of audio per second of work in the last batches; `None` before the first batch.
+        parts: The parts of the run that are at work, each with its process and machine.
     """
 
     standing: Standing
     real_time: float | None
+    parts: Sequence[str] = ()
 
 
 def read_status(run_dir: Path) -> Status:
@@ -58,29 +58,23 @@ def read_status(run_dir: Path) -> Status:
     """
     directory = RunDirectory(run_dir)
     directory.require_run()
-    return Status(read_standing(directory, directory.commits()), _recent_real_time(directory))
+    standing = read_standing(directory, directory.commits())
+    return Status(standing, _recent_real_time(directory), directory.parts_at_work())
 
 
 def _recent_real_time(directory: RunDirectory) -> float | None:
-    try:
-        with directory.open(METRICS) as source, io.TextIOWrapper(source, "utf-8", "replace") as handle:
-            recent = [row for row in map(_parsed, deque(handle, maxlen=RECENT_BATCHES)) if row is not None]
-    except OSError:
-        return None
-    if not recent:
-        return None
-    spent = sum(min(row["forward_s"] + row["idle_s"], PAUSE_S) / row["workers"] for row in recent)
-    return float(sum(row["valid_s"] for row in recent) / spent) if spent > 0 else None
+    recent = [row for row in map(_parsed, deque(read_metrics(directory), maxlen=RECENT_BATCHES)) if row is not None]
+    spent = sum(min(forward_s + idle_s, PAUSE_S) / workers for _, forward_s, idle_s, workers in recent)
+    return float(sum(valid_s for valid_s, *_ in recent) / spent) if spent > 0 else None
 
 
-def _parsed(line: str) -> dict[str, float] | None:
-    """Return the numbers of a line of metrics; `None` if the line is incomplete, as after a crash."""
+def _parsed(line: Line) -> tuple[float, float, float, int] | None:
+    """Return the seconds of a batch and the number of workers; `None` if a field is missing or no number."""
     try:
-        row = json.loads(line)
-        numbers = {key: float(row[key]) for key in ("valid_s", "forward_s", "idle_s")}
-        return {**numbers, "workers": computing_workers(row)}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        valid_s, forward_s, idle_s = (float(line.row[key]) for key in ("valid_s", "forward_s", "idle_s"))
+    except (ValueError, KeyError, TypeError):
         return None
+    return valid_s, forward_s, idle_s, line.workers
 
 
 def describe(status: Status, now: datetime) -> list[str]:
@@ -105,6 +99,7 @@ def describe(status: Status, now: datetime) -> list[str]:
     ]
     if status.real_time is not None:
         said.append(f"speed    {status.real_time:.1f} x real time over the last batches")
+    said += [f"at work  {part}" for part in status.parts]
     begun = ", ".join(
         f"shard {shard} ({format_hours(done_s)} of {format_hours(whole_s)})"
         for shard, (done_s, whole_s) in standing.in_flight.items()

@@ -59,7 +59,13 @@ def commit(
 def metrics_line(
     valid_s: float, idle_s: float = 0.0, forward_s: float = 1.0, *, batch: int = 0, shard: int | None = None
 ) -> str:
-    row = {"batch": batch, "valid_s": valid_s, "forward_s": forward_s, "idle_s": idle_s}
+    row = {
+        "time": "2026-01-02T03:04:05.678+00:00",
+        "batch": batch,
+        "valid_s": valid_s,
+        "forward_s": forward_s,
+        "idle_s": idle_s,
+    }
     row |= {} if shard is None else {"shard": shard}
     return json.dumps(row) + "\n"
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.progress import RunProgress, format_duration
 from pipeline.runtime.terminal import counted
-from pipeline.storage.names import METRICS
+from pipeline.storage.names import METRICS, Part
 
 if TYPE_CHECKING:
     from pipeline.inference.job import Job
@@ -25,16 +25,26 @@ class Options:
 
     Attributes:
         workers: Number of processes that compute; `None` for one on each device.
+        part: The part of the shards to compute, such as `3/8`; `None` for all of them.
     """
 
     workers: int | None = None
+    part: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a number that cannot be.
+        """Refuse a number or a part that cannot be.
 
         Raises:
-            UserError: The number is not from 1 to 1024.
+            UserError: The number is not from 1 to 1024, or `part` is no part.
         """
+        if self.part is not None:
+            try:
+                Part.parse(self.part)
+            except ValueError:
+                raise UserError(
+                    f"executor.part={self.part}: must be the number of a part and the number of parts, from 1/8 to 8/8 "
+                    "for eight parts, or null"
+                ) from None
         if self.workers is not None and not 1 <= self.workers <= _MOST:
             raise UserError(f"executor.workers={self.workers}: must be a whole number from 1 to {_MOST}, or null")
 
@@ -62,8 +72,8 @@ class Executor:
             job.directory.local_log(METRICS),
             total_s=job.audio_s,
             done_s=job.done_s,
-            total_shards=job.manifest.num_shards,
-            done_shards=job.manifest.num_shards - len(job.pending),
+            total_shards=job.num_shards,
+            done_shards=job.num_shards - len(job.pending),
             failures=job.failures_before,
             workers=names,
         )

@@ -17,7 +17,6 @@ from pipeline.runtime.errors import RunError
 from pipeline.runtime.metrics import BatchMetrics
 from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommitRecord
-from pipeline.storage.names import LOG as LOG_FILE
 
 DEATHS_AT_PLACE = 3
 """Workers that may die at a place before the place is left empty. A GPU that has failed kills every worker on it; then
@@ -84,7 +83,7 @@ class Scheduler:
         if self._queue and not self._workers:
             raise RunError(
                 f"executor.workers: {counted(sum(self._deaths), 'worker')} died, and the last one {self._last_exit}; "
-                f"{self._job.directory.locate(LOG_FILE)} may say why; what was committed stays, and once this is "
+                f"{self._job.directory.local_log()} may say why; what was committed stays, and once this is "
                 "mended the same command continues"
             )
         return filled
@@ -166,7 +165,7 @@ class Scheduler:
         if self._left_out:
             raise RunError(
                 f"{_listed(self._left_out)}: left out, because {DEATHS_WITH_SHARD} workers died with it, and the last "
-                f"one {self._last_exit}; {self._job.directory.locate(LOG_FILE)} may say why; if memory ran out, set a "
+                f"one {self._last_exit}; {self._job.directory.local_log()} may say why; if memory ran out, set a "
                 "smaller batch.max_seconds=, executor.workers= or loader.workers=; the other shards are committed, and "
                 "once this is mended the same command continues"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,11 +139,19 @@ class Job:
         return float(np.nansum(self.manifest.duration_s[rows.start : rows.stop]))
 
     @property
+    def num_shards(self) -> int:
+        """Number of shards that this process has to see to, pending or not."""
+        return len(self.directory.shards_of(self.manifest.num_shards))
+
+    @property
     def audio_s(self) -> float:
-        """Seconds of audio in the whole manifest."""
-        return float(np.nansum(self.manifest.duration_s))
+        """Seconds of audio in these shards."""
+        return self._seconds(self.directory.shards_of(self.manifest.num_shards))
 
     @property
     def done_s(self) -> float:
-        """Seconds of audio in shards that are not pending."""
-        return float(np.nansum(self.manifest.duration_s[~np.isin(self.manifest.shard_of_row, self.pending)]))
+        """Seconds of audio in those of these shards that are not pending."""
+        return self.audio_s - self._seconds(self.pending)
+
+    def _seconds(self, shards: Sequence[int]) -> float:
+        return float(np.nansum(self.manifest.duration_s[np.isin(self.manifest.shard_of_row, shards)]))

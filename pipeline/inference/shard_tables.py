@@ -145,11 +145,14 @@ class ShardTables:
         """Add the failure of one utterance."""
         self._failures.append(failure)
 
-    def commit(self) -> CommitRecord:
+    def commit(self, again: bool = False) -> CommitRecord | None:
         """Write the tables, commit them and remove the staging folder.
 
+        Args:
+            again: Whether the shard is computed again because of its failures.
+
         Returns:
-            The commit record.
+            The commit record; `None` if another process committed the shard at the same moment.
         """
         order = sorted(self._done, key=self._id)
         staged: dict[str, Path] = {}
@@ -179,7 +182,7 @@ class ShardTables:
         rows_per_id = {table: 1 for table in staged if table != "failures"}
         if self._features:
             rows_per_id["features"] = len(self._features)
-        done = commit(self._directory, record, staged, self._expected, rows_per_id)
+        done = commit(self._directory, record, staged, self._expected, rows_per_id, again)
         self.discard()
         return done
 

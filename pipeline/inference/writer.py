@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
 
+LOG = logging.getLogger("pipeline")
 QUEUED_BATCHES = 4
 """Maximum number of batches that wait for the writer. If the disk is slow, the model waits, so memory is bounded."""
 
@@ -182,7 +184,7 @@ class ShardWriter:
                 while not self._free.acquire(timeout=0.2):
                     if self._error is not None or self._stop.is_set():
                         return
-                self._committers.submit(self._commit, tables)
+                self._committers.submit(self._commit, tables, results.shard in self._retried)
             del shards[results.shard]
 
     def _new_tables(self, shard: int) -> ShardTables:
@@ -190,9 +192,12 @@ class ShardWriter:
         skipped, supplement = self._skipped[rows.start : rows.stop], self._supplements.get(shard, 0)
         return ShardTables(shard, self._directory, self._manifest, self._settings, supplement, skipped)
 
-    def _commit(self, tables: ShardTables) -> None:
+    def _commit(self, tables: ShardTables, again: bool) -> None:
         try:
-            record = tables.commit()
+            record = tables.commit(again)
+            if record is None:
+                LOG.warning("shard %d: another process committed it at the same moment; neither counts", tables.shard)
+                return
             with self._lock:
                 self._on_commit(record)
         except BaseException as error:  # noqa: BLE001 - raised again in the thread of the caller

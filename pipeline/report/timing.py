@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.runtime.metrics import PAUSE_S, computing_workers
-from pipeline.storage.names import METRICS
+from pipeline.runtime.metrics import PAUSE_S
+from pipeline.storage.metrics import Line, read_metrics
 from pipeline.storage.run_directory import RunDirectory
 
 BINS = 240
@@ -61,6 +59,7 @@ class Timing:
 @dataclass(frozen=True)
 class _Batch:
     time: datetime
+    source: int
     index: int
     numbers: tuple[float, ...]
     workers: int
@@ -69,7 +68,8 @@ class _Batch:
 def read_timing(directory: RunDirectory, chosen: Callable[[datetime], bool] = lambda time: True) -> Timing | None:
     """Read the metrics of a run in bounded memory. Return `None` if there is no file or no batch.
 
-    Incomplete lines, as after a crash, are skipped. A new session starts where the batch index does not increase.
+    Incomplete lines, as after a crash, are skipped. A new session starts where the batch index does not increase, in a
+    run with parts in one of them.
 
     Args:
         directory: The run.
@@ -78,37 +78,33 @@ def read_timing(directory: RunDirectory, chosen: Callable[[datetime], bool] = la
     bins, width = np.zeros((BINS, 5)), _FIRST_BIN_S
     position, sessions = 0.0, [0.0]
     first = last = None
-    try:
-        with directory.open(METRICS) as source, io.TextIOWrapper(source, "utf-8", "replace") as handle:
-            for batch in filter(None, map(_parsed, handle)):
-                if not chosen(batch.time):
-                    continue
-                if last is not None and batch.index <= last.index:
-                    sessions.append(position)
-                valid_s, *spent = _spent(batch)
-                position += sum(spent)
-                while position >= width * BINS:
-                    bins = np.concatenate([bins.reshape(BINS // 2, 2, 5).sum(1), np.zeros((BINS // 2, 5))])
-                    width *= 2
-                _spread(bins, width, position - sum(spent), position, np.array([valid_s, *spent]))
-                first, last = first or batch, batch
-    except OSError:
-        return None
+    indices: dict[int, int] = {}
+    for batch in filter(None, map(_parsed, read_metrics(directory))):
+        if not chosen(batch.time):
+            continue
+        if batch.index <= indices.get(batch.source, -1):
+            sessions.append(position)
+        indices[batch.source] = batch.index
+        valid_s, *spent = _spent(batch)
+        position += sum(spent)
+        while position >= width * BINS:
+            bins = np.concatenate([bins.reshape(BINS // 2, 2, 5).sum(1), np.zeros((BINS // 2, 5))])
+            width *= 2
+        _spread(bins, width, position - sum(spent), position, np.array([valid_s, *spent]))
+        first, last = first or batch, batch
     if first is None or last is None:
         return None
     audio_s, model_s, load_s, write_s, other_s = bins[: max(1, math.ceil(position / width))].T
     return Timing(width, audio_s, model_s, load_s, write_s, other_s, tuple(sessions), first.time, last.time)
 
 
-def _parsed(line: str) -> _Batch | None:
+def _parsed(line: Line) -> _Batch | None:
     try:
-        row = json.loads(line)
-        numbers = tuple(float(row[name]) for name in _FIELDS)
+        numbers = tuple(float(line.row[name]) for name in _FIELDS)
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
             return None
-        time = datetime.fromisoformat(row["time"]).astimezone(UTC)
-        return _Batch(time, int(row["batch"]), numbers, computing_workers(row))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return _Batch(line.time, line.source, int(line.row["batch"]), numbers, line.workers)
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

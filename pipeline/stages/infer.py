@@ -25,8 +25,9 @@ from pipeline.inference.shard_tables import TableSettings
 from pipeline.models.device import resolve_devices, resolve_precision
 from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import ModelSource, load_model
-from pipeline.runtime.errors import RunError
+from pipeline.runtime.errors import RunError, UserError
 from pipeline.runtime.failpoints import failpoint
+from pipeline.runtime.terminal import counted
 from pipeline.stages import identity as identities
 from pipeline.stages.disk import check_disk, estimate_bytes, format_bytes
 from pipeline.stages.passes import plan_passes
@@ -68,7 +69,9 @@ def infer(
     # A shard whose retry was kept may still lack an output that is asked for now.
     for retry in (True, False) if config.settings.retry_failed else (False,):
         failures = 0
-        for job in prepare(config, directory, manifest, say, retry):
+        jobs = prepare(config, directory, manifest, say, retry)
+        directory.let_others_in()
+        for job in jobs:
             speed = executor.run(replace(job, failures_before=job.failures_before + failures), console, say)
             done = _require_all_shards(job)
             failures += sum(record.num_failures for record in done.values())
@@ -115,7 +118,8 @@ def prepare(
     There are several jobs if some shards need other outputs than the others. With `retry`, the passes over a shard are
     computed again from the first one that has a failure.
 
-    This writes `run.json` and `config.yaml`, before any shard is committed.
+    This writes `run.json` and `config.yaml`, before any shard is committed. A part of a run leaves that to the part
+    that has planned the run.
 
     Raises:
         UserError: As `infer`.
@@ -129,29 +133,38 @@ def prepare(
     done = directory.committed(known)
     for name in directory.unusable_records(done):
         say(f"{name}: cannot be used, so what it committed counts as not done; python -m pipeline.verify says why")
+    mine = directory.shards_of(manifest.num_shards)
     attempts = _attempts_to_retry(directory, done) if retry else {}
-    passes = plan_passes(directory, identity, known, done, manifest.num_shards, attempts)
+    planned = plan_passes(directory, identity, known, done, manifest.num_shards, attempts)
+    passes = [each for each in (each.over(mine) for each in planned) if each.supplements]
     shards = manifest.shard_of_row
     sizes = [
         estimate_bytes(config.model, each.identity, manifest, np.isin(shards, [*each.supplements])) for each in passes
     ]
     check_disk(directory, sizes)
-    _write_record(
-        config, directory, manifest, identity, devices, [*known.values(), *(each.identity for each in passes)]
-    )
+    if directory.alone:
+        recorded = [*known.values(), *(each.identity for each in planned)]
+        _write_record(config, directory, manifest, identity, devices, recorded)
+    elif unplanned := [each for each in passes if each.identity.fingerprint not in known]:
+        raise UserError(
+            f"run_dir={directory.root}: files of {counted(sum(len(each.supplements) for each in unplanned), 'shard')} "
+            "were removed or changed, which no part may mend while others are at work; once they have ended, the same "
+            "command computes these shards again"
+        )
     where = f"{config.model.name} on {', '.join(map(str, devices))} in {precision}"
-    for planned, size in zip(passes, sizes, strict=True):
-        say(f"{where}, {planned.todo(manifest.num_shards)}, tables of about {format_bytes(size.total)}")
+    where += "" if directory.part is None else f", part {directory.part}"
+    for each, size in zip(passes, sizes, strict=True):
+        say(f"{where}, {each.todo(len(mine))}, tables of about {format_bytes(size.total)}")
     return [
         Job(
             directory=directory,
             manifest=manifest,
-            computation=Computation.of(planned.identity, config.source),
-            tables=_table_settings(config.model, planned.identity),
-            supplements=planned.supplements,
-            skipped=_failed_before(directory, manifest, done, planned.supplements),
-            failures_before=sum(shard.num_failures for shard in done.values()),
-            attempts=attempts,
+            computation=Computation.of(each.identity, config.source),
+            tables=_table_settings(config.model, each.identity),
+            supplements=each.supplements,
+            skipped=_failed_before(directory, manifest, done, each.supplements),
+            failures_before=sum(done[shard].num_failures for shard in mine if shard in done),
+            attempts={shard: ids for shard, ids in attempts.items() if shard in mine},
             devices=tuple(map(str, devices)),
             threads=settings.threads,
             max_batch_s=settings.batch.max_seconds,
@@ -159,7 +172,7 @@ def prepare(
             timeout_s=settings.loader.timeout_s,
             max_failures=settings.max_failures,
         )
-        for planned in passes
+        for each in passes
     ]
 
 

@@ -89,6 +89,8 @@ class ManifestStage:
             manifest, before = manifests.read(stored)
             if self._directory.has_commits():
                 self._refuse_edited(manifest)
+            if not self._directory.alone:
+                return self._of_other_parts(manifest, before, made_with)
             if before == made_with:
                 return self._extended(manifest, made_with) if self.looks else manifest
             if self._directory.has_results():
@@ -115,6 +117,14 @@ class ManifestStage:
         )
         self._say_reading(manifest)
         self._say_warnings()
+        return manifest
+
+    def _of_other_parts(self, manifest: Manifest, before: dict[str, Any], made_with: dict[str, Any]) -> Manifest:
+        """Return the manifest that another part of the run works with, which must not change now."""
+        if self._config.settings.extend == "check":
+            raise UserError("extend=check: other parts of the run are at work; ask again when they have ended")
+        if before != made_with:
+            raise refusals.refusal(self._directory.root, refusals.making_differences(before, made_with))
         return manifest
 
     def _say_warnings(self) -> None:

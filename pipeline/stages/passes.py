@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field, replace
 
 from pipeline.runtime.terminal import counted
@@ -25,8 +25,12 @@ class Pass:
     identity: Identity
     supplements: dict[int, int] = field(default_factory=dict)
 
+    def over(self, shards: Container[int]) -> Pass:
+        """Return the pass over those of its shards that are among some shards."""
+        return replace(self, supplements={shard: n for shard, n in self.supplements.items() if shard in shards})
+
     def todo(self, num_shards: int) -> str:
-        """Return what is to do, in words: `4 of 9 shards to do (adds emissions, features of layers 1, 6)`."""
+        """Return what is to do of a number of shards: `4 of 9 shards to do (adds emissions, features of layer 6)`."""
         layers = ", ".join(map(str, self.identity.layers))
         named = {"features": f"features of layer{'s' * (len(self.identity.layers) > 1)} {layers}"}
         outputs = ", ".join(named.get(table, table) for table in self.identity.outputs)

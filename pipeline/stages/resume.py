@@ -31,6 +31,8 @@ def continue_passes(
 ) -> tuple[Identity, dict[str, Identity]]:
     """Find out what of an earlier run is continued. Remove other work without results.
 
+    While other parts of the run are at work, nothing else than what they do can be asked for.
+
     Args:
         config: The current configuration.
         directory: The run.
@@ -43,6 +45,8 @@ def continue_passes(
         UserError: The results belong to another identity. The message names each difference.
     """
     recorded, asked = directory.read_record(), describe(None)
+    if not directory.alone:
+        return _join(config, directory, recorded, describe)
     has_results = directory.has_results()
     if not has_results and (recorded is None or _is_other_work(config, directory, recorded, asked)):
         directory.discard()
@@ -57,6 +61,23 @@ def continue_passes(
     # A pass that disagrees was asked for, but stopped before it wrote a table.
     agreeing = {fingerprint: each for fingerprint, each in earlier.items() if each.agrees_with(identity)}
     return identity, {**agreeing, identity.fingerprint: identity}
+
+
+def _join(
+    config: RunConfig,
+    directory: RunDirectory,
+    recorded: RunRecord | None,
+    describe: Callable[[Identity | None], Identity],
+) -> tuple[Identity, dict[str, Identity]]:
+    """Return what `continue_passes` returns, for a part of a run that another part has planned."""
+    if recorded is None:
+        raise refusal(directory.root, [f"{RUN_JSON}: lost, while other parts of the run are at work"])
+    identity = describe(recorded.combined)
+    refuse_differences(config, directory, recorded, identity)
+    asked, theirs = ({"outputs": [*each.outputs], "layers": [*each.layers]} for each in (identity, recorded.identity))
+    if found := [_difference(key, theirs[key], asked[key]) for key in asked if asked[key] != theirs[key]]:
+        raise refusal(directory.root, found)
+    return identity, {**recorded.passes, identity.fingerprint: identity}
 
 
 def _is_other_work(config: RunConfig, directory: RunDirectory, recorded: RunRecord, identity: Identity) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.text import Text
 
@@ -30,8 +30,9 @@ from pipeline.storage import manifest as manifests
 from pipeline.storage import summary
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.committing import finish_renewals
+from pipeline.storage.lock import Locked
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.names import CONFIG
+from pipeline.storage.names import CONFIG, Part
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.tables import CHANNEL, own_column_names, own_columns
 
@@ -45,13 +46,28 @@ class _Log(logging.FileHandler):
         """Say nothing, in place of a traceback a line."""
 
 
+class _Computed(NamedTuple):
+    """What the stages `manifest` and `infer` have done.
+
+    Attributes:
+        manifest: The manifest.
+        finished: The committed shards, if there was nothing to compute.
+        speed: The speed in words.
+    """
+
+    manifest: Manifest
+    finished: dict[int, CommittedShard] | None
+    speed: str
+
+
 class Session:
     """One invocation: what it was asked, where it writes, what it says."""
 
     def __init__(self, config: RunConfig) -> None:
         """Nothing is written before the first stage."""
         self.config = config
-        self.directory = RunDirectory(config.run_dir)
+        part: str | None = getattr(config.settings.executor, "part", None)
+        self.directory = RunDirectory(config.run_dir, None if part is None else Part.parse(part))
         self.console = console()
         self.manifest_stage = ManifestStage(config, self.directory, self.console, self.say)
 
@@ -91,47 +107,110 @@ class Session:
 
             resolve_precision(settings.precision, resolve_device(settings.device))
             check_weights(self.config.source)
-        with self.directory.new_or_kept(), self.directory.lock():
-            self._open_log()
-            self.directory.remove_leftovers()
-            finish_renewals(self.directory)
-            manifest = self.manifest_stage.run()
-            self._check_groups([field.name for field in own_columns(manifest.table.schema)])
-            if settings.extend == "check" and self.manifest_stage.looks:
-                return 3 if self.manifest_stage.unlisted else 0
-            # Asked again, now that the corpus has been listed, and a moved root has been found the same.
-            finished = self._finished(manifest, self.manifest_stage.made_with())
-            speed = ""
-            if finished is None and "infer" in settings.stages:
-                # Imported here, so that whatever needs no model starts without waiting for torch.
-                from pipeline.stages.infer import infer
+        with self.directory.new_or_kept():
+            part = self.directory.part
+            with self.directory.lock() if part is None else self.directory.lock_part(self._say_waiting):
+                computed = self._compute()
+                if computed is None:
+                    return 3 if self.manifest_stage.unlisted else 0
+                if part is None:
+                    return self._conclude(computed)
+            return self._conclude_part(part, computed)
 
-                speed = infer(self.config, self.directory, manifest, self.console, self.say)
-            records: Mapping[int, CommittedShard] = self.directory.commits() if finished is None else finished
-            to_write = settings.stages if finished is None else self._to_write(finished)
-            if finished is not None and to_write:  # where `infer` ran it has written them
-                self.directory.write(CONFIG, self.config.yaml.encode())
-            if "infer" in to_write:
-                records = self._settle(manifest, records)
-            if "score" in to_write:
-                self._score(manifest, records)
-            if "report" in to_write:
-                try:
-                    self._report()
-                except UserError:  # the tables are there, and are told of before the reason why the page is not
-                    self._close(records, "", speed)
-                    raise
-            if "infer" not in settings.stages:
-                self.say(f"stages {', '.join(settings.stages)} done in {self.directory.root}")
-                return 0
-            return self._close(records, "" if finished is None else "complete already; ", speed)
+    def _compute(self) -> _Computed | None:
+        """Do the stages `manifest` and `infer`; `None` if the corpus was only to be compared with the manifest."""
+        settings, directory = self.config.settings, self.directory
+        self._open_log()
+        if directory.alone:
+            directory.remove_leftovers()
+            finish_renewals(directory)
+        manifest = self.manifest_stage.run()
+        self._check_groups([field.name for field in own_columns(manifest.table.schema)])
+        if settings.extend == "check" and self.manifest_stage.looks:
+            return None
+        # Asked again, now that the corpus has been listed, and a moved root has been found the same.
+        finished = self._finished(manifest, self.manifest_stage.made_with())
+        speed = ""
+        if finished is None and "infer" in settings.stages:
+            # Imported here, so that whatever needs no model starts without waiting for torch.
+            from pipeline.stages.infer import infer
+
+            speed = infer(self.config, directory, manifest, self.console, self.say)
+        return _Computed(manifest, finished, speed)
+
+    def _conclude(self, computed: _Computed) -> int:
+        """Do the stages after `infer`, and say what there is."""
+        settings, finished = self.config.settings, computed.finished
+        records: Mapping[int, CommittedShard] = self.directory.commits() if finished is None else finished
+        to_write = settings.stages if finished is None else self._to_write(finished)
+        if finished is not None and to_write:  # where `infer` ran it has written them
+            self.directory.write(CONFIG, self.config.yaml.encode())
+        records = self._write(computed.manifest, records, to_write, computed.speed)
+        if "infer" not in settings.stages:
+            self.say(f"stages {', '.join(settings.stages)} done in {self.directory.root}")
+            return 0
+        return self._close(records, "" if finished is None else "complete already; ", computed.speed)
+
+    def _conclude_part(self, part: Part, computed: _Computed) -> int:
+        """Say what the part has done; if it is the last one to end, do the stages after `infer` for the whole run."""
+        mine = self.directory.shards_of(computed.manifest.num_shards)
+        own = {shard: each for shard, each in self.directory.commits().items() if shard in mine}
+        prefix = f"part {part}: "
+        again = "" if computed.finished is None else "complete already; "
+        code = self._say_totals(prefix + again, own, computed.speed)
+        try:
+            with self.directory.lock_to_close():
+                manifest, _ = manifests.read(self.directory.manifest)
+                records: Mapping[int, CommittedShard] = self.directory.commits()
+                left = sorted({*range(manifest.num_shards)} - self._complete(records))
+                if not left:
+                    records = self._write(manifest, records, self._to_write(records), "")
+                    self._close(records, "all parts are done: ")
+                else:
+                    parts = [Part(shard % part.of + 1, part.of) for shard in left]
+                    said = ", ".join(map(str, dict.fromkeys(sorted(parts, key=lambda each: each.number))))
+                    self.say(f"{counted(len(left), 'shard')} of the run left, of the parts {said}")
+        except Locked as error:
+            self.say(f"{prefix}done; {error}")
+        return code
+
+    def _complete(self, records: Mapping[int, CommittedShard]) -> set[int]:
+        """Return the shards that have all outputs which were asked for last."""
+        recorded = self.directory.read_record()
+        return set() if recorded is None else recorded.complete(records)
+
+    def _write(
+        self, manifest: Manifest, records: Mapping[int, CommittedShard], stages: Sequence[str], speed: str
+    ) -> Mapping[int, CommittedShard]:
+        """Write what follows from the tables; returns the committed shards after that.
+
+        Args:
+            manifest: The manifest.
+            records: The committed shards, by shard.
+            stages: The stages to do.
+            speed: The speed in words.
+        """
+        if {"infer", "score"} & {*stages} and self._complete(records) >= {*range(manifest.num_shards)}:
+            records = self._settle(manifest, records)
+        if "score" in stages:
+            self._score(manifest, records)
+        if "report" in stages:
+            try:
+                self._report()
+            except UserError:  # the tables are there, and are told of before the reason why the page is not
+                self._close(records, "", speed)
+                raise
+        return records
+
+    def _say_waiting(self, by: str) -> None:
+        self.console.print(f"waiting for {by}, which plans or closes the run", markup=False)
 
     def _check_groups(self, own: Sequence[str]) -> None:
         """Refuse what scores cannot be asked by before hours are spent."""
         if "score" in self.config.settings.stages:
             check_groups(self.config.settings.score.by, own)
 
-    def _to_write(self, records: dict[int, CommittedShard]) -> list[str]:
+    def _to_write(self, records: Mapping[int, CommittedShard]) -> list[str]:
         """The stages that a run whose tables are complete has still to do."""
         settings = self.config.settings
         scored = not summary.total(records.values()).reference_words or is_scored(self.directory, settings.score)
@@ -156,7 +235,10 @@ class Session:
         LOG.info("run_dir %s, %s", self.directory.root, identity.versions())
 
     def _finished(self, manifest: Manifest, made_with: dict[str, Any]) -> dict[int, CommittedShard] | None:
-        """The commit records of a run whose tables are complete; refuses other settings; imports no torch."""
+        """The commit records of a run whose tables are complete, or those of a part that has done its shards.
+
+        Refuses other settings; imports no torch.
+        """
         recorded = self.directory.read_record()
         if recorded is None or "infer" not in self.config.settings.stages:
             return None
@@ -167,21 +249,36 @@ class Session:
         if now.fingerprint not in recorded.passes and not self.directory.has_results():
             return None  # nothing has succeeded, so the run may be planned again
         refusals.refuse_differences(self.config, self.directory, recorded, now)
-        totals = summary.total(records.values())
-        complete = recorded.complete(records, now) >= {*range(manifest.num_shards)}
-        retry = self.config.settings.retry_failed and totals.num_failures
+        mine = self.directory.shards_of(manifest.num_shards)
+        complete = recorded.complete(records, now) >= {*mine}
+        failed = any(records[shard].num_failures for shard in mine if shard in records)
+        retry = self.config.settings.retry_failed and failed
         return records if complete and not retry else None
 
     def _close(self, records: Mapping[int, CommittedShard], prefix: str, speed: str = "") -> int:
+        """Say what is in the tables of a run, and where they are; returns the exit code."""
         self.directory.check_in_place()  # else the last lines would name a folder that is gone
-        totals = summary.total(records.values())
         settings = self.config.settings
         scored = read_overall(self.directory) if "score" in settings.stages else None
         recorded = self.directory.read_record()
         duplicates = (recorded and recorded.duplicates) or 0
-        said = summary.lines(totals, self.directory.root, settings.outputs, speed, scored, duplicates)
-        said[0] = prefix + said[0]
-        for line in said:
+        code = self._say_totals(prefix, records, speed, scored, duplicates)
+        for line in summary.reading_lines(self.directory.root, settings.outputs):
+            self.say(line)
+        return code
+
+    def _say_totals(
+        self,
+        prefix: str,
+        records: Mapping[int, CommittedShard],
+        speed: str,
+        scored: tuple[int, int, str] | None = None,
+        duplicates: int = 0,
+    ) -> int:
+        """Say what is in some committed shards; returns the exit code. See `summary.lines` for the parameters."""
+        totals = summary.total(records.values())
+        first, *others = summary.lines(totals, self.directory.root, speed, scored, duplicates)
+        for line in (prefix + first, *others):
             self.say(line)
         return 3 if totals.num_failures else 0
 

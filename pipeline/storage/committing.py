@@ -1,6 +1,12 @@
 """Commits a shard, and replaces a table of a committed shard.
 
-A commit moves the staged tables to their final names and writes the commit record last. A renewal stages the new table
+A commit moves the staged tables to their final names and writes the commit record last. Nothing but a lock keeps two
+processes from committing the same shard, and not every file system has locks that reach other machines. Both compute
+the same, but on different processors the last bits may differ. So a commit that comes second leaves the first one as it
+is. If two come at the same moment, files of both may be mixed. Then the one that ends last finds other files than its
+own under the final names, and it retracts a commit record that does not fit them.
+
+A renewal stages the new table
 in a folder, for example `.staging/renewal-00017/`, and the new commit record after it. From the moment that the record
 is there, the renewal is decided: it moves the table and the record to their final names, and after a kill
 `finish_renewals` does the same again. So after a kill at any point, either the old or the new table counts.
@@ -36,10 +42,12 @@ def commit(
     staged: Mapping[str, Path],
     expected_ids: Sequence[str],
     rows_per_id: Mapping[str, int],
-) -> CommitRecord:
+    again: bool = False,
+) -> CommitRecord | None:
     """Check the staged tables of a pass, publish them, and write the commit record last. The caller holds the lock.
 
-    If the pass is computed again, its old record and all supplements after it are removed first.
+    If the pass is computed again, its old record and all supplements after it are removed first. If another process has
+    committed the same pass meanwhile, its tables stay, and its record is returned.
 
     Args:
         directory: The run.
@@ -47,6 +55,10 @@ def commit(
         staged: Staged file of each table of the pass, by table name; `failures` is always one of them.
         expected_ids: Every id that the pass was to compute.
         rows_per_id: Number of rows that an utterance with a result has in a table, by table name.
+        again: Whether a commit of the same pass, which was there before, is replaced.
+
+    Returns:
+        The record; `None` if another process committed the same pass at the same moment, so that neither counts.
 
     Raises:
         AssertionError: The tables do not hold each id exactly once. This would be a bug.
@@ -56,6 +68,8 @@ def commit(
     files = {table: _describe(directory, path, table, record) for table, path in staged.items()}
     failpoint("staged", record.shard)
     directory.check_in_place()
+    if not again and (there := directory.committed_pass(record)) is not None:
+        return there
     # An old record goes before its first file changes.
     directory.retract(record.shard, record.supplement)
     directory.remove_tables(record.shard, record.supplement, but=staged)
@@ -112,12 +126,16 @@ def _describe(directory: RunDirectory, path: Path, table: str, record: CommitRec
         return CommittedFile(name, path.stat().st_size, sha256_of(source), pq.read_metadata(path).num_rows)
 
 
-def _publish(directory: RunDirectory, record: CommitRecord, staged: Mapping[str, Path]) -> CommitRecord:
+def _publish(directory: RunDirectory, record: CommitRecord, staged: Mapping[str, Path]) -> CommitRecord | None:
     """Move staged tables of a shard to their final names, then write the commit record.
 
     The record of a renewal keeps the time of the commit.
+
+    Returns:
+        As `commit`.
     """
     shard = record.shard
+    moved = {table: os.stat(path) for table, path in staged.items()}
     directory.publish(staged, shard, record.supplement)
     failpoint("renamed", shard)
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -129,4 +147,25 @@ def _publish(directory: RunDirectory, record: CommitRecord, staged: Mapping[str,
             directory.retract(shard, record.supplement, durable=False)
         raise
     failpoint("committed", shard)
-    return done
+    return done if _are_ours(directory, done, moved) else _of_another(directory, done)
+
+
+def _are_ours(directory: RunDirectory, record: CommitRecord, moved: Mapping[str, os.stat_result]) -> bool:
+    """Whether the files under the final names are those that this process has moved there, and its record is there."""
+    try:
+        files = {table: os.stat(directory.locate(record.files[table].path)) for table in moved}
+        return all(os.path.samestat(files[table], moved[table]) for table in moved) and (
+            directory.committed_pass(record) == record
+        )
+    except OSError:
+        return False
+
+
+def _of_another(directory: RunDirectory, record: CommitRecord) -> CommitRecord | None:
+    """Return the record of a pass that another process committed at the same moment. Retract it if files are mixed."""
+    there = directory.committed_pass(record)
+    with suppress(OSError):
+        if there is not None and all(directory.file_record(f.path).sha256 == f.sha256 for f in there.files.values()):
+            return there
+    directory.retract(record.shard, record.supplement)
+    return None

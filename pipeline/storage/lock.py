@@ -1,4 +1,4 @@
-"""The lock on a run directory, which allows one writer at a time.
+"""The lock on a run directory, which allows one writer at a time, or several parts of one run.
 
 The lock is an open file description lock (`fcntl`, Linux 3.15). It belongs to the open file, so nothing else that this
 process does with the lock file releases the lock. A POSIX record lock would end as soon as any part of the process
@@ -9,9 +9,12 @@ Kernels without such locks (gVisor) get a record lock, and this process then rem
 opening the file. Other processes can query both kinds without taking them. The text in the lock file is for people. The
 file itself may exist without being locked.
 
+The parts of a run share the lock. A part that gets the lock alone plans the run, and then lets other parts in. The
+others wait for that. When a part has ended, the lock that a part gets alone tells it that it is the last one.
+
 On a network file system, the lock depends on the server. NFS version 4 releases the lock of a crashed machine only
 after about 90 s. Some FUSE and cluster file systems keep locks local to each machine, so two machines can write at
-once. The order of a commit makes that harmless as long as both machines compute the same run.
+once, and some have no locks. The order of a commit makes that harmless as long as both machines compute the same run.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,9 +39,17 @@ _FLOCK = "hhqqi4x"
 """Layout of C's `struct flock` on 64-bit Linux: type, whence, start, length, process."""
 _DEAD_S = 2.0
 """Seconds to wait for the lock of a process that has ended: a process that it just forked may not have run yet."""
+_PART = "part "
+"""How the text in the lock file begins if a part of a run holds the lock."""
+_LOOK_S = 0.1
+"""Seconds between two attempts to share the lock with a part that plans or closes the run."""
 _SET = (fcntl.F_OFD_SETLK, fcntl.F_SETLK)
 _GET = (fcntl.F_OFD_GETLK, fcntl.F_GETLK)
 """Requests for a lock of the open file, and for a record lock."""
+
+
+class Locked(UserError):
+    """Another process holds the lock."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +61,14 @@ class Lock:
         descriptor: The open lock file.
         said: The text in the lock file.
         what: What the lock protects, for messages: `run_dir=...`.
+        works: Whether the file system has locks. If not, nobody is kept out.
     """
 
     path: str
     descriptor: int
     said: str
     what: str
+    works: bool = True
 
     def check_in_place(self) -> None:
         """Check that the path still leads to the locked file. If not, another process may lock another file there.
@@ -79,23 +92,77 @@ _held: dict[tuple[int, int], Lock] = {}
 
 
 @contextmanager
-def hold(path: Path, what: str) -> Iterator[Lock]:
-    """Hold a lock while the context lasts. A process must not take the same lock twice.
+def hold(path: Path, what: str, part: str = "") -> Iterator[Lock]:
+    """Hold a lock alone while the context lasts. A process must not take the same lock twice.
 
     Args:
         path: The lock file; created with its folders if it is missing.
         what: What the lock protects, for messages: `run_dir=...`.
+        part: The part of a run that this process computes; an empty string for a whole run. A part is content with a
+            file system that has no locks.
 
     Raises:
-        UserError: Another process holds the lock, or the file cannot be written or locked.
+        Locked: Another process holds the lock.
+        UserError: The file cannot be written or locked.
     """
-    said = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC).isoformat(timespec='seconds')}"
-    lock = Lock(os.path.abspath(path), _locked(path, what), said, what)
+    with _holding(_locked(path, what, fcntl.F_WRLCK, part)) as lock:
+        yield lock
+
+
+@contextmanager
+def hold_as_part(path: Path, what: str, part: str, waiting: Callable[[str], None]) -> Iterator[tuple[Lock, bool]]:
+    """Hold a lock together with other parts of a run while the context lasts; alone if there are no other parts.
+
+    Args:
+        path: The lock file; see `hold`.
+        what: What the lock protects.
+        part: The part of the run that this process computes.
+        waiting: Called once if another part plans or closes the run, with who it is. This function waits for it.
+
+    Yields:
+        The lock, and whether this process holds it alone. `let_others_in` ends that.
+
+    Raises:
+        Locked: A whole run holds the lock.
+        UserError: As `hold`.
+    """
+    patience, waits = time.monotonic() + _DEAD_S, False
+    while True:
+        try:
+            lock, alone = _locked(path, what, fcntl.F_WRLCK, part, 0), True
+        except Locked:
+            try:
+                lock, alone = _locked(path, what, fcntl.F_RDLCK, part, 0), False
+            except Locked:
+                by = holder(path) or ""
+                if by.startswith(_PART):
+                    patience = time.monotonic() + _DEAD_S  # the text is written a moment after the lock is taken
+                    if not waits:
+                        waiting(by)
+                    waits = True
+                elif time.monotonic() > patience:
+                    raise
+                time.sleep(_LOOK_S)
+                continue
+        break
+    with _holding(lock):
+        yield lock, alone
+
+
+def let_others_in(lock: Lock) -> None:
+    """Share a lock, which this process has held alone, with other parts of the run."""
+    if lock.works:
+        _request(lock.descriptor, _SET, fcntl.F_RDLCK)
+
+
+@contextmanager
+def _holding(lock: Lock) -> Iterator[Lock]:
+    """Remember a lock and write its text while the context lasts, then release it."""
     key = _identity(os.fstat(lock.descriptor))
     _held[key] = lock
     try:
         # The text is written before the file is cut, so that a reader never finds the file empty.
-        os.truncate(lock.descriptor, os.pwrite(lock.descriptor, said.encode(), 0))
+        os.truncate(lock.descriptor, os.pwrite(lock.descriptor, lock.said.encode(), 0))
         yield lock
     finally:
         if _held.pop(key, None) is not None:  # a forked child has closed the file already
@@ -135,7 +202,7 @@ def holder(path: Path) -> str | None:
         return None
     # The system reports the process of a record lock only, and only on the same machine. The text may be that of the
     # previous holder.
-    if process <= 0 or said.startswith(f"process {process} "):
+    if process <= 0 or f"process {process} " in said:
         return said or "another process"
     return f"process {process}"
 
@@ -155,9 +222,9 @@ def _open(path: Path, flags: int) -> int:
     raise OSError(errno.EINVAL, f"{path.name} is not a regular file", str(path))
 
 
-def _request(descriptor: int, commands: tuple[int, int]) -> tuple[int, int]:
-    """Set or query an exclusive lock of the whole file. Return the type of lock and the process that are in the way."""
-    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, 0, 0, 0, 0)
+def _request(descriptor: int, commands: tuple[int, int], kind: int = fcntl.F_WRLCK) -> tuple[int, int]:
+    """Set or query a lock of the whole file. Return the type of lock and the process that are in the way."""
+    asked = struct.pack(_FLOCK, kind, 0, 0, 0, 0)
     try:
         answer = fcntl.fcntl(descriptor, commands[0], asked)
     except OSError as error:
@@ -168,9 +235,19 @@ def _request(descriptor: int, commands: tuple[int, int]) -> tuple[int, int]:
     return kind, process
 
 
-def _locked(path: Path, what: str) -> int:
-    """Lock the file and return its descriptor."""
-    patience = time.monotonic() + _DEAD_S
+def _locked(path: Path, what: str, kind: int, part: str, patience_s: float = _DEAD_S) -> Lock:
+    """Lock the file, and return the lock.
+
+    Args:
+        path: The lock file; see `hold`.
+        what: What the lock protects.
+        part: The part of the run that this process computes; an empty string for a whole run.
+        kind: `F_WRLCK` to hold it alone, `F_RDLCK` to share it.
+        patience_s: Seconds to wait for the lock of a process that has ended.
+    """
+    by = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC).isoformat(timespec='seconds')}"
+    said = f"{_PART}{part}, {by}" if part else by
+    patience = time.monotonic() + patience_s
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -180,22 +257,24 @@ def _locked(path: Path, what: str) -> int:
         except OSError as error:
             raise UserError(f"{what}: cannot be written ({error.strerror}); choose another run_dir=") from None
         try:
-            _request(descriptor, _SET)
+            _request(descriptor, _SET, kind)
             if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
-                return descriptor
+                return Lock(os.path.abspath(path), descriptor, said, what)
         except FileNotFoundError:
             pass  # the last holder has just removed the file
         except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN) and part:
+                return Lock(os.path.abspath(path), descriptor, said, what, works=False)
             os.close(descriptor)
             if time.monotonic() < patience and _is_of_the_dead(path):
                 time.sleep(0.01)
                 continue
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise UserError(
-                    f"{what}: cannot be locked ({error.strerror}); "
-                    f"choose a run_dir= on a file system that supports locks"
+                    f"{what}: cannot be locked ({error.strerror}); choose a run_dir= on a file system that supports "
+                    "locks, or add executor.part=1/1 and start no other run there meanwhile"
                 ) from None
-            raise UserError(
+            raise Locked(
                 f"{what}: locked by {holder(path) or 'another process'}; "
                 f"wait for it, stop it, or choose another run_dir="
             ) from None
@@ -204,7 +283,7 @@ def _locked(path: Path, what: str) -> int:
 
 def _is_of_the_dead(path: Path) -> bool:
     """Whether the lock was taken by a process of this machine that has ended: a child has yet to close the file."""
-    match = re.match(rf"process (\d+) on {re.escape(socket.gethostname())} ", holder(path) or "")
+    match = re.search(rf"\bprocess (\d+) on {re.escape(socket.gethostname())} ", holder(path) or "")
     return match is not None and not os.path.exists(f"/proc/{match[1]}")
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Self
 
 TABLES = ("transcripts", "emissions", "features", "failures")
 """Tables of a run; each has a folder of this name."""
@@ -15,8 +18,47 @@ CONFUSIONS = "confusions.parquet"
 REPORT = "report/index.html"
 METRICS = "logs/metrics.jsonl"
 LOG = "logs/run.log"
+"""The metrics and the log of a run; each part of a run has files of its own (`Part.file`)."""
 STAGING = ".staging"
 _FILE_OF_PASS = re.compile(r"shard-(\d{5,})(?:-([1-9]\d*))?\.(json|parquet)")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the shards of a run, which one command computes while others compute other parts.
+
+    Attributes:
+        number: Number of the part, from 1 on.
+        of: Number of parts.
+    """
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse `3/8`.
+
+        Raises:
+            ValueError: It is no part.
+        """
+        match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(text)
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        """Return `3/8`."""
+        return f"{self.number}/{self.of}"
+
+    def shards(self, num_shards: int) -> range:
+        """Return the shards of this part. Of eight parts, each has every eighth shard."""
+        return range(self.number - 1, num_shards, self.of)
+
+    def file(self, name: str) -> str:
+        """Return the name that a file has for this part: `logs/run-3-of-8.log` for `logs/run.log`."""
+        path = PurePosixPath(name)
+        return str(path.with_stem(f"{path.stem}-{self.number}-of-{self.of}"))
 
 
 def name_of_pass(shard: int, supplement: int = 0) -> str:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,61 +21,138 @@ import pyarrow.parquet as pq
 
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
-from pipeline.storage.lock import Lock, hold, share
-from pipeline.storage.names import COMMITS, CONFUSIONS, LOG, SCORES, STAGING, TABLES
+from pipeline.storage.lock import Lock, Locked, hold, hold_as_part, let_others_in, share
+from pipeline.storage.names import COMMITS, CONFUSIONS, LOG, RUN_JSON, SCORES, STAGING, TABLES, Part
 from pipeline.storage.stored_run import StoredRun
 
 
 class RunDirectory(StoredRun):
-    """The files of one run, for reading and writing. File names are relative to the run directory."""
+    """The files of one run, for reading and writing. File names are relative to the run directory.
 
-    def __init__(self, root: Path) -> None:
+    Attributes:
+        part: The part of the shards that this process computes; `None` for all of them.
+        alone: Whether no other part of the run may be at work, so that this process may change what all parts share.
+    """
+
+    def __init__(self, root: Path, part: Part | None = None) -> None:
         """Create nothing yet; the folder need not exist."""
         super().__init__(root)
-        self._lock: Lock | None = None
+        self.part = part
+        self.alone = True
+        self._locks: tuple[Lock, ...] = ()
 
     # Writing. The caller holds the lock.
+
+    def shards_of(self, num_shards: int) -> range:
+        """Return the shards that this process has to see to: those of its part."""
+        return range(num_shards) if self.part is None else self.part.shards(num_shards)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Create the run directory if it is missing, and lock it for this process while the context lasts.
 
         Raises:
-            UserError: Another process holds the lock, or the folder cannot be written.
+            Locked: Another process holds the lock.
+            UserError: The folder cannot be written.
             RunError: The folder or its lock file was renamed, removed or replaced during the context.
         """
-        with hold(self._staging / "lock", f"run_dir={self.root}") as self._lock:
+        with hold(self._staging / "lock", self._what) as lock, self._holding(lock):
+            yield
+
+    @contextmanager
+    def lock_to_close(self) -> Iterator[None]:
+        """Lock the run as the last of its parts that ends, while the context lasts.
+
+        Raises:
+            Locked: Other parts are at work; or nobody can know, because the file system has no locks.
+            RunError: As `lock`.
+        """
+        assert self.part is not None, "a run that has parts"
+        with ExitStack() as stack:
+            try:
+                lock = stack.enter_context(hold(self._staging / "lock", self._what, str(self.part)))
+            except Locked:
+                raise Locked("other parts of the run are at work, and the last one to end closes the run") from None
+            if not lock.works and self.part.of > 1:
+                raise Locked(
+                    "the file system has no locks, so other parts may be at work; once all have ended, the same "
+                    "command with executor.part=1/1 closes the run"
+                )
+            with self._holding(lock):
+                yield
+
+    @contextmanager
+    def lock_part(self, waiting: Callable[[str], None]) -> Iterator[None]:
+        """Lock the part for this process, and share the lock of the run with other parts, while the context lasts.
+
+        Without other parts, this process is `alone` until it calls `let_others_in`.
+
+        Args:
+            waiting: Called once if another part plans or closes the run, with who it is.
+
+        Raises:
+            Locked: Another process computes the same part or the whole run.
+            UserError, RunError: As `lock`.
+        """
+        assert self.part is not None, "a run that has parts"
+        path, own = self._staging / "lock", self._staging / self.part.file("lock")
+        with (
+            hold(own, f"{self._what} executor.part={self.part}", str(self.part)) as mine,
+            hold_as_part(path, self._what, str(self.part), waiting) as (lock, self.alone),
+            self._holding(mine, lock),
+        ):
+            if not lock.works:
+                self.alone = self.part.of == 1 or not self.has(RUN_JSON)
             try:
                 yield
-                self.check_in_place()
-            except Exception:
-                self.check_in_place()  # says more than that some file is missing
-                raise
             finally:
-                self._lock = None
+                self.alone = True
+
+    def let_others_in(self) -> None:
+        """Let other parts of the run work from now on. Does nothing if this process computes the whole run."""
+        if self.part is not None:
+            let_others_in(self._locks[-1])
+            self.alone = False
+
+    @contextmanager
+    def _holding(self, *locks: Lock) -> Iterator[None]:
+        self._locks = locks
+        try:
+            yield
+            self.check_in_place()
+        except Exception:
+            self.check_in_place()  # says more than that some file is missing
+            raise
+        finally:
+            self._locks = ()
 
     @property
-    def held_lock(self) -> Lock | None:
-        """The lock that this process holds; `None` if it holds none."""
-        return self._lock
+    def _what(self) -> str:
+        return f"run_dir={self.root}"
 
-    def share_lock(self, lock: Lock) -> None:
-        """Hold the lock of the process that started this one and that writes to the same directory."""
-        share(lock)
-        self._lock = lock
+    @property
+    def held_locks(self) -> tuple[Lock, ...]:
+        """The locks that this process holds."""
+        return self._locks
+
+    def share_locks(self, locks: tuple[Lock, ...]) -> None:
+        """Hold the locks of the process that started this one and that writes to the same directory."""
+        for lock in locks:
+            share(lock)
+        self._locks = locks
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process gets of this object. It gets no lock: `share_lock` takes one there."""
-        return {**self.__dict__, "_lock": None}
+        """Return what another process gets of this object. It gets no lock: `share_locks` takes them there."""
+        return {**self.__dict__, "_locks": ()}
 
     def check_in_place(self) -> None:
-        """Check that the folder and its lock file are still those that this process locked, if it has locked them.
+        """Check that the folder and its lock files are still those that this process locked, if it has locked them.
 
         Raises:
             RunError: One of them was renamed, removed or replaced.
         """
-        if self._lock is not None:
-            self._lock.check_in_place()
+        for lock in self._locks:
+            lock.check_in_place()
 
     def _prepare_to_write(self) -> None:
         """Create the folder for unfinished files. A run that holds the lock never creates it again.
@@ -83,7 +160,7 @@ class RunDirectory(StoredRun):
         Raises:
             RunError: As `check_in_place`.
         """
-        if self._lock is None:
+        if not self._locks:
             self.root.mkdir(parents=True, exist_ok=True)
             self._files.make_folder(f"{STAGING}/")
         self.check_in_place()
@@ -96,9 +173,10 @@ class RunDirectory(StoredRun):
             yield
         finally:
             if new and self.root.is_dir() and not self.manifest.is_there:
-                log = self.locate(LOG)
-                with suppress(UserError), hold(self._staging / "lock", ""):  # another process may have started a run
-                    for path in (self._staging / "lock", log):
+                lock, log = self._staging / "lock", self.locate(LOG)
+                own = [] if self.part is None else [path.with_name(self.part.file(path.name)) for path in (lock, log)]
+                with suppress(UserError), hold(lock, self._what):  # another process may have started a run
+                    for path in (lock, log, *own):
                         path.unlink(missing_ok=True)
                 for path in (self._staging, log.parent, *new):
                     with suppress(OSError):  # a folder that is not empty stays
@@ -107,10 +185,13 @@ class RunDirectory(StoredRun):
     def local_log(self, name: str = LOG) -> Path:
         """Return the path of a log or metrics file, whose folder is created. Such a file is appended to.
 
+        Each part of a run has files of its own.
+
         Raises:
             UserError: Something else than a regular file is there, such as a FIFO.
         """
         self._prepare_to_write()
+        name = name if self.part is None else self.part.file(name)
         self._files.make_folder(name)
         path = self.locate(name)
         if os.path.lexists(path) and not self.has(name):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from itertools import count, takewhile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -51,6 +52,11 @@ class StoredRun:
         """Whether a process holds the lock now."""
         return holder(self._staging / "lock") is not None
 
+    def parts_at_work(self) -> list[str]:
+        """Return the parts of the run that are at work now, each with its process and machine."""
+        names = (name for name in self.files_of_parts(f"{STAGING}/lock") if name != f"{STAGING}/lock")
+        return [said for name in names if (said := holder(self.locate(name))) is not None]
+
     def locate(self, name: str) -> Path:
         """Return the path of a file, for messages."""
         return self._files.locate(name)
@@ -66,6 +72,12 @@ class StoredRun:
     def free_bytes(self) -> int:
         """Return the free space on the disk that holds the run directory, in bytes."""
         return self._files.free_bytes()
+
+    def files_of_parts(self, name: str) -> list[str]:
+        """Return the names of a file of the run's process and of those of its parts, as far as they exist."""
+        path = PurePosixPath(name)
+        pattern = re.compile(rf"{re.escape(path.stem)}(-\d+-of-\d+)?{re.escape(path.suffix)}")
+        return [str(path.with_name(each)) for each in self.names(str(path.parent)) if pattern.fullmatch(each)]
 
     def open(self, name: str) -> pa.NativeFile:
         """Open a file for reading, as bytes.
@@ -202,6 +214,16 @@ class StoredRun:
             for shard, passes in sorted(found.items())
             if 0 in passes
         }
+
+    def committed_pass(self, like: CommitRecord) -> CommitRecord | None:
+        """Return the record of a pass over a shard if it is committed, with the same fingerprint; else `None`."""
+        try:
+            record = read_record(self.read(self.commit_name(like.shard, like.supplement)))
+        except OSError:
+            return None
+        if record is None or (record.shard, record.supplement) != (like.shard, like.supplement):
+            return None
+        return record if record.fingerprint == like.fingerprint and self._has_files(record) else None
 
     def commits(self) -> dict[int, CommittedShard]:
         """Return the shards that are done in the run that `run.json` describes, by shard."""

@@ -133,8 +133,14 @@ def read_standing(directory: RunDirectory, records: Mapping[int, CommittedShard]
 
 def _read_computed(directory: RunDirectory, complete: Collection[int]) -> Counter[int]:
     """Read how many seconds of audio the last run has computed in each shard that is not complete."""
+    names = directory.files_of_parts(METRICS)
+    return sum((_read_computed_by(directory, name, complete) for name in names), Counter())
+
+
+def _read_computed_by(directory: RunDirectory, name: str, complete: Collection[int]) -> Counter[int]:
+    """Read the same of the last process with a metrics file."""
     try:
-        with directory.open(METRICS) as source, io.TextIOWrapper(source, "utf-8", "replace") as handle:
+        with directory.open(name) as source, io.TextIOWrapper(source, "utf-8", "replace") as handle:
             recent = deque(handle, maxlen=_RECENT_BATCHES)
     except OSError:
         return Counter()
@@ -191,17 +197,15 @@ def total(records: Iterable[CommittedShard]) -> Totals:
 def lines(
     totals: Totals,
     run_dir: Path,
-    outputs: Iterable[str],
     speed: str = "",
     scored: tuple[int, int, str] | None = None,
     duplicates: int = 0,
 ) -> list[str]:
-    """Return the last lines that a run prints: utterances, failures, WER, and how to read the results.
+    """Return the lines that a run prints at its end: utterances, failures, duplicates and WER.
 
     Args:
         totals: Sums over the shards. Their errors are counted after the normaliser `standard`.
         run_dir: The run directory.
-        outputs: Tables of the run.
         speed: The speed in words.
         scored: Word errors, reference words and normaliser of the scores, if the run has been scored.
         duplicates: Number of utterances whose audio an earlier utterance has too.
@@ -227,7 +231,17 @@ def lines(
         said.append(
             f"WER {100 * errors / words:.2f} % ({counted(errors, 'error')} in {counted(words, 'reference word')}{how})"
         )
-    said.append(f"results in {run_dir}")
+    return said
+
+
+def reading_lines(run_dir: Path, outputs: Iterable[str]) -> list[str]:
+    """Return the lines that say where the results of a run are, and how to read them.
+
+    Args:
+        run_dir: The run directory.
+        outputs: Tables of the run.
+    """
+    said = [f"results in {run_dir}"]
     first = next((name for name in ("transcripts", "features", "emissions") if name in outputs), None)
     if first == "transcripts":
         said.append(f"pandas.read_parquet({quoted(run_dir / first)})")

@@ -13,8 +13,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from make_run import run_record
@@ -93,9 +95,11 @@ def record_of(shard: int, mark: str = "mark", failures: Mapping[str, int] | None
     )
 
 
-def commit(directory: RunDirectory, shard: int, text: str = "", mark: str = "mark") -> CommitRecord:
+def commit(directory: RunDirectory, shard: int, text: str = "", mark: str = "mark", again: bool = True) -> CommitRecord:
     staged = stage(directory, shard, ["a", "b"], ["c"], text)
-    done = committing.commit(directory, record_of(shard, mark, {"truncated": 1}), staged, IDS, {"transcripts": 1})
+    record = record_of(shard, mark, {"truncated": 1})
+    done = committing.commit(directory, record, staged, IDS, {"transcripts": 1}, again=again)
+    assert done is not None
     shutil.rmtree(staged["failures"].parent)
     return done
 
@@ -456,8 +460,8 @@ def test_asking_takes_no_lock_that_a_starting_run_could_meet(
 
 SHARING = """
 import pickle, sys
-directory, lock = pickle.loads(bytes.fromhex(sys.argv[1]))
-directory.share_lock(lock)
+directory, locks = pickle.loads(bytes.fromhex(sys.argv[1]))
+directory.share_locks(locks)
 directory.check_in_place()
 print(directory.is_locked(), flush=True)
 sys.stdin.read()
@@ -466,13 +470,12 @@ sys.stdin.read()
 
 def test_a_process_that_shares_the_lock_keeps_it_until_it_ends(directory: RunDirectory) -> None:
     with directory.lock():
-        lock = directory.held_lock
-        assert lock is not None
-        sent = pickle.dumps((directory, lock)).hex()
+        locks = directory.held_locks
+        sent = pickle.dumps((directory, locks)).hex()
         process = subprocess.Popen(
             [sys.executable, "-c", SHARING, sent],
             env=environment(),
-            pass_fds=[lock.descriptor],
+            pass_fds=[lock.descriptor for lock in locks],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -793,7 +796,7 @@ with directory.lock():
             staged[table] = folder / f"{table}.parquet"
             pq.write_table(pa.table({"id": ids, "text": ["from the attempt that died"] * len(ids)}), staged[table])
         record = CommitRecord(shard, "mark", {}, 3, 1.5, {"truncated": 1})
-        committing.commit(directory, record, staged, ["a", "b", "c"], {"transcripts": 1})
+        committing.commit(directory, record, staged, ["a", "b", "c"], {"transcripts": 1}, again=True)
 """
 
 
@@ -850,6 +853,70 @@ def test_a_kill_while_a_done_shard_is_done_again_leaves_the_old_the_new_or_none(
         assert_whole(directory, done[0].records[0])
         text = pq.read_table(file_of(directory, "transcripts", 0))["text"][0].as_py()
         assert text == {"old": "old", "new": "from the attempt that died"}[left]
+
+
+class Turns:
+    """Lets two threads take their steps, which lie between failpoints, in a given order."""
+
+    def __init__(self, order: Sequence[int]) -> None:
+        self._order = list(order)
+        self._ended: set[int] = set()
+        self._changed = threading.Condition()
+        self._local = threading.local()
+
+    def step(self, name: str = "", shard: int | None = None) -> None:
+        """Wait until it is the turn of this thread. Takes the place of `failpoint`."""
+        me = getattr(self._local, "number", None)
+        with self._changed:
+            while me is not None and self._order and self._order[0] != me and self._order[0] not in self._ended:
+                self._changed.wait(10)
+            if self._order and me is not None:
+                del self._order[0]
+            self._changed.notify_all()
+
+    def run(self, number: int, do: Callable[[], None]) -> None:
+        self._local.number = number
+        try:
+            self.step()
+            do()
+        finally:
+            with self._changed:
+                self._ended.add(number)
+                self._changed.notify_all()
+
+
+@given(order=st.lists(st.integers(0, 1), max_size=40), same=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_of_two_processes_that_commit_a_shard_at_the_same_time_one_counts_or_none(order: list[int], same: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        directory, turns = RunDirectory(Path(folder) / "run"), Turns(order)
+        returned: dict[int, CommitRecord | None] = {}
+
+        def attempt_to_commit(number: int) -> None:
+            text = "the same" if same else f"from process {number}"
+            staged, record = stage(directory, 0, ["a", "b"], ["c"], text), record_of(0, failures={"truncated": 1})
+            returned[number] = committing.commit(directory, record, staged, IDS, {"transcripts": 1})
+
+        for module in (store, files, committing):
+            patch.setattr(module, "failpoint", turns.step)
+        threads = [
+            threading.Thread(target=turns.run, args=(n, partial(attempt_to_commit, n)), daemon=True) for n in (0, 1)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert len(returned) == 2
+        done = directory.committed({"mark"})
+        for shard in done.values():
+            assert_whole(directory, shard.records[0])
+        assert done or not same  # what is mixed of equal files is whole
+
+
+def test_a_commit_that_comes_second_leaves_the_first_one(directory: RunDirectory) -> None:
+    first = commit(directory, 0, text="first")
+    assert commit(directory, 0, text="second, and longer", again=False) == first
+    assert_whole(directory, first)
 
 
 def test_a_failpoint_of_another_shard_does_nothing(directory: RunDirectory) -> None:

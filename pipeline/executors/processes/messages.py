@@ -27,11 +27,11 @@ class Task:
 
     Attributes:
         job: The job.
-        lock: The lock that the run holds. Its descriptor is inherited.
+        locks: The locks that the run holds. Their descriptors are inherited.
     """
 
     job: Job
-    lock: Lock
+    locks: tuple[Lock, ...]
 
     def store(self) -> int:
         """Write the task into a file in memory, once for all workers, and return its descriptor.

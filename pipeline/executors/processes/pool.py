@@ -89,19 +89,17 @@ class Pool:
                 started, or too many have died.
             Stopped: A signal has arrived.
         """
-        lock = self._job.directory.held_lock
-        assert lock is not None, "the caller holds the lock"
         job = replace(self._job, sharing=len(self._devices))
-        self._task = messages.Task(job, lock).store()
+        self._task = messages.Task(job, self._job.directory.held_locks).store()
         try:
             with deferring_stop():
-                self._fill_places(lock.descriptor)
+                self._fill_places()
                 while self._workers:
                     with allowing_stop():
                         self._wait()
                     for each in list(self._workers):
                         self._look_at(each)
-                    self._fill_places(lock.descriptor)
+                    self._fill_places()
             self._scheduler.require_all()
         except BaseException as error:
             with deferring_stop():
@@ -111,12 +109,13 @@ class Pool:
             os.close(self._task)
         return sorted(self._scheduler.kept)
 
-    def _fill_places(self, lock: int) -> None:
+    def _fill_places(self) -> None:
         for place in self._scheduler.places_to_fill():
-            self._workers.append(self._start(place, lock))
+            self._workers.append(self._start(place))
 
-    def _start(self, place: int, lock: int) -> _Worker:
+    def _start(self, place: int) -> _Worker:
         ours, theirs = Pipe()
+        locks = [lock.descriptor for lock in self._job.directory.held_locks]
         with theirs, open(self._job.directory.local_log(), "ab") as log:
             path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
             try:
@@ -125,7 +124,7 @@ class Pool:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=[theirs.fileno(), self._task, lock],
+                    pass_fds=[theirs.fileno(), self._task, *locks],
                     env={**os.environ, "PYTHONPATH": path},
                 )
             except OSError as error:

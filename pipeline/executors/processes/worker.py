@@ -74,7 +74,7 @@ def _execute(task: Task, device: str, link: Link) -> None:
     from pipeline.inference.execute import execute
 
     failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
-    task.job.directory.share_lock(task.lock)
+    task.job.directory.share_locks(task.locks)
     link.tell(Finished(execute(task.job, link.shards(), torch.device(device), link)))
 
 
