@@ -23,6 +23,7 @@ from pipeline.storage import committing, tables
 from pipeline.storage import manifest as manifests
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
+from pipeline.storage.metrics import read_metrics
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.summary import Standing, Totals, after_stop
 
@@ -163,6 +164,16 @@ def test_the_speed_of_workers_that_compute_at_the_same_time_adds_up(directory: R
     assert read_status(directory.root).real_time == 60.0
     write_metrics(directory, alone + "\n".join(pair) + "\n")  # one second of one worker, one second of two
     assert read_status(directory.root).real_time == 45.0
+
+
+def test_the_speed_of_parts_that_compute_at_the_same_time_adds_up(directory: RunDirectory) -> None:
+    logs = directory.root / "logs"
+    logs.mkdir()
+    for part, valid_s in (("1-of-2", 20.0), ("2-of-2", 40.0)):
+        (logs / f"metrics-{part}.jsonl").write_text(metrics_line(valid_s) * 3)
+    (logs / "metrics-1-of-1.jsonl.bak").write_text(metrics_line(1e6))
+    assert [line.workers for line in read_metrics(directory)] == [1, 1, 1, 2, 2, 2]  # lines of one time, file by file
+    assert read_status(directory.root).real_time == 180.0 / (3 * 1.0 + 3 * 0.5)
 
 
 def test_a_stop_between_batches_is_not_counted_as_work(directory: RunDirectory) -> None:
