@@ -141,7 +141,7 @@ class Disturbed(Soak):
             found_ids = ids(run_dir / table)
             check(all(count == rows for count in found_ids.values()), f"an id twice in {table}")
             check(Counter(set(found_ids)) + failed == manifest, f"{table} does not account for every id")
-        left = sorted(path.name for path in (run_dir / ".staging").iterdir())
+        left = sorted(path.name for path in (run_dir / ".staging").iterdir() if not path.name.startswith("lock-"))
         check(left == ["lock"], f"left in .staging: {left}")
 
     # --- what can happen: each says what it did, and ends with no process left
@@ -197,6 +197,25 @@ class Disturbed(Soak):
         for process in (first, second):
             check_no_process(process)
         return "two drivers"
+
+    def parts(self, run_dir: Path) -> str:
+        """Start all parts of the run at once, and at times some of another division; kill or stop one of them."""
+        of = self.chance.randint(2, 4)
+        divided = [f"{number}/{of}" for number in range(1, of + 1)]
+        divided += self.chance.choice(([], ["1/1"], [f"1/{of + 1}", f"{of + 1}/{of + 1}"]))
+        processes = [self.start(run_dir, f"executor.part={part}") for part in divided]
+        victim = self.chance.choice(processes)
+        self.sleep(victim, 2.0)
+        if self.chance.random() < 0.5:
+            kill_group(victim)
+        else:
+            send(victim, signal.SIGTERM)
+        codes = [process.wait(LONGEST_S) for process in processes]
+        stopped = {-signal.SIGKILL, -signal.SIGTERM, CLEAN[signal.SIGTERM]}
+        check(set(codes) <= {COMPLETE, *stopped}, f"exit codes {codes} of the parts {divided}")
+        for process in processes:
+            check_no_process(process)
+        return "parts at the same time"
 
     def frozen(self, run_dir: Path) -> str:
         first = self.start(run_dir)
@@ -285,8 +304,8 @@ KINDS = {
     kind.__name__: kind
     for kind in (
         Disturbed.kill, Disturbed.kill_at_failpoint, Disturbed.fail, Disturbed.stop, Disturbed.stop_twice,
-        Disturbed.two_drivers, Disturbed.frozen, Disturbed.descendants, Disturbed.renamed, Disturbed.lock_file,
-        Disturbed.damage,
+        Disturbed.two_drivers, Disturbed.parts, Disturbed.frozen, Disturbed.descendants, Disturbed.renamed,
+        Disturbed.lock_file, Disturbed.damage,
     )
 }  # fmt: skip
 """The kinds of disturbance by name."""
