@@ -12,7 +12,7 @@ import pytest
 import running
 
 from pipeline.config.compose import read
-from pipeline.config.run_config import load_sweep
+from pipeline.config.run_config import load, load_sweep
 from pipeline.runtime.errors import UserError
 
 QUICK = (
@@ -96,6 +96,20 @@ def test_run_dir_may_hold_the_swept_value() -> None:
     assert [config.run_dir for config in configs] == [Path("x/float16 mix"), Path("x/float32 mix")]
     with pytest.raises(UserError, match=r"Interpolation key 'model.nam' not found"):
         load_sweep(["dataset=digits", "run_dir=out/${model.nam}"])
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_the_arguments_of_a_run_of_a_sweep_give_its_configuration_again() -> None:
+    for folder in ("my b", "a"):
+        Path(folder).mkdir()
+    typed = ["dataset=folder", "dataset.root=choice(a,'my b')", "model=digits", "score.by=[dir1],[dir1,'a b']"]
+    typed += ["executor=slurm", "executor.tasks=range(1,3)", "executor.setup='a \"b\"','it\\'s $x, y'"]
+    configs = load_sweep([*typed, "run_dir=${executor.tasks} ${dataset.root}/${executor.setup}/${score.by}"])
+    assert len({config.run_dir for config in configs}) == 16
+    for config in configs:
+        assert not any("," in argument for argument in config.arguments if argument.startswith("executor.tasks"))
+        assert load(config.arguments).yaml == config.yaml
+    assert configs[-1].settings.executor.setup == ["it's $x, y"]
 
 
 def test_the_runs_are_done_in_order_and_the_worst_code_is_returned(audio: Path) -> None:

@@ -132,14 +132,15 @@ def read(typed: str, *, sweep: bool = False) -> list[Value]:
     key, _, value = typed.partition("=")
     said = mask_assignment(typed)
     if key in PATHS and value not in ("", "null", "???") and not value.startswith(("'", '"', "choice(")):
-        return [Value(key, value, said)]
+        return [Value(key, value, said, typed=typed)]
     try:
         override = OverridesParser.create().parse_override(typed)
-        found: Iterable[Any] = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+        swept = override.is_sweep_override()
+        found: Iterable[Any] = override.sweep_iterator() if swept else [override.value()]
         values = [Override._convert_value(each) for each in found]
     except (HydraException, RecursionError) as error:
         if re.fullmatch(r"[\w.]+", key) and value and value[0] not in "[{'\"" and not isinstance(error, RecursionError):
-            return [Value(key, value, said)]
+            return [Value(key, value, said, typed=typed)]
         raise UserError(
             f"{said!r}: cannot be read; write key=value or key=[a,b], close each bracket and each quotation mark, "
             "and put text with other characters in quotation marks of its own: '[\"a, b\",c]'"
@@ -148,8 +149,12 @@ def read(typed: str, *, sweep: bool = False) -> list[Value]:
     if override.package is not None or override.type is not OverrideType.CHANGE:
         raise UserError(f"{said}: keys cannot be added, removed or moved; write {key}=... for a key that there is")
     if len(values) == 1:
-        return [Value(key, values[0], said)]
+        return [Value(key, values[0], said, typed=typed)]
     if not sweep:
         listed = f", or write {shlex.quote(f'{key}=[{value}]')} for a list" if key in LISTS else ""
         raise UserError(f"{said}: several values, and so several runs; add -m to do one after the other{listed}")
-    return [Value(key, each, mask_assignment(f"{key}={each}")) for each in values]
+    forms = map(str, values) if key in PATHS else override.sweep_string_iterator()
+    return [
+        Value(key, each, mask_assignment(f"{key}={each}"), typed=f"{key}={form}")
+        for each, form in zip(values, forms, strict=True)
+    ]

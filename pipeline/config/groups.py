@@ -45,6 +45,11 @@ class OwnConf:
     root: Path
     name: str = PRIMARY
 
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The options of the command line that name these files."""
+        return "--config-dir", str(self.root), "--config-name", self.name
+
 
 def open_conf(folder: str, name: str = PRIMARY) -> OwnConf:
     """Check the values of `--config-dir` and `--config-name` by the names of the files; no file is read.

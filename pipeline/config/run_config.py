@@ -38,6 +38,7 @@ class RunConfig:
         layers: The layers whose features are asked for, ascending; empty where features are not.
         run_dir: The folder for the tables.
         yaml: The resolved configuration, secrets masked.
+        arguments: Arguments of `python -m pipeline.run` that give this configuration, secrets not masked.
     """
 
     settings: Settings
@@ -47,6 +48,7 @@ class RunConfig:
     layers: tuple[int, ...]
     run_dir: Path
     yaml: str
+    arguments: tuple[str, ...]
 
     @property
     def model(self) -> ModelFacts:
@@ -93,10 +95,10 @@ def load_sweep(overrides: Sequence[str], own: OwnConf | None = None) -> list[Run
 def _load(typed: Sequence[Value], own: OwnConf | None) -> RunConfig:
     composed, given = compose(typed, own)
     with naming(given):
-        return _checked(composed)
+        return _checked(composed, (*(own.arguments if own else ()), *(item.typed for item in typed)))
 
 
-def _checked(composed: DictConfig) -> RunConfig:
+def _checked(composed: DictConfig, arguments: tuple[str, ...]) -> RunConfig:
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise UserError(f"{missing[0]} is required and has no default; add {missing[0]}=...")
@@ -126,6 +128,7 @@ def _checked(composed: DictConfig) -> RunConfig:
         layers=layers,
         run_dir=run_dir,
         yaml=OmegaConf.to_yaml(OmegaConf.create(mask_secrets(OmegaConf.to_container(composed)))),
+        arguments=arguments,
     )
 
 

@@ -28,12 +28,13 @@ _MAX_REFERENCES = 10
 
 @dataclass(frozen=True)
 class Value:
-    """A value: its full key, as messages quote it, and the file if a person's own file has it."""
+    """A value: its full key, as messages quote it, the file if a person's own file has it, and as it can be typed."""
 
     key: str
     value: Any
     said: str
     file: Path | None = None
+    typed: str = ""
 
 
 def read_own(own: OwnConf, chosen: dict[str, str]) -> list[Value]:

@@ -9,6 +9,9 @@ An executor has three parts to work with. `pipeline.inference.execute.execute` c
 them from an iterable when it needs them, so several processes can share a queue. It tells a `Listener` what it does.
 A `Monitor` (`pipeline.inference.monitor`) follows the whole run. It is the `Listener` of a single process; several
 processes pass their calls on to it.
+
+An executor can also hand the command itself over to jobs of a cluster, before a device is known. Its module then has a
+function `submission(config, directory, say)`, which returns a `Submission`, or `None` if this command submits nothing.
 """
 
 from __future__ import annotations
@@ -40,5 +43,33 @@ class Executor(Protocol):
             UserError: The weights cannot be used.
             RunError: More than `max_failures` utterances failed.
             Stopped: A signal has arrived.
+        """
+        ...
+
+
+class Submission(Protocol):
+    """Hands a run over to jobs of a cluster, which repeat its command for parts of the shards."""
+
+    def check(self) -> None:
+        """Fetch the weights, and check that jobs can be submitted now, before the recordings are listed.
+
+        Raises:
+            UserError: Something is missing here, or jobs of this run are waiting or running, or as `ModelSource.fetch`.
+        """
+        ...
+
+    def plan(self, num_shards: int) -> None:
+        """Take the number of shards of the manifest. The lock is still held, so nothing may start yet."""
+        ...
+
+    def submit(self) -> int:
+        """Submit the jobs, and say where to look. The lock has been released.
+
+        Returns:
+            The exit code of the command.
+
+        Raises:
+            UserError: As `check`, or the cluster refuses the jobs.
+            RunError: Jobs that this command waits for have failed.
         """
         ...

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 from rich.text import Text
 
+from pipeline.config.groups import EXECUTORS
 from pipeline.config.run_config import RunConfig
 from pipeline.datasets import columns_of
+from pipeline.executors import Submission
 from pipeline.report.freshness import is_current
 from pipeline.runtime import redaction as masking
 from pipeline.runtime.errors import UserError
@@ -70,6 +72,8 @@ class Session:
         self.directory = RunDirectory(config.run_dir, None if part is None else Part.parse(part))
         self.console = console()
         self.manifest_stage = ManifestStage(config, self.directory, self.console, self.say)
+        submission = getattr(EXECUTORS.load(config.settings.executor.name), "submission", None)
+        self.submission: Submission | None = submission and submission(config, self.directory, self.say)
 
     def run(self) -> int:
         """Do the stages; the dataset's notice, if it has one, is the first line and the last."""
@@ -78,16 +82,19 @@ class Session:
             self.say(notice)
         try:
             code = self._stages()
+            if code is None and self.submission is not None:
+                code = self.submission.submit()
         except Stopped as stop:
             stop.kept = summary.after_stop(self.directory)
             raise
         if notice:
             self.say(notice)
-        return code
+        return code or 0
 
-    def _stages(self) -> int:
-        """Do the stages in order."""
+    def _stages(self) -> int | None:
+        """Do the stages in order; `None` if what is left to do is to be submitted, once the lock is released."""
         settings = self.config.settings
+        finished = None
         check_normaliser(settings.score.normaliser)
         if self.directory.manifest.is_there:
             manifest, made_with = manifests.read(self.directory.manifest)
@@ -101,7 +108,9 @@ class Session:
         elif settings.score.by:
             each = [CHANNEL] if settings.channels == "each" else []
             self._check_groups([*own_column_names(columns_of(self.config.dataset)).values(), *each])
-        if "infer" in settings.stages and not self.directory.manifest.is_there:
+        if self.submission is not None and finished is None:
+            self.submission.check()
+        elif "infer" in settings.stages and not self.directory.manifest.is_there:
             from pipeline.models.device import resolve_device, resolve_precision
             from pipeline.stages.infer import check_weights
 
@@ -109,10 +118,17 @@ class Session:
             check_weights(self.config.source)
         with self.directory.new_or_kept():
             part = self.directory.part
-            with self.directory.lock() if part is None else self.directory.lock_part(self._say_waiting):
+            with (
+                self.directory.lock(required=self.submission is None)
+                if part is None
+                else self.directory.lock_part(self._say_waiting)
+            ):
                 computed = self._compute()
                 if computed is None:
                     return 3 if self.manifest_stage.unlisted else 0
+                if self.submission is not None and computed.finished is None:
+                    self.submission.plan(computed.manifest.num_shards)
+                    return None
                 if part is None:
                     return self._conclude(computed)
             return self._conclude_part(part, computed)
@@ -131,7 +147,7 @@ class Session:
         # Asked again, now that the corpus has been listed, and a moved root has been found the same.
         finished = self._finished(manifest, self.manifest_stage.made_with())
         speed = ""
-        if finished is None and "infer" in settings.stages:
+        if finished is None and "infer" in settings.stages and self.submission is None:
             # Imported here, so that whatever needs no model starts without waiting for torch.
             from pipeline.stages.infer import infer
 

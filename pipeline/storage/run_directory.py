@@ -48,15 +48,19 @@ class RunDirectory(StoredRun):
         return range(num_shards) if self.part is None else self.part.shards(num_shards)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, required: bool = True) -> Iterator[None]:
         """Create the run directory if it is missing, and lock it for this process while the context lasts.
+
+        Args:
+            required: Refuse a file system that has no locks.
 
         Raises:
             Locked: Another process holds the lock.
             UserError: The folder cannot be written.
             RunError: The folder or its lock file was renamed, removed or replaced during the context.
         """
-        with hold(self._staging / "lock", self._what) as lock, self._holding(lock):
+        part = "" if required else str(Part(1, 1))
+        with hold(self._staging / "lock", self._what, part) as lock, self._holding(lock):
             yield
 
     @contextmanager

@@ -26,7 +26,11 @@ from pipeline.runtime.errors import UserError
 CORPUS = ("dataset=digits", "shard.hours=0.004", "loader.workers=0", "stages=[manifest,infer]")
 
 
-EXECUTORS = {"one process": (), "two processes": ("executor.workers=2",)}
+EXECUTORS = {
+    "one process": (),
+    "two processes": ("executor.workers=2",),
+    "slurm": ("executor=slurm", "executor.cluster=local", "executor.tasks=2"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,7 @@ def test_every_executor_writes_the_same_tables(given: tuple[str, ...], whole: Pa
     assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", "loader.workers=1", *given]) == 0
     assert_accounting(tmp_path / "run")
     assert_same_tables(whole, tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run" / ".staging").iterdir()] == ["lock"]
+    assert {path.name.partition("-")[0] for path in (tmp_path / "run" / ".staging").iterdir()} == {"lock"}
 
 
 def test_shards_executed_one_by_one_in_any_order_give_the_tables_of_one_run(
