@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,6 +25,9 @@ from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.lock import Lock, Locked, hold, hold_as_part, let_others_in, share
 from pipeline.storage.names import COMMITS, CONFUSIONS, LOG, RUN_JSON, SCORES, STAGING, TABLES, Part
 from pipeline.storage.stored_run import StoredRun
+
+PLANNED_S = 1.0
+"""Seconds between two looks whether another part has planned the run, on a file system without locks."""
 
 
 class RunDirectory(StoredRun):
@@ -89,10 +93,11 @@ class RunDirectory(StoredRun):
     def lock_part(self, waiting: Callable[[str], None]) -> Iterator[None]:
         """Lock the part for this process, and share the lock of the run with other parts, while the context lasts.
 
-        Without other parts, this process is `alone` until it calls `let_others_in`.
+        Without other parts, this process is `alone` until it calls `let_others_in`. On a file system without locks,
+        nobody knows whether there are other parts. There, part 1 plans a new run, and the others wait for it.
 
         Args:
-            waiting: Called once if another part plans or closes the run, with who it is.
+            waiting: Called once if this process waits for another part, with who it is.
 
         Raises:
             Locked: Another process computes the same part or the whole run.
@@ -106,7 +111,11 @@ class RunDirectory(StoredRun):
             self._holding(mine, lock),
         ):
             if not lock.works:
-                self.alone = self.part.of == 1 or not self.has(RUN_JSON)
+                self.alone = self.part.of == 1 or (self.part.number == 1 and not self.has(RUN_JSON))
+                if not self.alone and not self.has(RUN_JSON):
+                    waiting(f"part {Part(1, self.part.of)}")
+                while not self.alone and not self.has(RUN_JSON):
+                    time.sleep(PLANNED_S)
             try:
                 yield
             finally:

@@ -19,6 +19,7 @@ from running import DATA, SHIPPED, assert_accounting, assert_same_tables, kill_g
 
 from pipeline.results import open_run
 from pipeline.status import describe, read_status
+from pipeline.storage import run_directory as store
 from pipeline.storage.names import Part
 from pipeline.storage.run_directory import RunDirectory
 
@@ -221,12 +222,13 @@ def test_parts_of_other_sizes_that_overlap_do_no_harm(whole: Path, tmp_path: Pat
 PARTS = ("1/1", "1/2", "2/2")
 
 
+def refuse_locks(descriptor: int, command: int, *given: Any) -> Any:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
 @pytest.fixture
 def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(descriptor: int, command: int, *given: Any) -> Any:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    monkeypatch.setattr(fcntl, "fcntl", refuse_locks)
 
 
 @pytest.mark.usefixtures("without_locks")
@@ -240,7 +242,7 @@ def test_parts_work_on_a_file_system_without_locks(
         f"error: run_dir={run_dir}: cannot be locked (No locks available); choose a run_dir= on a file system that "
         "supports locks, or add executor.part=1/1 and start no other run there meanwhile\n"
     )
-    for part in ("2/2", "1/2"):
+    for part in ("1/2", "2/2"):
         assert main([*given, f"executor.part={part}"]) == 0
         said = capsys.readouterr().out
         assert "the file system has no locks, so other parts may be at work; once all have ended" in said
@@ -248,6 +250,23 @@ def test_parts_work_on_a_file_system_without_locks(
     assert main([*given, "executor.part=1/1"]) == 0
     assert "all parts are done: 60 of 60 utterances" in capsys.readouterr().out
     assert_same_tables(whole, run_dir)
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_without_locks_the_first_part_plans_and_the_others_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*CORPUS, STAGES, f"run_dir={tmp_path / 'run'}"]
+
+    def first_part(seconds: float) -> None:
+        monkeypatch.undo()
+        monkeypatch.setattr(fcntl, "fcntl", refuse_locks)
+        run(*given, "executor.part=1/2", cwd=tmp_path)
+
+    monkeypatch.setattr(store.time, "sleep", first_part)
+    assert main([*given, "executor.part=2/2"]) == 0
+    assert "waiting for part 1/2, which plans or closes the run\n" in capsys.readouterr().out
+    assert committed(tmp_path / "run") == list(range(SHARDS))
 
 
 def test_each_part_retries_its_own_failures(tmp_path: Path) -> None:
