@@ -148,6 +148,7 @@ def test_every_key_of_the_configuration_has_its_place(site: Path) -> None:
     settings = OmegaConf.structured(config.load(["dataset=digits"]).settings)
     keys = {key for key in keys_of(settings) if key.partition(".")[0] not in GROUPS}
     keys |= {*keys_of(OmegaConf.structured(SOURCES.load("checkpoint").Options), "model.")}
+    keys |= {"model-huggingface.checkpoint", "model-huggingface.language"}
     for choice in group_choices("dataset"):
         keys |= {*keys_of(OmegaConf.structured(CONNECTORS.load(choice).Options), f"dataset-{choice}.")}
         assert f"dataset-{choice}" in there
