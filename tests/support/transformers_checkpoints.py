@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import transformers
 from exactness import Alone
+from safetensors.torch import load_file, save_file
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
@@ -99,6 +100,32 @@ def save(
     model.save_pretrained(folder, **(saving or {}))
     processor.save_pretrained(folder)
     return Saved(folder, model, processor)
+
+
+def save_languages(folder: Path) -> Path:
+    """Save a checkpoint in the shape of MMS, with four vocabularies and the weights of two languages."""
+    languages = {name: vocabulary(letters=[*"abcde"]) for name in ("deu", "den", "eng", "fra")}
+    for number, name in enumerate(("deu", "fra")):
+        made = save(folder, "Wav2Vec2", tokens=languages[name], do_stable_layer_norm=True, adapter_attn_dim=6)
+        torch.manual_seed(number)
+        adapters = {key: 0.3 * torch.randn_like(tensor) for key, tensor in made.model._get_adapters().items()}
+        save_file(adapters, folder / f"adapter.{name}.safetensors")
+    tokenizer_of(languages, target_lang="deu").save_pretrained(folder)
+    return folder
+
+
+def change(file: Path, **values: Any) -> None:
+    """Set keys of a JSON file; `None` removes one, and all of them where there is no file yet."""
+    content = json.loads(file.read_text()) if file.exists() else {}
+    content |= values
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def resave(folder: Path, alter: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Alter the tensors of a checkpoint."""
+    state = load_file(folder / "model.safetensors")
+    alter(state)
+    save_file(state, folder / "model.safetensors")
 
 
 @torch.inference_mode()

@@ -45,13 +45,13 @@ class Folder:
         said: The checkpoint as it was typed, `model.checkpoint=...`, which begins every message.
         path: The folder.
         pinned: `owner/name@commit` where the folder is a snapshot of a repository; `None` for a folder of one's own.
-        prefix: Where the checkpoint was asked for by name, that name; else the name of the folder.
+        name: The name that it was asked for by, or that of the folder.
     """
 
     said: str
     path: Path
     pinned: str | None
-    prefix: str
+    name: str
 
     def refusal(self, reason: str) -> UserError:
         """The error that refuses this checkpoint; `reason` ends with what to do."""

@@ -58,11 +58,13 @@ def fetch(folder: Folder, files: Sequence[str]) -> None:
 
     Args:
         folder: The snapshot, whose `pinned` names the repository and the commit.
-        files: The names of the files.
+        files: The names of the files; none are fetched where there are none.
 
     Raises:
         UserError: They cannot be fetched.
     """
+    if not files:
+        return
     assert folder.pinned is not None
     name, _, commit = folder.pinned.rpartition("@")
     _fetch(folder.said, name, commit, files)

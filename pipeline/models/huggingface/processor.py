@@ -49,7 +49,7 @@ def read_waveforms(folder: Folder) -> Waveforms:
 
 
 def _checked(folder: Folder, name: str, found: Mapping[str, Any]) -> Waveforms:
-    kind = found.get("feature_extractor_type", _EXTRACTOR)
+    kind = found.get("feature_extractor_type") or _EXTRACTOR
     if kind != _EXTRACTOR:
         raise folder.refusal(
             f"feature_extractor_type in {name} says {kind!r}; only {_EXTRACTOR} is supported, which gives waveforms"

@@ -54,7 +54,7 @@ def read_vocabulary(folder: Folder, num_labels: int | None, language: str | None
     """
     ids = _ids(folder, language)
     settings = _settings(folder)
-    kind = settings.get("tokenizer_class", _CTC)
+    kind = settings.get("tokenizer_class") or _CTC
     if kind not in _TOKENIZERS:
         raise folder.refusal(f"tokenizer_class in {_TOKENIZER} says {kind!r}; {_CTC} and {_PHONEMES} are supported")
     tokens = {index: token for token, index in _added(folder, settings).items()} | {
@@ -166,9 +166,6 @@ def _special(settings: Mapping[str, Any]) -> set[str | None]:
     for key in _UNNAMED:
         unnamed = settings.get(key) or ()
         special |= {_content(token) for token in (unnamed.values() if isinstance(unnamed, dict) else unnamed)}
-    decoder = settings.get("added_tokens_decoder")
-    if isinstance(decoder, dict):
-        special |= {_content(token) for token in decoder.values() if isinstance(token, dict) and token.get("special")}
     return special - {None}
 
 

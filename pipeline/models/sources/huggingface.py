@@ -84,7 +84,7 @@ class Source:
     @property
     def run_name(self) -> str:
         """The checkpoint and the language, for the name of the run directory."""
-        parts = [self.facts.name, self._folder.prefix, self._language or ""]
+        parts = [self.facts.name, self._folder.name, self._language or ""]
         return "-".join(re.sub(r"[^\w.-]", "_", part) for part in parts if part)
 
     @property
@@ -147,17 +147,16 @@ class Source:
 
     def _fetch_missing(self) -> None:
         """Fetch the files with weights that the snapshot lacks. Its indices are there, if it has any."""
-        self._fetch_first(WEIGHTS)
-        shards = [path.name for path in self._folder.weights_files() if not path.is_file()]
-        if shards:
-            hub.fetch(self._folder, shards)
+        whole, index, torch_whole, torch_index = (self._folder.path / name for name in WEIGHTS)
+        if not self.weights_path.is_file() or not all(path.is_file() for path in self._folder.weights_files()):
+            if not index.is_file():
+                self._fetch_first([whole.name] if torch_index.is_file() else [whole.name, torch_whole.name])
+            hub.fetch(self._folder, [path.name for path in self._folder.weights_files() if not path.is_file()])
         if self._adapts:
             self._fetch_first(adapter_names(str(self._language)))
 
     def _fetch_first(self, names: Sequence[str]) -> None:
-        """Fetch the first of some files that the repository has."""
+        """Fetch the first of some files that the repository has, unless one of them is there."""
         for name in names:
-            if not (self._folder.path / name).is_file() and not name.endswith(".json"):
+            if not any((self._folder.path / each).is_file() for each in names):
                 hub.fetch(self._folder, [name])
-            if (self._folder.path / name).is_file():
-                return
