@@ -249,5 +249,5 @@ def test_without_the_extra_a_folder_is_enough_and_a_name_says_what_to_install(sa
     assert ended.returncode == 2
     assert ended.stderr.strip() == (
         "error: model.checkpoint=me/tiny: no such folder; "
-        "to fetch a repository by name, pip install 'overnight-speech[huggingface]'"
+        "to fetch a repository by name, run pip install huggingface_hub, which the extra huggingface has"
     )

@@ -79,7 +79,8 @@ def _fetch(said: str, name: str, revision: str | None, files: Sequence[str], qui
         from tqdm import tqdm
     except ImportError:
         raise UserError(
-            f"{said}: no such folder; to fetch a repository by name, pip install 'overnight-speech[{EXTRA}]'"
+            f"{said}: no such folder; to fetch a repository by name, run pip install huggingface_hub, which the extra "
+            f"{EXTRA} has"
         ) from None
 
     class Silent(tqdm):  # type: ignore[misc]  # has no types
