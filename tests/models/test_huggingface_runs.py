@@ -164,7 +164,7 @@ def test_a_repository_is_fetched_once_pinned_recorded_and_used_offline(hub: Hub,
     commit = hub.push("me/tiny", copy)
     ended = by_name(hub, "me/tiny", elsewhere)
     assert ended.returncode == 0, ended.stderr
-    assert "Fetching 1 files" in ended.stderr
+    assert f"fetching model.safetensors of me/tiny@{commit} to " in ended.stderr
     assert hub.authorizations[-1] == f"Bearer {TOKEN}"
     run_dir = elsewhere / "runs" / "digits" / "huggingface-me-tiny"
     recorded = json.loads((run_dir / "run.json").read_text())
@@ -180,6 +180,13 @@ def test_a_repository_is_fetched_once_pinned_recorded_and_used_offline(hub: Hub,
         assert (ended.returncode, ended.stderr) == (0, "")
         assert "complete already" in ended.stdout
     assert not [path for path in hub.asked[asked:] if "/me/tiny/" in path]
+
+    shutil.rmtree(elsewhere / "runs")
+    weights = next((elsewhere / "cache").rglob("snapshots/*/model.safetensors"))
+    weights.unlink()
+    ended = by_name(hub, "me/tiny", elsewhere, HF_HUB_OFFLINE="1")
+    assert "not complete in the cache, and HF_HUB_OFFLINE is set" in ended.stderr.splitlines()[-1]
+    assert by_name(hub, "me/tiny", elsewhere).returncode == 0
 
     # Another commit with the same weights goes on; one with other weights does not.
     shutil.copytree(copy, elsewhere / "next")
@@ -219,8 +226,8 @@ def test_shards_languages_and_torch_files_are_fetched_and_nothing_else(hub: Hub,
 NOT_THERE = {
     "me/none": ({}, "neither a folder nor a repository that can be read"),
     "me/tiny@v9": ({}, "the repository has no revision v9"),
-    "me/offline": ({"HF_HUB_OFFLINE": "1"}, "nor in the cache, and HF_HUB_OFFLINE is set"),
-    "me/away": ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "nor in the cache, and the Hub cannot be reached"),
+    "me/offline": ({"HF_HUB_OFFLINE": "1"}, "not complete in the cache, and HF_HUB_OFFLINE is set"),
+    "me/away": ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "not complete in the cache, and the Hub cannot be reached"),
     "me/empty": ({}, "the repository has no config.json"),
 }
 

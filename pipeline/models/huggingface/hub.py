@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ def find(typed: str) -> Folder:
     name = _NAME.fullmatch(typed)
     if name is None:
         raise UserError(f"{said}: no such folder, and not owner/name of a repository; give one of them")
-    snapshot = _fetch(said, name["name"], name["revision"], DESCRIPTIONS, quietly=True)
+    snapshot = _describe(said, name["name"], name["revision"])
     folder = Folder(said, snapshot, f"{name['name']}@{snapshot.name}", typed.replace("/", "-"))
     if not (snapshot / "config.json").is_file():
         raise folder.refusal(
@@ -53,44 +55,61 @@ def find(typed: str) -> Folder:
     return folder
 
 
-def fetch(folder: Folder, files: Sequence[str]) -> None:
-    """Fetch those of some files that a repository has, of the commit that the folder is a snapshot of.
+def fetch(folder: Folder, file: str) -> bool:
+    """Fetch a file of the commit that a folder is a snapshot of, with a progress bar. Signals end it at once.
 
     Args:
         folder: The snapshot, whose `pinned` names the repository and the commit.
-        files: The names of the files; none are fetched where there are none.
+        file: The name of the file.
+
+    Returns:
+        Whether the repository has such a file.
 
     Raises:
-        UserError: They cannot be fetched.
+        UserError: It cannot be fetched.
     """
-    if not files:
-        return
     assert folder.pinned is not None
     name, _, commit = folder.pinned.rpartition("@")
-    _fetch(folder.said, name, commit, files)
+    with _explaining(folder.said, name, commit):
+        import huggingface_hub
+        from huggingface_hub.errors import RemoteEntryNotFoundError
+
+        print(f"fetching {file} of {folder.pinned} to {folder.path}", file=sys.stderr)
+        try:
+            huggingface_hub.hf_hub_download(name, file, revision=commit)
+        except RemoteEntryNotFoundError:
+            return False
+    return True
 
 
-def _fetch(said: str, name: str, revision: str | None, files: Sequence[str], quietly: bool = False) -> Path:
-    """Fetch those of some files that a repository has. Returns the snapshot's folder, named after the commit."""
+def _describe(said: str, name: str, revision: str | None) -> Path:
+    """Fetch the files of a repository that say what it holds. Returns the snapshot's folder, named after the commit."""
+    with _explaining(said, name, revision):
+        import huggingface_hub
+        from tqdm import tqdm
+
+        class Silent(tqdm):  # type: ignore[misc]  # has no types
+            def __init__(self, *given: Any, **options: Any) -> None:
+                super().__init__(*given, **{**options, "disable": True})
+
+        files = [*DESCRIPTIONS]
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files, tqdm_class=Silent))
+
+
+@contextmanager
+def _explaining(said: str, name: str, revision: str | None) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one line."""
     try:
         import httpx  # the client of huggingface_hub
-        import huggingface_hub
-        from huggingface_hub import errors
-        from tqdm import tqdm
+        from huggingface_hub import constants, errors
     except ImportError:
         raise UserError(
             f"{said}: no such folder; to fetch a repository by name, run pip install huggingface_hub, which the extra "
             f"{EXTRA} has"
         ) from None
-
-    class Silent(tqdm):  # type: ignore[misc]  # has no types
-        def __init__(self, *given: Any, **options: Any) -> None:
-            super().__init__(*given, **{**options, "disable": True})
-
     try:
-        snapshot = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=[*files], tqdm_class=Silent if quietly else None
-        )
+        yield
+        return
     except errors.GatedRepoError:
         reason = "asks its users for consent; give it on the repository's page, then log in with `hf auth login`"
     except errors.RepositoryNotFoundError:
@@ -101,11 +120,9 @@ def _fetch(said: str, name: str, revision: str | None, files: Sequence[str], qui
     except errors.RevisionNotFoundError:
         reason = f"the repository has no revision {revision}; give a branch, a tag or a commit that it has"
     except errors.LocalEntryNotFoundError:
-        how = "HF_HUB_OFFLINE is set" if huggingface_hub.constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
-        reason = f"neither a folder nor in the cache, and {how}; fetch it with `hf download {name}` or give a folder"
+        how = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
+        reason = f"no folder, not complete in the cache, and {how}; fetch it with `hf download {name}` or give a folder"
     except (errors.HfHubHTTPError, errors.HFValidationError, httpx.HTTPError, OSError) as error:
         first = next(iter(str(error).splitlines()), "") or type(error).__name__
         reason = f"cannot be fetched ({first}); try again, or give a folder"
-    else:
-        return Path(snapshot)
     raise UserError(f"{said}: {reason}")

@@ -151,12 +151,13 @@ class Source:
         if not self.weights_path.is_file() or not all(path.is_file() for path in self._folder.weights_files()):
             if not index.is_file():
                 self._fetch_first([whole.name] if torch_index.is_file() else [whole.name, torch_whole.name])
-            hub.fetch(self._folder, [path.name for path in self._folder.weights_files() if not path.is_file()])
+            for path in self._folder.weights_files():
+                if not path.is_file():
+                    hub.fetch(self._folder, path.name)
         if self._adapts:
             self._fetch_first(adapter_names(str(self._language)))
 
     def _fetch_first(self, names: Sequence[str]) -> None:
         """Fetch the first of some files that the repository has, unless one of them is there."""
-        for name in names:
-            if not any((self._folder.path / each).is_file() for each in names):
-                hub.fetch(self._folder, [name])
+        if not any((self._folder.path / name).is_file() for name in names):
+            any(hub.fetch(self._folder, name) for name in names)
