@@ -174,6 +174,34 @@ def test_a_file_that_is_missing_or_damaged_is_named(spoil: Callable[[Path], obje
     assert said in refusal(copy)
 
 
+ODD = [None, True, -1, 0, 1.5, 10**9, "x", "", [], {}, [None], ["a"], {"a": 1}, {"content": 3}]
+
+
+def test_whatever_a_file_says_is_taken_or_refused_in_one_line(saved: Path, tmp_path: Path) -> None:
+    """Every value of every file in turn, at two depths."""
+    files = {path.name: json.loads(path.read_text()) for path in saved.glob("*.json")}
+    assert len(files) > 3
+    folder = Path(shutil.copytree(saved, tmp_path / "odd"))
+    refusals = set()
+
+    def look(name: str, content: Any) -> None:
+        (folder / name).write_text(json.dumps(content))
+        try:
+            named("huggingface", checkpoint=str(folder)).check_file()
+        except UserError as error:
+            refusals.add(str(error).partition(": ")[2])
+
+    for name, content in files.items():
+        for key, value in content.items():
+            for odd in ODD:
+                look(name, {**content, key: odd})
+                for inner in value if isinstance(value, dict) else ():
+                    look(name, {**content, key: {**value, inner: odd}})
+        look(name, content)
+    assert len(refusals) > 80
+    assert not [said for said in refusals if "\n" in said]
+
+
 def test_older_files_say_the_same_as_newer_ones(saved: Path, copy: Path) -> None:
     """`preprocessor_config.json`, `special_tokens_map.json` and `added_tokens.json`, as transformers 4 wrote them."""
     (copy / "processor_config.json").unlink()
@@ -243,6 +271,10 @@ WEIGHTS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], list[str]]
         ["lm_head.weight has 15 rows, and the vocabulary names 12 labels"],
     ),
     "no head": (lambda state: (state.pop("lm_head.weight"), state.pop("lm_head.bias")), ["lacks lm_head."]),
+    "a tensor under two names": (
+        lambda state: state.update({"encoder.layer_norm.bias": torch.zeros(24)}),
+        ["holds a tensor under two names"],
+    ),
     "whole numbers": (
         lambda state: state.update({"lm_head.weight": torch.zeros(12, 24, dtype=torch.int8)}),
         ["holds quantised weights (lm_head.weight is int8)"],

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from exactness import TOLERANCE, Alone, assert_same, pad
 from safetensors.torch import load_file, save_file
 from transformers_checkpoints import (
@@ -269,12 +270,42 @@ def test_added_and_special_tokens_and_lower_case_are_written_as_transformers_wri
         check_texts(Saved(tmp_path, model, saved.processor), check(Saved(tmp_path, model, saved.processor)))
     )
     source = named("huggingface", checkpoint=str(tmp_path))
+    loaded = transformers.Wav2Vec2CTCTokenizer.from_pretrained(tmp_path)
+    assert source.facts.labels == tuple(loaded.convert_ids_to_tokens(list(range(size))))
     assert ("QU" in source.facts.labels) == within
     assert ("qu" if lower else "QU") in found or not within
     assert not {"<", ">"} & set(found)
     assert len(source.facts.silent) == 3 + within
     if lower:
         assert found == found.lower()
+
+
+def test_special_tokens_that_no_file_gives_an_index_come_after_the_vocabulary(tmp_path: Path) -> None:
+    tokens = {"[PAD]": 0, "|": 1, **{letter: index for index, letter in enumerate("abcdefg", start=2)}}
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+    tokenizer = tokenizer_of(tokens, **names)
+    saved = save(tmp_path, "WavLM", tokens=tokens, tokenizer=names, vocab_size=len(tokenizer))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names))
+    (tmp_path / "added_tokens.json").unlink()
+    loaded = transformers.Wav2Vec2CTCTokenizer.from_pretrained(tmp_path)
+    facts = named("huggingface", checkpoint=str(tmp_path)).facts
+    assert facts.labels == tuple(loaded.convert_ids_to_tokens(list(range(len(loaded)))))
+    assert facts.labels[-3:] == ("<s>", "</s>", "[UNK]")
+    check(saved)
+
+
+def test_phonemes_are_written_as_transformers_writes_them(tmp_path: Path) -> None:
+    tokens = vocabulary("last", "|", ["a", "tʃ", "ŋ", "ə", "əʊ"])
+    saved = save(tmp_path, "UniSpeech", tokens=tokens)
+    (tmp_path / "phonemes.json").write_text(json.dumps(tokens))
+    tokenizer = transformers.Wav2Vec2PhonemeCTCTokenizer(
+        str(tmp_path / "phonemes.json"), word_delimiter_token="|", do_phonemize=False
+    )
+    tokenizer.save_pretrained(tmp_path)
+    saved.processor.tokenizer = tokenizer
+    answers = check(saved)
+    found = texts(named("huggingface", checkpoint=str(tmp_path)), [each.emission for each in answers])
+    assert found == decoded(saved, [each.emission for each in answers])
 
 
 MMS = {
@@ -299,8 +330,6 @@ def test_each_language_of_mms_has_its_adapter_head_and_vocabulary(tmp_path: Path
         answers[language] = []
         save_file(adapters, tmp_path / f"adapter.{language}.safetensors")
     tokenizer_of(MMS, target_lang="deu").save_pretrained(tmp_path)
-    import transformers
-
     for language in MMS:
         model = transformers.Wav2Vec2ForCTC.from_pretrained(
             tmp_path, target_lang=language, ignore_mismatched_sizes=True

@@ -153,7 +153,8 @@ def alone(model: Any, extractor: Any, waveforms: Sequence[torch.Tensor]) -> list
 def decoded(saved: Saved, logits: Sequence[torch.Tensor]) -> list[str]:
     """transformers' own decoding of logits, without the special tokens that it spells out, and with single spaces."""
     tokenizer = saved.processor.tokenizer
-    lower_case, tokenizer.do_lower_case = tokenizer.do_lower_case, False  # a token beside a letter may change its case
+    lower_case = getattr(tokenizer, "do_lower_case", False)
+    tokenizer.do_lower_case = False  # a token beside a letter may change its case
     texts = saved.processor.batch_decode([each.argmax(-1) for each in logits])
     tokenizer.do_lower_case = lower_case
     for token in {*tokenizer.all_special_tokens} - {tokenizer.word_delimiter_token}:

@@ -181,8 +181,8 @@ def _class(values: _Values) -> tuple[str, str]:
     """`model_type` and the class of the model."""
     kind = values.get("model_type")
     classes = ", ".join(f"{name}{_HEADS[0]}" for name in CLASSES.values())
-    if kind not in CLASSES:
-        why = f" ({_OTHERS[kind]})" if kind in _OTHERS else ""
+    if not isinstance(kind, str) or kind not in CLASSES:
+        why = f" ({_OTHERS[kind]})" if isinstance(kind, str) and kind in _OTHERS else ""
         raise values.refusal("model_type", f"says {kind!r}, which cannot be run{why}; give a checkpoint of {classes}")
     named = values.get("architectures")
     if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):

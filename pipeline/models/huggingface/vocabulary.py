@@ -15,8 +15,8 @@ from pipeline.models.huggingface.folder import Folder
 VOCABULARY, _TOKENIZER = "vocab.json", "tokenizer_config.json"
 _CTC, _PHONEMES = "Wav2Vec2CTCTokenizer", "Wav2Vec2PhonemeCTCTokenizer"
 _TOKENIZERS = (_CTC, "Wav2Vec2Tokenizer", _PHONEMES)
-_NAMED = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-"""The tokens that have a meaning, and their defaults."""
+_NAMED = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+"""The tokens that have a meaning, and their defaults. Those without an index get the next ones, in this order."""
 _UNNAMED = ("additional_special_tokens", "extra_special_tokens")
 _DELIMITER = "word_delimiter_token"
 _SHOWN = 8
@@ -60,6 +60,9 @@ def read_vocabulary(folder: Folder, num_labels: int | None, language: str | None
     tokens = {index: token for token, index in _added(folder, settings).items()} | {
         index: token for token, index in ids.items()
     }
+    for token in (_content(settings[key]) for key in _NAMED):
+        if token is not None and token not in tokens.values():
+            tokens[max(tokens) + 1] = token
     size = len(ids) if num_labels is None else num_labels
     labels = _named_logits(folder, tokens, ids, size)
     pad = _content(settings["pad_token"])
@@ -138,7 +141,8 @@ def _added(folder: Folder, settings: Mapping[str, Any]) -> dict[str, int]:
     """The tokens that were added to a vocabulary, with their indices."""
     decoder = settings.get("added_tokens_decoder")
     if isinstance(decoder, dict):
-        return {str(_content(token)): int(index) for index, token in decoder.items() if str(index).isdecimal()}
+        contents = {int(index): _content(token) for index, token in decoder.items() if str(index).isdecimal()}
+        return {content: index for index, content in contents.items() if content is not None}
     found = folder.find("added_tokens.json") or {}
     return {token: index for token, index in found.items() if _is_index(index)}
 
@@ -164,8 +168,9 @@ def _special(settings: Mapping[str, Any]) -> set[str | None]:
     """The tokens that are no part of a text."""
     special = {_content(value) for key, value in settings.items() if key.endswith("_token") and key != _DELIMITER}
     for key in _UNNAMED:
-        unnamed = settings.get(key) or ()
-        special |= {_content(token) for token in (unnamed.values() if isinstance(unnamed, dict) else unnamed)}
+        unnamed = settings.get(key)
+        tokens = unnamed.values() if isinstance(unnamed, dict) else unnamed if isinstance(unnamed, list) else ()
+        special |= {_content(token) for token in tokens}
     return special - {None}
 
 

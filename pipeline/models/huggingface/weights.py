@@ -73,7 +73,7 @@ def load(
 
 
 def build(config: EncoderConfig, num_labels: int) -> Wav2Vec2Model:
-    """Build the model; its weights have no values yet.
+    """Build the model; its weights have no values yet. Only `ExactForward` runs its adapters and its batch norm.
 
     Args:
         config: The encoder.
@@ -101,13 +101,10 @@ def build(config: EncoderConfig, num_labels: int) -> Wav2Vec2Model:
         kind = "WavLM"
         params |= {"encoder_num_buckets": config.num_buckets, "encoder_max_distance": config.max_distance}
     model = undrawn(lambda: _altered(Architecture(kind, params).build(num_labels), config))
-    for module in model.encoder.modules():
-        if isinstance(module, nn.LayerNorm):
+    for name, module in model.encoder.named_modules():
+        # The norms of adapters keep torch's epsilon, as those of the convolutions do.
+        if isinstance(module, nn.LayerNorm) and not name.endswith(".adapter.norm"):
             module.eps = config.epsilon
-    # transformers gives the norms of adapters no epsilon of their own.
-    for module in model.encoder.modules():
-        if isinstance(module, AttentionAdapter):
-            module.norm.eps = 1e-5
     return model
 
 
@@ -153,6 +150,8 @@ def _read(
         if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
             raise folder.refusal(f"{path.name} holds no state dict (names to tensors); save it with save_pretrained")
         plain = {_plain(name, config.prefix, wanted): tensor for name, tensor in found.items()}
+        if len(plain) < len(found):
+            raise folder.refusal(f"{path.name} holds a tensor under two names; save it again with save_pretrained")
         if quantised := [name for name, tensor in plain.items() if name in wanted and not tensor.is_floating_point()]:
             dtype = str(plain[quantised[0]].dtype).removeprefix("torch.")
             raise folder.refusal(

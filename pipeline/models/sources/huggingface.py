@@ -57,22 +57,24 @@ class Source:
         self._folder = hub.find(options.checkpoint)
         self._config = config = read_config(self._folder)
         waveforms = read_waveforms(self._folder)
-        self.facts = ModelFacts(name, config.body(waveforms.normalize, EPSILON), sample_rate=waveforms.sample_rate)
         self._language, self._adapts = options.language, False
+        labels: dict[str, Any] = {}
         if config.has_labels:
             self._adapts = config.adapter is not None and bool(languages(self._folder))
-            labels = read_vocabulary(self._folder, None if self._adapts else config.num_labels, options.language)
-            self.facts = ModelFacts(name, self.facts.body, sample_rate=waveforms.sample_rate, **labels._asdict())
+            num_labels = None if self._adapts else config.num_labels
+            labels = read_vocabulary(self._folder, num_labels, options.language)._asdict()
         elif options.language is not None:
             raise self._folder.refusal(f"model.language={options.language}: it has no labels; leave model.language out")
+        body = config.body(waveforms.normalize, EPSILON)
+        self.facts = ModelFacts(name, body, sample_rate=waveforms.sample_rate, **labels)
 
     @classmethod
     def from_record(cls, name: str, identity: Mapping[str, Any], weights_path: str) -> Source:
         """The source that a run used, in the folder where its weights were."""
         folder = Path(weights_path).parent
         source = cls(name, Options(checkpoint=str(folder), language=identity.get("model.language")))
-        now = source.identity()
-        differ = sorted(key for key in now if now[key] != identity.get(key))
+        now, keys = source.identity(), {key for key in identity if key.startswith("model.")}
+        differ = sorted(key for key in keys | {*now} if now.get(key) != identity.get(key))
         if differ:
             raise UserError(
                 f"model.checkpoint={folder}: its description is not the one that the run was made with "
