@@ -314,6 +314,16 @@ MMS = {
 }
 
 
+def test_a_fine_tune_to_one_language_may_have_the_adapters_among_its_weights(tmp_path: Path) -> None:
+    saved = save(tmp_path, "Wav2Vec2", tokens=MMS["deu"], do_stable_layer_norm=True, adapter_attn_dim=6)
+    tokenizer_of({"deu": MMS["deu"]}, target_lang="deu").save_pretrained(tmp_path)
+    check(saved, language="deu")
+    adapters = {key: 0.3 * torch.randn_like(tensor) for key, tensor in saved.model._get_adapters().items()}
+    save_file(adapters, tmp_path / "adapter.deu.safetensors")
+    saved.model.load_state_dict(adapters, strict=False)
+    check(saved, language="deu")
+
+
 def test_each_language_of_mms_has_its_adapter_head_and_vocabulary(tmp_path: Path) -> None:
     answers: dict[str, list[Alone]] = {}
     for language, tokens in MMS.items():

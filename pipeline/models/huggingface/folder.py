@@ -91,6 +91,10 @@ class Folder:
         names = self._shards(name) if name.endswith(".index.json") else [name]
         return tuple(self.path / name for name in names)
 
+    def has_adapter(self, language: str) -> bool:
+        """Whether a language has a file of its own; a repository is taken to have it until it is fetched."""
+        return self.pinned is not None or any((self.path / name).is_file() for name in adapter_names(language))
+
     def adapter_file(self, language: str) -> Path:
         """The file with the adapters and the head of a language.
 

@@ -57,12 +57,14 @@ class Source:
         self._folder = hub.find(options.checkpoint)
         self._config = config = read_config(self._folder)
         waveforms = read_waveforms(self._folder)
-        self._language, self._adapts = options.language, False
+        self._language = options.language
+        self._adapts = False  # whether the language has a file of its own
         labels: dict[str, Any] = {}
         if config.has_labels:
-            self._adapts = config.adapter is not None and bool(languages(self._folder))
-            num_labels = None if self._adapts else config.num_labels
-            labels = read_vocabulary(self._folder, num_labels, options.language)._asdict()
+            there = languages(self._folder) if config.adapter is not None else []
+            labels = read_vocabulary(self._folder, None if there else config.num_labels, options.language)._asdict()
+            # A fine-tune to one language may have the adapters among its other weights.
+            self._adapts = bool(there) and (len(there) > 1 or self._folder.has_adapter(str(options.language)))
         elif options.language is not None:
             raise self._folder.refusal(f"model.language={options.language}: it has no labels; leave model.language out")
         body = config.body(waveforms.normalize, EPSILON)
