@@ -161,11 +161,15 @@ class Labels:
         names: Labels in the order of the logits.
         blank: Index of the blank label.
         delimiter: The label between two words; empty where there is none and every label is a word.
+        silent: Indices of the labels that are no part of a text, such as those of an unknown letter.
+        lower_case: Whether texts are in lower case, whatever the labels are.
     """
 
     names: tuple[str, ...]
     blank: int
     delimiter: str
+    silent: frozenset[int] = frozenset()
+    lower_case: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ def choose(key: str, group: str, name: str, own: OwnConf | None = None) -> str:
     alike = [choice for choice in choices if choice.lower().replace("-", "_") == name.lower().replace("-", "_")]
     if len(alike) == 1:
         return alike[0]
-    path = for_recordings(name) if group == "dataset" else ""
+    path = {"dataset": for_recordings, "model": _for_weights}.get(group, lambda _: "")(name)
     one_of(key, name, choices, path and f"; {path}")
     return name
 
@@ -202,6 +202,10 @@ _OTHER_TOOLS = {
         ("write another run_dir=, or remove the old folder", "overwrite force"),
         ("write precision=", "dtype fp16 half bf16 amp"),
         ("write model=checkpoint model.checkpoint=FILE", "weights ckpt model_path"),
+        (
+            "write model=huggingface model.checkpoint=DIR, or model.checkpoint=owner/name",
+            "model_name_or_path pretrained_model_name_or_path pretrained model_id repo_id",
+        ),
     )
     for name in names.split()
 }
@@ -210,6 +214,16 @@ _OTHER_TOOLS = {
 def remedy_for(key: str) -> str:
     """What to write in place of a key that other tools have; an empty string if it is none."""
     return _OTHER_TOOLS.get(key.lower().replace("-", "_"), "")
+
+
+def _for_weights(path: str) -> str:
+    """What to write for a checkpoint; an empty string if a text looks like none."""
+    given, quoted = os.path.expanduser(path), shlex.quote(path)
+    if os.path.isfile(given):
+        return f"for a file of weights write model=checkpoint model.checkpoint={quoted}"
+    if os.path.isdir(given) or "/" in path:
+        return f"for a checkpoint of transformers write model=huggingface model.checkpoint={quoted}"
+    return ""
 
 
 def for_recordings(path: str) -> str:

@@ -117,7 +117,7 @@ def _checked(composed: DictConfig, arguments: tuple[str, ...]) -> RunConfig:
             f"it stores those of layers {list(layers)}, by features.layers= and outputs="
         )
     dataset: Connector = CONNECTORS.load(settings.dataset.connector).Dataset(settings.dataset)
-    run_dir = Path(settings.run_dir) if settings.run_dir else Path("runs") / dataset.run_name / source.facts.name
+    run_dir = Path(settings.run_dir) if settings.run_dir else Path("runs") / dataset.run_name / source.run_name
     composed.run_dir = settings.run_dir or str(run_dir)
     _check_run_dir(run_dir)
     return RunConfig(

@@ -34,7 +34,10 @@ class Decoder:
         """Create the decoder. `labels` are in the order of the logits; `seconds_per_frame` is the stride in seconds."""
         self._blank = labels.blank
         # Without a delimiter, each label is a word.
+        # Without a delimiter, each label is a word.
         self._delimits = np.asarray([bool(name) and name == labels.delimiter for name in labels.names])
+        self._silent = np.isin(np.arange(len(labels.names)), [*labels.silent])
+        self._lower_case = labels.lower_case
         self._every_label_is_a_word = not labels.delimiter
         self._space = len(labels.names)
         self._spelling = _Spelling([*labels.names, " "])
@@ -45,6 +48,9 @@ class Decoder:
         num_frames = np.asarray([len(each.path.labels) for each in emissions])
         frames = offsets_of(num_frames)
         labels, starts, ends = _runs(np.concatenate([each.path.labels for each in emissions]), frames, self._blank)
+        ctc_text = self._spelling(labels, np.searchsorted(starts, frames))
+        spoken = ~self._silent[labels]
+        labels, starts, ends = labels[spoken], starts[spoken], ends[spoken]
         runs = np.searchsorted(starts, frames)  # the first run of each utterance
         letter, begins, finishes = self._words(labels, runs)
         first, last = starts[begins], ends[finishes]
@@ -64,19 +70,24 @@ class Decoder:
         spelled = labels[letter]
         word_letters = np.append(letters[begins], len(spelled))
         follows = np.diff(owner, prepend=-1) == 0  # whether another word of the utterance comes before
+        text = self._spelling(
+            np.insert(spelled, word_letters[:-1][follows], self._space), letters[runs] + offsets_of(follows)[words]
+        )
         return Transcripts(
-            text=self._spelling(
-                np.insert(spelled, word_letters[:-1][follows], self._space), letters[runs] + offsets_of(follows)[words]
-            ),
-            ctc_text=self._spelling(labels, runs),
+            text=self._cased(text),
+            ctc_text=ctc_text,
             avg_logprob=sums[places[1:] - 1] / np.maximum(1, num_frames),
             num_frames=num_frames.astype(np.int32),
             word_offsets=words.astype(np.int32),
-            words=self._spelling(spelled, word_letters),
+            words=self._cased(self._spelling(spelled, word_letters)),
             start_s=start_s + (first - before) * self._seconds_per_frame,
             end_s=start_s + (last - before) * self._seconds_per_frame,
             probability=np.exp((sums[last + owner] - sums[first + owner]) / (last - first)),
         )
+
+    def _cased(self, texts: Texts) -> Texts:
+        """The texts in the case that they are to have. A letter's lower case may depend on its place in the word."""
+        return Texts.of(text.lower() for text in texts.to_list()) if self._lower_case else texts
 
     def _words(
         self, labels: NDArray[np.int64], runs: NDArray[np.int64]

@@ -83,6 +83,7 @@ def listing(width: int | None) -> Iterator[Text]:
     yield Text("Downloads are about so large; cached: the file is here already.")
     yield Text("CC BY-NC: not for commercial use.")
     yield Text("model=checkpoint loads a file of your own into any of these architectures.")
+    yield Text("model=huggingface runs a checkpoint of transformers: a folder, or owner/name.")
 
 
 def details(facts: ModelFacts) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,10 @@ def load_checkpoint(path: Path, architecture: str, labels: Sequence[str]) -> Wav
     Raises:
         UserError: The file cannot be read as plain data, or is not of this architecture and these labels.
     """
-    state = _bare(_read(path))
+    try:
+        state = _bare(read_weights(path))
+    except NotWeights as error:
+        raise UserError(f"model.checkpoint={path}: {error}") from None
     if state is None:
         raise UserError(
             f"model.checkpoint={path}: holds no state dict (names to tensors); "
@@ -62,7 +65,7 @@ def load_checkpoint(path: Path, architecture: str, labels: Sequence[str]) -> Wav
     # With other labels than the architecture's own nobody knows which rows would be unused.
     if tuple(labels) == MODELS[architecture].labels:
         _remove_unused_labels(state, builder, len(labels))
-    model = _without_weights(builder, len(labels))
+    model = undrawn(lambda: builder.build(len(labels)))
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found = {_current(name): tensor.shape for name, tensor in state.items()}
     _refuse_differences(f"model.checkpoint={path}", architecture, len(labels), found, expected)
@@ -86,7 +89,7 @@ def load_published(path: Path, name: str) -> Wav2Vec2Model:
     state = torch.load(path, map_location="cpu", weights_only=True)
     builder, num_labels = architecture_of(name), len(MODELS[name].labels)
     _remove_unused_labels(state, builder, num_labels)
-    model = _without_weights(builder, num_labels)
+    model = undrawn(lambda: builder.build(num_labels))
     _assign(model, state)
     return model
 
@@ -111,18 +114,26 @@ class _WithoutDrawing(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _without_weights(architecture: Architecture, num_labels: int) -> Wav2Vec2Model:
+def undrawn(build: Callable[[], Wav2Vec2Model]) -> Wav2Vec2Model:
     """Build a model whose weights have no values yet."""
     with _WithoutDrawing():
-        return architecture.build(num_labels)
+        return build()
 
 
 def _assign(model: Wav2Vec2Model, state: Mapping[str, Tensor]) -> None:
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
 
 
-def _read(path: Path) -> Any:
-    """What the file holds; safetensors are told by their header, whatever the name."""
+class NotWeights(Exception):
+    """Says why a file cannot be read as weights, and what to do; the name of the file is to stand before it."""
+
+
+def read_weights(path: Path) -> Any:
+    """Read what a file holds, as plain data; safetensors are told by their header, whatever the name.
+
+    Raises:
+        NotWeights: The file cannot be read, or holds something else.
+    """
     try:
         with open(path, "rb") as file:
             is_safetensors = file.read(9)[8:] == b"{"
@@ -130,16 +141,15 @@ def _read(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"model.checkpoint={path}: cannot be read ({error.strerror}); give a file of weights") from None
+        raise NotWeights(f"cannot be read ({error.strerror}); give a file of weights") from None
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"model.checkpoint={path}: holds {_more_than_data(error)}; save the weights alone, "
+        raise NotWeights(
+            f"holds {_more_than_data(error)}; save the weights alone, "
             f"with torch.save(model.state_dict(), FILE) or safetensors, where the file comes from"
         ) from None
     except UNREADABLE as error:
-        raise UserError(
-            f"model.checkpoint={path}: is neither a safetensors nor a torch file, or is damaged "
-            f"({reason_of(error)}); give a file of weights"
+        raise NotWeights(
+            f"is neither a safetensors nor a torch file, or is damaged ({reason_of(error)}); give a file of weights"
         ) from None
 
 

@@ -27,8 +27,8 @@ from pipeline.models.front_end import gelu_
 from pipeline.models.packing import frame_index, to_device
 
 TAPS = 16
-"""The positional convolution is computed in pieces of this many taps. It divides every kernel size that models have
-(128, and 32 for `digits`)."""
+"""The positional convolution is computed in pieces of this many taps. It divides the kernel size of most models (128)
+and of `digits` (32). Other kernels are filled up with taps of zero."""
 
 
 class PackedEncoder(nn.Module):
@@ -98,6 +98,7 @@ class _PositionalConvolution(nn.Module):
     Attributes:
         lowered: `(groups, pieces of the kernel, TAPS x channels in, channels out)`, the weights as matrices. Each has
             the order in which consecutive frames are stored in memory.
+        norm: The batch norm before the convolution, which some HuBERT models have in place of the weight norm.
     """
 
     lowered: Tensor
@@ -106,14 +107,20 @@ class _PositionalConvolution(nn.Module):
         super().__init__()
         # In float16 the convolution, 128 taps wide over 48 or more channels, overflows.
         self.conv = _folded(embedding.conv).to(torch.float32 if dtype == torch.float16 else dtype)
+        norm: nn.Module | None = getattr(embedding, "batch_norm", None)
+        self.norm = None if norm is None else norm.to(self.conv.weight.dtype)
         self.groups, self.kernel = self.conv.groups, self.conv.kernel_size[0]
         width = self.conv.in_channels // self.groups
-        weight = self.conv.weight.detach().view(self.groups, width, width, self.kernel // TAPS, TAPS)
+        self.taps = -(-self.kernel // TAPS) * TAPS
+        weight = F.pad(self.conv.weight.detach(), (0, self.taps - self.kernel))
+        weight = weight.view(self.groups, width, width, self.taps // TAPS, TAPS)
         self.register_buffer("lowered", weight.permute(0, 3, 4, 2, 1).flatten(2, 3).contiguous(), persistent=False)
 
     def forward(self, x: Tensor, counts: Sequence[int], together: bool) -> Tensor:
         """Compute `(total frames, dim)` from `(total frames, dim)`. Each utterance has zeros beyond its ends."""
         given = x.to(self.conv.weight.dtype)
+        if self.norm is not None:
+            given = self.norm(given)
         if not together:
             return F.gelu(self._lowered(given, counts)).to(x.dtype)
         batch, longest = len(counts), max(counts)
@@ -132,10 +139,11 @@ class _PositionalConvolution(nn.Module):
         offsets at which windows begin.
         """
         half = self.kernel // 2
-        # Each utterance begins at a multiple of `TAPS` after half a kernel of zeros.
-        places = [*itertools.accumulate((-(-count // TAPS) * TAPS + half for count in counts), initial=half)]
-        rows = (places.pop() - half) // TAPS
-        frames = x.new_zeros((self.groups, rows * TAPS + self.kernel, x.shape[1] // self.groups))
+        # Each utterance begins after half a kernel of zeros, and no window reaches from one into the next.
+        gap = max(half, self.taps - 1 - half)
+        places = [*itertools.accumulate((-(-count // TAPS) * TAPS + gap for count in counts), initial=half)]
+        rows = -(-(places.pop() - half) // TAPS)
+        frames = x.new_zeros((self.groups, rows * TAPS + self.taps, x.shape[1] // self.groups))
         for place, piece in zip(places, torch.split(x, list(counts)), strict=True):
             frames[:, place : place + len(piece)] = piece.view(len(piece), self.groups, -1).transpose(0, 1)
         width = frames.shape[2]
@@ -171,6 +179,7 @@ class _Layer(nn.Module):
             self.out = attention.out_proj
             self.gate = None
         self.up, self.down = layer.feed_forward.intermediate_dense, layer.feed_forward.output_dense
+        self.adapter: nn.Module | None = getattr(layer, "adapter", None)
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         given = self.norm(x) if self.norm_first else x
@@ -181,7 +190,29 @@ class _Layer(nn.Module):
             x = self.norm(x)
         given = self.final_norm(x) if self.norm_first else x
         result: Tensor = self.down(gelu_(self.up(given))).add_(x)
-        return result if self.norm_first else self.final_norm(result)
+        if not self.norm_first:
+            result = self.final_norm(result)
+        return result if self.adapter is None else self.adapter(result).add_(result)
+
+
+class AttentionAdapter(nn.Module):
+    """A small network after a layer, which a fine-tune to one language trains and nothing else.
+
+    A layer of torchaudio that has one has it as `adapter`. Source: `Wav2Vec2AttnAdapterLayer` of transformers; Pratap
+    et al. 2023, section 5.3.
+    """
+
+    def __init__(self, dim: int, width: int) -> None:
+        """Make an adapter of `width` channels for layers whose output has `dim`."""
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.linear_1 = nn.Linear(dim, width)
+        self.linear_2 = nn.Linear(width, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute what is added to the output of the layer, `(frames, dim)`, from that output."""
+        added: Tensor = self.linear_2(F.relu(self.linear_1(self.norm(x))))
+        return added
 
 
 class _Gate(nn.Module):

@@ -138,6 +138,7 @@ class Engine:
             model,
             precision,
             normalize_waveform=facts.body.normalize_waveform,
+            normalize_epsilon=facts.body.normalize_epsilon,
             log_softmax=facts.values == "log_probs",
         ).to(device)
         self._working_bytes = self._forward.working_bytes

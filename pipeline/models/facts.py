@@ -39,6 +39,7 @@ class Body(NamedTuple):
         num_params: Number of parameters.
         normalize_waveform: Whether the model expects waveforms of mean 0 and variance 1.
         convolutions: Kernel and stride of each convolution of the front end, in samples.
+        normalize_epsilon: What is added to the variance of a waveform that is normalised.
     """
 
     num_layers: int
@@ -46,6 +47,7 @@ class Body(NamedTuple):
     num_params: int
     normalize_waveform: bool = False
     convolutions: tuple[tuple[int, int], ...] = CONVOLUTIONS
+    normalize_epsilon: float = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class ModelFacts:
             `None` says that the labels cannot be written as words.
         values: Whether the emissions are logits or log-probabilities.
         sample_rate: The sample rate in Hz of the waveforms that the model was trained on.
+        silent: Indices of the labels that are no part of a text.
+        lower_case: Whether texts are in lower case, whatever the labels are.
     """
 
     name: str
@@ -72,6 +76,8 @@ class ModelFacts:
     delimiter: str | None = None
     values: Literal["logits", "log_probs"] = "logits"
     sample_rate: int = 16_000
+    silent: frozenset[int] = frozenset()
+    lower_case: bool = False
 
     @property
     def num_layers(self) -> int:
@@ -97,7 +103,7 @@ class ModelFacts:
     def ctc_labels(self) -> Labels:
         """The labels as a decoder takes them; for models that transcribe."""
         assert self.delimiter is not None, f"the labels of {self.name} cannot be written as words"
-        return Labels(self.labels, self.blank, self.delimiter)
+        return Labels(self.labels, self.blank, self.delimiter, self.silent, self.lower_case)
 
     @property
     def stride(self) -> int:

@@ -50,6 +50,7 @@ class ExactForward(nn.Module):
         precision: str = "fp32",
         *,
         normalize_waveform: bool = False,
+        normalize_epsilon: float = 1e-5,
         log_softmax: bool = False,
         together: bool | None = None,
     ) -> None:
@@ -59,6 +60,7 @@ class ExactForward(nn.Module):
             model: The model in eval mode, without the wrapper that some bundles add.
             precision: fp32, bf16 or fp16.
             normalize_waveform: Whether to scale each waveform to mean 0 and variance 1 first, as that wrapper does.
+            normalize_epsilon: What is added to the variance of the waveform.
             log_softmax: Whether to return log-probabilities instead of logits, as that wrapper does for MMS_FA.
             together: Whether convolutions run over the whole batch at once, which is fastest on a GPU, or in tiles;
                 `None` decides by the device.
@@ -70,7 +72,8 @@ class ExactForward(nn.Module):
         self.dtype = PRECISIONS[precision]
         self.log_softmax = log_softmax
         self.together = together
-        self.front_end = FrontEnd(model.feature_extractor.conv_layers, normalize_waveform, self.dtype)
+        blocks = model.feature_extractor.conv_layers
+        self.front_end = FrontEnd(blocks, normalize_waveform, self.dtype, normalize_epsilon)
         self.encoder = PackedEncoder(model.encoder, self.dtype)
         self.aux = None if model.aux is None else model.aux.to(self.dtype)
 

@@ -39,20 +39,23 @@ class FrontEnd(nn.Module):
     their statistics overflow or lose digits.
     """
 
-    def __init__(self, blocks: Iterable[Any], normalize_waveform: bool, dtype: torch.dtype) -> None:
+    def __init__(
+        self, blocks: Iterable[Any], normalize_waveform: bool, dtype: torch.dtype, normalize_epsilon: float = 1e-5
+    ) -> None:
         """Take the weights of torchaudio's `ConvLayerBlock`s.
 
         Args:
-            blocks: The blocks; the first has one input channel. Either each block has a layer norm, or the first has
-                a group norm with one channel per group and the others have no norm.
+            blocks: The blocks, two at least; the first has one input channel. Either each block has a layer norm, or
+                the first has a group norm with one channel per group and the others have no norm.
             normalize_waveform: Whether to scale every utterance to mean 0 and variance 1 first.
             dtype: Type of all convolutions except the first.
+            normalize_epsilon: What is added to the variance of an utterance.
 
         Raises:
             ValueError: The blocks have other norms.
         """
         super().__init__()
-        self.normalize_waveform = normalize_waveform
+        self.normalize_waveform, self.normalize_epsilon = normalize_waveform, normalize_epsilon
         self.layers = nn.ModuleList()
         for index, block in enumerate(blocks):
             norm = block.layer_norm
@@ -90,7 +93,7 @@ class FrontEnd(nn.Module):
             of frames of each utterance.
         """
         if self.normalize_waveform:
-            waveforms = normalized(waveforms, lengths)
+            waveforms = normalized(waveforms, lengths, self.normalize_epsilon)
         first = self.convolutions[0]
         folded = None
         if isinstance(first.norm, nn.GroupNorm):
@@ -202,7 +205,7 @@ class FrontEnd(nn.Module):
         return torch.bmm(extended, weight).flatten(0, 1)
 
 
-def normalized(waveforms: Tensor, lengths: Tensor) -> Tensor:
+def normalized(waveforms: Tensor, lengths: Tensor, epsilon: float = 1e-5) -> Tensor:
     """Scale each waveform to mean 0 and variance 1 over its valid samples; the rest is zero.
 
     The function applies the same operation as stock torchaudio does to a recording alone, one waveform at a time. In
@@ -212,13 +215,14 @@ def normalized(waveforms: Tensor, lengths: Tensor) -> Tensor:
     Args:
         waveforms: `(batch, samples)` float32.
         lengths: `(batch,)` on the host, valid samples of each waveform.
+        epsilon: What is added to the variance.
 
     Returns:
         `(batch, samples)` float32.
     """
     result = torch.zeros_like(waveforms)
     for row, waveform, length in zip(result, waveforms, lengths.tolist(), strict=True):
-        row[:length] = F.layer_norm(waveform[:length], (length,))
+        row[:length] = F.layer_norm(waveform[:length], (length,), eps=epsilon)
     return result
 
 
@@ -227,9 +231,9 @@ def _fold_group_norm(waveforms: Tensor, num_frames: Tensor, layer: Any) -> tuple
 
     The convolution has one input channel. For a window u of the waveform, a channel of its output is w.u + bias. The
     mean of the channel over time is w.m + bias and its variance w'Cw, where m and C are the mean and the covariance of
-    the valid windows. So the statistics can be computed without the output of the convolution, which is the largest
-    activation of the network, and the norm becomes a scale of the weights, different for each utterance. The
-    computation uses float64, because C is a difference of squares that may nearly cancel.
+    the valid windows. The bias cancels. So the statistics can be computed without the output of the convolution, which
+    is the largest activation of the network, and the norm becomes a scale of the weights, different for each utterance.
+    The computation uses float64, because C is a difference of squares that may nearly cancel.
 
     Args:
         waveforms: `(batch, samples)` float32.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,17 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a local file, in hexadecimal."""
     with open(path, "rb") as source:
         return sha256_of(source)
+
+
+def sha256_files(paths: Sequence[Path]) -> str:
+    """SHA-256 of one local file; of several, that of the lines `sha256sum` writes of them, in the order of their names.
+
+    `(cd FOLDER; LC_ALL=C; sha256sum FILES | sort -k2 | sha256sum)` gives the same.
+    """
+    if len(paths) == 1:
+        return sha256_file(paths[0])
+    lines = [f"{sha256_file(path)}  {path.name}\n" for path in sorted(paths, key=lambda path: path.name)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def encode_checked(content: Mapping[str, Any]) -> bytes:

@@ -7,12 +7,11 @@ possible, so that a finished run or a refused resume ends within seconds.
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from pipeline import __version__
 from pipeline.config.run_config import RunConfig
-from pipeline.models.sources import check_sha256
-from pipeline.runtime.digests import sha256_file
+from pipeline.models.sources import ModelSource, check_sha256
+from pipeline.runtime.digests import sha256_files
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_marked
 from pipeline.storage.identity import Identity
@@ -78,7 +77,7 @@ def describe_known(config: RunConfig, digest: str, recorded: RunRecord) -> Ident
     identity = recorded.identity
     precision = config.settings.precision
     precision = identity.precision if precision == "auto" else precision
-    weights, wanted = _known_sha256(config.source.weights_path, recorded), config.source.sha256
+    weights, wanted = _known_sha256(config.source, recorded), config.source.sha256
     if weights is not None:
         check_sha256(config.source, weights)
     elif wanted not in (None, identity.weights_sha256):
@@ -89,10 +88,16 @@ def describe_known(config: RunConfig, digest: str, recorded: RunRecord) -> Ident
     return describe(config, digest, precision, weights or identity.weights_sha256, recorded.combined)
 
 
-def weights_file(path: Path, sha256: str) -> WeightsFile:
-    """Return path, size and time of a weights file, with its SHA-256."""
-    stat = path.stat()
-    return WeightsFile(mask_marked(str(path)), stat.st_size, stat.st_mtime_ns, sha256)
+def weights_file(source: ModelSource, sha256: str) -> WeightsFile:
+    """Return path, size and time of a weights file, with its SHA-256; of several files, their size and latest time."""
+    stats = [path.stat() for path in source.weights_files]
+    return WeightsFile(
+        path=mask_marked(str(source.weights_path)),
+        size=sum(stat.st_size for stat in stats),
+        mtime_ns=max(stat.st_mtime_ns for stat in stats),
+        sha256=sha256,
+        pinned=source.pinned,
+    )
 
 
 def note_manifest(directory: RunDirectory, *contents: str) -> None:
@@ -122,10 +127,12 @@ def _minor_version(package: str) -> str:
     return ".".join(version(package).split(".")[:2])
 
 
-def _known_sha256(path: Path, recorded: RunRecord) -> str | None:
-    """Return the SHA-256 of a weights file; `None` if it does not exist. A file that has not changed is not read."""
-    if not path.is_file():
+def _known_sha256(source: ModelSource, recorded: RunRecord) -> str | None:
+    """Return the SHA-256 of the weights; `None` if they are not there. Files that have not changed are not read."""
+    if source.pinned is not None and (recorded.weights is None or recorded.weights.pinned != source.pinned):
+        return source.fetch()  # the name stands for something else now, which may have other weights
+    if not source.weights_path.is_file() or not all(path.is_file() for path in source.weights_files):
         return None
-    if recorded.weights is not None and recorded.weights == weights_file(path, recorded.weights.sha256):
+    if recorded.weights is not None and recorded.weights == weights_file(source, recorded.weights.sha256):
         return recorded.weights.sha256
-    return sha256_file(path)
+    return sha256_files(source.weights_files)

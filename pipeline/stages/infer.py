@@ -203,7 +203,7 @@ def _write_record(
     names = dict.fromkeys(torch.cuda.get_device_name(device) for device in devices if device.type == "cuda")
     record = RunRecord(
         identity=identity,
-        weights=identities.weights_file(config.source.weights_path, identity.weights_sha256),
+        weights=identities.weights_file(config.source, identity.weights_sha256),
         manifest_file=directory.file_record(MANIFEST),
         versions=identities.versions(),
         device=", ".join(map(str, devices)) + (f" ({', '.join(names)})" if names else ""),

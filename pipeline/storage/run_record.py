@@ -22,12 +22,17 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Path, size and time of a weights file, which tell whether the file has changed since it was hashed."""
+    """Path, size and time of a weights file, which tell whether the file has changed since it was hashed.
+
+    `pinned` is `owner/name@commit` for weights that were fetched by name. Of weights in several files, `size` is the
+    sum and `mtime_ns` the latest.
+    """
 
     path: str
     size: int
     mtime_ns: int
     sha256: str
+    pinned: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,8 @@ class RunRecord:
         """Return the bytes of `run.json`."""
         content = asdict(self) | {"identity": self.identity.as_json()}
         content["others"] = tuple(each.as_json() for each in self.others)
+        if self.weights is not None and self.weights.pinned is None:
+            del content["weights"]["pinned"]
         present = {key: value for key, value in content.items() if value not in (None, ())}
         return encode_checked({"fingerprint": self.fingerprint, **present})
 

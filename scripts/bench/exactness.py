@@ -1,4 +1,4 @@
-"""Compare batched results with results of each recording alone, for stock torchaudio and this project.
+"""Compare batched results with results of each recording alone, for stock torchaudio, transformers and this project.
 
 Example:
     python scripts/bench/exactness.py tests/data/librivox/*.wav
@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchaudio
@@ -19,8 +23,12 @@ from safetensors.torch import load_file
 from pipeline.audio.waveforms import read_waveform
 from pipeline.models import digits
 from pipeline.models.forward import ExactForward
+from pipeline.models.labels import ENGLISH_LABELS
 from pipeline.models.sources import named
 from pipeline.resampling import resample
+
+LAYERS = 4
+"""Of the checkpoint that transformers makes; with more, it would only take longer to make."""
 
 
 def differences(model: torch.nn.Module, waveforms: list[torch.Tensor]) -> tuple[list[float], list[float]]:
@@ -32,10 +40,50 @@ def differences(model: torch.nn.Module, waveforms: list[torch.Tensor]) -> tuple[
         stock, _ = model(padded, lengths)
         output = ExactForward(copy.deepcopy(model))(padded, lengths, [])
         assert output.logits is not None
-        ours = output.split(output.logits)
+    return _compared(alone, (stock, output.split(output.logits)))
+
+
+def transformers_differences(waveforms: list[torch.Tensor]) -> tuple[list[float], list[float]]:
+    """The same for a checkpoint that transformers makes and saves, and that this project reads.
+
+    Stock transformers pads as the checkpoint's extractor says, as for wav2vec2-base-960h: without an attention mask.
+    """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    tokens = {token: index for index, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", *ENGLISH_LABELS[1:]])}
+    model = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(num_hidden_layers=LAYERS)).eval()
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        extractor.save_pretrained(folder)
+        (Path(folder) / "vocab.json").write_text(json.dumps(tokens))
+        source = named("huggingface", checkpoint=folder)
+        body = source.facts.body
+        forward = ExactForward(
+            source.build(), normalize_waveform=body.normalize_waveform, normalize_epsilon=body.normalize_epsilon
+        )
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    given = [waveform.numpy() for waveform in waveforms]
+
+    def values(some: list[Any]) -> torch.Tensor:
+        inputs: torch.Tensor = extractor(some, sampling_rate=16_000, padding=True, return_tensors="pt").input_values
+        return inputs
+
+    with torch.inference_mode():
+        alone = [model(values([each])).logits[0] for each in given]
+        stock = model(values(given)).logits
+        output = forward(torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True), lengths, [])
+        assert output.logits is not None
+    return _compared(alone, (stock, output.split(output.logits)))
+
+
+def _compared(
+    alone: Sequence[torch.Tensor], both: Sequence[Sequence[torch.Tensor] | torch.Tensor]
+) -> tuple[list[float], list[float]]:
     frames = sum(map(len, alone))
     largest, changed = [], []
-    for batched in (stock, ours):
+    for batched in both:
         pairs = [(batched[i][: len(emission)], emission) for i, emission in enumerate(alone)]
         largest.append(max(float((a - b).abs().max()) for a, b in pairs))
         changed.append(sum(int((a.argmax(-1) != b.argmax(-1)).sum()) for a, b in pairs) / frames)
@@ -56,9 +104,16 @@ def main() -> None:
     shipped = digits.build().eval()
     shipped.load_state_dict(load_file(named("digits").weights_path))
     table = Table("model", "batched by", "largest difference of a logit", "labels changed")
-    for name, model in (("base architecture, random weights", base), ("digits", shipped)):
-        largest, changed = differences(model, waveforms)
-        for rival, difference, share in zip(("stock torchaudio", "this project"), largest, changed, strict=True):
+    for name, stock, found in (
+        ("base architecture, random weights", "stock torchaudio", differences(base, waveforms)),
+        ("digits", "stock torchaudio", differences(shipped, waveforms)),
+        (
+            f"Wav2Vec2ForCTC of base width, {LAYERS} layers, random weights",
+            "stock transformers",
+            transformers_differences(waveforms),
+        ),
+    ):
+        for rival, difference, share in zip((stock, "this project"), *found, strict=True):
             table.add_row(name, rival, f"{difference:.1e}", f"{share:.1%}")
     seconds = sum(map(len, waveforms)) / 16_000
     print(f"{len(waveforms)} recordings, {seconds:.1f} s, in one padded batch; torch {torch.__version__} on the CPU")

@@ -32,8 +32,8 @@ from pipeline.models.sources import SOURCES
 from pipeline.stages.identity import describe
 
 _KINDS = {bool: "true or false", int: "whole number", float: "number", str: "text", Any: "one value or a list"}
-_CHECKPOINT = "checkpoint"
-_BESIDES = ("precision", "shard.hours", "model.architecture", "model.labels")
+_CHECKPOINT, _HUGGINGFACE = "checkpoint", "huggingface"
+_BESIDES = ("precision", "shard.hours", "model.architecture", "model.labels", "model.language")
 """What identifies a run besides the identity of a run whose model is no checkpoint."""
 
 
@@ -90,10 +90,10 @@ def own_keys(group: str, name: str) -> list[Key]:
     return _keys(GROUPS[group].load(name).Options, said, f"{group}.")
 
 
-def model_keys() -> list[Key]:
-    """The keys of `model=`; all of them are in the file of a checkpoint of one's own."""
-    said = {setting.key: setting for setting in describe_choice("model", _CHECKPOINT).settings}
-    return _keys(SOURCES.load(_CHECKPOINT).Options, said, "model.")
+def model_keys(choice: str) -> list[Key]:
+    """The keys of `model=choice`, where the module has the name of the choice."""
+    said = {setting.key: setting for setting in describe_choice("model", choice).settings}
+    return _keys(SOURCES.load(choice).Options, said, "model.")
 
 
 def _keys(schema: type, said: Mapping[str, Setting], prefix: str = "", skip: Collection[str] = ()) -> list[Key]:
@@ -174,8 +174,7 @@ def _text(said: str) -> str:
 def _models() -> Iterator[str]:
     """What can be set for every model, the models by what they give, and what only one of a person's own takes."""
     of_all = {setting.key for setting in describe_choice("model", next(iter(MODELS))).settings}
-    keys = model_keys()
-    yield from (_entry(key) for key in keys if key.name in of_all)
+    yield from (_entry(key) for key in model_keys(_CHECKPOINT) if key.name in of_all)
     told = [models.describe(facts) for facts in MODELS.values()]
     for outputs, members in groupby(told, lambda model: ", ".join(model["outputs"])):
         rows = ["| `model=` | language | layers x dim | parameters | licence |", "|---|---|---|---:|---|"]
@@ -183,7 +182,6 @@ def _models() -> Iterator[str]:
             size = f"{model['layers']} x {model['dim']} | {model['parameters'] / 1e6:,.0f} M"
             rows.append(f"| `{model['model']}` | {model['language']} | {size} | {model['licence']} |")
         yield f"### {outputs.capitalize()}\n\n" + "\n".join(rows)
-    yield f"### `model={_CHECKPOINT}` {{ #model-{_CHECKPOINT} }}\n\n" + _text(
-        describe_choice("model", _CHECKPOINT).said
-    )
-    yield from (_entry(key) for key in keys if key.name not in of_all)
+    for choice, place in ((_CHECKPOINT, ""), (_HUGGINGFACE, f"model-{_HUGGINGFACE}")):
+        yield f"### `model={choice}` {{ #model-{choice} }}\n\n" + _text(describe_choice("model", choice).said)
+        yield from (_entry(key, place) for key in model_keys(choice) if key.name not in of_all)

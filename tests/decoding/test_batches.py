@@ -28,7 +28,8 @@ def alphabets(draw: st.DrawFn) -> Labels:
     """Any labels, of any length and even twice; the blank anywhere; a delimiter or none, or one that is no label."""
     labels = tuple(draw(names))
     delimiter = draw(st.one_of(st.sampled_from(labels), st.just(""), st.just("|")))
-    return Labels(labels, draw(st.integers(0, len(labels) - 1)), delimiter)
+    indices = st.integers(0, len(labels) - 1)
+    return Labels(labels, draw(indices), delimiter, draw(st.frozensets(indices, max_size=3)), draw(st.booleans()))
 
 
 def emissions_of(labels: Labels, runs: list[list[tuple[int, int]]], seed: int) -> list[UtteranceEmission]:

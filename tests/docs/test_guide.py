@@ -6,6 +6,7 @@ import errno
 import functools
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -148,6 +149,7 @@ def test_every_key_of_the_configuration_has_its_place(site: Path) -> None:
     settings = OmegaConf.structured(config.load(["dataset=digits"]).settings)
     keys = {key for key in keys_of(settings) if key.partition(".")[0] not in GROUPS}
     keys |= {*keys_of(OmegaConf.structured(SOURCES.load("checkpoint").Options), "model.")}
+    keys |= {"model-huggingface.checkpoint", "model-huggingface.language"}
     for choice in group_choices("dataset"):
         keys |= {*keys_of(OmegaConf.structured(CONNECTORS.load(choice).Options), f"dataset-{choice}.")}
         assert f"dataset-{choice}" in there
@@ -330,7 +332,21 @@ def stub(overrides: list[str], data: Path) -> list[str]:
         path = Path(named["dataset.path"])
         (path.parent if path.suffix else path).mkdir(parents=True, exist_ok=True)
         (path if path.suffix else path / "wav.scp").write_text("")
+    if named.get("model") == "huggingface":
+        named["model.checkpoint"] = str(described(data / "checkpoint", named.get("model.language")))
     return [f"{key}={value}" for key, value in named.items()]
+
+
+def described(folder: Path, languages: str | None) -> Path:
+    """A folder with the files of a checkpoint, for a person's own or for one that would be fetched."""
+    folder.mkdir()
+    tokens = {"<pad>": 0, "|": 1, "a": 2}
+    config = {"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"], "vocab_size": 3}
+    vocabulary = dict.fromkeys(languages.split(","), tokens) if languages else tokens
+    for name, content in (("config", config), ("vocab", vocabulary), ("preprocessor_config", {})):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / "model.safetensors").write_bytes(bytes(8) + b"{}")
+    return folder
 
 
 def test_the_pages_show_commands() -> None:

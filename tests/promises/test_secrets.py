@@ -254,6 +254,9 @@ def test_the_record_of_weights_finds_them_again_without_the_secret_in_their_name
     for path in (one, other):
         path.write_bytes(b"x")
         os.utime(path, ns=(1, 1))
-    records = [identity.weights_file(path, "0") for path in (one, other, one)]
+    records = [
+        identity.weights_file(named("checkpoint", checkpoint=str(path), architecture="digits"), "0")
+        for path in (one, other, one)
+    ]
     assert CANARY not in str(records)
     assert records[0] == records[2] != records[1]

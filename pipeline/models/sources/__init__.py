@@ -9,7 +9,7 @@ module. The module has a dataclass `Options` with the keys that may be set as `m
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,17 +39,41 @@ class ModelSource(Protocol):
     The constructor `Source(name, options)` takes the model's name and the module's `Options`. It raises `UserError`
     with key, value, reason and remedy where an option cannot be. It reads no weights.
 
+    A source whose weights are one file inherits what most of them share from `OneFile`.
+
     Attributes:
         facts: What is known of the model without its weights.
-        weights_path: The file that holds the weights, or is going to hold them.
-        sha256: The only SHA-256 that the file may have; `None` for any.
+        sha256: The only SHA-256 that the weights may have; `None` for any.
         remedy: What a person does to get the right file, for messages that refuse the present one.
     """
 
     facts: ModelFacts
-    weights_path: Path
     sha256: str | None
     remedy: str
+
+    @property
+    def run_name(self) -> str:
+        """The last part of the default run directory. Two runs of a sweep differ in it where their models do."""
+        ...
+
+    @property
+    def weights_path(self) -> Path:
+        """The file that holds the weights, or is going to hold them; of several files, the one that names them."""
+        ...
+
+    @property
+    def weights_files(self) -> Sequence[Path]:
+        """The files that hold the weights. The SHA-256 of the weights is that of `sha256_files`.
+
+        Raises:
+            UserError: There are none, and nobody knows which there are going to be.
+        """
+        ...
+
+    @property
+    def pinned(self) -> str | None:
+        """What was fetched, `owner/name@commit`, where the same name may stand for other weights another time."""
+        ...
 
     @classmethod
     def from_record(cls, name: str, identity: Mapping[str, Any], weights_path: str) -> ModelSource:
@@ -101,6 +125,24 @@ class ModelSource(Protocol):
             UserError: The file cannot be read, or it is damaged.
         """
         ...
+
+
+class OneFile:
+    """What sources share whose weights are one file, which has no versions."""
+
+    facts: ModelFacts
+    weights_path: Path
+    pinned: str | None = None
+
+    @property
+    def run_name(self) -> str:
+        """The model's name."""
+        return self.facts.name
+
+    @property
+    def weights_files(self) -> Sequence[Path]:
+        """The file."""
+        return (self.weights_path,)
 
 
 SOURCES = Modules("model.source", "pipeline.models.sources", "Source")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 from pipeline.models.catalog import BUNDLES
-from pipeline.models.sources import WeightsOptions, check_sha256, checked_sha256
+from pipeline.models.sources import OneFile, WeightsOptions, check_sha256, checked_sha256
 from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError, one_of
 
@@ -25,7 +25,7 @@ _DOWNLOAD_FAILED = (URLError, TimeoutError, ConnectionError, HTTPException)
 Options = WeightsOptions
 
 
-class Source:
+class Source(OneFile):
     """A bundle of torchaudio. Fits `ModelSource`."""
 
     remedy = "remove the file, so that it is fetched again"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.models.catalog import MODELS
 from pipeline.models.labels import LABEL_SETS, WORD_BOUNDARY
-from pipeline.models.sources import check_sha256, checked_sha256
+from pipeline.models.sources import OneFile, check_sha256, checked_sha256
 from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError, one_of
 
@@ -38,7 +38,7 @@ class Options:
     sha256: str | None = None
 
 
-class Source:
+class Source(OneFile):
     """A file of weights. Fits `ModelSource`."""
 
     remedy = "give the file that has it"

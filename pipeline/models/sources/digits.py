@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.models.catalog import DIGITS
-from pipeline.models.sources import WeightsOptions, check_sha256, checked_sha256
+from pipeline.models.sources import OneFile, WeightsOptions, check_sha256, checked_sha256
 from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError, one_of
 
@@ -20,7 +20,7 @@ NAMES = (DIGITS.name,)
 Options = WeightsOptions
 
 
-class Source:
+class Source(OneFile):
     """The shipped model. Fits `ModelSource`."""
 
     remedy = "install the package again"
