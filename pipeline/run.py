@@ -17,7 +17,7 @@ from pipeline.config.run_config import RunConfig
 from pipeline.runtime import failpoints
 from pipeline.runtime import redaction as masking
 from pipeline.runtime import signals as stopping
-from pipeline.runtime.errors import RunError, UserError
+from pipeline.runtime.errors import RunError, UserError, torchaudio_misfit
 from pipeline.runtime.memory import is_out_of_memory, shortage
 from pipeline.runtime.signals import Stopped
 from pipeline.runtime.stdout import console
@@ -72,6 +72,8 @@ def _work(config: RunConfig) -> int:
     except OSError as error:
         if is_out_of_memory(error):
             raise
+        if reason := torchaudio_misfit(error):
+            raise UserError(reason) from None
         # A full disk or a lost mount is not a bug, so the message is one line; the log has the traceback.
         LOG.exception("stopped")
         where = error.filename2 or error.filename or f"run_dir={config.run_dir}"

@@ -119,6 +119,6 @@ def submission(config: RunConfig, directory: RunDirectory, say: Callable[[str], 
         raise UserError(
             "executor=slurm: needs the package submitit, which the extra slurm has; run pip install submitit"
         )
-    from pipeline.executors.cluster.submitting import ClusterSubmission
+    from pipeline.executors.jobs.submitting import ClusterSubmission
 
     return ClusterSubmission(config, directory, say)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import NoReturn
 
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, torchaudio_misfit
 from pipeline.runtime.memory import is_out_of_memory, shortage
 from pipeline.runtime.stdout import LOG, standard_output
 from pipeline.runtime.terminal import escape_what_cannot_be_encoded, printable
@@ -61,6 +61,8 @@ def command(arguments: Sequence[str], page: str, perform: Callable[[Sequence[str
     except UserError as error:
         return _end(f"error: {error}", 2)
     except OSError as error:
+        if reason := torchaudio_misfit(error):
+            return _end(f"error: {reason}", 2)
         where = f"{error.filename}: " if error.filename is not None else ""
         return _end(f"error: {where}{error.strerror or error}; {undone}", 1)
     except Exception as error:

@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,21 @@ class AudioError(Exception):
 
     def __str__(self) -> str:
         return f"{self.error}: {self.message}"
+
+
+def torchaudio_misfit(error: OSError) -> str | None:
+    """Return what to do if the library of torchaudio cannot be loaded with the installed torch; `None` if it could.
+
+    PyPI has torchaudio 2.11 for CUDA 13 only. Its library needs that of CUDA, also on a machine without a GPU. It is
+    built on the stable part of torch's interface, so later releases of torch can load it.
+    """
+    if error.errno is not None or "torchaudio" not in str(error):
+        return None
+    installed = " and ".join(f"{name} {version(name)}" for name in ("torchaudio", "torch"))
+    return (
+        f"{installed}: do not fit each other, so torchaudio cannot be loaded; install a torch that is built for CUDA, "
+        "also for a machine without a GPU: pip install -c constraints.txt torch torchaudio"
+    )
 
 
 @contextmanager

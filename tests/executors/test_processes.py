@@ -17,10 +17,9 @@ from fake_cuda import gpus
 from running import assert_accounting, assert_same_tables, main
 
 from pipeline.decoding.greedy import Decoder
-from pipeline.executors import scheduler
-from pipeline.executors.processes import messages, pool, worker
+from pipeline.executors.processes import messages, pool, scheduler, worker
 from pipeline.executors.processes.pool import Pool
-from pipeline.executors.scheduler import DEATHS_AT_PLACE, DEATHS_WITH_SHARD
+from pipeline.executors.processes.scheduler import DEATHS_AT_PLACE, DEATHS_WITH_SHARD
 from pipeline.records import Failure
 from pipeline.report.timing import read_timing
 from pipeline.runtime import failpoints

@@ -20,7 +20,7 @@ import submitit
 
 from pipeline.config import commandline
 from pipeline.config.run_config import RunConfig, load
-from pipeline.executors.cluster.task import Task
+from pipeline.executors.jobs.task import Task
 
 DIGITS = ("dataset=digits", "shard.hours=0.004", "loader.workers=0", "outputs=[transcripts]")
 RUN = (*DIGITS, "executor=slurm", "executor.tasks=1")

@@ -16,7 +16,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
 from pipeline.executors.processes import messages, worker
-from pipeline.executors.scheduler import Scheduler
+from pipeline.executors.processes.scheduler import Scheduler
 from pipeline.inference.job import Job
 from pipeline.inference.monitor import Monitor
 from pipeline.runtime.errors import RunError

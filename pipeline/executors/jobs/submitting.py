@@ -17,7 +17,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from pipeline.config.run_config import RunConfig
-from pipeline.executors.cluster.task import Task
+from pipeline.executors.jobs.task import Task
 from pipeline.runtime.errors import RunError, UserError
 from pipeline.runtime.signals import deferring_stop
 from pipeline.runtime.terminal import counted
