@@ -86,11 +86,9 @@ class Session:
             each = [CHANNEL] if settings.channels == "each" else []
             self._check_groups([*own_column_names(columns_of(self.config.dataset)).values(), *each])
         if "infer" in settings.stages and not self.directory.manifest.is_there:
-            from pipeline.models.device import resolve_device, resolve_precision
-            from pipeline.stages.infer import check_weights
+            from pipeline.stages.infer import check_beforehand
 
-            resolve_precision(settings.precision, resolve_device(settings.device))
-            check_weights(self.config.source)
+            check_beforehand(self.config)
         with self.directory.new_or_kept(), self.directory.lock():
             self._open_log()
             self.directory.remove_leftovers()

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +26,14 @@ from pipeline.storage.names import COMMITS, CONFUSIONS, LOG, SCORES, STAGING, TA
 from pipeline.storage.stored_run import StoredRun
 
 
+class Guard(Protocol):
+    """Knows whether this process may write for the process that holds the lock."""
+
+    def check_in_place(self) -> None:
+        """Return when the holder of the lock has agreed. Does not return if the holder has ended."""
+        ...
+
+
 class RunDirectory(StoredRun):
     """The files of one run, for reading and writing. File names are relative to the run directory."""
 
@@ -33,6 +41,7 @@ class RunDirectory(StoredRun):
         """Create nothing yet; the folder need not exist."""
         super().__init__(root)
         self._lock: Lock | None = None
+        self._guard: Guard | None = None
 
     # Writing. The caller holds the lock.
 
@@ -64,9 +73,17 @@ class RunDirectory(StoredRun):
         share(lock)
         self._lock = lock
 
+    def write_under(self, guard: Guard) -> None:
+        """Write for a process on another machine, which holds the lock.
+
+        Args:
+            guard: Asked before each file is published.
+        """
+        self._guard = guard
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process gets of this object. It gets no lock: `share_lock` takes one there."""
-        return {**self.__dict__, "_lock": None}
+        return {**self.__dict__, "_lock": None, "_guard": None}
 
     def check_in_place(self) -> None:
         """Check that the folder and its lock file are still those that this process locked, if it has locked them.
@@ -74,8 +91,9 @@ class RunDirectory(StoredRun):
         Raises:
             RunError: One of them was renamed, removed or replaced.
         """
-        if self._lock is not None:
-            self._lock.check_in_place()
+        for each in (self._lock, self._guard):
+            if each is not None:
+                each.check_in_place()
 
     def _prepare_to_write(self) -> None:
         """Create the folder for unfinished files. A run that holds the lock never creates it again.
@@ -83,7 +101,7 @@ class RunDirectory(StoredRun):
         Raises:
             RunError: As `check_in_place`.
         """
-        if self._lock is None:
+        if self._lock is None and self._guard is None:
             self.root.mkdir(parents=True, exist_ok=True)
             self._files.make_folder(f"{STAGING}/")
         self.check_in_place()
