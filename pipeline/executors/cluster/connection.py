@@ -1,0 +1,202 @@
+"""Connects to a Ray cluster, or starts a private one.
+
+A private cluster is for this process only: it listens on the loopback address, asks for a token that only this process
+and its children know, and has no dashboard. Its files lie in a temporary folder, which is removed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pipeline
+from pipeline.runtime.cores import available_cores
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.signals import SIGNALS, deferring_stop
+
+LOG = logging.getLogger("pipeline")
+PACKAGE = Path(pipeline.__file__).resolve().parent
+
+CONNECT_S = 10.0
+"""Seconds in which a cluster must accept a connection. Ray itself waits for more than ten minutes."""
+_TOKEN = secrets.token_hex(32)
+"""The token of private clusters. A process keeps the first token that it uses, so this does not change."""
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}  # no network at the start, and no question
+_PRIVATE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system: all services listen on the loopback address
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": _TOKEN,
+}
+
+
+class Connection:
+    """A connection to a Ray cluster. A process has one at a time."""
+
+    def __init__(self, address: str) -> None:
+        """Connect.
+
+        Args:
+            address: `auto`, `local`, `HOST:PORT` or `ray://HOST:PORT`.
+
+        Raises:
+            UserError: The cluster cannot be reached, or it refuses.
+        """
+        self._folder: str | None = None
+        with deferring_stop():
+            if address == "local":
+                self._start()
+            else:
+                self._join(address)
+
+    def nodes(self) -> list[Mapping[str, Any]]:
+        """Return what Ray says of each node that is alive: `Resources`, `NodeManagerHostname` and others."""
+        import ray
+
+        return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Leave the cluster. Its actors of this process end; a private cluster ends as a whole."""
+        import ray
+
+        with deferring_stop():
+            ray.shutdown()
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start(self) -> None:
+        import torch
+
+        # A short path: the names of sockets in it may have 107 characters.
+        self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
+        given = {**_PRIVATE, "PYTHONPATH": path}
+        if "RAY_AUTH_MODE" in os.environ:  # the person has decided, or this process has a token already
+            del given["RAY_AUTH_MODE"], given["RAY_AUTH_TOKEN"]
+        try:
+            _init(
+                "local",
+                given,
+                address="local",
+                num_cpus=available_cores(),
+                num_gpus=torch.cuda.device_count(),
+                include_dashboard=False,
+                _temp_dir=self._folder,
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def _join(self, address: str) -> None:
+        # The nodes need the packages that this project imports; the project itself travels.
+        _init(address, {}, address=_reachable(address), runtime_env={"py_modules": [str(PACKAGE)]})
+
+
+def _init(said: str, environment: Mapping[str, str], **given: Any) -> None:
+    """Call `ray.init`, with one line for what goes wrong. The signals are handled as before.
+
+    Args:
+        said: The value of `executor.address`.
+        environment: Further variables of the environment for Ray.
+        given: Arguments of `ray.init`.
+    """
+    with _environment({**_QUIET, **environment}):
+        import ray
+        from ray._private import worker
+
+        worker.print_to_stdstream = _log  # what Ray tells a driver goes to the log
+        handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **given)
+        except (OSError, RuntimeError, ValueError, ImportError, ray.exceptions.RayError) as error:
+            raise UserError(
+                f"executor.address={said}: Ray cannot be used ({_first_line(error)}); see whether the cluster has the "
+                "same versions of Ray and Python, and whether RAY_AUTH_TOKEN is the cluster's"
+            ) from None
+        except SystemExit:  # Ray's own answer to SIGTERM; ours follows
+            _restore(handlers)
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            _restore(handlers)
+
+
+def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+def _reachable(address: str) -> str:
+    """Return the address that Ray connects to.
+
+    Raises:
+        UserError: Nobody listens there.
+    """
+    with _environment(_QUIET):
+        from ray._private.services import canonicalize_bootstrap_address
+
+        target = address
+        if address == "auto":
+            found = os.environ.get("RAY_ADDRESS") or canonicalize_bootstrap_address("auto")
+            if not found or found == "local":
+                raise UserError(
+                    "executor.address=auto: no Ray cluster runs on this machine, and RAY_ADDRESS names none; start one "
+                    "with ray start --head, or write executor.address=local"
+                )
+            target = found
+    if target.startswith("ray://"):
+        _require_client(address)
+    host, _, port = target.removeprefix("ray://").rpartition(":")
+    host, port = (host, port) if host else (port, "10001")  # `ray://HOST` has Ray's default port
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"executor.address={address}: no Ray cluster answers at {host}:{port} ({error}); see whether it runs, or "
+            "write executor.address=local"
+        ) from None
+    return target
+
+
+def _require_client(address: str) -> None:
+    try:
+        importlib.import_module("grpc")
+    except ImportError:
+        raise UserError(
+            f"executor.address={address}: needs the package grpcio; run pip install 'ray[client]', or start the "
+            "command on a node of the cluster with executor.address=auto"
+        ) from None
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of the environment while the context lasts."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _log(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
+    """Write lines that Ray prints for a driver to the log."""
+    for line in data["lines"]:
+        LOG.warning("ray: %s", line)
