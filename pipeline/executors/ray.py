@@ -26,7 +26,7 @@ class Options:
     """`executor.*` of `executor=ray`.
 
     Attributes:
-        address: The cluster: `auto`, `local`, `HOST:PORT` or `ray://HOST:PORT`.
+        address: The cluster: `auto`, `local`, `HOST:6379` or `ray://HOST:10001`.
         workers: Number of actors that compute; `None` for as many as the cluster holds or may grow to.
         gpus_per_worker: Share of a GPU of each actor.
         cpus_per_worker: Cores of each actor; `None` for its share of the smallest machine.
@@ -45,7 +45,7 @@ class Options:
         """
         check_workers(self.workers)
         if not _ADDRESS.fullmatch(self.address):
-            raise UserError(f"executor.address={self.address}: must be auto, local, HOST:PORT or ray://HOST:PORT")
+            raise UserError(f"executor.address={self.address}: must be auto, local, HOST:6379 or ray://HOST:10001")
         if not 0 < self.gpus_per_worker <= 1:
             raise UserError(f"executor.gpus_per_worker={self.gpus_per_worker}: must be above 0, and 1 at most")
         if self.cpus_per_worker is not None and not 1 <= self.cpus_per_worker <= 1024:

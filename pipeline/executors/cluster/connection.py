@@ -30,10 +30,11 @@ PACKAGE = Path(pipeline.__file__).resolve().parent
 
 CONNECT_S = 10.0
 """Seconds in which a cluster must accept a connection. Ray itself waits for more than ten minutes."""
+_MOST_CHARACTERS = 200
 _TOKEN = secrets.token_hex(32)
 """The token of private clusters. A process keeps the first token that it uses, so this does not change."""
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}  # no network at the start, and no question
-_PRIVATE = {
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}  # no network at the start, and no question
+PRIVATE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system: all services listen on the loopback address
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": _TOKEN,
@@ -47,7 +48,7 @@ class Connection:
         """Connect.
 
         Args:
-            address: `auto`, `local`, `HOST:PORT` or `ray://HOST:PORT`.
+            address: `auto`, `local`, `HOST:6379` or `ray://HOST:10001`.
 
         Raises:
             UserError: The cluster cannot be reached, or it refuses.
@@ -80,7 +81,7 @@ class Connection:
         # A short path: the names of sockets in it may have 107 characters.
         self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
-        given = {**_PRIVATE, "PYTHONPATH": path}
+        given = {**PRIVATE, "PYTHONPATH": path}
         if "RAY_AUTH_MODE" in os.environ:  # the person has decided, or this process has a token already
             del given["RAY_AUTH_MODE"], given["RAY_AUTH_TOKEN"]
         try:
@@ -110,7 +111,7 @@ def _init(said: str, environment: Mapping[str, str], **given: Any) -> None:
         environment: Further variables of the environment for Ray.
         given: Arguments of `ray.init`.
     """
-    with _environment({**_QUIET, **environment}):
+    with _environment({**QUIET, **environment}):
         import ray
         from ray._private import worker
 
@@ -141,7 +142,7 @@ def _reachable(address: str) -> str:
     Raises:
         UserError: Nobody listens there.
     """
-    with _environment(_QUIET):
+    with _environment(QUIET):
         from ray._private.services import canonicalize_bootstrap_address
 
         target = address
@@ -197,6 +198,6 @@ def _first_line(error: BaseException) -> str:
 
 
 def _log(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
-    """Write lines that Ray prints for a driver to the log."""
-    for line in data["lines"]:
-        LOG.warning("ray: %s", line)
+    """Write what Ray prints for a driver to the log: the beginning of each text, which may have many lines."""
+    for text in data["lines"]:
+        LOG.warning("ray: %s", " ".join(text.split())[:_MOST_CHARACTERS])

@@ -10,13 +10,14 @@ import logging
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RuntimeEnvSetupError
+from ray.exceptions import ActorUnavailableError, RayError, RuntimeEnvSetupError
 
 from pipeline.executors.cluster.actor import Actor, Ended, Order
 from pipeline.executors.cluster.sizes import Size
@@ -49,6 +50,7 @@ class _Worker:
         place: Its place.
         actor: Handle of the actor.
         heard: The call that returns its next messages.
+        inbox: Messages that have not been taken, because an earlier one has ended the run.
         placed: Whether Ray has placed the actor on a node.
         finished: Whether the worker has said that it is done.
     """
@@ -56,6 +58,7 @@ class _Worker:
     place: int
     actor: Any
     heard: Any
+    inbox: deque[messages.Message | Ended] = field(default_factory=deque)
     placed: bool = False
     finished: bool = False
 
@@ -136,6 +139,10 @@ class Pool:
 
     def _listen(self, stopping: bool = False) -> None:
         """Take what workers say. Return at the latest when it is time to look for a signal."""
+        for each in list(self._workers):
+            self._empty(each, stopping)
+        if not self._workers:
+            return
         by_call = {each.heard: each for each in self._workers}
         # Not interrupted by a signal: Ray would print the exception and lose it.
         for call in (
@@ -145,8 +152,9 @@ class Pool:
 
     def _hear(self, each: _Worker, stopping: bool) -> None:
         try:
-            heard: list[messages.Message | Ended] = ray.get(each.heard)
+            each.inbox.extend(ray.get(each.heard))
         except RuntimeEnvSetupError as error:
+            self._remove(each, "was not started", stopping=True)
             raise RunError(
                 f"executor=ray: a node cannot get the code of the run ({str(error).splitlines()[0]})"
             ) from None
@@ -156,7 +164,11 @@ class Pool:
             return
         each.placed = True
         each.heard = each.actor.hear.remote()
-        for message in heard:
+        self._empty(each, stopping)
+
+    def _empty(self, each: _Worker, stopping: bool) -> None:
+        while each.inbox:
+            message = each.inbox.popleft()
             if isinstance(message, Ended):
                 self._remove(each, message.exit_said, stopping)
             else:
@@ -224,6 +236,6 @@ def _loss(error: RayError) -> str:
     """Say in words why an actor is lost."""
     if isinstance(error, ActorUnavailableError):
         return "with its connection"
-    if isinstance(error, RayActorError) and "node" in str(error).lower() and "died" in str(error).lower():
+    if "its node has died" in str(error):
         return "with its node"
     return "with its actor"

@@ -102,7 +102,9 @@ def require_versions(expected: Mapping[str, str]) -> None:
     """
     found = versions()
     differing = [
-        f"{name} {found[name]} in place of {wanted}" for name, wanted in expected.items() if found[name] != wanted
+        f"{name} {found.get(name)} in place of {wanted}"
+        for name, wanted in expected.items()
+        if found.get(name) != wanted
     ]
     if differing:
         raise UserError(
