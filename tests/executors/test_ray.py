@@ -162,9 +162,9 @@ def test_failures_of_actors_count_against_max_failures(
         Path(f"{name}.wav").write_bytes(b"RIFF")
     arguments = listed([{"path": f"{name}.wav"} for name in "abc"])
     ray = given(cluster, tmp_path / "run")[3:]
-    done = run(*arguments, *ray, "max_failures=1", cwd=tmp_path, **cluster.variables)
+    done = run(*arguments, *ray, "max_failures=2", cwd=tmp_path, **cluster.variables)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: 3 failures, more than max_failures=1; ")
+    assert done.stderr.startswith("error: 3 failures, more than max_failures=2; ")
     assert not workers_of(cluster)
 
 

@@ -54,11 +54,15 @@ class Connection:
             UserError: The cluster cannot be reached, or it refuses.
         """
         self._folder: str | None = None
-        with deferring_stop():
-            if address == "local":
-                self._start()
-            else:
-                self._join(address)
+        try:
+            with deferring_stop():
+                if address == "local":
+                    self._start()
+                else:
+                    self._join(address)
+        except BaseException:
+            self.close()
+            raise
 
     def nodes(self) -> list[Mapping[str, Any]]:
         """Return what Ray says of each node that is alive: `Resources`, `NodeManagerHostname` and others."""
@@ -84,19 +88,15 @@ class Connection:
         given = {**PRIVATE, "PYTHONPATH": path}
         if "RAY_AUTH_MODE" in os.environ:  # the person has decided, or this process has a token already
             del given["RAY_AUTH_MODE"], given["RAY_AUTH_TOKEN"]
-        try:
-            _init(
-                "local",
-                given,
-                address="local",
-                num_cpus=available_cores(),
-                num_gpus=torch.cuda.device_count(),
-                include_dashboard=False,
-                _temp_dir=self._folder,
-            )
-        except BaseException:
-            self.close()
-            raise
+        _init(
+            "local",
+            given,
+            address="local",
+            num_cpus=available_cores(),
+            num_gpus=torch.cuda.device_count(),
+            include_dashboard=False,
+            _temp_dir=self._folder,
+        )
 
     def _join(self, address: str) -> None:
         # The nodes need the packages that this project imports; the project itself travels.
@@ -140,20 +140,9 @@ def _reachable(address: str) -> str:
     """Return the address that Ray connects to.
 
     Raises:
-        UserError: Nobody listens there.
+        UserError: There is no cluster, or nobody listens there.
     """
-    with _environment(QUIET):
-        from ray._private.services import canonicalize_bootstrap_address
-
-        target = address
-        if address == "auto":
-            found = os.environ.get("RAY_ADDRESS") or canonicalize_bootstrap_address("auto")
-            if not found or found == "local":
-                raise UserError(
-                    "executor.address=auto: no Ray cluster runs on this machine, and RAY_ADDRESS names none; start one "
-                    "with ray start --head, or write executor.address=local"
-                )
-            target = found
+    target = (os.environ.get("RAY_ADDRESS") or _running()) if address == "auto" else address
     if target.startswith("ray://"):
         _require_client(address)
     host, _, port = target.removeprefix("ray://").rpartition(":")
@@ -166,6 +155,28 @@ def _reachable(address: str) -> str:
             "write executor.address=local"
         ) from None
     return target
+
+
+def _running() -> str:
+    """Return the address of the cluster of this machine.
+
+    Raises:
+        UserError: There is none, or there are several.
+    """
+    with _environment(QUIET):
+        from ray._private.services import canonicalize_bootstrap_address
+
+        try:
+            found = canonicalize_bootstrap_address("auto")
+            reason = "none runs on this machine"
+        except ConnectionError as error:
+            found, reason = None, _first_line(error).partition(". ")[0]
+    if found is None:
+        raise UserError(
+            f"executor.address=auto: no Ray cluster to connect to ({reason}); start one with ray start --head, name "
+            "one by RAY_ADDRESS=HOST:6379, or write executor.address=local"
+        )
+    return str(found)
 
 
 def _require_client(address: str) -> None:
@@ -197,7 +208,7 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _log(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
+def _log(data: Mapping[str, Any], ignore_prefix: bool) -> None:
     """Write what Ray prints for a driver to the log: the beginning of each text, which may have many lines."""
     for text in data["lines"]:
         LOG.warning("ray: %s", " ".join(text.split())[:_MOST_CHARACTERS])
