@@ -7,6 +7,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,18 @@ from typing import Any, cast
 
 import pytest
 from ray_cluster import RayCluster, parent_of, worker_processes
-from running import assert_accounting, assert_same_tables, listed, main, refused, run, run_prepared, start, wait_until
+from running import (
+    assert_accounting,
+    assert_same_tables,
+    environment,
+    listed,
+    main,
+    refused,
+    run,
+    run_prepared,
+    start,
+    wait_until,
+)
 
 from pipeline.executors.cluster import sizes, task
 from pipeline.executors.cluster.connection import Connection
@@ -134,6 +147,32 @@ def test_a_run_that_is_stopped_and_then_killed_continues_and_leaves_no_process(
     done = start(*command, cwd=tmp_path, **cluster.variables)
     assert done.wait(120) == 0
     assert_whole(run_dir, alone)
+
+
+ASKING = """
+import threading
+from multiprocessing import Pipe
+from pipeline.executors.processes.link import Link
+from pipeline.executors.processes.messages import GO, MayWrite
+run, worker = Pipe()
+link = Link(worker)
+asking = threading.Thread(target=link.check_in_place)
+asking.start()
+assert isinstance(run.recv(), MayWrite)
+run.send(7)
+assert next(iter(link.shards())) == 7 and asking.is_alive()
+run.send(GO)
+asking.join()
+print("agreed", flush=True)
+run.close()
+link.check_in_place()
+print("not reached")
+"""
+
+
+def test_a_worker_waits_until_its_run_agrees_and_ends_with_the_connection() -> None:
+    done = subprocess.run([sys.executable, "-c", ASKING], env=environment(), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "agreed\n")
 
 
 # --- what is refused, and what ends a run

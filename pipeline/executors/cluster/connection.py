@@ -205,7 +205,9 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """Return the first line of an error; with the last one, if the first one announces more."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join([lines[0], lines[-1]]) if lines[0].endswith(":") and len(lines) > 1 else lines[0]
 
 
 def _log(data: Mapping[str, Any], ignore_prefix: bool) -> None:
