@@ -31,9 +31,13 @@ from running import (
 
 from pipeline.executors.cluster import sizes, task
 from pipeline.executors.cluster.connection import Connection
+from pipeline.executors.processes.messages import BatchDone, Committed
 from pipeline.executors.ray import Options
 from pipeline.inference.job import Job
+from pipeline.records import Failure
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.metrics import BatchMetrics
+from pipeline.storage.commits import CommitRecord
 from pipeline.storage.run_directory import RunDirectory
 
 CORPUS = ("dataset=digits", "shard.hours=0.002", "stages=[manifest,infer]", "loader.workers=0")
@@ -262,7 +266,39 @@ def test_a_node_that_does_not_see_the_run_is_refused(tmp_path: Path) -> None:
         task.require_marker(job, lock.said)
 
 
-# --- sizes
+# --- metrics and sizes
+
+
+def test_actors_count_audio_failures_and_time_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.util import metrics as of_ray
+
+    counted: dict[tuple[str, str], float] = {}
+
+    class Counter:
+        def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
+            self.name, self.tag_keys = name, tag_keys
+
+        def inc(self, value: float, tags: dict[str, str]) -> None:
+            assert tuple(tags) == self.tag_keys
+            assert tags["run"] == "night"
+            counted[self.name, tags[self.tag_keys[-1]]] = value
+
+    monkeypatch.setattr(of_ray, "Counter", Counter)
+    from pipeline.executors.cluster.metrics import NAMES, Metrics
+
+    failures = [Failure(name, f"/{name}.wav", "load", "truncated", "too short") for name in "ab"]
+    seconds = {"padded_s": 9.0, "valid_s": 8.0, "load_s": 0.0, "forward_s": 2.0, "write_s": 0.0, "idle_s": 0.5}
+    metrics = Metrics("night")
+    metrics.count(BatchDone(BatchMetrics(0, 0, 3, 2, **seconds), 7.0, failures))
+    metrics.count(Committed(cast(CommitRecord, SimpleNamespace(utterances=3))))
+    assert {name for name, _ in counted} == {*NAMES}
+    assert counted["pipeline_audio_seconds_total", "night"] == 7
+    assert counted["pipeline_failures_total", "truncated"] == 2
+    assert (counted["pipeline_device_seconds_total", "busy"], counted["pipeline_device_seconds_total", "idle"]) == (
+        2,
+        0.5,
+    )
+    assert (counted["pipeline_utterances_total", "night"], counted["pipeline_shards_total", "night"]) == (3, 1)
 
 
 def node(cpus: float, gpus: float = 0, **other: float) -> dict[str, Any]:

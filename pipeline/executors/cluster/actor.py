@@ -122,11 +122,15 @@ class Actor:
         threading.Thread(target=self._pass_on, name="messages", daemon=True).start()
 
     def _pass_on(self) -> None:
-        with suppress(EOFError, OSError):
+        try:
             while True:
                 message: Message = self._connection.recv()
-                self._metrics.count(message)
                 self._messages.put(message)
+                self._metrics.count(message)
+        except (EOFError, OSError):
+            pass  # the worker has ended
+        except Exception as error:  # noqa: BLE001 - the run raises it
+            self._messages.put(Failed.of(error))
         exit_said = worker.exit_said(self._process.wait())
         self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - _MOST_CHARACTERS))
         for line in self._stderr.read().decode("utf-8", "replace").splitlines():
