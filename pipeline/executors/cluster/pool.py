@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError, RayError, RuntimeEnvSetupError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RuntimeEnvSetupError
 
 from pipeline.executors.cluster.actor import Actor, Ended, Order
 from pipeline.executors.cluster.sizes import Size
@@ -159,8 +159,14 @@ class Pool:
                 f"executor=ray: a node cannot get the code of the run ({str(error).splitlines()[0]})"
             ) from None
         except RayError as error:
-            ray.kill(each.actor)
-            self._remove(each, "was lost " + _loss(error), stopping)
+            failed = isinstance(error, RayActorError) and error.actor_init_failed
+            self._remove(each, "was lost " + _loss(error), stopping or failed)
+            if failed and not stopping:
+                LOG.error("%s: %s", self._names[each.place], error)
+                raise RunError(
+                    f"executor=ray: a node cannot start a worker ({str(error).splitlines()[-1]}); install the same "
+                    "packages on every node"
+                ) from None
             return
         each.placed = True
         each.heard = each.actor.hear.remote()
