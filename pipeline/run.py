@@ -72,8 +72,8 @@ def _work(config: RunConfig) -> int:
     except OSError as error:
         if is_out_of_memory(error):
             raise
-        if reason := torchaudio_misfit(error):
-            raise UserError(reason) from None
+        if misfit := torchaudio_misfit(error):
+            raise UserError(misfit) from None
         # A full disk or a lost mount is not a bug, so the message is one line; the log has the traceback.
         LOG.exception("stopped")
         where = error.filename2 or error.filename or f"run_dir={config.run_dir}"

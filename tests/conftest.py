@@ -19,7 +19,8 @@ WRITES_NO_BYTECODE, sys.dont_write_bytecode = sys.dont_write_bytecode, False
 
 
 LONGEST = (
-    "promises/test_long", "models/test_bundles", "config/test_run_config", "promises/test_failpoints", "test_run",
+    "promises/test_long", "executors/test_ray", "models/test_bundles", "config/test_run_config",
+    "promises/test_failpoints", "test_run",
     "verify/test_verify", "promises/test_security", "scripts/test_bench", "models/test_forward", "report/test_page",
     "promises/test_resume", "config/test_user_files", "models/test_checkpoint", "test_plot", "promises/test_signals",
     "executors/test_slurm", "stages/test_report", "docs/test_guide", "promises/test_memory", "test_package",

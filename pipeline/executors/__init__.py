@@ -21,12 +21,36 @@ from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 
+from pipeline.runtime.errors import UserError
+
 if TYPE_CHECKING:
     from pipeline.inference.job import Job
+    from pipeline.models.device import Devices
+
+
+MOST_WORKERS = 1024
+
+
+def check_workers(workers: int | None) -> None:
+    """Refuse a value of `executor.workers` that cannot be.
+
+    Raises:
+        UserError: The value is neither null nor from 1 to 1024.
+    """
+    if workers is not None and not 1 <= workers <= MOST_WORKERS:
+        raise UserError(f"executor.workers={workers}: must be a whole number from 1 to {MOST_WORKERS}, or null")
 
 
 class Executor(Protocol):
     """Decides which process runs which shards."""
+
+    def devices(self, name: str) -> Devices:
+        """Return the devices that the setting `device` stands for. They may be on other machines.
+
+        Raises:
+            UserError: There is no such device, or the machines that have the devices cannot be reached.
+        """
+        ...
 
     def run(self, job: Job, console: Console, say: Callable[[str], None]) -> str:
         """Run each pending shard of a job with `pipeline.inference.execute.execute`.
@@ -44,6 +68,10 @@ class Executor(Protocol):
             RunError: More than `max_failures` utterances failed.
             Stopped: A signal has arrived.
         """
+        ...
+
+    def close(self) -> None:
+        """Release what `devices` and `run` have opened. Called once, also after an error."""
         ...
 
 

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from pipeline.executors import check_workers
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.progress import RunProgress, format_duration
-from pipeline.runtime.terminal import counted
-from pipeline.storage.names import METRICS, Part
+from pipeline.storage.names import Part
 
 if TYPE_CHECKING:
     from pipeline.inference.job import Job
-
-_MOST = 1024
+    from pipeline.models.device import Devices
 
 
 @dataclass
@@ -45,8 +43,7 @@ class Options:
                     f"executor.part={self.part}: must be the number of a part and the number of parts, from 1/8 to 8/8 "
                     "for eight parts, or null"
                 ) from None
-        if self.workers is not None and not 1 <= self.workers <= _MOST:
-            raise UserError(f"executor.workers={self.workers}: must be a whole number from 1 to {_MOST}, or null")
+        check_workers(self.workers)
 
 
 class Executor:
@@ -56,6 +53,12 @@ class Executor:
         """Create the executor."""
         self._workers = options.workers
 
+    def devices(self, name: str) -> Devices:
+        """Return the devices of this machine; see `pipeline.executors.Executor.devices`."""
+        from pipeline.models.device import local_devices
+
+        return local_devices(name)
+
     def run(self, job: Job, console: Console, say: Callable[[str], None]) -> str:
         """Run each pending shard; see `pipeline.executors.Executor.run`."""
         # Imported here, because the configuration reads `Options` without waiting for torch.
@@ -63,40 +66,20 @@ class Executor:
 
         from pipeline.executors.processes.pool import Pool
         from pipeline.inference.execute import execute
-        from pipeline.inference.monitor import Monitor
+        from pipeline.inference.monitor import Monitor, follow
 
         devices = self._devices(job)
         names = _names(devices)
-        progress = RunProgress(
-            console,
-            job.directory.local_log(METRICS),
-            total_s=job.audio_s,
-            done_s=job.done_s,
-            total_shards=job.num_shards,
-            done_shards=job.num_shards - len(job.pending),
-            failures=job.failures_before,
-            workers=names,
-        )
-        with progress:
-            monitor = Monitor(progress, job.max_failures)
+
+        def work(monitor: Monitor) -> Sequence[int]:
             if len(devices) == 1:
-                kept = execute(job, job.pending, torch.device(devices[0]), monitor)
-            else:
-                kept = Pool(job, devices, names, monitor, say).run()
-        if progress.workers_said:
-            say(progress.workers_said)
-        if kept:
-            say(
-                f"{counted(len(kept), 'shard')} kept unchanged ({', '.join(map(str, kept[:10]))}), because "
-                "an utterance that had a result would have failed now"
-            )
-        if progress.is_bound_by_writing and job.tables.faster_setting is not None:
-            say(
-                f"writing held this run up: it waited {format_duration(progress.waited_for_writer_s)} of "
-                f"{format_duration(progress.elapsed_s)} for the writer; {job.tables.faster_setting} "
-                "(with another run_dir=) takes a quarter of the time to write"
-            )
-        return f", {progress.real_time:.1f} x real time, in {format_duration(progress.elapsed_s)}"
+                return execute(job, job.pending, torch.device(devices[0]), monitor)
+            return Pool(job, devices, names, monitor, say).run()
+
+        return follow(job, names, console, say, work)
+
+    def close(self) -> None:
+        """Do nothing: `run` leaves nothing open."""
 
     def _devices(self, job: Job) -> list[str]:
         """Return the device of each worker. Workers take the devices in turn; more workers than shards have no use."""

@@ -42,8 +42,9 @@ def execute(job: Job, shards: Iterable[int], device: torch.device, listener: Lis
         Stopped: A signal has arrived. Batches that the device had started are finished, and complete shards are
             committed.
     """
-    engine = build_engine(job.computation, device, max(1, (job.threads or available_cores()) // job.sharing))
-    workers = default_workers(device, job.sharing) if job.workers is None else job.workers
+    cores = job.cores or max(1, available_cores() // job.sharing)
+    engine = build_engine(job.computation, device, max(1, job.threads // job.sharing) if job.threads else cores)
+    workers = default_workers(device, cores) if job.workers is None else job.workers
     log = job.directory.local_log()
     loader = build_loader(job.computation, job.manifest, engine, workers=workers, timeout_s=job.timeout_s, stderr=log)
     writer = ShardWriter(
@@ -54,7 +55,7 @@ def execute(job: Job, shards: Iterable[int], device: torch.device, listener: Lis
         job.attempts,
         job.supplements,
         job.skipped,
-        committers=default_committers(device, job.sharing),
+        committers=default_committers(device, cores),
     )
     max_batch_s = job.max_batch_s or default_batch_seconds(device)
     listener.begin()

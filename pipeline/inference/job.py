@@ -92,13 +92,14 @@ class Job:
         skipped: `(rows,)` whether each row of the manifest is not computed, because it failed before the supplement.
         failures_before: Number of failures in committed shards.
         attempts: Earlier attempts of each failed id, by shard, for shards that are computed again (`retry_failed`).
-        devices: Devices of this machine that the setting `device` stands for, as torch names them: the CPU, or GPUs.
+        devices: Devices that the setting `device` stands for, as torch names them: the CPU, or GPUs.
         threads: Number of cores to use on a CPU; `None` for all that the process may use.
         max_batch_s: Maximum of padded seconds in a batch; `None` chooses it by the memory of the device.
         workers: Number of loading processes of each process with a model; `None` chooses it by the device.
         timeout_s: Seconds after which loading a recording is a failure.
         max_failures: Number of failures above which the run stops; `None` for no limit.
         sharing: Number of processes of this machine that compute the job at the same time, and so share its cores.
+        cores: Number of cores that each of these processes has; `None` for its share of those that it may use.
     """
 
     directory: RunDirectory
@@ -116,6 +117,7 @@ class Job:
     timeout_s: float
     max_failures: int | None
     sharing: int = 1
+    cores: int | None = None
 
     @property
     def pending(self) -> tuple[int, ...]:

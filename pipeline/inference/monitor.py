@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from rich.console import Console
+
+from pipeline.inference.job import Job
 from pipeline.records import Failure
 from pipeline.runtime.errors import RunError
 from pipeline.runtime.metrics import BatchMetrics
-from pipeline.runtime.progress import RunProgress
+from pipeline.runtime.progress import RunProgress, format_duration
 from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommitRecord
+from pipeline.storage.names import METRICS
 
 LOG = logging.getLogger("pipeline")
 
@@ -91,3 +95,51 @@ class Monitor:
             lost_failures: Failures among them.
         """
         self._progress.end(place, lost_s, lost_failures)
+
+
+def follow(
+    job: Job,
+    names: Sequence[str],
+    console: Console,
+    say: Callable[[str], None],
+    execute: Callable[[Monitor], Sequence[int]],
+) -> str:
+    """Show and log the execution of a job, and say at its end what a person should know of it.
+
+    Args:
+        job: The job.
+        names: Name of each worker, for people.
+        console: Console of the live view.
+        say: Prints and logs a line.
+        execute: Executes the pending shards of the job, tells the monitor, and returns the shards whose earlier results
+            were kept.
+
+    Returns:
+        The speed in words.
+    """
+    progress = RunProgress(
+        console,
+        job.directory.local_log(METRICS),
+        total_s=job.audio_s,
+        done_s=job.done_s,
+        total_shards=job.num_shards,
+        done_shards=job.num_shards - len(job.pending),
+        failures=job.failures_before,
+        workers=names,
+    )
+    with progress:
+        kept = execute(Monitor(progress, job.max_failures))
+    if progress.workers_said:
+        say(progress.workers_said)
+    if kept:
+        say(
+            f"{counted(len(kept), 'shard')} kept unchanged ({', '.join(map(str, kept[:10]))}), because "
+            "an utterance that had a result would have failed now"
+        )
+    if progress.is_bound_by_writing and job.tables.faster_setting is not None:
+        say(
+            f"writing held this run up: it waited {format_duration(progress.waited_for_writer_s)} of "
+            f"{format_duration(progress.elapsed_s)} for the writer; {job.tables.faster_setting} "
+            "(with another run_dir=) takes a quarter of the time to write"
+        )
+    return f", {progress.real_time:.1f} x real time, in {format_duration(progress.elapsed_s)}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
-from pipeline.runtime.cores import available_cores, has_bf16
+from pipeline.runtime.cores import has_bf16
 from pipeline.runtime.errors import UserError
 
 CPU_BATCH_SECONDS = 12.0
@@ -12,6 +14,38 @@ CPU_BATCH_SECONDS = 12.0
 CUDA_BATCH_SECONDS_PER_GIB = 6.0
 """Padded seconds per GiB of device memory. Base models in float32 need less than that."""
 MAX_CUDA_BATCH_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The devices that compute a job.
+
+    Attributes:
+        names: Their names, as torch has them on their machine, such as `cuda:1`.
+        kinds: What they are, such as `NVIDIA H100`; none for a CPU.
+    """
+
+    names: tuple[str, ...]
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def first(self) -> torch.device:
+        """The first device. The others are of the same type."""
+        return torch.device(self.names[0])
+
+    def __str__(self) -> str:
+        return ", ".join(self.names) + (f" ({', '.join(self.kinds)})" if self.kinds else "")
+
+
+def local_devices(name: str) -> Devices:
+    """Turn the setting `device` into devices of this machine.
+
+    Raises:
+        UserError: torch does not see the device.
+    """
+    found = resolve_devices(name)
+    kinds = dict.fromkeys(torch.cuda.get_device_name(device) for device in found if device.type == "cuda")
+    return Devices(tuple(map(str, found)), tuple(kinds))
 
 
 def resolve_devices(name: str) -> list[torch.device]:
@@ -78,22 +112,21 @@ def default_batch_seconds(device: torch.device) -> float:
     return min(MAX_CUDA_BATCH_SECONDS, CUDA_BATCH_SECONDS_PER_GIB * memory / 2**30)
 
 
-def default_workers(device: torch.device, sharing: int = 1) -> int:
+def default_workers(device: torch.device, cores: int) -> int:
     """Return the number of loading processes: few if the model needs the cores itself, more for a GPU.
 
     Args:
         device: The device.
-        sharing: Number of processes with a model that share the cores. Each has its own loading processes.
+        cores: Number of cores that the model and its loading processes have.
     """
-    cores = available_cores() // sharing
     return max(1, min(12, cores // 16 if device.type == "cpu" else cores - 2))
 
 
-def default_committers(device: torch.device, sharing: int = 1) -> int:
+def default_committers(device: torch.device, cores: int) -> int:
     """Return the number of shards to commit at a time: few if the model needs the cores itself, more for a GPU.
 
     Args:
         device: The device.
-        sharing: Number of processes with a model that share the cores. Each commits its own shards.
+        cores: Number of cores that the model and its committing threads have.
     """
-    return max(1, min(8, available_cores() // sharing // (16 if device.type == "cpu" else 4)))
+    return max(1, min(8, cores // (16 if device.type == "cpu" else 4)))

@@ -5,7 +5,8 @@ Only this stage imports torch. `pipeline.run` imports this module when the stage
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -13,7 +14,6 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -22,9 +22,9 @@ from pipeline.config.run_config import RunConfig
 from pipeline.executors import Executor
 from pipeline.inference.job import Computation, Job
 from pipeline.inference.shard_tables import TableSettings
-from pipeline.models.device import resolve_devices, resolve_precision
+from pipeline.models.device import Devices, resolve_precision
 from pipeline.models.facts import ModelFacts
-from pipeline.models.sources import ModelSource, load_model
+from pipeline.models.sources import load_model
 from pipeline.runtime.errors import RunError, UserError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.terminal import counted
@@ -64,18 +64,24 @@ def infer(
             too small.
         RunError: More than `max_failures` utterances failed, or committed files were removed meanwhile.
     """
-    executor: Executor = EXECUTORS.load(config.settings.executor.name).Executor(config.settings.executor)
     speed = ""
-    # A shard whose retry was kept may still lack an output that is asked for now.
-    for retry in (True, False) if config.settings.retry_failed else (False,):
-        failures = 0
-        jobs = prepare(config, directory, manifest, say, retry)
-        directory.let_others_in()
-        for job in jobs:
-            speed = executor.run(replace(job, failures_before=job.failures_before + failures), console, say)
-            done = _require_all_shards(job)
-            failures += sum(record.num_failures for record in done.values())
+    with closing(_executor(config)) as executor:
+        devices = executor.devices(config.settings.device)
+        # A shard whose retry was kept may still lack an output that is asked for now.
+        for retry in (True, False) if config.settings.retry_failed else (False,):
+            failures = 0
+            jobs = prepare(config, directory, manifest, devices, say, retry)
+            directory.let_others_in()
+            for job in jobs:
+                speed = executor.run(replace(job, failures_before=job.failures_before + failures), console, say)
+                done = _require_all_shards(job)
+                failures += sum(record.num_failures for record in done.values())
     return speed
+
+
+def _executor(config: RunConfig) -> Executor:
+    executor: Executor = EXECUTORS.load(config.settings.executor.name).Executor(config.settings.executor)
+    return executor
 
 
 def _require_all_shards(job: Job) -> dict[int, CommitRecord]:
@@ -95,21 +101,26 @@ def _require_all_shards(job: Job) -> dict[int, CommitRecord]:
     return done
 
 
-def check_weights(source: ModelSource) -> None:
-    """Fetch the weights and refuse those that cannot be used, before a new run reads a recording or writes anything.
+def check_beforehand(config: RunConfig) -> None:
+    """Refuse devices and weights that cannot be used, before a new run reads a recording or writes anything.
 
-    The model is dropped again: building it takes a fraction of a second, because the file is mapped into memory.
+    The weights are fetched. The model is dropped again: building it takes a fraction of a second, because the file is
+    mapped into memory.
 
     Raises:
-        UserError: The file cannot be fetched, is damaged, fits another model, or has another SHA-256.
+        UserError: The devices do not exist or do not suit the precision. The weights file cannot be fetched, is
+            damaged, fits another model, or has another SHA-256.
     """
-    load_model(source)
+    with closing(_executor(config)) as executor:
+        resolve_precision(config.settings.precision, executor.devices(config.settings.device).first)
+    load_model(config.source)
 
 
 def prepare(
     config: RunConfig,
     directory: RunDirectory,
     manifest: Manifest,
+    devices: Devices,
     say: Callable[[str], None],
     retry: bool,
 ) -> list[Job]:
@@ -125,8 +136,7 @@ def prepare(
         UserError: As `infer`.
     """
     settings = config.settings
-    devices = resolve_devices(settings.device)
-    precision = resolve_precision(settings.precision, devices[0])
+    precision = resolve_precision(settings.precision, devices.first)
     sha256 = config.source.fetch()
     describe = partial(identities.describe, config, manifest.digest, precision, sha256)
     identity, known = continue_passes(config, directory, describe)
@@ -151,7 +161,7 @@ def prepare(
             "were removed or changed, which no part may mend while others are at work; once they have ended, the same "
             "command computes these shards again"
         )
-    where = f"{config.model.name} on {', '.join(map(str, devices))} in {precision}"
+    where = f"{config.model.name} on {', '.join(devices.names)} in {precision}"
     where += "" if directory.part is None else f", part {directory.part}"
     for each, size in zip(passes, sizes, strict=True):
         say(f"{where}, {each.todo(len(mine))}, tables of about {format_bytes(size.total)}")
@@ -165,7 +175,7 @@ def prepare(
             skipped=_failed_before(directory, manifest, done, each.supplements),
             failures_before=sum(done[shard].num_failures for shard in mine if shard in done),
             attempts={shard: ids for shard, ids in attempts.items() if shard in mine},
-            devices=tuple(map(str, devices)),
+            devices=devices.names,
             threads=settings.threads,
             max_batch_s=settings.batch.max_seconds,
             workers=settings.loader.workers,
@@ -195,18 +205,17 @@ def _write_record(
     directory: RunDirectory,
     manifest: Manifest,
     identity: Identity,
-    devices: Sequence[torch.device],
+    devices: Devices,
     passes: Iterable[Identity],
 ) -> None:
     """Write `run.json` and `config.yaml`. `passes` are the passes that commit records may belong to."""
     others = {each.fingerprint: each for each in passes if each.fingerprint != identity.fingerprint}
-    names = dict.fromkeys(torch.cuda.get_device_name(device) for device in devices if device.type == "cuda")
     record = RunRecord(
         identity=identity,
         weights=identities.weights_file(config.source, identity.weights_sha256),
         manifest_file=directory.file_record(MANIFEST),
         versions=identities.versions(),
-        device=", ".join(map(str, devices)) + (f" ({', '.join(names)})" if names else ""),
+        device=str(devices),
         written=datetime.now(UTC).isoformat(timespec="seconds"),
         manifests=(manifest.chain,) if manifest.chain else (),
         others=tuple(others.values()),

@@ -111,11 +111,9 @@ class Session:
         if self.submission is not None and finished is None:
             self.submission.check()
         elif "infer" in settings.stages and not self.directory.manifest.is_there:
-            from pipeline.models.device import resolve_device, resolve_precision
-            from pipeline.stages.infer import check_weights
+            from pipeline.stages.infer import check_beforehand
 
-            resolve_precision(settings.precision, resolve_device(settings.device))
-            check_weights(self.config.source)
+            check_beforehand(self.config)
         with self.directory.new_or_kept():
             part = self.directory.part
             with (

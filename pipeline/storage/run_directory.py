@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +28,14 @@ from pipeline.storage.stored_run import StoredRun
 
 PLANNED_S = 1.0
 """Seconds between two looks whether another part has planned the run, on a file system without locks."""
+
+
+class Guard(Protocol):
+    """Knows whether this process may write for the process that holds the lock."""
+
+    def check_in_place(self) -> None:
+        """Return when the holder of the lock has agreed. Does not return if the holder has ended."""
+        ...
 
 
 class RunDirectory(StoredRun):
@@ -44,6 +52,7 @@ class RunDirectory(StoredRun):
         self.part = part
         self.alone = True
         self._locks: tuple[Lock, ...] = ()
+        self._guard: Guard | None = None
 
     # Writing. The caller holds the lock.
 
@@ -154,9 +163,17 @@ class RunDirectory(StoredRun):
             share(lock)
         self._locks = locks
 
+    def write_under(self, guard: Guard) -> None:
+        """Write for a process on another machine, which holds the lock.
+
+        Args:
+            guard: Asked before each file is published.
+        """
+        self._guard = guard
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process gets of this object. It gets no lock: `share_locks` takes them there."""
-        return {**self.__dict__, "_locks": ()}
+        return {**self.__dict__, "_locks": (), "_guard": None}
 
     def check_in_place(self) -> None:
         """Check that the folder and its lock files are still those that this process locked, if it has locked them.
@@ -164,8 +181,9 @@ class RunDirectory(StoredRun):
         Raises:
             RunError: One of them was renamed, removed or replaced.
         """
-        for lock in self._locks:
-            lock.check_in_place()
+        for each in (*self._locks, self._guard):
+            if each is not None:
+                each.check_in_place()
 
     def _prepare_to_write(self) -> None:
         """Create the folder for unfinished files. A run that holds the lock never creates it again.
@@ -173,7 +191,7 @@ class RunDirectory(StoredRun):
         Raises:
             RunError: As `check_in_place`.
         """
-        if not self._locks:
+        if not self._locks and self._guard is None:
             self.root.mkdir(parents=True, exist_ok=True)
             self._files.make_folder(f"{STAGING}/")
         self.check_in_place()

@@ -27,6 +27,7 @@ from pipeline.models.device import default_workers, resolve_device, why_slow
 from pipeline.models.engine import Engine
 from pipeline.records import PlannedBatch
 from pipeline.results import Run, open_run
+from pipeline.runtime.cores import available_cores
 from pipeline.runtime.errors import UserError
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.identity import Identity
@@ -119,7 +120,7 @@ def rerun_alone(
         computation,
         manifest,
         engine,
-        workers=default_workers(device),
+        workers=default_workers(device, available_cores()),
         timeout_s=LOADER_TIMEOUT_S,
         stderr=Path(os.devnull),
     )

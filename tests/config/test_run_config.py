@@ -57,7 +57,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("defaults=[]", ["defaults=[]", "no such key"]),
     ("hydra.run.dir=/tmp", ["hydra.run.dir=/tmp", "no such key"]),
     ("hydra/launcher=basic", ["hydra/launcher=basic", "no such key"]),
-    ("executor=ray", ["executor=ray", "not allowed", "local"]),
+    ("executor=dask", ["executor=dask", "not allowed", "local", "ray"]),
     ("executor.workers=0", ["executor.workers=0", "a whole number from 1 to 1024, or null"]),
     ("executor.workers=two", ["executor.workers=two", "must be a whole number"]),
     ("chunk.second=60", ["chunk.second=60", "did you mean chunk.seconds?"]),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from running import assert_accounting, assert_same_tables, main
+from running import assert_accounting, assert_same_tables, main, run
 
 from pipeline.inference import execute as execution
 from pipeline.inference import loop
@@ -30,6 +30,7 @@ EXECUTORS = {
     "one process": (),
     "two processes": ("executor.workers=2",),
     "slurm": ("executor=slurm", "executor.cluster=local", "executor.tasks=2"),
+    "two actors": ("executor=ray", "executor.address=local", "executor.workers=2"),
 }
 
 
@@ -42,7 +43,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("given", EXECUTORS.values(), ids=EXECUTORS)
 def test_every_executor_writes_the_same_tables(given: tuple[str, ...], whole: Path, tmp_path: Path) -> None:
-    assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", "loader.workers=1", *given]) == 0
+    done = run(*CORPUS, f"run_dir={tmp_path / 'run'}", "loader.workers=1", *given, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
     assert_accounting(tmp_path / "run")
     assert_same_tables(whole, tmp_path / "run")
     assert {path.name.partition("-")[0] for path in (tmp_path / "run" / ".staging").iterdir()} == {"lock"}

@@ -313,12 +313,11 @@ def test_auto_and_cuda_stand_for_every_gpu_and_a_number_for_one() -> None:
             named("cuda")
 
 
-def test_processes_share_the_cores_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "available_cores", lambda: 32)
+def test_loading_processes_and_committing_threads_suit_the_cores() -> None:
     cuda = torch.device("cuda:0")
-    assert (devices.default_workers(cuda), devices.default_workers(cuda, 4)) == (12, 6)
-    assert (devices.default_committers(cuda), devices.default_committers(cuda, 8)) == (8, 1)
-    assert (devices.default_workers(torch.device("cpu"), 64), devices.default_committers(cuda, 64)) == (1, 1)
+    assert (devices.default_workers(cuda, 32), devices.default_workers(cuda, 8)) == (12, 6)
+    assert (devices.default_committers(cuda, 32), devices.default_committers(cuda, 4)) == (8, 1)
+    assert (devices.default_workers(torch.device("cpu"), 1), devices.default_committers(cuda, 1)) == (1, 1)
 
 
 def test_devices_and_precisions_that_are_not_there_are_refused() -> None:

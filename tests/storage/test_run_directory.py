@@ -489,6 +489,34 @@ def test_a_process_that_shares_the_lock_keeps_it_until_it_ends(directory: RunDir
     assert not directory.is_locked()
 
 
+class Refused(Exception):
+    """The holder of the lock does not agree."""
+
+
+def test_a_process_that_writes_for_the_holder_of_the_lock_asks_before_each_publication(directory: RunDirectory) -> None:
+    class Holder:
+        asked = 0
+
+        def check_in_place(self) -> None:
+            self.asked += 1
+            if self.asked > 2:
+                raise Refused
+
+    with directory.lock():
+        received: RunDirectory = pickle.loads(pickle.dumps(directory))
+        received.write_under(Holder())
+        received.write("first", b"")
+        staged = received.new_staging(0) / "transcripts.parquet"
+        staged.write_bytes(b"")
+        with pytest.raises(Refused):
+            received.publish({"transcripts": staged}, 0)
+        with pytest.raises(Refused):
+            received.write("second", b"")
+    assert directory.has("first")
+    assert not directory.has("second")
+    assert staged.exists()
+
+
 def test_a_forked_child_does_not_hold_the_lock_of_its_dead_parent(directory: RunDirectory) -> None:
     fork = HOLDER.replace("print(", "child = os.fork() or time.sleep(60)\n    print(", 1)
     arguments = [sys.executable, "-c", "import os, time\n" + fork, str(directory.root)]

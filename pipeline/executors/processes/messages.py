@@ -1,24 +1,36 @@
 """What a run and its worker processes say to each other.
 
 A worker has a connection of its own, so a worker that is killed in the middle of a message disturbs no other. It sends
-the messages below. The only answer is to `Wants`: the number of a shard, or `None` if no shard is left.
+the messages below. Two of them have an answer. To `Wants` it is the number of a shard, or `None` if no shard is left.
+To `MayWrite` it is `GO`. Only a worker on another machine than its run sends `MayWrite`.
 """
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import pickle
+import socket
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from pipeline.executors.processes.scheduler import Scheduler
 from pipeline.inference.job import Job
 from pipeline.records import Failure
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.metrics import BatchMetrics
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.lock import Lock
+
+if TYPE_CHECKING:
+    from pipeline.executors.processes.link import Link
+
+LOG = logging.getLogger("pipeline")
+GO = "go"
+"""The answer to `MayWrite`."""
 
 
 @dataclass(frozen=True)
@@ -27,25 +39,37 @@ class Task:
 
     Attributes:
         job: The job.
-        locks: The locks that the run holds. Their descriptors are inherited.
+        locks: The locks that the run holds. A worker on the same machine inherits their descriptors.
     """
 
     job: Job
     locks: tuple[Lock, ...]
 
-    def store(self) -> int:
-        """Write the task into a file in memory, once for all workers, and return its descriptor.
+    def enter(self, link: Link) -> None:
+        """Prepare this process, the worker, for writing to the run directory.
+
+        Args:
+            link: The connection to the run.
+        """
+        self.job.directory.share_locks(self.locks)
+
+    def encode(self) -> bytes:
+        """Return the task as bytes.
 
         Raises:
             UserError: The task holds an object that cannot be sent.
         """
         try:
-            content = pickle.dumps(self)
+            return pickle.dumps(self)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise UserError(
                 f"executor.workers: the decoder or the model cannot be sent to other processes ({error}); give "
                 "executor.workers=1, or use a decoder that can be pickled"
             ) from None
+
+    @staticmethod
+    def store(content: bytes) -> int:
+        """Write a task as bytes into a file in memory, once for all workers, and return its descriptor."""
         descriptor = os.memfd_create("task")
         with open(descriptor, "wb", closefd=False) as file:
             file.write(content)
@@ -53,10 +77,20 @@ class Task:
 
     @staticmethod
     def load(descriptor: int) -> Task:
-        """Read the task in a worker, and close the file."""
+        """Read the task in a worker, and close the file.
+
+        Raises:
+            UserError: This machine does not have a module of the decoder or the model.
+        """
         # Mapped, because all workers share one position in the open file.
         with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as content:
-            task: Task = pickle.loads(content)
+            try:
+                task: Task = pickle.loads(content)
+            except (ImportError, AttributeError) as error:
+                raise UserError(
+                    f"executor: {socket.gethostname()} does not have what the decoder or the model needs ({error}); "
+                    "install the same packages on every machine"
+                ) from None
         os.close(descriptor)
         return task
 
@@ -69,6 +103,11 @@ class Begun:
 @dataclass(frozen=True)
 class Wants:
     """The worker asks for a shard, and waits for the answer."""
+
+
+@dataclass(frozen=True)
+class MayWrite:
+    """The worker asks whether it still may write to the run directory, and waits for the answer."""
 
 
 @dataclass(frozen=True)
@@ -128,4 +167,26 @@ class Failed:
         return cls(error)
 
 
-Message = Begun | Wants | BatchDone | Committed | Written | Logged | Finished | Failed
+Message = Begun | Wants | MayWrite | BatchDone | Committed | Written | Logged | Finished | Failed
+
+
+def note(message: Message, scheduler: Scheduler, place: int, name: str) -> None:
+    """Note what a worker says of its work.
+
+    Args:
+        message: The message. One that asks something, or that says how the worker ends, is none of these.
+        scheduler: Follows all workers.
+        place: Place of the worker.
+        name: Name of the place, for people.
+    """
+    match message:
+        case Begun():
+            scheduler.begin(place)
+        case BatchDone(metrics, covered_s, failures):
+            scheduler.batch(place, metrics, covered_s, failures)
+        case Committed(record):
+            scheduler.committed(place, record)
+        case Written(seconds):
+            scheduler.written(seconds)
+        case Logged(level, text):
+            LOG.log(level, "%s: %s", name, text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -47,14 +46,6 @@ class _Worker:
     connection: Connection
     finished: bool = False
 
-    def exit_said(self) -> str:
-        """How the process ended."""
-        code = self.process.returncode
-        if code >= 0:
-            return f"ended with code {code}"
-        hint = ", as the system does if memory runs out" if code == -signal.SIGKILL else ""
-        return f"was killed by {signal.Signals(-code).name}{hint}"
-
 
 class Pool:
     """Runs the pending shards of a job in worker processes."""
@@ -90,7 +81,7 @@ class Pool:
             Stopped: A signal has arrived.
         """
         job = replace(self._job, sharing=len(self._devices))
-        self._task = messages.Task(job, self._job.directory.held_locks).store()
+        self._task = messages.Task.store(messages.Task(job, self._job.directory.held_locks).encode())
         try:
             with deferring_stop():
                 self._fill_places()
@@ -164,7 +155,7 @@ class Pool:
             if each.finished or stopping:
                 self._scheduler.end(each.place)
             else:
-                self._scheduler.die(each.place, each.exit_said())
+                self._scheduler.die(each.place, worker.exit_said(each.process.returncode))
 
     def _take(self, each: _Worker, message: messages.Message, stopping: bool) -> None:
         match message:
@@ -172,16 +163,6 @@ class Pool:
                 shard = None if stopping else self._scheduler.give(each.place)
                 with suppress(OSError):  # the worker has died, which the next look finds
                     each.connection.send(shard)
-            case messages.Begun():
-                self._scheduler.begin(each.place)
-            case messages.BatchDone(metrics, covered_s, failures):
-                self._scheduler.batch(each.place, metrics, covered_s, failures)
-            case messages.Committed(record):
-                self._scheduler.committed(each.place, record)
-            case messages.Written(seconds):
-                self._scheduler.written(seconds)
-            case messages.Logged(level, text):
-                LOG.log(level, "%s: %s", self._names[each.place], text)
             case messages.Finished(kept):
                 each.finished = True
                 self._scheduler.kept += kept
@@ -190,6 +171,8 @@ class Pool:
                 if not stopping:
                     raise error
                 LOG.error("%s: %s", self._names[each.place], error)
+            case _:
+                messages.note(message, self._scheduler, each.place, self._names[each.place])
 
     def _stop(self, patience_s: float) -> None:
         """Ask all workers for a clean stop, and wait until they have ended. Kill those that are at work for longer."""

@@ -67,6 +67,11 @@ class Scheduler:
         self._last_exit = ""
         self.kept: list[int] = []
 
+    @property
+    def waiting(self) -> int:
+        """Number of shards that no worker has taken."""
+        return len(self._queue)
+
     def places_to_fill(self) -> list[int]:
         """Return the places where a worker has to be started, and count these workers as started.
 

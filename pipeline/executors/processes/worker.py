@@ -38,6 +38,14 @@ def command(connection: int, task: int, device: str) -> list[str]:
     return [sys.executable, "-P", "-m", __name__, str(os.getpid()), str(connection), str(task), device]
 
 
+def exit_said(code: int) -> str:
+    """Say how a worker ended, by its return code as `subprocess` gives it."""
+    if code >= 0:
+        return f"ended with code {code}"
+    hint = ", as the system does if memory runs out" if code == -signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-code).name}{hint}"
+
+
 def main(parent: int, connection: int, task: int, device: str) -> NoReturn:
     """Be a worker, and exit. The parameters are those of the command line."""
     end_with(parent)
@@ -74,7 +82,7 @@ def _execute(task: Task, device: str, link: Link) -> None:
     from pipeline.inference.execute import execute
 
     failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
-    task.job.directory.share_locks(task.locks)
+    task.enter(link)
     link.tell(Finished(execute(task.job, link.shards(), torch.device(device), link)))
 
 
