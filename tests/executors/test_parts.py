@@ -36,7 +36,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def committed(run_dir: Path) -> list[int]:
-    return [int(path.stem.removeprefix("shard-")) for path in sorted((run_dir / "commits").glob("*.json"))]
+    return [int(path.stem.split("-")[1]) for path in sorted((run_dir / "commits").glob("*.json"))]
 
 
 @contextmanager
@@ -201,13 +201,16 @@ def test_a_part_that_is_killed_loses_its_unfinished_shard_only(whole: Path, tmp_
     assert sorted(RunDirectory(run_dir).names(".staging")) == ["lock", "lock-1-of-2", "lock-2-of-2"]
 
 
-def test_a_part_leaves_the_staging_of_another_alone(tmp_path: Path) -> None:
+def test_a_part_leaves_what_another_writes_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir = tmp_path / "run"
     with at_work(run_dir, "1/3"):
         staged = [name for name in RunDirectory(run_dir).names(".staging") if name.startswith("shard-")]
         assert main([*CORPUS, STAGES, f"run_dir={run_dir}", "executor.part=3/3"]) == 0
         assert set(staged) <= set(RunDirectory(run_dir).names(".staging"))
 
+        (run_dir / "commits").mkdir()
+        for shard in (0, 2):
+            (run_dir / "commits" / f"shard-{shard:05d}.json").write_text("half")
 
 def test_parts_of_other_sizes_that_overlap_do_no_harm(whole: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
@@ -280,3 +283,30 @@ def test_every_shard_belongs_to_one_of_the_parts() -> None:
     for of in (1, 3, 8):
         shards = [shard for number in range(1, of + 1) for shard in Part(number, of).shards(20)]
         assert sorted(shards) == list(range(20))
+    # Parts do not know that the run was closed. What they compute then is compared and scored again.
+    (run_dir / "commits" / "shard-00001.json").unlink()
+    assert main([*given, "executor.part=2/2"]) == 0
+    assert not (run_dir / "scores.parquet").exists()
+    assert main([*given, "executor.part=1/1"]) == 0
+    assert (run_dir / "scores.parquet").exists()
+    assert_same_tables(whole, run_dir)
+    other = run_dir / "failures" / "shard-00000.parquet"  # another part may be replacing it
+    other.write_bytes(bytes(other.stat().st_size))
+    assert main([*given, "executor.part=2/2", "retry_failed=true"]) == 3
+
+
+def test_a_part_adds_an_output_to_a_shard_that_its_retry_has_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, run_dir = tmp_path / "corpus", tmp_path / "run"
+    corpus.mkdir()
+    first, second = sorted(SHIPPED.rglob("*.flac"))[:2] or sorted(DATA.rglob("*.flac"))[:2]
+    shutil.copy(first, corpus / "a.flac")
+    (corpus / "b.flac").write_bytes(second.read_bytes()[:2000])
+    given = ["dataset=folder", f"dataset.root={corpus}", "model=digits", "loader.workers=0", STAGES]
+    given += [f"run_dir={run_dir}", "executor.part=1/1"]
+    assert main([*given, "outputs=[transcripts]"]) == 3
+    (corpus / "a.flac").write_bytes(b"")
+    assert main([*given, "outputs=[transcripts,emissions]", "retry_failed=true", "extend=off"]) == 3
+    assert "1 shard kept unchanged" in capsys.readouterr().out
+    assert committed(run_dir) == [0, 0]  # the second is the supplement
