@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
-from pipeline.runtime.terminal import counted
 from pipeline.storage.lock import Lock, Locked, hold, hold_as_part, let_others_in, share
 from pipeline.storage.names import COMMITS, CONFUSIONS, LOG, RUN_JSON, SCORES, STAGING, TABLES, Part, shard_of_staging
 from pipeline.storage.stored_run import StoredRun
@@ -64,9 +63,9 @@ class RunDirectory(StoredRun):
                 # The file of the lock names the part that has shared the lock last, which may have ended.
                 if not (parts := self.parts_at_work()):
                     raise
-                more = f" and {counted(len(parts) - 1, 'other part')}" if parts[1:] else ""
+                by, it = (parts[0], "it") if len(parts) == 1 else (f"{len(parts)} parts, {parts[0]} among them", "them")
                 raise Locked(
-                    f"{self._what}: locked by {parts[0]}{more}; wait for them, stop them, or choose another run_dir="
+                    f"{self._what}: locked by {by}; wait for {it}, stop {it}, or choose another run_dir="
                 ) from None
             with self._holding(lock):
                 yield
