@@ -63,9 +63,10 @@ class RunDirectory(StoredRun):
                 # The file of the lock names the part that has shared the lock last, which may have ended.
                 if not (parts := self.parts_at_work()):
                     raise
-                by, it = (parts[0], "it") if len(parts) == 1 else (f"{len(parts)} parts, {parts[0]} among them", "them")
+                it = "them" if parts[1:] else "it"
                 raise Locked(
-                    f"{self._what}: locked by {by}; wait for {it}, stop {it}, or choose another run_dir="
+                    f"{self._what}: locked by {', and by '.join(parts)}; wait for {it}, stop {it}, or choose another "
+                    "run_dir="
                 ) from None
             with self._holding(lock):
                 yield
