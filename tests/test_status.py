@@ -24,6 +24,7 @@ from pipeline.storage import manifest as manifests
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.metrics import read_metrics
+from pipeline.storage.names import Part
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.summary import Standing, Totals, after_stop
 
@@ -134,6 +135,9 @@ def test_it_says_which_shard_is_begun_and_how_much_of_it(
     assert describe(stopped, NOW)[-1].endswith("; it computes shard 1 (30.0 s of 2.0 min) again")
     assert after_stop(directory) == (
         "what was committed stays (1 of 3 shards), the same command continues and computes 30.0 s of audio again"
+    )
+    assert after_stop(RunDirectory(directory.root, Part(1, 2))) == (
+        "what was committed stays (1 of 3 shards), the same command continues"
     )
     monkeypatch.setattr(RunDirectory, "is_locked", lambda self: True)
     assert read_status(directory.root).standing.in_flight == {}  # a resume has not begun the shard yet

@@ -5,11 +5,12 @@ Only this stage imports torch. `pipeline.run` imports this module when the stage
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain, takewhile
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +36,7 @@ from pipeline.stages.resume import continue_passes
 from pipeline.storage.commits import CommitRecord, CommittedShard
 from pipeline.storage.identity import Identity
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.names import CONFIG, MANIFEST, RUN_JSON
+from pipeline.storage.names import COMMITS, CONFIG, MANIFEST, RUN_JSON, pass_of_name
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import RunRecord
 
@@ -141,19 +142,22 @@ def prepare(
     describe = partial(identities.describe, config, manifest.digest, precision, sha256)
     identity, known = continue_passes(config, directory, describe)
     done = directory.committed(known)
-    for name in directory.unusable_records(done):
-        say(f"{name}: cannot be used, so what it committed counts as not done; python -m pipeline.verify says why")
     mine = directory.shards_of(manifest.num_shards)
-    attempts = _attempts_to_retry(directory, done) if retry else {}
-    planned = plan_passes(directory, identity, known, done, manifest.num_shards, attempts)
-    passes = [each for each in (each.over(mine) for each in planned) if each.supplements]
+    _say_unusable(directory, done, mine, say)
+    failed, kept = {shard for shard, each in done.items() if each.num_failures}, _before_failures(done)
+    plan = partial(plan_passes, directory, identity, known, num_shards=manifest.num_shards)
+    planned = plan(done), plan(kept, again=failed)
+    passes = [each for each in (each.over(mine) for each in planned[retry]) if each.supplements]
+    done = kept if retry else done
+    attempts = _attempts_to_retry(directory, kept, failed.intersection(mine)) if retry else {}
     shards = manifest.shard_of_row
     sizes = [
         estimate_bytes(config.model, each.identity, manifest, np.isin(shards, [*each.supplements])) for each in passes
     ]
     check_disk(directory, sizes)
     if directory.alone:
-        recorded = [*known.values(), *(each.identity for each in planned)]
+        # Other parts, or this one after its retries, may follow the other plan.
+        recorded = [*known.values(), *(each.identity for each in chain(*planned))]
         _write_record(config, directory, manifest, identity, devices, recorded)
     elif unplanned := [each for each in passes if each.identity.fingerprint not in known]:
         raise UserError(
@@ -161,6 +165,8 @@ def prepare(
             "were removed or changed, which no part may mend while others are at work; once they have ended, the same "
             "command computes these shards again"
         )
+    elif passes:
+        _reopen(directory)
     where = f"{config.model.name} on {', '.join(devices.names)} in {precision}"
     where += "" if directory.part is None else f", part {directory.part}"
     for each, size in zip(passes, sizes, strict=True):
@@ -174,7 +180,7 @@ def prepare(
             supplements=each.supplements,
             skipped=_failed_before(directory, manifest, done, each.supplements),
             failures_before=sum(done[shard].num_failures for shard in mine if shard in done),
-            attempts={shard: ids for shard, ids in attempts.items() if shard in mine},
+            attempts=attempts,
             devices=devices.names,
             threads=settings.threads,
             max_batch_s=settings.batch.max_seconds,
@@ -184,6 +190,16 @@ def prepare(
         )
         for each in passes
     ]
+
+
+def _say_unusable(
+    directory: RunDirectory, done: Mapping[int, CommittedShard], mine: Sequence[int], say: Callable[[str], None]
+) -> None:
+    """Name the commit records that do not count; only those of the shards `mine` if other parts may be at work."""
+    for name in directory.unusable_records(done):
+        written = pass_of_name(name.removeprefix(f"{COMMITS}/"), "json")
+        if directory.alone or (written is not None and written[0] in mine):
+            say(f"{name}: cannot be used, so what it committed counts as not done; python -m pipeline.verify says why")
 
 
 def _failed_before(
@@ -227,22 +243,40 @@ def _write_record(
     directory.remove_scores()
 
 
-def _attempts_to_retry(directory: RunDirectory, done: dict[int, CommittedShard]) -> dict[int, dict[str, int]]:
-    """Remove from `done` each shard's first pass with failures and the passes after it.
+def _reopen(directory: RunDirectory) -> None:
+    """Let `same_as` and the scores be written again. On a file system without locks, a run may have been closed."""
+    recorded = directory.read_record()
+    if recorded is not None and recorded.duplicates is not None:
+        directory.write(RUN_JSON, replace(recorded, duplicates=None).encode())
+    directory.remove_scores()
 
-    Returns:
-        The attempts of each id that failed in the first of these passes, by shard. What failed later is left out: it
-        has a result of that pass, which must not be lost.
+
+def _before_failures(done: Mapping[int, CommittedShard]) -> dict[int, CommittedShard]:
+    """Return the passes over each shard before its first one with failures, for the shards that have such passes."""
+    kept = {
+        shard: CommittedShard(tuple(takewhile(lambda record: not record.num_failures, each.records)))
+        for shard, each in done.items()
+    }
+    return {shard: each for shard, each in kept.items() if each.records}
+
+
+def _attempts_to_retry(
+    directory: RunDirectory, kept: Mapping[int, CommittedShard], failed: Iterable[int]
+) -> dict[int, dict[str, int]]:
+    """Return the attempts of each id that failed in the first pass with failures, by shard, for the shards `failed`.
+
+    What failed in later passes is left out: it has a result of that pass, which must not be lost.
+
+    Args:
+        directory: The run.
+        kept: The passes before that pass, by shard.
+        failed: Shards that have failures.
     """
     attempts = {}
-    for shard, committed in [*done.items()]:
-        number = next((number for number, record in enumerate(committed.records) if record.num_failures), None)
-        if number is not None:
-            ids, numbers = (directory.failures(shard, number, column) for column in ("id", "attempts"))
-            attempts[shard] = dict(zip(ids, numbers, strict=True))
-            done[shard] = CommittedShard(committed.records[:number])
-            if not number:
-                del done[shard]
+    for shard in sorted(failed):
+        number = len(kept[shard].records) if shard in kept else 0
+        ids, numbers = (directory.failures(shard, number, column) for column in ("id", "attempts"))
+        attempts[shard] = dict(zip(ids, numbers, strict=True))
     return attempts
 
 

@@ -39,6 +39,8 @@ from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.tables import CHANNEL, own_column_names, own_columns
 
 LOG = logging.getLogger("pipeline")
+_MOST_SAID = 10
+"""Parts with shards left that are named."""
 
 
 class _Log(logging.FileHandler):
@@ -101,7 +103,7 @@ class Session:
             finished = self._finished(manifest, made_with)
             if not self.manifest_stage.looks:  # the corpus may have other columns now
                 self._check_groups([field.name for field in own_columns(manifest.table.schema)])
-                if finished is not None and not self._to_write(finished):
+                if finished is not None and self.directory.part is None and not self._to_write(finished):
                     return self._close(finished, "complete already; ")
         elif settings.extend == "check":
             raise UserError(f"extend=check: no run in run_dir={self.directory.root}; leave extend out to start one")
@@ -136,7 +138,8 @@ class Session:
         settings, directory = self.config.settings, self.directory
         self._open_log()
         if directory.alone:
-            directory.remove_leftovers()
+            # A part leaves those of others: parts on other machines may be at work behind locks of their own.
+            directory.remove_leftovers(directory.part)
             finish_renewals(directory)
         manifest = self.manifest_stage.run()
         self._check_groups([field.name for field in own_columns(manifest.table.schema)])
@@ -171,19 +174,22 @@ class Session:
         own = {shard: each for shard, each in self.directory.commits().items() if shard in mine}
         prefix = f"part {part}: "
         again = "" if computed.finished is None else "complete already; "
-        code = self._say_totals(prefix + again, own, computed.speed)
+        infers = "infer" in self.config.settings.stages
+        code = self._say_totals(prefix + again, own, computed.speed) if infers else 0
         try:
             with self.directory.lock_to_close():
                 manifest, _ = manifests.read(self.directory.manifest)
                 records: Mapping[int, CommittedShard] = self.directory.commits()
                 left = sorted({*range(manifest.num_shards)} - self._complete(records))
                 if not left:
+                    self.directory.remove_leftovers()
                     records = self._write(manifest, records, self._to_write(records), "")
                     self._close(records, "all parts are done: ")
                 else:
-                    parts = [Part(shard % part.of + 1, part.of) for shard in left]
-                    said = ", ".join(map(str, dict.fromkeys(sorted(parts, key=lambda each: each.number))))
-                    self.say(f"{counted(len(left), 'shard')} of the run left, of the parts {said}")
+                    numbers = sorted({shard % part.of + 1 for shard in left})
+                    said = ", ".join(f"{number}/{part.of}" for number in numbers[:_MOST_SAID])
+                    more = ", ..." if len(numbers) > _MOST_SAID else ""
+                    self.say(f"{counted(len(left), 'shard')} of the run left, of the parts {said}{more}")
         except Locked as error:
             self.say(f"{prefix}done; {error}")
         return code

@@ -20,6 +20,7 @@ METRICS = "logs/metrics.jsonl"
 LOG = "logs/run.log"
 """The metrics and the log of a run; each part of a run has files of its own (`Part.file`)."""
 STAGING = ".staging"
+_STAGING_OF_SHARD = re.compile(r"shard-(\d{5,})-.+")
 _FILE_OF_PASS = re.compile(r"shard-(\d{5,})(?:-([1-9]\d*))?\.(json|parquet)")
 
 
@@ -55,6 +56,10 @@ class Part:
         """Return the shards of this part. Of eight parts, each has every eighth shard."""
         return range(self.number - 1, num_shards, self.of)
 
+    def __contains__(self, shard: int) -> bool:
+        """Whether a shard is of this part."""
+        return shard % self.of == self.number - 1
+
     def file(self, name: str) -> str:
         """Return the name that a file has for this part: `logs/run-3-of-8.log` for `logs/run.log`."""
         path = PurePosixPath(name)
@@ -64,6 +69,12 @@ class Part:
 def name_of_pass(shard: int, supplement: int = 0) -> str:
     """Return the name of the files that a pass over a shard writes, without their folder and ending."""
     return f"shard-{shard:05d}" + (f"-{supplement}" if supplement else "")
+
+
+def shard_of_staging(name: str) -> int | None:
+    """Return the shard of a staging folder; `None` if the name is not that of such a folder."""
+    match = _STAGING_OF_SHARD.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def pass_of_name(name: str, ending: str) -> tuple[int, int] | None:

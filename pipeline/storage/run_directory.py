@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.lock import Lock, Locked, hold, hold_as_part, let_others_in, share
-from pipeline.storage.names import COMMITS, CONFUSIONS, LOG, RUN_JSON, SCORES, STAGING, TABLES, Part
+from pipeline.storage.names import COMMITS, CONFUSIONS, LOG, RUN_JSON, SCORES, STAGING, TABLES, Part, shard_of_staging
 from pipeline.storage.stored_run import StoredRun
 
 PLANNED_S = 1.0
@@ -72,9 +72,22 @@ class RunDirectory(StoredRun):
             UserError: The folder cannot be written.
             RunError: The folder or its lock file was renamed, removed or replaced during the context.
         """
-        part = "" if required else str(Part(1, 1))
-        with hold(self._staging / "lock", self._what, part) as lock, self._holding(lock):
-            yield
+        with ExitStack() as stack:
+            try:
+                lock = stack.enter_context(
+                    hold(self._staging / "lock", self._what, "" if required else str(Part(1, 1)))
+                )
+            except Locked:
+                # The file of the lock names the part that has shared the lock last, which may have ended.
+                if not (parts := self.parts_at_work()):
+                    raise
+                it = "them" if parts[1:] else "it"
+                raise Locked(
+                    f"{self._what}: locked by {', and by '.join(parts)}; wait for {it}, stop {it}, or choose another "
+                    "run_dir="
+                ) from None
+            with self._holding(lock):
+                yield
 
     @contextmanager
     def lock_to_close(self) -> Iterator[None]:
@@ -255,9 +268,16 @@ class RunDirectory(StoredRun):
             if name.startswith(f"shard-{shard:05d}-"):
                 shutil.rmtree(self._staging / name, ignore_errors=True)
 
-    def remove_leftovers(self) -> None:
-        """Remove unfinished files of earlier attempts from `.staging/`."""
+    def remove_leftovers(self, part: Part | None = None) -> None:
+        """Remove unfinished files of earlier attempts from `.staging/`. No process is at work on the shards.
+
+        Args:
+            part: Remove only what is left of shards of this part; `None` removes everything.
+        """
         for path in self._staging.iterdir():
+            shard = shard_of_staging(path.name)
+            if part is not None and (shard is None or shard not in part):
+                continue
             if path.name.startswith("shard-") and path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name.startswith("file-"):

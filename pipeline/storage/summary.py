@@ -166,7 +166,8 @@ def after_stop(directory: RunDirectory) -> str:
         standing = read_standing(directory, directory.commits())
     except UserError:
         return "what was committed stays, the same command continues"
-    again_s = sum(done_s for done_s, _ in standing.in_flight.values())
+    mine = directory.shards_of(standing.num_shards)  # what other parts have begun is not lost
+    again_s = sum(done_s for shard, (done_s, _) in standing.in_flight.items() if shard in mine)
     again = f" and computes {format_hours(again_s)} of audio again" if again_s else ""
     if not standing.totals.shards:
         return NOTHING_KEPT + again

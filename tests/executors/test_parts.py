@@ -37,7 +37,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def committed(run_dir: Path) -> list[int]:
-    return [int(path.stem.removeprefix("shard-")) for path in sorted((run_dir / "commits").glob("*.json"))]
+    return [int(path.stem.split("-")[1]) for path in sorted((run_dir / "commits").glob("*.json"))]
 
 
 @contextmanager
@@ -119,6 +119,9 @@ def test_other_parts_are_let_in_when_the_run_is_planned(tmp_path: Path, capsys: 
         lines = describe(read_status(run_dir), datetime.now(UTC))
         assert len([line for line in lines if line.startswith("at work  part 1/3, process ")]) == 1
         assert not any("part 2/3" in line for line in lines)
+        # This process was the last one to share the lock, but it holds it no more.
+        assert main([*CORPUS, STAGES, f"run_dir={run_dir}"]) == 2
+        assert f"error: run_dir={run_dir}: locked by part 1/3, process " in capsys.readouterr().err
     assert committed(run_dir) == [1, 4]
 
 
@@ -202,12 +205,46 @@ def test_a_part_that_is_killed_loses_its_unfinished_shard_only(whole: Path, tmp_
     assert sorted(RunDirectory(run_dir).names(".staging")) == ["lock", "lock-1-of-2", "lock-2-of-2"]
 
 
-def test_a_part_leaves_the_staging_of_another_alone(tmp_path: Path) -> None:
+def test_a_part_leaves_what_another_writes_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir = tmp_path / "run"
     with at_work(run_dir, "1/3"):
         staged = [name for name in RunDirectory(run_dir).names(".staging") if name.startswith("shard-")]
+        (run_dir / "commits").mkdir()
+        for shard in (0, 2):
+            (run_dir / "commits" / f"shard-{shard:05d}.json").write_text("half")
         assert main([*CORPUS, STAGES, f"run_dir={run_dir}", "executor.part=3/3"]) == 0
         assert set(staged) <= set(RunDirectory(run_dir).names(".staging"))
+        said = capsys.readouterr().out
+        assert "commits/shard-00002.json: cannot be used" in said
+        assert "shard-00000" not in said
+
+
+def test_a_part_clears_its_own_shards_away_and_the_last_part_everything(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    for name in ("shard-00000-dead", "shard-00001-dead"):
+        (run_dir / ".staging" / name).mkdir(parents=True)
+    (run_dir / ".staging" / "file-dead").touch()
+    directory = RunDirectory(run_dir)
+    assert main([*CORPUS, STAGES, f"run_dir={run_dir}", "executor.part=2/2"]) == 0
+    assert {"file-dead", "shard-00000-dead"} < set(directory.names(".staging"))
+    assert not directory.has_staging(1)
+    (run_dir / ".staging" / "shard-00001-dead").mkdir()
+    assert main([*CORPUS, STAGES, f"run_dir={run_dir}", "executor.part=1/2"]) == 0
+    assert directory.names(".staging") == ["lock", "lock-1-of-2", "lock-2-of-2"]
+
+
+def test_a_part_that_has_no_shards_to_compute_says_what_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*CORPUS, f"run_dir={tmp_path / 'run'}", "outputs=[emissions]"]
+    assert main([*given, "stages=[manifest]", "executor.part=1/12"]) == 0
+    left = "7 shards of the run left, of the parts 1/12, 2/12, 3/12, 4/12, 5/12, 6/12, 7/12\n"
+    assert capsys.readouterr().out.endswith(f"60 of 60 utterances have a reference\n{left}")
+    for again in ("", "complete already; "):
+        assert main([*given, "stages=[infer]", "executor.part=2/3"]) == 0
+        said = capsys.readouterr().out
+        assert f"part 2/3: {again}18 of 18 utterances" in said
+        assert "5 shards of the run left, of the parts 1/3, 3/3" in said
 
 
 def test_parts_of_other_sizes_that_overlap_do_no_harm(whole: Path, tmp_path: Path) -> None:
@@ -250,6 +287,13 @@ def test_parts_work_on_a_file_system_without_locks(
     assert main([*given, "executor.part=1/1"]) == 0
     assert "all parts are done: 60 of 60 utterances" in capsys.readouterr().out
     assert_same_tables(whole, run_dir)
+    # Parts do not know that the run was closed. What they compute then is compared and scored again.
+    (run_dir / "commits" / "shard-00001.json").unlink()
+    assert main([*given, "executor.part=2/2"]) == 0
+    assert not (run_dir / "scores.parquet").exists()
+    assert main([*given, "executor.part=1/1"]) == 0
+    assert (run_dir / "scores.parquet").exists()
+    assert_same_tables(whole, run_dir)
 
 
 @pytest.mark.usefixtures("without_locks")
@@ -283,6 +327,26 @@ def test_each_part_retries_its_own_failures(tmp_path: Path) -> None:
     assert main([*given, "executor.part=2/2", "retry_failed=true"]) == 3
     again = open_run(run_dir).failures.set_index("id")["attempts"]
     assert sorted((again - attempts).to_list()) == [0, 0, 1, 1]
+    other = run_dir / "failures" / "shard-00000.parquet"  # another part may be replacing it
+    other.write_bytes(bytes(other.stat().st_size))
+    assert main([*given, "executor.part=2/2", "retry_failed=true"]) == 3
+
+
+def test_a_part_adds_an_output_to_a_shard_that_its_retry_has_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, run_dir = tmp_path / "corpus", tmp_path / "run"
+    corpus.mkdir()
+    first, second = sorted(SHIPPED.rglob("*.flac"))[:2] or sorted(DATA.rglob("*.flac"))[:2]
+    shutil.copy(first, corpus / "a.flac")
+    (corpus / "b.flac").write_bytes(second.read_bytes()[:2000])
+    given = ["dataset=folder", f"dataset.root={corpus}", "model=digits", "loader.workers=0", STAGES]
+    given += [f"run_dir={run_dir}", "executor.part=1/1"]
+    assert main([*given, "outputs=[transcripts]"]) == 3
+    (corpus / "a.flac").write_bytes(b"")
+    assert main([*given, "outputs=[transcripts,emissions]", "retry_failed=true", "extend=off"]) == 3
+    assert "1 shard kept unchanged" in capsys.readouterr().out
+    assert committed(run_dir) == [0, 0]  # the second is the supplement
 
 
 @pytest.mark.parametrize("part", ["0/8", "9/8", "3", "a/b", "3/8/1", "-1/8", "3/0"])
