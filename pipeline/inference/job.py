@@ -129,8 +129,9 @@ class Job:
 
     def committed(self, shards: Iterable[int]) -> dict[int, CommitRecord]:
         """Return the records of this job's passes that are there now, by shard, for some of its shards."""
-        done = self.directory.commits()
-        passes = {shard: self.supplements[shard] for shard in shards if shard in done}
+        asked = [*shards]
+        done = self.directory.commits(asked)
+        passes = {shard: self.supplements[shard] for shard in asked if shard in done}
         return {shard: done[shard].records[n] for shard, n in passes.items() if n < len(done[shard].records)}
 
     def seconds_of(self, shard: int) -> float:
