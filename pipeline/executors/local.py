@@ -68,7 +68,7 @@ class Executor:
             workers=names,
         )
         with progress:
-            monitor = Monitor(progress, job.max_failures)
+            monitor = Monitor(progress, job.max_failures, job.textfile)
             if len(devices) == 1:
                 kept = execute(job, job.pending, torch.device(devices[0]), monitor)
             else:

@@ -101,6 +101,7 @@ class Scheduler:
         else:
             self._queue.remove(shard)
             worker.shards[shard] = 0.0, 0
+            self._monitor.take(place, shard)
         return shard
 
     def begin(self, place: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from pipeline import decoding
 from pipeline.decoding import Decoder
 from pipeline.inference.planning import Chunking
 from pipeline.inference.shard_tables import TableSettings
+from pipeline.inference.textfile import RunTextfile
 from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import ModelSource
 from pipeline.storage.commits import CommitRecord
@@ -99,6 +100,7 @@ class Job:
         timeout_s: Seconds after which loading a recording is a failure.
         max_failures: Number of failures above which the run stops; `None` for no limit.
         sharing: Number of processes of this machine that compute the job at the same time, and so share its cores.
+        textfile: The figures of the run for Prometheus.
     """
 
     directory: RunDirectory
@@ -116,6 +118,7 @@ class Job:
     timeout_s: float
     max_failures: int | None
     sharing: int = 1
+    textfile: RunTextfile = field(default_factory=RunTextfile)
 
     @property
     def pending(self) -> tuple[int, ...]:

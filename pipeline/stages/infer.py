@@ -22,6 +22,7 @@ from pipeline.config.run_config import RunConfig
 from pipeline.executors import Executor
 from pipeline.inference.job import Computation, Job
 from pipeline.inference.shard_tables import TableSettings
+from pipeline.inference.textfile import RunTextfile
 from pipeline.models.device import resolve_devices, resolve_precision
 from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import ModelSource, load_model
@@ -45,6 +46,7 @@ def infer(
     manifest: Manifest,
     console: Console,
     say: Callable[[str], None],
+    textfile: RunTextfile,
 ) -> str:
     """Load, infer, decode, write and commit what is left to compute in each shard.
 
@@ -54,6 +56,7 @@ def infer(
         manifest: The manifest of the run.
         console: Console of the live view.
         say: Prints and logs a line.
+        textfile: The figures of the run for Prometheus.
 
     Returns:
         The speed in words; an empty string if nothing was left to compute.
@@ -69,7 +72,8 @@ def infer(
     for retry in (True, False) if config.settings.retry_failed else (False,):
         failures = 0
         for job in prepare(config, directory, manifest, say, retry):
-            speed = executor.run(replace(job, failures_before=job.failures_before + failures), console, say)
+            job = replace(job, failures_before=job.failures_before + failures, textfile=textfile)
+            speed = executor.run(job, console, say)
             done = _require_all_shards(job)
             failures += sum(record.num_failures for record in done.values())
     return speed

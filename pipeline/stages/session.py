@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from pipeline.config.run_config import RunConfig
 from pipeline.datasets import columns_of
+from pipeline.inference.textfile import RunTextfile
 from pipeline.report.freshness import is_current
 from pipeline.runtime import redaction as masking
 from pipeline.runtime.errors import UserError
@@ -53,10 +55,12 @@ class Session:
         self.config = config
         self.directory = RunDirectory(config.run_dir)
         self.console = console()
+        self.textfile = self._new_textfile()
         self.manifest_stage = ManifestStage(config, self.directory, self.console, self.say)
 
     def run(self) -> int:
         """Do the stages; the dataset's notice, if it has one, is the first line and the last."""
+        self.textfile.check()
         notice = self.config.dataset.notice
         if notice:
             self.say(notice)
@@ -68,6 +72,16 @@ class Session:
         if notice:
             self.say(notice)
         return code
+
+    def end(self, code: int) -> None:
+        """Note the exit code for Prometheus, unless another run goes on, which writes there."""
+        if self.textfile.begun or not self.directory.is_locked():
+            self.textfile.end(code)
+
+    def _new_textfile(self) -> RunTextfile:
+        path = self.config.settings.metrics.textfile
+        run = masking.mask(encode_path(str(self.config.run_dir)))
+        return RunTextfile(Path(path) if path else None, run=run, model=self.config.model.name)
 
     def _stages(self) -> int:
         """Do the stages in order."""
@@ -93,6 +107,7 @@ class Session:
             check_weights(self.config.source)
         with self.directory.new_or_kept(), self.directory.lock():
             self._open_log()
+            self.textfile.begin()
             self.directory.remove_leftovers()
             finish_renewals(self.directory)
             manifest = self.manifest_stage.run()
@@ -106,7 +121,7 @@ class Session:
                 # Imported here, so that whatever needs no model starts without waiting for torch.
                 from pipeline.stages.infer import infer
 
-                speed = infer(self.config, self.directory, manifest, self.console, self.say)
+                speed = infer(self.config, self.directory, manifest, self.console, self.say, self.textfile)
             records: Mapping[int, CommittedShard] = self.directory.commits() if finished is None else finished
             to_write = settings.stages if finished is None else self._to_write(finished)
             if finished is not None and to_write:  # where `infer` ran it has written them
@@ -144,6 +159,7 @@ class Session:
     def say(self, text: str) -> None:
         """Tell the person and the log."""
         text = masking.mask(encode_path(text))  # a folder's name need not be UTF-8, what is printed must
+        self.textfile.progress()
         LOG.info("%s", text)
         self.console.print(text, markup=False)
 
@@ -177,6 +193,7 @@ class Session:
         totals = summary.total(records.values())
         settings = self.config.settings
         scored = read_overall(self.directory) if "score" in settings.stages else None
+        self.textfile.shards(len(records), len(records))
         recorded = self.directory.read_record()
         duplicates = (recorded and recorded.duplicates) or 0
         said = summary.lines(totals, self.directory.root, settings.outputs, speed, scored, duplicates)
@@ -197,6 +214,7 @@ class Session:
 
             def tell(utterances: int) -> None:
                 status.update(f"scoring: {counted(utterances, 'utterance')}")
+                self.textfile.progress()
 
             usual = getattr(self.config.dataset, "score_by", None)
             scores = score_run(self.directory, records, manifest.table.schema, settings, tell, usual)
