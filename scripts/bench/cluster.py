@@ -113,7 +113,7 @@ def whole(options: argparse.Namespace, work: Path, measured: dict[str, Any]) -> 
 def sizes(options: argparse.Namespace, work: Path, measured: dict[str, Any], of_an_hour: Outcome) -> Table:
     table = Table(f"shard.hours on {options.gpus[-1]} GPUs, with the same failures", ["shard.hours", *COSTS])
     measured["sizes"] = []
-    for hours in options.shard_hours:
+    for hours in options.shard_hours[1:]:
         setting = Setting(options.gpus[-1], options.speed, batch_s=BATCH_S, **FAILURES)
         outcome = of_an_hour if hours == 1.0 else simulated(work, options.hours, hours, setting)
         table.add(f"{hours:g}", *cells(outcome, options.gpus[-1]))
@@ -174,21 +174,21 @@ def limit(options: argparse.Namespace, work: Path, measured: dict[str, Any], bat
     )
     measured["limit"] = []
     for hours in options.shard_hours[:3]:
-        setting = Setting(1, options.fast, start_s=0.0, message_s=batch_s, answer_s=rest_s)
+        setting = Setting(1, options.fast, start_s=0.0, commit_s=0.0, message_s=batch_s, answer_s=rest_s)
         shard_s = rest_s + batch_s * 3600 * hours / setting.batch_s
         gpus = 3600 * hours / shard_s / options.fast
         idle = []
         for workers in options.many:
-            outcome = simulated(work, 5 * workers * hours, hours, replace(setting, workers=workers))
+            outcome = simulated(work, 10 * workers * hours, hours, replace(setting, workers=workers))
             idle.append(outcome.idle(workers))
         table.add(f"{hours:g}", 1000 * shard_s, 1 / shard_s, round(gpus), *(f"{share:.0%}" for share in idle))
         measured["limit"].append(
             {"shard_hours": hours, "shard_s": shard_s, "gpus": gpus, "idle": dict(zip(options.many, idle, strict=True))}
         )
     table.notes.append(
-        "GPUs at the limit: those whose shards keep one core of the driver busy. idle: of a simulation of 5 shards "
-        "for each GPU in which the driver takes these times for its messages. The end of the run, when the shards run "
-        "out, is a part of it."
+        "GPUs at the limit: those whose shards keep one core of the driver busy. idle: of a simulation of 10 shards "
+        "for each GPU in which the driver takes these times for its messages, and commits take none. The end of the "
+        "run, when the shards run out, is a part of it."
     )
     return table
 
