@@ -67,12 +67,13 @@ docs: $(INSTALLED) ## Builds the user guide into site/ offline; open site/index.
 	@echo "The guide is in site/index.html."
 
 .PHONY: lint
-lint: $(INSTALLED) ## Checks style, types and imports
+lint: $(INSTALLED) ## Checks style, types, imports and the Dockerfile
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy pipeline
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/vulture
+	$(VENV)/bin/hadolint Dockerfile
 
 # The marker file is written last, so an interrupted installation is repeated.
 $(INSTALLED): $(PY) pyproject.toml constraints.txt

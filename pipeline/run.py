@@ -66,9 +66,20 @@ def _command(arguments: Sequence[str]) -> int:
 
 
 def _work(config: RunConfig) -> int:
-    """Do one run."""
+    """Do one run, and note its exit code for Prometheus."""
+    session = Session(config)
     try:
-        return Session(config).run()
+        code = _ran(session)
+    except BaseException as error:
+        session.end(_code_of(error))
+        raise
+    session.end(code)
+    return code
+
+
+def _ran(session: Session) -> int:
+    try:
+        return session.run()
     except OSError as error:
         if is_out_of_memory(error):
             raise
@@ -76,7 +87,7 @@ def _work(config: RunConfig) -> int:
             raise UserError(misfit) from None
         # A full disk or a lost mount is not a bug, so the message is one line; the log has the traceback.
         LOG.exception("stopped")
-        where = error.filename2 or error.filename or f"run_dir={config.run_dir}"
+        where = error.filename2 or error.filename or f"run_dir={session.config.run_dir}"
         reason = os.strerror(error.errno) if error.errno else error
         raise RunError(
             f"{where}: {reason}; what was committed stays, and once this is mended the same command continues"
@@ -99,17 +110,15 @@ def _guarded(do: Callable[[], int]) -> int:
     """Call `do`, turn what it raises into one line and an exit code, and close the log of the run."""
     try:
         return do()
-    except UserError as error:
-        return _end(error, 2)
-    except RunError as error:
-        return _end(error, 1)
+    except (UserError, RunError) as error:
+        return _end(error, _code_of(error))
     except Stopped as stop:
         name = signal.Signals(stop.signum).name
-        return _end(f"stopped by {name}; {stop.kept}", 128 + stop.signum)
+        return _end(f"stopped by {name}; {stop.kept}", _code_of(stop))
     except Exception as error:
         if is_out_of_memory(error):
             LOG.exception("stopped")
-            return _end(shortage(error), 1)
+            return _end(shortage(error), _code_of(error))
         LOG.exception("this is a bug")
         raise
     finally:
@@ -117,6 +126,13 @@ def _guarded(do: Callable[[], int]) -> int:
             LOG.removeHandler(log)
             with suppress(OSError):
                 log.close()
+
+
+def _code_of(error: BaseException) -> int:
+    """Return the exit code of an error."""
+    if isinstance(error, Stopped):
+        return 128 + error.signum
+    return 2 if isinstance(error, UserError) else 1
 
 
 def _show(text: str) -> int:

@@ -115,6 +115,19 @@ def test_the_sdist_builds_the_same_wheel(checkout: Path, wheel: Path, tmp_path: 
     assert contents(build("wheel", source, tmp_path / "wheel")) == contents(wheel)
 
 
+def test_the_image_gets_the_files_that_the_package_is_built_from_and_no_others(
+    checkout: Path, wheel: Path, tmp_path: Path
+) -> None:
+    lines = (running.ROOT / "Dockerfile").read_text().splitlines()
+    copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    for name in copied:
+        copy = shutil.copytree if (checkout / name).is_dir() else shutil.copy
+        copy(checkout / name, tmp_path / name)
+    ignored = (running.ROOT / ".dockerignore").read_text().splitlines()
+    assert sorted(line.removeprefix("!") for line in ignored if line.startswith("!")) == sorted(copied)
+    assert contents(build("wheel", tmp_path, tmp_path / "wheel")) == contents(wheel)
+
+
 def test_the_licence_of_everything_shipped_is_in_the_metadata(wheel: Path) -> None:
     found = metadata(wheel)
     licences = {name for name in contents(wheel) if ".dist-info/licenses/" in name}

@@ -78,6 +78,11 @@ class _LoaderSettings:
 
 
 @dataclass(kw_only=True)
+class _MetricsSettings:
+    textfile: Annotated[str | None, Rule("null, or a file that ends in .prom", lambda path: path.endswith(".prom"))]
+
+
+@dataclass(kw_only=True)
 class ScoreSettings:
     """`score.*`: how transcripts are compared with references, which can be done again at any time."""
 
@@ -116,6 +121,7 @@ class Settings:
     loader: _LoaderSettings
     score: ScoreSettings
     report: ReportSettings
+    metrics: _MetricsSettings
     max_failures: Annotated[int | None, Rule("a whole number, 0 or more, or null", lambda n: 0 <= n <= 1e12)]
     retry_failed: bool
     extend: Annotated[str, _one_of("auto", "check", "off")]

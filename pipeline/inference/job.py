@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from pipeline import decoding
 from pipeline.decoding import Decoder
 from pipeline.inference.planning import Chunking
 from pipeline.inference.shard_tables import TableSettings
+from pipeline.inference.textfile import RunTextfile
 from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import ModelSource
 from pipeline.storage.commits import CommitRecord
@@ -100,6 +101,7 @@ class Job:
         max_failures: Number of failures above which the run stops; `None` for no limit.
         sharing: Number of processes of this machine that compute the job at the same time, and so share its cores.
         cores: Number of cores that each of these processes has; `None` for its share of those that it may use.
+        textfile: The figures of the run for Prometheus.
     """
 
     directory: RunDirectory
@@ -118,6 +120,7 @@ class Job:
     max_failures: int | None
     sharing: int = 1
     cores: int | None = None
+    textfile: RunTextfile = field(default_factory=RunTextfile)
 
     @property
     def pending(self) -> tuple[int, ...]:
@@ -131,8 +134,9 @@ class Job:
 
     def committed(self, shards: Iterable[int]) -> dict[int, CommitRecord]:
         """Return the records of this job's passes that are there now, by shard, for some of its shards."""
-        done = self.directory.commits()
-        passes = {shard: self.supplements[shard] for shard in shards if shard in done}
+        asked = [*shards]
+        done = self.directory.commits(asked)
+        passes = {shard: self.supplements[shard] for shard in asked if shard in done}
         return {shard: done[shard].records[n] for shard, n in passes.items() if n < len(done[shard].records)}
 
     def seconds_of(self, shard: int) -> float:

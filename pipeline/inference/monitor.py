@@ -9,6 +9,7 @@ from typing import Protocol
 from rich.console import Console
 
 from pipeline.inference.job import Job
+from pipeline.inference.textfile import RunTextfile
 from pipeline.records import Failure
 from pipeline.runtime.errors import RunError
 from pipeline.runtime.metrics import BatchMetrics
@@ -52,23 +53,32 @@ class Listener(Protocol):
 class Monitor:
     """Follows a whole run, which has one or several workers. The `Listener` of a single worker."""
 
-    def __init__(self, progress: RunProgress, max_failures: int | None) -> None:
+    def __init__(self, progress: RunProgress, max_failures: int | None, textfile: RunTextfile | None = None) -> None:
         """Create the monitor.
 
         Args:
             progress: Shows the progress. It knows the failures of earlier runs.
             max_failures: Number of failures above which the run stops; `None` for no limit.
+            textfile: The figures for Prometheus; `None` for none.
         """
         self._progress = progress
         self._max_failures = max_failures
+        self._textfile = textfile or RunTextfile()
+        self._textfile.shards(*progress.shards)
 
     def begin(self, place: int = 0) -> None:
         """Note that the worker at a place begins; see `Listener.begin`."""
         self._progress.begin(place)
 
+    def take(self, place: int, shard: int) -> None:
+        """Note that one of several workers has taken a shard."""
+        self._textfile.take(self._progress.name(place), shard)
+
     def batch(self, metrics: BatchMetrics, covered_s: float, failures: Sequence[Failure], place: int = 0) -> None:
         """Count a batch of the worker at a place; see `Listener.batch`."""
         self._progress.batch(metrics, covered_s, place)
+        self.take(place, metrics.shard)
+        self._textfile.batch(self._progress.name(place), covered_s, metrics.forward_s, metrics.idle_s)
         total, limit = self._progress.failures, self._max_failures
         if failures and limit is not None and total > limit:
             last = failures[-1]
@@ -80,6 +90,8 @@ class Monitor:
     def committed(self, record: CommitRecord) -> None:
         """Count and log a commit."""
         self._progress.shard_committed()
+        self._textfile.shards(*self._progress.shards)
+        self._textfile.committed(record.shard, record.utterances, record.failures)
         LOG.info("committed shard %d: %d utterances, %d failures", record.shard, record.utterances, record.num_failures)
 
     def written(self, seconds: float) -> None:
@@ -95,6 +107,7 @@ class Monitor:
             lost_failures: Failures among them.
         """
         self._progress.end(place, lost_s, lost_failures)
+        self._textfile.leave(self._progress.name(place))
 
 
 def follow(
@@ -128,7 +141,7 @@ def follow(
         workers=names,
     )
     with progress:
-        kept = execute(Monitor(progress, job.max_failures))
+        kept = execute(Monitor(progress, job.max_failures, job.textfile))
     if progress.workers_said:
         say(progress.workers_said)
     if kept:

@@ -71,7 +71,14 @@ class _View(Progress):
 
 
 class RunProgress:
-    """Shows a live view on a terminal and plain lines elsewhere, both from the same numbers."""
+    """Shows a live view on a terminal and plain lines elsewhere, both from the same numbers.
+
+    Attributes:
+        shards: Number of committed shards, and of all.
+        done_s: Seconds of audio that this run has done.
+        failures: Utterances that failed, in earlier runs too.
+        waited_s, waited_for_writer_s: Seconds that the workers waited for their loaders and for their writers.
+    """
 
     def __init__(
         self,
@@ -102,7 +109,7 @@ class RunProgress:
         self._metrics: TextIO | None = None
         self._total_s = total_s
         self._before_s = done_s
-        self._shards = (done_shards, total_shards)
+        self.shards = (done_shards, total_shards)
         self._workers = [_Worker(name) for name in workers]
         self._batches = 0
         self.done_s = 0.0
@@ -166,6 +173,10 @@ class RunProgress:
         self.done_s -= lost_s
         self.failures -= lost_failures
         self._show()
+
+    def name(self, place: int) -> str:
+        """Return the name of the worker at a place."""
+        return self._workers[place].name
 
     @property
     def elapsed_s(self) -> float:
@@ -235,7 +246,7 @@ class RunProgress:
 
     def shard_committed(self) -> None:
         """Count one committed shard."""
-        self._shards = (self._shards[0] + 1, self._shards[1])
+        self.shards = (self.shards[0] + 1, self.shards[1])
         self._show()
 
     def line(self) -> str:
@@ -246,12 +257,12 @@ class RunProgress:
         if self._live is not None and self._console.width < WIDE:
             return (
                 f"{format_hours(done)} of {format_hours(self._total_s)}, {self.real_time:.0f} x, {eta} left, "
-                f"{self._shards[0]}/{self._shards[1]} shards, {self.failures} failed, "
+                f"{self.shards[0]}/{self.shards[1]} shards, {self.failures} failed, "
                 f"waiting {100 * self.waiting:.0f} %"
             )
         return (
             f"{format_hours(done)} of {format_hours(self._total_s)}, {self.real_time:.1f} x real time, {eta} left, "
-            f"{self._shards[0]:,} of {counted(self._shards[1], 'shard')}, {counted(self.failures, 'failure')}, "
+            f"{self.shards[0]:,} of {counted(self.shards[1], 'shard')}, {counted(self.failures, 'failure')}, "
             f"waiting for the loader {100 * self.waiting:.0f} %"
         )
 

@@ -23,6 +23,7 @@ from pipeline.config.run_config import RunConfig
 from pipeline.executors import Executor
 from pipeline.inference.job import Computation, Job
 from pipeline.inference.shard_tables import TableSettings
+from pipeline.inference.textfile import RunTextfile
 from pipeline.models.device import Devices, resolve_precision
 from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import load_model
@@ -47,6 +48,7 @@ def infer(
     manifest: Manifest,
     console: Console,
     say: Callable[[str], None],
+    textfile: RunTextfile,
 ) -> str:
     """Load, infer, decode, write and commit what is left to compute in each shard.
 
@@ -56,6 +58,7 @@ def infer(
         manifest: The manifest of the run.
         console: Console of the live view.
         say: Prints and logs a line.
+        textfile: The figures of the run for Prometheus.
 
     Returns:
         The speed in words; an empty string if nothing was left to compute.
@@ -74,7 +77,8 @@ def infer(
             jobs = prepare(config, directory, manifest, devices, say, retry)
             directory.let_others_in()
             for job in jobs:
-                speed = executor.run(replace(job, failures_before=job.failures_before + failures), console, say)
+                job = replace(job, failures_before=job.failures_before + failures, textfile=textfile)
+                speed = executor.run(job, console, say)
                 done = _require_all_shards(job)
                 failures += sum(record.num_failures for record in done.values())
     return speed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.text import Text
@@ -12,6 +13,7 @@ from pipeline.config.groups import EXECUTORS
 from pipeline.config.run_config import RunConfig
 from pipeline.datasets import columns_of
 from pipeline.executors import Submission
+from pipeline.inference.textfile import RunTextfile
 from pipeline.report.freshness import is_current
 from pipeline.runtime import redaction as masking
 from pipeline.runtime.errors import UserError
@@ -73,12 +75,14 @@ class Session:
         part: str | None = getattr(config.settings.executor, "part", None)
         self.directory = RunDirectory(config.run_dir, None if part is None else Part.parse(part))
         self.console = console()
+        self.textfile = self._new_textfile()
         self.manifest_stage = ManifestStage(config, self.directory, self.console, self.say)
         submission = getattr(EXECUTORS.load(config.settings.executor.name), "submission", None)
         self.submission: Submission | None = submission and submission(config, self.directory, self.say)
 
     def run(self) -> int:
         """Do the stages; the dataset's notice, if it has one, is the first line and the last."""
+        self.textfile.check()
         notice = self.config.dataset.notice
         if notice:
             self.say(notice)
@@ -92,6 +96,16 @@ class Session:
         if notice:
             self.say(notice)
         return code or 0
+
+    def end(self, code: int) -> None:
+        """Note the exit code for Prometheus, unless another run goes on, which writes there."""
+        if self.textfile.begun or not self.directory.is_locked():
+            self.textfile.end(code)
+
+    def _new_textfile(self) -> RunTextfile:
+        path, part = self.config.settings.metrics.textfile, self.directory.part
+        labels = {"run": masking.mask(encode_path(str(self.config.run_dir))), "model": self.config.model.name}
+        return RunTextfile(Path(path) if path else None, **labels, **({} if part is None else {"part": str(part)}))
 
     def _stages(self) -> int | None:
         """Do the stages in order; `None` if what is left to do is to be submitted, once the lock is released."""
@@ -137,6 +151,7 @@ class Session:
         """Do the stages `manifest` and `infer`; `None` if the corpus was only to be compared with the manifest."""
         settings, directory = self.config.settings, self.directory
         self._open_log()
+        self.textfile.begin()
         if directory.alone:
             # A part leaves those of others: parts on other machines may be at work behind locks of their own.
             directory.remove_leftovers(directory.part)
@@ -152,7 +167,7 @@ class Session:
             # Imported here, so that whatever needs no model starts without waiting for torch.
             from pipeline.stages.infer import infer
 
-            speed = infer(self.config, directory, manifest, self.console, self.say)
+            speed = infer(self.config, directory, manifest, self.console, self.say, self.textfile)
         return _Computed(manifest, finished, speed)
 
     def _conclude(self, computed: _Computed) -> int:
@@ -243,6 +258,7 @@ class Session:
     def say(self, text: str) -> None:
         """Tell the person and the log."""
         text = masking.mask(encode_path(text))  # a folder's name need not be UTF-8, what is printed must
+        self.textfile.progress()
         LOG.info("%s", text)
         self.console.print(text, markup=False)
 
@@ -280,6 +296,7 @@ class Session:
         self.directory.check_in_place()  # else the last lines would name a folder that is gone
         settings = self.config.settings
         scored = read_overall(self.directory) if "score" in settings.stages else None
+        self.textfile.shards(len(records), len(records))
         recorded = self.directory.read_record()
         duplicates = (recorded and recorded.duplicates) or 0
         code = self._say_totals(prefix, records, speed, scored, duplicates)
@@ -314,6 +331,7 @@ class Session:
 
             def tell(utterances: int) -> None:
                 status.update(f"scoring: {counted(utterances, 'utterance')}")
+                self.textfile.progress()
 
             usual = getattr(self.config.dataset, "score_by", None)
             scores = score_run(self.directory, records, manifest.table.schema, settings, tell, usual)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import count, takewhile
 from pathlib import Path, PurePosixPath
@@ -199,14 +199,20 @@ class StoredRun:
                 found[shard] = max(number, found.get(shard, 0))
         return found
 
-    def committed(self, fingerprints: Collection[str]) -> dict[int, CommittedShard]:
+    def committed(
+        self, fingerprints: Collection[str], shards: Iterable[int] | None = None
+    ) -> dict[int, CommittedShard]:
         """Return the shards that are done, by shard.
 
         A pass counts if its record has one of these fingerprints, all its files exist with the recorded sizes, and all
         passes before it count.
+
+        Args:
+            fingerprints: Fingerprints of the passes that may count.
+            shards: The shards to look at; `None` for all.
         """
         found: dict[int, dict[int, CommitRecord]] = {}
-        for record in self._records():
+        for record in self._records(self._record_names() if shards is None else self._record_names_of(shards)):
             if record is not None and record.fingerprint in fingerprints and self._has_files(record):
                 found.setdefault(record.shard, {})[record.supplement] = record
         return {
@@ -225,10 +231,10 @@ class StoredRun:
             return None
         return record if record.fingerprint == like.fingerprint and self._has_files(record) else None
 
-    def commits(self) -> dict[int, CommittedShard]:
-        """Return the shards that are done in the run that `run.json` describes, by shard."""
+    def commits(self, shards: Iterable[int] | None = None) -> dict[int, CommittedShard]:
+        """Return the shards that are done in the run that `run.json` describes, by shard; see `committed`."""
         recorded = self.read_record()
-        return self.committed(recorded.passes) if recorded is not None else {}
+        return self.committed(recorded.passes, shards) if recorded is not None else {}
 
     def has_commits(self) -> bool:
         """Whether any commit record exists, even a damaged one."""
@@ -254,9 +260,15 @@ class StoredRun:
     def _record_names(self) -> list[str]:
         return [name for name in self.names(COMMITS) if name.startswith("shard-") and name.endswith(".json")]
 
-    def _records(self) -> Iterator[CommitRecord | None]:
+    def _record_names_of(self, shards: Iterable[int]) -> Iterator[str]:
+        """Yield the names of the commit records of some shards, up to the first pass that has none."""
+        for shard in shards:
+            names = (f"{name_of_pass(shard, number)}.json" for number in count())
+            yield from takewhile(lambda name: self.has(f"{COMMITS}/{name}"), names)
+
+    def _records(self, names: Iterable[str] | None = None) -> Iterator[CommitRecord | None]:
         """Yield each commit record; `None` for a record that cannot be read or has the name of another shard."""
-        for name in self._record_names():
+        for name in self._record_names() if names is None else names:
             record = None
             with suppress(OSError):
                 record = read_record(self.read(f"{COMMITS}/{name}"))

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import struct
 import sys
 from collections.abc import Callable, Sequence
@@ -248,6 +249,44 @@ def test_a_shard_that_kills_workers_wherever_it_goes_is_left_out_and_named(
     assert re.match(rf"error: shards 0, 1, 2: left out, because {DEATHS_WITH_SHARD} workers died with it", line)
     assert "was killed by SIGKILL" in line
     assert line.endswith("the same command continues")
+
+
+def test_a_worker_that_hangs_is_named_with_what_to_do_and_its_shards_go_to_others_once_it_is_killed(
+    tmp_path: Path, alone: Path, started: Callable[[Command], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_command, first = worker.command, iter([(*TAKE_A_SHARD, STAY)])
+    named: list[str] = []
+    name_silent = Pool._name_silent
+
+    def name_and_do(self: Pool, each: pool._Worker) -> None:
+        say, self._say = self._say, named.append
+        name_silent(self, each)
+        self._say = say
+        if len(named) == 2:  # once more, as it goes on to say nothing
+            assert shlex.split(named[0].partition("; if it hangs, ")[2])[:3] == ["kill", "-KILL", str(each.process.pid)]
+            each.process.kill()
+
+    def command(connection: int, task: int, device: str) -> list[str]:
+        steps = next(first, None)
+        return puppet(connection, *steps) if steps else real_command(connection, task, "cpu")
+
+    monkeypatch.setattr(Pool, "_name_silent", name_and_do)
+    monkeypatch.setattr(Pool, "_look_at", only_puppets_are_silent(Pool._look_at))
+    started(command)
+    assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", "executor.workers=2", "loader.workers=0"]) == 0
+    assert len({*named}) == 1
+    assert_same_tables(alone, tmp_path / "run")
+
+
+def only_puppets_are_silent(look_at: Callable[..., None]) -> Callable[..., None]:
+    """A worker that computes may take longer for a batch on a busy machine than the test waits."""
+
+    def look(self: Pool, each: pool._Worker, stopping: bool = False) -> None:
+        if PUPPET in each.process.args:  # type: ignore[operator]
+            each.heard -= pool.SILENT_S
+        look_at(self, each, stopping)
+
+    return look
 
 
 def batch(number: int, failures: Sequence[Failure]) -> messages.BatchDone:

@@ -29,6 +29,7 @@ ROWS = {
     "around": ["transcripts", "and features of all layers", "of 0.5 to 1.5 s"],
     "layouts": ["list, 12 layers of 768", "binary, 12 layers of 768", "binary, 24 layers of 1024"],
     "precision": ["digits: stock torchaudio in bf16, alone", "digits: this project in bf16, batched"],
+    "cluster": ["8, no failures", "1, failures", "0.5", "20"],
     "growth": ["6 files", "one shard", "2 shards", "0.2 minutes in one file"],
 }
 TRANSFORMERS = "transcripts and emissions, against transformers at its best"

@@ -614,6 +614,25 @@ def test_the_commits_of_a_run_are_those_that_its_run_json_describes(directory: R
     assert list(directory.commits()) == [1]
 
 
+def test_the_commits_of_some_shards_are_read_from_their_own_records(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = run_record()
+    directory.write("run.json", recorded.encode())
+    for shard in (0, 1, 2):
+        written = commit(directory, shard, mark=recorded.fingerprint)
+    supplement = replace(written, shard=1, supplement=1, files={})
+    directory.write(directory.commit_name(1, 1), encode_record(supplement))
+    directory.write(directory.commit_name(2), b"damaged")
+    whole, read = directory.commits(), list[str]()
+    take = RunDirectory.read
+    monkeypatch.setattr(RunDirectory, "read", lambda self, name: read.append(name) or take(self, name))
+    assert directory.commits([1, 2, 7]) == {1: whole[1]}
+    assert len(whole[1].records) == 2
+    names = ("shard-00001-1.json", "shard-00001.json", "shard-00002.json")
+    assert sorted(read) == [*(f"commits/{name}" for name in names), "run.json"]
+
+
 @pytest.mark.parametrize(
     ("table", "path"),
     [

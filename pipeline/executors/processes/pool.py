@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
@@ -19,12 +19,16 @@ from pipeline.executors.processes.scheduler import Scheduler
 from pipeline.inference.job import Job
 from pipeline.inference.monitor import Monitor
 from pipeline.runtime.errors import RunError
+from pipeline.runtime.progress import format_duration
 from pipeline.runtime.signals import Stopped, allowing_stop, deferring_stop
 
 LOG = logging.getLogger("pipeline")
 
 LOOK_S = 0.5
 """Seconds between two looks at silent workers. The death of a worker may go unnoticed for this long."""
+SILENT_S = 900.0
+"""Seconds after which a worker that says nothing is named. It may hang, which nobody can tell from a batch that takes
+long, so it is not killed. A batch takes seconds, and loading a recording `loader.timeout_s` at most."""
 STOP_S = 60.0
 """Seconds that workers have for a clean stop after an error of the run. Then they are killed. A stop by a signal has no
 such limit: the person can send the signal again."""
@@ -39,12 +43,14 @@ class _Worker:
         process: The process.
         connection: The connection to it; closed when the process has closed its end.
         finished: Whether it has said that it is done.
+        heard: Time at which it last said something (`time.monotonic`), or was named because it does not.
     """
 
     place: int
     process: subprocess.Popen[bytes]
     connection: Connection
     finished: bool = False
+    heard: float = field(default_factory=time.monotonic)
 
 
 class Pool:
@@ -65,6 +71,7 @@ class Pool:
         self._job = job
         self._devices = devices
         self._names = names
+        self._say = say
         self._scheduler = Scheduler(job, names, monitor, say)
         self._workers: list[_Worker] = []
         self._task = -1
@@ -148,7 +155,10 @@ class Pool:
                 with suppress(subprocess.TimeoutExpired):
                     ended = each.process.wait(LOOK_S) is not None
             else:
+                each.heard = time.monotonic()
                 self._take(each, message, stopping)
+        if time.monotonic() - each.heard > SILENT_S:
+            self._name_silent(each)
         if ended:
             each.connection.close()
             self._workers.remove(each)
@@ -156,6 +166,13 @@ class Pool:
                 self._scheduler.end(each.place)
             else:
                 self._scheduler.die(each.place, worker.exit_said(each.process.returncode))
+
+    def _name_silent(self, each: _Worker) -> None:
+        each.heard = time.monotonic()
+        self._say(
+            f"{self._names[each.place]}: has said nothing for {format_duration(SILENT_S)}; if it hangs, "
+            f"kill -KILL {each.process.pid} gives its shards to other workers"
+        )
 
     def _take(self, each: _Worker, message: messages.Message, stopping: bool) -> None:
         match message:

@@ -6,7 +6,7 @@ workers are started, and how they talk to the run, is the business of the execut
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -19,8 +19,9 @@ from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommitRecord
 
 DEATHS_AT_PLACE = 3
-"""Workers that may die at a place before the place is left empty. A GPU that has failed kills every worker on it; then
-the workers on other GPUs do the rest. One that dies now and then, as when memory runs short, does not stop a night."""
+"""Workers that may die at a place, without a commit between their deaths, before the place is left empty. A GPU that
+has failed kills every worker on it; then the workers on other GPUs do the rest. A worker that dies now and then, as
+when memory runs short, closes no place, however long the run takes."""
 DEATHS_WITH_SHARD = 3
 """Workers that may die while they have the same shard before the run leaves it out. As far as there are other places,
 each of them is at another place, so the shard is the likely cause."""
@@ -61,8 +62,10 @@ class Scheduler:
         self._say = say
         self._queue = deque(sorted(job.pending, key=job.seconds_of, reverse=True))
         self._workers: dict[int, _Worker] = {}
-        self._deaths = [0] * len(names)
-        self._died_at: defaultdict[int, list[int]] = defaultdict(list)  # places of the deaths with each shard
+        self._usable = {*range(len(names))}  # places where workers may still be started
+        self._deaths = [0] * len(names)  # at each place, since a worker there has committed a shard
+        self._num_deaths = 0
+        self._died_at: dict[int, list[int]] = {}  # places of the deaths with each shard
         self._left_out: list[int] = []
         self._last_exit = ""
         self.kept: list[int] = []
@@ -81,13 +84,13 @@ class Scheduler:
             RunError: Shards wait, but too many workers have died.
         """
         takers = sum(not each.dismissed for each in self._workers.values())
-        empty = [place for place in range(len(self._deaths)) if place not in self._workers]
+        empty = sorted(self._usable - self._workers.keys()) if len(self._queue) > takers else []
         free = [place for place in empty if any(self._suits(place, shard) for shard in self._queue)]
-        filled = free[: max(0, len(self._queue) - takers)]
+        filled = free[: len(self._queue) - takers]
         self._workers.update((place, _Worker()) for place in filled)
         if self._queue and not self._workers:
             raise RunError(
-                f"executor.workers: {counted(sum(self._deaths), 'worker')} died, and the last one {self._last_exit}; "
+                f"executor.workers: {counted(self._num_deaths, 'worker')} died, and the last one {self._last_exit}; "
                 f"{self._job.directory.local_log()} may say why; what was committed stays, and once this is "
                 "mended the same command continues"
             )
@@ -102,6 +105,7 @@ class Scheduler:
         else:
             self._queue.remove(shard)
             worker.shards[shard] = 0.0, 0
+            self._monitor.take(place, shard)
         return shard
 
     def begin(self, place: int) -> None:
@@ -119,6 +123,7 @@ class Scheduler:
     def committed(self, place: int, record: CommitRecord) -> None:
         """Note that the worker at a place has committed a shard."""
         self._workers[place].shards.pop(record.shard, None)
+        self._deaths[place] = 0
         self._monitor.committed(record)
 
     def written(self, seconds: float) -> None:
@@ -146,10 +151,13 @@ class Scheduler:
             del shards[record.shard]
             self._monitor.committed(record)
         self._monitor.end(place, sum(done_s for done_s, _ in shards.values()), sum(n for _, n in shards.values()))
+        self._num_deaths += 1
         self._deaths[place] += 1
+        if self._deaths[place] == DEATHS_AT_PLACE:
+            self._usable.remove(place)
         self._last_exit = exit_said
         for shard in shards:
-            self._died_at[shard].append(place)
+            self._died_at.setdefault(shard, []).append(place)
         left_out = [shard for shard in shards if len(self._died_at[shard]) >= DEATHS_WITH_SHARD]
         again = [shard for shard in shards if shard not in left_out]
         self._left_out += left_out
@@ -158,7 +166,7 @@ class Scheduler:
             f"{self._names[place]}: the process {exit_said}"
             + (f"; computed again: {_listed(again)}" if again else "")
             + (f"; left out, as {DEATHS_WITH_SHARD} workers died with it: {_listed(left_out)}" if left_out else "")
-            + ("; no further one is started in its place" if self._deaths[place] == DEATHS_AT_PLACE else "")
+            + ("; no further one is started in its place" if place not in self._usable else "")
         )
 
     def require_all(self) -> None:
@@ -177,9 +185,8 @@ class Scheduler:
 
     def _suits(self, place: int, shard: int) -> bool:
         """Whether a worker at a place may take a shard: preferably where no worker has died with the shard."""
-        usable = [place for place, deaths in enumerate(self._deaths) if deaths < DEATHS_AT_PLACE]
-        others = [place for place in usable if place not in self._died_at[shard]]
-        return place in (others or usable)
+        usable, died_at = self._usable, self._died_at.get(shard, ())
+        return place in usable and (place not in died_at or usable <= {*died_at})
 
 
 def _listed(shards: Sequence[int]) -> str:

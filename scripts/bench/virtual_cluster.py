@@ -1,0 +1,385 @@
+"""A cluster in virtual time: the real scheduler, the real store, and workers that compute nothing and fail at random.
+
+Events happen in the order of their times, and no time passes between them. A worker asks the driver for a shard,
+computes it batch by batch at its own speed, and commits it. It asks for the next shard when it begins one, as `execute`
+does. The driver answers one message after another. Workers, nodes of eight workers and the driver fail at random times,
+which a seed determines. When the driver fails, everything ends, and a new driver reads the commit records and goes on.
+"""
+
+from __future__ import annotations
+
+import heapq
+import io
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+
+from pipeline.executors.processes.scheduler import Scheduler
+from pipeline.inference.job import Job
+from pipeline.inference.monitor import Monitor
+from pipeline.inference.planning import assign_shards
+from pipeline.runtime.errors import RunError
+from pipeline.runtime.metrics import BatchMetrics
+from pipeline.runtime.progress import RunProgress
+from pipeline.storage import tables
+from pipeline.storage.commits import CommitRecord, CommittedFile, CommittedShard, encode_record
+from pipeline.storage.identity import Identity
+from pipeline.storage.manifest import Manifest
+from pipeline.storage.names import METRICS, RUN_JSON
+from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.run_record import RunRecord
+
+NODE = 8
+"""Workers of a node."""
+NEVER = math.inf
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a cluster is like.
+
+    Attributes:
+        workers: GPUs, each with a worker.
+        speed: Seconds of audio that a worker computes in a second, on average.
+        spread: Standard deviation of the speeds of the workers, as a share of `speed`.
+        batch_s: Seconds of audio in a batch.
+        start_s, commit_s: Seconds in which a worker loads its model, and in which it commits a shard.
+        worker_h, node_h, driver_h: Mean hours between two failures of a worker, of a node and of the driver.
+        node_gone_s, driver_gone_s: Seconds until a node and the driver are back.
+        message_s, answer_s: CPU seconds of the driver for a message of a batch, and for all other messages of a shard.
+        seed: Seed of the speeds and the failures.
+    """
+
+    workers: int
+    speed: float
+    spread: float = 0.05
+    batch_s: float = 474.0
+    start_s: float = 20.0
+    commit_s: float = 1.0
+    worker_h: float = NEVER
+    node_h: float = NEVER
+    driver_h: float = NEVER
+    node_gone_s: float = 600.0
+    driver_gone_s: float = 60.0
+    message_s: float = 0.0
+    answer_s: float = 0.0
+    seed: int = 0
+
+
+@dataclass
+class Outcome:
+    """What a run cost.
+
+    Attributes:
+        shards: Shards that are committed, by how often.
+        audio_s, lost_s: Seconds of audio of the corpus, and those that were computed and not committed.
+        elapsed_s, ideal_s: Seconds of the run, and those that all workers need without a pause, at their speeds.
+        busy_s: Seconds in which the devices computed.
+        deaths, nodes, drivers: Workers that died, and failures of nodes and of the driver.
+        errors: Runs that ended with an error, because too many workers had died; the command was given again.
+        driver_s: Seconds in which the driver worked, as `message_s` and `answer_s` say.
+        scheduling_s: Measured CPU seconds of the scheduler and its monitor.
+        resume_s: Measured seconds of reading the commit records after a failure of the driver, in all.
+    """
+
+    shards: dict[int, int] = field(default_factory=dict)
+    audio_s: float = 0.0
+    lost_s: float = 0.0
+    elapsed_s: float = 0.0
+    ideal_s: float = 0.0
+    busy_s: float = 0.0
+    deaths: int = 0
+    nodes: int = 0
+    drivers: int = 0
+    errors: int = 0
+    driver_s: float = 0.0
+    scheduling_s: float = 0.0
+    resume_s: float = 0.0
+
+    def idle(self, workers: int) -> float:
+        """Share of the time in which the devices did not compute."""
+        return 1 - self.busy_s / (workers * self.elapsed_s)
+
+
+class InMemory(RunDirectory):
+    """A run directory whose commit records are in memory, because writing them takes most of the time."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.records: dict[int, CommitRecord] = {}
+
+    def commits(self, shards: Iterable[int] | None = None) -> dict[int, CommittedShard]:
+        asked = self.records if shards is None else (shard for shard in shards if shard in self.records)
+        return {shard: CommittedShard((self.records[shard],)) for shard in asked}
+
+
+class Store:
+    """A run directory with real commit records. The tables are files of ten bytes, because nobody reads them."""
+
+    def __init__(self, folder: Path, durations_s: np.ndarray, shard_hours: float, on_disk: bool = True) -> None:
+        shards = assign_shards(durations_s, shard_hours)
+        self.directory = RunDirectory(folder) if on_disk else InMemory(folder)
+        self.manifest = Manifest(pa.table({"shard": shards, "duration_s": durations_s}), "made up")
+        self._identity = Identity(
+            tables.SCHEMA_VERSION, "made up", "made_up", "none", "bf16", ("transcripts",), "mix", 60.0, 4.0, "2", "2",
+            decoder="greedy",
+        )  # fmt: skip
+        self.directory.write(RUN_JSON, RunRecord(self._identity, None, None, {}, "cuda", "now").encode())
+        for table in ("transcripts", "failures"):
+            self.directory.locate(table).mkdir(exist_ok=True)
+
+    def commit(self, shard: int) -> CommitRecord:
+        """Write the files of a shard and its record, as a worker does."""
+        rows, in_memory = len(self.manifest.rows_of_shard(shard)), isinstance(self.directory, InMemory)
+        files = {}
+        for table in ("transcripts", "failures"):
+            stored = self.directory.table(table, shard)
+            files[table] = CommittedFile(stored.name, 10, "0" * 64, rows)
+            if not in_memory:
+                self.directory.locate(stored.name).write_bytes(b"made up...")
+        counts = {"empty_transcripts": 0, "word_errors": 0, "reference_words": 0}
+        now = "2026-01-01T00:00:00+00:00"
+        record = CommitRecord(shard, self._identity.fingerprint, files, rows, 3600.0, {"truncated": 1}, counts, now)
+        if isinstance(self.directory, InMemory):
+            self.directory.records[shard] = record
+        else:
+            self.directory.write(self.directory.commit_name(shard), encode_record(record))
+        return record
+
+    def job(self) -> Job:
+        """What is left to do: all shards but those that have a record."""
+        done = self.directory.commits()
+        pending = {shard: 0 for shard in range(self.manifest.num_shards) if shard not in done}
+        nothing = np.zeros(len(self.manifest), bool)
+        return Job(
+            self.directory, self.manifest, None, None, pending, nothing, 0, {}, ("cuda",), None, None, None, 120.0, None
+        )  # type: ignore[arg-type] # fmt: skip
+
+
+def quiet_progress(job: Job, names: list[str]) -> RunProgress:
+    """The progress of a run, which writes its metrics and shows nothing."""
+    return RunProgress(
+        Console(file=io.StringIO()), job.directory.local_log(METRICS), total_s=job.audio_s, done_s=job.done_s,
+        total_shards=job.manifest.num_shards, done_shards=job.manifest.num_shards - len(job.pending), workers=names,
+    )  # fmt: skip
+
+
+@dataclass
+class _Worker:
+    """A worker.
+
+    Attributes:
+        place: Its place.
+        speed: Seconds of audio that it computes in a second.
+        taken: Shards that it has and has not begun to compute.
+        open_s: Seconds of audio that it has computed in each shard that it has not committed.
+        computing: Whether its device works on a shard.
+        free: Time at which its device became free, or began the batch that it computes.
+        dismissed: Whether it was told that no shard is left.
+        alive: Whether it has neither died nor ended.
+    """
+
+    place: int
+    speed: float
+    taken: list[int] = field(default_factory=list)
+    open_s: dict[int, float] = field(default_factory=dict)
+    computing: bool = False
+    free: float = 0.0
+    dismissed: bool = False
+    alive: bool = True
+
+
+class Cluster:
+    """Runs all shards of a store."""
+
+    def __init__(self, setting: Setting, store: Store) -> None:
+        self._setting, self._store = setting, store
+        self._random = np.random.default_rng(setting.seed)
+        spread = 1 + setting.spread * self._random.standard_normal(setting.workers)
+        self._speeds = setting.speed * np.clip(spread, 0.5, 1.5)
+        self._now = self._driver_free = 0.0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._workers: dict[int, _Worker] = {}
+        self._number = self._killed = 0  # of the present driver, and of the last one that was killed
+        self._back = [0.0] * -(-setting.workers // NODE)  # time at which each node is there again
+        self._outcome = Outcome()
+
+    def run(self) -> Outcome:
+        """Run until every shard is committed."""
+        outcome = self._outcome
+        outcome.audio_s = float(np.nansum(self._store.manifest.duration_s))
+        outcome.ideal_s = outcome.audio_s / float(self._speeds.sum())
+        for node in range(len(self._back)):
+            self._plan(self._setting.node_h, lambda node=node: self._lose_node(node))
+        job = self._store.job()
+        while job.pending:  # again, as long as the driver has died or ended with an error
+            self._drive(job)
+            began = time.perf_counter()
+            job = self._store.job()
+            if job.pending:
+                outcome.resume_s += time.perf_counter() - began
+                self._now += time.perf_counter() - began + self._setting.driver_gone_s
+        outcome.elapsed_s = self._now
+        return outcome
+
+    def _drive(self, job: Job) -> None:
+        """Be one driver, until it dies or all workers have ended."""
+        names = [str(place) for place in range(len(self._speeds))]
+        progress = quiet_progress(job, names)
+        self._number += 1
+        self._driver_free = self._now
+        self._plan(self._setting.driver_h, lambda number=self._number: self._kill_driver(number))
+        with progress:
+            self._clocked(lambda: self._schedule(job, names, progress))
+            try:
+                self._clocked(self._fill)
+                while self._workers:
+                    when, _, happen = heapq.heappop(self._events)
+                    self._now = max(self._now, when)
+                    happen()  # what belongs to an earlier driver does nothing
+                if self._killed != self._number:
+                    self._scheduler.require_all()
+            except RunError:
+                self._outcome.errors += 1
+
+    def _schedule(self, job: Job, names: list[str], progress: RunProgress) -> None:
+        self._scheduler = Scheduler(job, names, Monitor(progress, None), lambda said: None)
+
+    def _clocked(self, work: Callable[[], object]) -> None:
+        began = time.process_time()
+        work()
+        self._outcome.scheduling_s += time.process_time() - began
+
+    def _at(self, when: float, happen: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (when, next(self._numbers), happen))
+
+    def _plan(self, mean_h: float, happen: Callable[[], None]) -> None:
+        """Let a failure happen at a random time."""
+        if mean_h < NEVER:
+            self._at(self._now + 3600 * self._random.exponential(mean_h), happen)
+
+    def _tell(self, cost_s: float, work: Callable[[], object]) -> float:
+        """Let the driver take a message, and return the time at which it is done. Before that it takes others."""
+        self._driver_free = max(self._now, self._driver_free) + cost_s
+        self._outcome.driver_s += cost_s
+        self._clocked(work)
+        return self._driver_free
+
+    # Workers.
+
+    def _fill(self) -> None:
+        for place in self._scheduler.places_to_fill():
+            worker = self._workers[place] = _Worker(place, float(self._speeds[place]))
+            there = max(self._now, self._back[place // NODE]) + self._setting.start_s
+            self._at(there, lambda worker=worker: self._begin(worker))
+            self._plan(self._setting.worker_h, lambda worker=worker: self._die([worker]))
+
+    def _begin(self, worker: _Worker) -> None:
+        if worker.alive:
+            worker.free = self._now
+            self._scheduler.begin(worker.place)
+            self._ask(worker)
+
+    def _ask(self, worker: _Worker) -> None:
+        given: list[int | None] = []
+        when = self._tell(self._setting.answer_s, lambda: given.append(self._scheduler.give(worker.place)))
+        self._at(when, lambda: self._hear(worker, given[0]))
+
+    def _hear(self, worker: _Worker, shard: int | None) -> None:
+        if not worker.alive:
+            return
+        if shard is None:
+            worker.dismissed = True
+            self._end(worker)
+        else:
+            worker.taken.append(shard)
+            self._compute(worker)
+
+    def _compute(self, worker: _Worker) -> None:
+        """Begin the next shard, if the device is free and there is one."""
+        if not worker.alive or worker.computing or not worker.taken:
+            return
+        shard = worker.taken.pop(0)
+        worker.computing, worker.open_s[shard] = True, 0.0
+        self._batch(worker, shard, self._store_seconds(shard))
+        self._ask(worker)
+
+    def _store_seconds(self, shard: int) -> float:
+        rows = self._store.manifest.rows_of_shard(shard)
+        return float(np.nansum(self._store.manifest.duration_s[rows.start : rows.stop]))
+
+    def _batch(self, worker: _Worker, shard: int, left_s: float) -> None:
+        covered_s = min(left_s, self._setting.batch_s)
+        idle_s, forward_s = self._now - worker.free, covered_s / worker.speed
+        metrics = BatchMetrics(0, shard, 1, 0, covered_s, covered_s, idle_s, forward_s, 0.0, idle_s)
+        worker.free = self._now
+
+        def done() -> None:
+            if not worker.alive:
+                return
+            worker.free = self._now
+            worker.open_s[shard] += covered_s
+            self._outcome.busy_s += forward_s
+            self._tell(self._setting.message_s, lambda: self._scheduler.batch(worker.place, metrics, covered_s, ()))
+            if left_s > covered_s:
+                self._batch(worker, shard, left_s - covered_s)
+                return
+            self._at(self._now + self._setting.commit_s, lambda: self._commit(worker, shard))
+            worker.computing = False
+            self._compute(worker)
+
+        self._at(self._now + forward_s, done)
+
+    def _commit(self, worker: _Worker, shard: int) -> None:
+        if not worker.alive:
+            return
+        record = self._store.commit(shard)
+        del worker.open_s[shard]
+        self._outcome.shards[shard] = self._outcome.shards.get(shard, 0) + 1
+        self._tell(0.0, lambda: self._scheduler.committed(worker.place, record))
+        self._end(worker)
+
+    def _end(self, worker: _Worker) -> None:
+        """End a worker that has nothing left to do."""
+        if worker.dismissed and not worker.open_s and not worker.taken:
+            worker.alive = False
+            del self._workers[worker.place]
+            self._scheduler.end(worker.place)
+
+    # Failures.
+
+    def _die(self, workers: list[_Worker]) -> None:
+        for worker in workers:
+            if worker.alive:
+                self._drop(worker)
+                self._tell(0.0, lambda worker=worker: self._scheduler.die(worker.place, "was killed by SIGKILL"))
+        self._clocked(self._fill)
+
+    def _drop(self, worker: _Worker) -> None:
+        worker.alive = False
+        self._workers.pop(worker.place, None)
+        self._outcome.deaths += 1
+        begun_s = self._now - worker.free if worker.computing else 0.0  # of the batch that it computes
+        self._outcome.busy_s += begun_s
+        self._outcome.lost_s += sum(worker.open_s.values()) + begun_s * worker.speed
+
+    def _lose_node(self, node: int) -> None:
+        self._outcome.nodes += 1
+        self._back[node] = self._now + self._setting.node_gone_s
+        self._die([each for each in [*self._workers.values()] if each.place // NODE == node])
+        self._plan(self._setting.node_h, lambda: self._lose_node(node))
+
+    def _kill_driver(self, number: int) -> None:
+        if number == self._number:
+            self._killed = number
+            self._outcome.drivers += 1
+            for worker in [*self._workers.values()]:
+                self._drop(worker)
