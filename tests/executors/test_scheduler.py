@@ -46,8 +46,8 @@ class Corpus:
     def remove_staging(self, shard: int) -> None:
         assert shard in self.pending
 
-    def locate(self, name: str) -> Path:
-        return Path("/run") / name
+    def local_log(self) -> Path:
+        return Path("/run/logs/run.log")
 
     def commit(self, shard: int) -> CommitRecord:
         assert shard not in self.records, "committed before"
