@@ -14,13 +14,14 @@ RUN apt-get update \
 
 ENV PATH=/opt/speech/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    TORCH_HOME=/weights
+    TORCH_HOME=/weights \
+    HF_HOME=/weights/huggingface
 
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY conf conf
 COPY pipeline pipeline
-RUN pip install --no-cache-dir -c constraints.txt ".[formats]"
+RUN pip install --no-cache-dir -c constraints.txt ".[formats,huggingface]"
 
 USER 10001:10001
 # Runs are written to the working directory. Mount the corpus read-only: -v /data/calls:/corpus:ro

@@ -66,6 +66,12 @@ def test_a_run_says_what_it_did_and_that_it_has_ended(prom: Path) -> None:
     assert (read("exit_code"), read("utterances_total"), read("shards_committed")) == (0, 0, read("shards"))
 
 
+def test_a_part_of_a_run_counts_its_own_shards_and_has_a_label(prom: Path) -> None:
+    assert run(prom, "executor.part=2/3") == 0
+    assert value(prom, "shards", part="2/3") == value(prom, "shards_committed", part="2/3") == 2
+    assert value(prom, "exit_code", part="2/3") == 0
+
+
 def test_in_the_middle_of_a_run_the_file_says_since_when_each_worker_has_its_oldest_shard(
     prom: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
