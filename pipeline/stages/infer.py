@@ -10,12 +10,9 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import chain, takewhile
+from itertools import chain
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 from rich.console import Console
 
 from pipeline.config.groups import EXECUTORS
@@ -32,7 +29,7 @@ from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.terminal import counted
 from pipeline.stages import identity as identities
 from pipeline.stages.disk import check_disk, estimate_bytes, format_bytes
-from pipeline.stages.passes import plan_passes
+from pipeline.stages.passes import attempts_to_retry, before_failures, failed_before, plan_passes
 from pipeline.stages.resume import continue_passes
 from pipeline.storage.commits import CommitRecord, CommittedShard
 from pipeline.storage.identity import Identity
@@ -148,12 +145,12 @@ def prepare(
     done = directory.committed(known)
     mine = directory.shards_of(manifest.num_shards)
     _say_unusable(directory, done, mine, say)
-    failed, kept = {shard for shard, each in done.items() if each.num_failures}, _before_failures(done)
+    failed, kept = {shard for shard, each in done.items() if each.num_failures}, before_failures(done)
     plan = partial(plan_passes, directory, identity, known, num_shards=manifest.num_shards)
     planned = plan(done), plan(kept, again=failed)
     passes = [each for each in (each.over(mine) for each in planned[retry]) if each.supplements]
     done = kept if retry else done
-    attempts = _attempts_to_retry(directory, kept, failed.intersection(mine)) if retry else {}
+    attempts = attempts_to_retry(directory, kept, failed.intersection(mine)) if retry else {}
     shards = manifest.shard_of_row
     sizes = [
         estimate_bytes(config.model, each.identity, manifest, np.isin(shards, [*each.supplements])) for each in passes
@@ -182,7 +179,7 @@ def prepare(
             computation=Computation.of(each.identity, config.source),
             tables=_table_settings(config.model, each.identity),
             supplements=each.supplements,
-            skipped=_failed_before(directory, manifest, done, each.supplements),
+            skipped=failed_before(directory, manifest, done, each.supplements),
             failures_before=sum(done[shard].num_failures for shard in mine if shard in done),
             attempts=attempts,
             devices=devices.names,
@@ -204,20 +201,6 @@ def _say_unusable(
         written = pass_of_name(name.removeprefix(f"{COMMITS}/"), "json")
         if directory.alone or (written is not None and written[0] in mine):
             say(f"{name}: cannot be used, so what it committed counts as not done; python -m pipeline.verify says why")
-
-
-def _failed_before(
-    directory: RunDirectory, manifest: Manifest, done: Mapping[int, CommittedShard], supplements: Mapping[int, int]
-) -> NDArray[np.bool_]:
-    """Return whether each row of the manifest failed in a shard that gets a supplement, `(rows,)`."""
-    failed = np.zeros(len(manifest), bool)
-    for shard in (shard for shard, number in supplements.items() if number and done[shard].num_failures):
-        rows = manifest.rows_of_shard(shard)
-        ids = manifest.table["id"].slice(rows.start, len(rows))
-        for record in done[shard].records:
-            found = pc.is_in(ids, value_set=pa.array(directory.failures(shard, record.supplement, "id"), pa.string()))
-            failed[rows.start : rows.stop] |= found.to_numpy()
-    return failed
 
 
 def _write_record(
@@ -253,35 +236,6 @@ def _reopen(directory: RunDirectory) -> None:
     if recorded is not None and recorded.duplicates is not None:
         directory.write(RUN_JSON, replace(recorded, duplicates=None).encode())
     directory.remove_scores()
-
-
-def _before_failures(done: Mapping[int, CommittedShard]) -> dict[int, CommittedShard]:
-    """Return the passes over each shard before its first one with failures, for the shards that have such passes."""
-    kept = {
-        shard: CommittedShard(tuple(takewhile(lambda record: not record.num_failures, each.records)))
-        for shard, each in done.items()
-    }
-    return {shard: each for shard, each in kept.items() if each.records}
-
-
-def _attempts_to_retry(
-    directory: RunDirectory, kept: Mapping[int, CommittedShard], failed: Iterable[int]
-) -> dict[int, dict[str, int]]:
-    """Return the attempts of each id that failed in the first pass with failures, by shard, for the shards `failed`.
-
-    What failed in later passes is left out: it has a result of that pass, which must not be lost.
-
-    Args:
-        directory: The run.
-        kept: The passes before that pass, by shard.
-        failed: Shards that have failures.
-    """
-    attempts = {}
-    for shard in sorted(failed):
-        number = len(kept[shard].records) if shard in kept else 0
-        ids, numbers = (directory.failures(shard, number, column) for column in ("id", "attempts"))
-        attempts[shard] = dict(zip(ids, numbers, strict=True))
-    return attempts
 
 
 def _table_settings(facts: ModelFacts, identity: Identity) -> TableSettings:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import UNREADABLE
 from pipeline.storage.identity import Identity, combined
+from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
 
 
@@ -100,3 +107,46 @@ def plan_passes(
         planned = found.setdefault((wanted.outputs, wanted.layers), Pass(wanted))
         planned.supplements[shard] = len(passes)
     return list(found.values())
+
+
+def before_failures(done: Mapping[int, CommittedShard]) -> dict[int, CommittedShard]:
+    """Return the passes over each shard before its first one with failures, for the shards that have such passes."""
+    kept = {
+        shard: CommittedShard(tuple(takewhile(lambda record: not record.num_failures, each.records)))
+        for shard, each in done.items()
+    }
+    return {shard: each for shard, each in kept.items() if each.records}
+
+
+def attempts_to_retry(
+    directory: RunDirectory, kept: Mapping[int, CommittedShard], failed: Iterable[int]
+) -> dict[int, dict[str, int]]:
+    """Return the attempts of each id that failed in the first pass with failures, by shard, for the shards `failed`.
+
+    What failed in later passes is left out: it has a result of that pass, which must not be lost.
+
+    Args:
+        directory: The run.
+        kept: The passes before that pass, by shard.
+        failed: Shards that have failures.
+    """
+    attempts = {}
+    for shard in sorted(failed):
+        number = len(kept[shard].records) if shard in kept else 0
+        ids, numbers = (directory.failures(shard, number, column) for column in ("id", "attempts"))
+        attempts[shard] = dict(zip(ids, numbers, strict=True))
+    return attempts
+
+
+def failed_before(
+    directory: RunDirectory, manifest: Manifest, done: Mapping[int, CommittedShard], supplements: Mapping[int, int]
+) -> NDArray[np.bool_]:
+    """Return whether each row of the manifest failed in a shard that gets a supplement, `(rows,)`."""
+    failed = np.zeros(len(manifest), bool)
+    for shard in (shard for shard, number in supplements.items() if number and done[shard].num_failures):
+        rows = manifest.rows_of_shard(shard)
+        ids = manifest.table["id"].slice(rows.start, len(rows))
+        for record in done[shard].records:
+            found = pc.is_in(ids, value_set=pa.array(directory.failures(shard, record.supplement, "id"), pa.string()))
+            failed[rows.start : rows.stop] |= found.to_numpy()
+    return failed

@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from rich.text import Text
+from typing import Any
 
 from pipeline.config.groups import EXECUTORS
 from pipeline.config.run_config import RunConfig
 from pipeline.datasets import columns_of
 from pipeline.executors import Submission
 from pipeline.inference.textfile import RunTextfile
-from pipeline.report.freshness import is_current
 from pipeline.runtime import redaction as masking
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.paths import encode_path
 from pipeline.runtime.signals import Stopped
 from pipeline.runtime.stdout import console
-from pipeline.runtime.terminal import counted
 from pipeline.scoring.groups import check_groups
 from pipeline.scoring.normalisers import check_normaliser
-from pipeline.scoring.terminal import pictures
 from pipeline.stages import identity
 from pipeline.stages import resume as refusals
-from pipeline.stages.duplicates import is_settled, settle_same_as
+from pipeline.stages.conclusion import Computed, Conclusion
 from pipeline.stages.manifest import ManifestStage
-from pipeline.stages.score import is_scored, read_overall, score_run
 from pipeline.storage import manifest as manifests
 from pipeline.storage import summary
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.committing import finish_renewals
-from pipeline.storage.lock import Locked
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.names import CONFIG, Part
+from pipeline.storage.names import Part
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.tables import CHANNEL, own_column_names, own_columns
 
 LOG = logging.getLogger("pipeline")
-_MOST_SAID = 10
-"""Parts with shards left that are named."""
 
 
 class _Log(logging.FileHandler):
@@ -50,20 +40,6 @@ class _Log(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Say nothing, in place of a traceback a line."""
-
-
-class _Computed(NamedTuple):
-    """What the stages `manifest` and `infer` have done.
-
-    Attributes:
-        manifest: The manifest.
-        finished: The committed shards, if there was nothing to compute.
-        speed: The speed in words.
-    """
-
-    manifest: Manifest
-    finished: dict[int, CommittedShard] | None
-    speed: str
 
 
 class Session:
@@ -77,6 +53,7 @@ class Session:
         self.console = console()
         self.textfile = self._new_textfile()
         self.manifest_stage = ManifestStage(config, self.directory, self.console, self.say)
+        self.conclusion = Conclusion(config, self.directory, self.console, self.say, self.textfile)
         submission = getattr(EXECUTORS.load(config.settings.executor.name), "submission", None)
         self.submission: Submission | None = submission and submission(config, self.directory, self.say)
 
@@ -117,8 +94,8 @@ class Session:
             finished = self._finished(manifest, made_with)
             if not self.manifest_stage.looks:  # the corpus may have other columns now
                 self._check_groups([field.name for field in own_columns(manifest.table.schema)])
-                if finished is not None and self.directory.part is None and not self._to_write(finished):
-                    return self._close(finished, "complete already; ")
+                if finished is not None and self.directory.part is None and not self.conclusion.to_write(finished):
+                    return self.conclusion.close(finished, "complete already; ")
         elif settings.extend == "check":
             raise UserError(f"extend=check: no run in run_dir={self.directory.root}; leave extend out to start one")
         elif settings.score.by:
@@ -144,10 +121,10 @@ class Session:
                     self.submission.plan(computed.manifest.num_shards)
                     return None
                 if part is None:
-                    return self._conclude(computed)
-            return self._conclude_part(part, computed)
+                    return self.conclusion.whole(computed)
+            return self.conclusion.of_part(part, computed)
 
-    def _compute(self) -> _Computed | None:
+    def _compute(self) -> Computed | None:
         """Do the stages `manifest` and `infer`; `None` if the corpus was only to be compared with the manifest."""
         settings, directory = self.config.settings, self.directory
         self._open_log()
@@ -168,74 +145,7 @@ class Session:
             from pipeline.stages.infer import infer
 
             speed = infer(self.config, directory, manifest, self.console, self.say, self.textfile)
-        return _Computed(manifest, finished, speed)
-
-    def _conclude(self, computed: _Computed) -> int:
-        """Do the stages after `infer`, and say what there is."""
-        settings, finished = self.config.settings, computed.finished
-        records: Mapping[int, CommittedShard] = self.directory.commits() if finished is None else finished
-        to_write = settings.stages if finished is None else self._to_write(finished)
-        if finished is not None and to_write:  # where `infer` ran it has written them
-            self.directory.write(CONFIG, self.config.yaml.encode())
-        records = self._write(computed.manifest, records, to_write, computed.speed)
-        if "infer" not in settings.stages:
-            self.say(f"stages {', '.join(settings.stages)} done in {self.directory.root}")
-            return 0
-        return self._close(records, "" if finished is None else "complete already; ", computed.speed)
-
-    def _conclude_part(self, part: Part, computed: _Computed) -> int:
-        """Say what the part has done; if it is the last one to end, do the stages after `infer` for the whole run."""
-        mine = self.directory.shards_of(computed.manifest.num_shards)
-        own = {shard: each for shard, each in self.directory.commits().items() if shard in mine}
-        prefix = f"part {part}: "
-        again = "" if computed.finished is None else "complete already; "
-        infers = "infer" in self.config.settings.stages
-        code = self._say_totals(prefix + again, own, computed.speed) if infers else 0
-        try:
-            with self.directory.lock_to_close():
-                manifest, _ = manifests.read(self.directory.manifest)
-                records: Mapping[int, CommittedShard] = self.directory.commits()
-                left = sorted({*range(manifest.num_shards)} - self._complete(records))
-                if not left:
-                    self.directory.remove_leftovers()
-                    records = self._write(manifest, records, self._to_write(records), "")
-                    self._close(records, "all parts are done: ")
-                else:
-                    numbers = sorted({shard % part.of + 1 for shard in left})
-                    said = ", ".join(f"{number}/{part.of}" for number in numbers[:_MOST_SAID])
-                    more = ", ..." if len(numbers) > _MOST_SAID else ""
-                    self.say(f"{counted(len(left), 'shard')} of the run left, of the parts {said}{more}")
-        except Locked as error:
-            self.say(f"{prefix}done; {error}")
-        return code
-
-    def _complete(self, records: Mapping[int, CommittedShard]) -> set[int]:
-        """Return the shards that have all outputs which were asked for last."""
-        recorded = self.directory.read_record()
-        return set() if recorded is None else recorded.complete(records)
-
-    def _write(
-        self, manifest: Manifest, records: Mapping[int, CommittedShard], stages: Sequence[str], speed: str
-    ) -> Mapping[int, CommittedShard]:
-        """Write what follows from the tables; returns the committed shards after that.
-
-        Args:
-            manifest: The manifest.
-            records: The committed shards, by shard.
-            stages: The stages to do.
-            speed: The speed in words.
-        """
-        if {"infer", "score"} & {*stages} and self._complete(records) >= {*range(manifest.num_shards)}:
-            records = self._settle(manifest, records)
-        if "score" in stages:
-            self._score(manifest, records)
-        if "report" in stages:
-            try:
-                self._report()
-            except UserError:  # the tables are there, and are told of before the reason why the page is not
-                self._close(records, "", speed)
-                raise
-        return records
+        return Computed(manifest, finished, speed)
 
     def _say_waiting(self, by: str) -> None:
         self.console.print(f"waiting for {by}, which plans or closes the run", markup=False)
@@ -244,16 +154,6 @@ class Session:
         """Refuse what scores cannot be asked by before hours are spent."""
         if "score" in self.config.settings.stages:
             check_groups(self.config.settings.score.by, own)
-
-    def _to_write(self, records: Mapping[int, CommittedShard]) -> list[str]:
-        """The stages that a run whose tables are complete has still to do."""
-        settings = self.config.settings
-        scored = not summary.total(records.values()).reference_words or is_scored(self.directory, settings.score)
-        stale = [] if is_settled(self.directory.read_record()) else ["infer"]
-        stale += [] if scored or "score" not in settings.stages else ["score"]
-        if "report" in settings.stages and (stale or not is_current(self.directory, settings.report)):
-            stale.append("report")
-        return stale
 
     def say(self, text: str) -> None:
         """Tell the person and the log."""
@@ -290,62 +190,3 @@ class Session:
         failed = any(records[shard].num_failures for shard in mine if shard in records)
         retry = self.config.settings.retry_failed and failed
         return records if complete and not retry else None
-
-    def _close(self, records: Mapping[int, CommittedShard], prefix: str, speed: str = "") -> int:
-        """Say what is in the tables of a run, and where they are; returns the exit code."""
-        self.directory.check_in_place()  # else the last lines would name a folder that is gone
-        settings = self.config.settings
-        scored = read_overall(self.directory) if "score" in settings.stages else None
-        self.textfile.shards(len(records), len(records))
-        recorded = self.directory.read_record()
-        duplicates = (recorded and recorded.duplicates) or 0
-        code = self._say_totals(prefix, records, speed, scored, duplicates)
-        for line in summary.reading_lines(self.directory.root, settings.outputs):
-            self.say(line)
-        return code
-
-    def _say_totals(
-        self,
-        prefix: str,
-        records: Mapping[int, CommittedShard],
-        speed: str,
-        scored: tuple[int, int, str] | None = None,
-        duplicates: int = 0,
-    ) -> int:
-        """Say what is in some committed shards; returns the exit code. See `summary.lines` for the parameters."""
-        totals = summary.total(records.values())
-        first, *others = summary.lines(totals, self.directory.root, speed, scored, duplicates)
-        for line in (prefix + first, *others):
-            self.say(line)
-        return 3 if totals.num_failures else 0
-
-    def _settle(self, manifest: Manifest, records: Mapping[int, CommittedShard]) -> Mapping[int, CommittedShard]:
-        """Complete `same_as` in the transcripts; returns the committed shards after that."""
-        with self.console.status("comparing the audio of all utterances"):
-            return settle_same_as(self.directory, manifest, records)
-
-    def _score(self, manifest: Manifest, records: Mapping[int, CommittedShard]) -> None:
-        """Stage `score`: errors and rates over everything committed, overall and per group."""
-        settings = self.config.settings.score
-        with self.console.status("scoring") as status:
-
-            def tell(utterances: int) -> None:
-                status.update(f"scoring: {counted(utterances, 'utterance')}")
-                self.textfile.progress()
-
-            usual = getattr(self.config.dataset, "score_by", None)
-            scores = score_run(self.directory, records, manifest.table.schema, settings, tell, usual)
-        for picture in pictures(scores, self.console.width):
-            self.console.print(picture, soft_wrap=isinstance(picture, Text) and not self.console.is_terminal)
-        if not scores.table.num_rows and "infer" not in self.config.settings.stages:
-            self.say("no transcript has a reference, so there is nothing to score")
-
-    def _report(self) -> None:
-        """Stage `report`: the page. The tables are there already, and more than a disk must fail to lose them."""
-        # Imported here: the plotting library takes a while, and no other stage needs it.
-        from pipeline.report import write_report
-
-        failpoint("report")
-        with self.console.status("writing the report"):
-            page = write_report(self.directory, self.config.settings.report)
-        self.say(f"report in {page}")

@@ -19,7 +19,7 @@ from running import DATA, SHIPPED, assert_accounting, assert_same_tables, kill_g
 
 from pipeline.results import open_run
 from pipeline.status import describe, read_status
-from pipeline.storage import run_directory as store
+from pipeline.storage import locked_run
 from pipeline.storage.names import Part
 from pipeline.storage.run_directory import RunDirectory
 
@@ -307,7 +307,7 @@ def test_without_locks_the_first_part_plans_and_the_others_wait_for_it(
         monkeypatch.setattr(fcntl, "fcntl", refuse_locks)
         run(*given, "executor.part=1/2", cwd=tmp_path)
 
-    monkeypatch.setattr(store.time, "sleep", first_part)
+    monkeypatch.setattr(locked_run.time, "sleep", first_part)
     assert main([*given, "executor.part=2/2"]) == 0
     assert "waiting for part 1/2, which plans or closes the run\n" in capsys.readouterr().out
     assert committed(tmp_path / "run") == list(range(SHARDS))
