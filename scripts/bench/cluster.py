@@ -33,7 +33,7 @@ from pipeline.inference.monitor import Monitor
 MEAN_S, SIGMA = 600.0, 0.8
 BATCH_S = 3600.0
 """Where the cost of a batch does not count, batches are long, so that there are fewer events."""
-FAILURES = {"worker_h": 8.0, "node_h": 20.0, "driver_h": 12.0}
+FAILURES = {"worker_h": 8.0, "node_h": 4.0, "driver_h": 2.0}
 COSTS = [
     "audio h", "shards", "hours", "of the ideal", "idle", "lost audio", "deaths", "nodes", "drivers", "errors",
     "CPU ms of the scheduler per shard",
