@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 from common import Table, parser, prepared, publish, say
-from virtual_cluster import Cluster, Outcome, Setting, Store, quiet_progress
+from virtual_cluster import Cluster, Outcome, Setting
+from virtual_store import Store, quiet_progress
 
 from pipeline.executors.processes import worker
 from pipeline.executors.processes.pool import Pool
@@ -33,7 +34,7 @@ from pipeline.inference.monitor import Monitor
 MEAN_S, SIGMA = 600.0, 0.8
 BATCH_S = 3600.0
 """Where the cost of a batch does not count, batches are long, so that there are fewer events."""
-FAILURES = {"worker_h": 8.0, "node_h": 20.0, "driver_h": 12.0}
+FAILURES = {"worker_h": 8.0, "node_h": 4.0, "driver_h": 2.0}
 COSTS = [
     "audio h", "shards", "hours", "of the ideal", "idle", "lost audio", "deaths", "nodes", "drivers", "errors",
     "CPU ms of the scheduler per shard",

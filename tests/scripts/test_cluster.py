@@ -18,7 +18,8 @@ Simulate = Callable[..., Any]
 def simulate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Simulate:
     """Runs shards of an hour in a new folder."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts" / "bench"))
-    from virtual_cluster import Cluster, Setting, Store
+    from virtual_cluster import Cluster, Setting
+    from virtual_store import Store
 
     def run(workers: int, **given: Any) -> Any:
         store = Store(tmp_path / f"{len(list(tmp_path.iterdir()))}", np.full(4 * SHARDS, 900.0), 1.0)
