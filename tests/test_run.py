@@ -33,6 +33,7 @@ from running import (
 )
 
 from pipeline.results import open_run
+from pipeline.stages import infer as stages
 from pipeline.storage import tables
 
 
@@ -494,6 +495,18 @@ def test_a_full_disk_under_the_output_does_not_end_the_run(tmp_path: Path) -> No
     done = run_prepared(full, "dataset=digits", "outputs=[transcripts]", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert_accounting(tmp_path / "runs/digits/digits", ["transcripts"])
+
+
+def test_a_torch_that_torchaudio_cannot_be_loaded_with_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("Could not load this library: /lib/torchaudio/lib/_torchaudio.abi3.so")
+
+    monkeypatch.setattr(stages, "check_beforehand", fail)
+    assert main(["dataset=digits", "run_dir=out"]) == 2
+    assert capsys.readouterr().err.startswith("error: torchaudio 2")
+    assert not Path("out").exists()
 
 
 def test_help_is_a_page_and_may_be_cut_short(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -76,3 +77,14 @@ def test_memory_that_runs_out_is_one_line(capsys: pytest.CaptureFixture[str]) ->
 def test_a_bug_is_not_hidden() -> None:
     with pytest.raises(KeyError):
         failing_with(KeyError("x"))
+
+
+def test_a_torch_that_torchaudio_cannot_be_loaded_with_is_said_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert failing_with(OSError("Could not load this library: /lib/torchaudio/lib/_torchaudio.abi3.so")) == 2
+    assert re.fullmatch(
+        r"error: torchaudio [\d.]+ and torch \S+: do not fit each other, so torchaudio cannot be loaded; install a torch "
+        r"that is built for CUDA, also for a machine without a GPU: pip install \S+ constraints.txt torch torchaudio\n",
+        capsys.readouterr().err,
+    )
