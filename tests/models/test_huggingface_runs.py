@@ -45,6 +45,18 @@ def copy(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "copy"))
 
 
+def test_the_shipped_checkpoint_transcribes_the_shipped_recordings_without_an_error(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["dataset=digits", "model=huggingface", "model.checkpoint=digits", NO_REPORT]
+    assert main([*arguments, "outputs=[transcripts]"]) == 0
+    assert "WER 0.00 % (0 errors in 186 reference words)" in capsys.readouterr().out
+    recorded = json.loads((elsewhere / "runs" / "digits" / "huggingface-digits" / "run.json").read_text())
+    assert recorded["weights"]["sha256"] == sha256_file(named("digits").weights_path)
+    save(elsewhere / "digits", "Hubert")  # a folder of one's own goes first
+    assert named("huggingface", checkpoint="digits").facts.num_layers == 2
+
+
 def test_one_base_and_many_languages_are_runs_in_directories_of_their_own(mms: Path, elsewhere: Path) -> None:
     arguments = ["-m", "dataset=digits", "model=huggingface", f"model.checkpoint={mms}", "model.language=deu,fra"]
     assert main([*arguments, "outputs=[emissions]", NO_REPORT]) == 0

@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.models.huggingface.folder import DESCRIPTIONS, Folder
+from pipeline.models.huggingface.folder import DESCRIPTIONS, SHIPPED, Folder
 from pipeline.runtime.errors import UserError
 
 EXTRA = "huggingface"
+SHIPPED_NAME = "digits"
+"""The name of the checkpoint that comes with the package; a folder of this name goes first."""
 _NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>\S+))?", re.ASCII)
 
 
@@ -25,13 +27,15 @@ def find(typed: str) -> Folder:
     """Find a checkpoint, and fetch the small files that describe it if it is asked for by name.
 
     Args:
-        typed: The value of `model.checkpoint`: a folder, `owner/name` or `owner/name@revision`.
+        typed: The value of `model.checkpoint`: a folder, `owner/name` or `owner/name@revision`, or `SHIPPED_NAME`.
 
     Raises:
         UserError: There is no such folder and no such repository, or it cannot be fetched.
     """
     said = f"model.checkpoint={typed}"
     path = Path(os.path.abspath(os.path.expanduser(typed)))
+    if typed == SHIPPED_NAME and not path.exists():
+        return Folder(said, SHIPPED, None, SHIPPED_NAME)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(
