@@ -335,7 +335,7 @@ def stub(overrides: list[str], data: Path) -> list[str]:
     if named.get("model") == "checkpoint":
         Path(named["model.checkpoint"]).write_bytes(b"PK")
         Path(named["model.labels"]).write_text("| 9\na 8\n")
-    if named.get("model") == "huggingface":
+    if named.get("model") == "huggingface" and named["model.checkpoint"] != "digits":
         named["model.checkpoint"] = str(described(data / "checkpoint", named.get("model.language")))
     return [f"{key}={value}" for key, value in named.items()]
 

@@ -156,6 +156,24 @@ def test_a_source_can_be_sent_to_another_process_and_found_by_its_record(saved: 
 # --- by name
 
 
+def test_a_snapshot_that_has_left_the_cache_is_named_with_the_command_that_fetches_it(
+    saved: Path, elsewhere: Path
+) -> None:
+    snapshot = elsewhere / "hub" / "models--me--tiny-v2" / "snapshots" / ("0a" * 20)
+    shutil.copytree(saved, snapshot)
+    recorded = json.loads(json.dumps(named("huggingface", checkpoint=str(snapshot)).identity()))
+    weights = snapshot / "model.safetensors"
+    assert from_record("huggingface", recorded, str(weights)).weights_path == weights
+    for path in (weights, snapshot):
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+        with pytest.raises(UserError) as caught:
+            from_record("huggingface", recorded, str(weights))
+        assert str(caught.value) == (
+            f"model.checkpoint=me/tiny-v2@{snapshot.name}: its files are no longer in {snapshot}; "
+            f"fetch them again with `hf download me/tiny-v2 --revision {snapshot.name}`"
+        )
+
+
 @pytest.fixture(scope="module")
 def hub() -> Any:
     with serving() as made:
