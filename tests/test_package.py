@@ -101,9 +101,9 @@ def test_the_wheel_holds_the_code_the_configuration_and_what_is_shipped_and_noth
     found = {name: data for name, data in contents(wheel).items() if ".dist-info/" not in name}
     assert sorted(found) == sorted(expected)
     assert found == expected
-    kinds = {"", ".py", ".bash", ".yaml", ".md", ".csv", ".flac", ".wav", ".safetensors", ".html", ".css", ".js"}
-    assert {Path(name).suffix for name in found} <= kinds
-    for name in ("conf/config.yaml", "shipped/model/digits.safetensors", "shipped/digits/transcripts.csv"):
+    kinds = {"", ".py", ".bash", ".yaml", ".json", ".md", ".csv", ".flac", ".wav", ".safetensors"}
+    assert {Path(name).suffix for name in found} <= kinds | {".html", ".css", ".js"}
+    for name in ("conf/config.yaml", "shipped/model/model.safetensors", "shipped/digits/transcripts.csv"):
         assert f"pipeline/{name}" in found
 
 

@@ -1,8 +1,9 @@
-"""`python -m pipeline.models [NAME]` lists the models, or describes one. Does not import torch."""
+"""`python -m pipeline.models [NAME]` lists the models, or describes one, or a checkpoint. Does not import torch."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -13,12 +14,13 @@ from rich.text import Text
 
 from pipeline.models import sources
 from pipeline.models.catalog import BUNDLES, MODELS
+from pipeline.models.description import describe_checkpoint, lines, outputs, rows
 from pipeline.models.facts import ModelFacts
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import one_of
 from pipeline.runtime.stdout import console
 
-_USAGE = "python -m pipeline.models [NAME] [--json]"
+_USAGE = "python -m pipeline.models [NAME | DIR | owner/name] [--json]"
 _HEADINGS = ("model", "labels", "rate", "layers", "parameters", "download")
 _FURTHER = ("language", "training data", "licence")
 _GAP = "  "
@@ -31,7 +33,7 @@ def describe(facts: ModelFacts) -> dict[str, Any]:
     return {
         "model": facts.name,
         "bundle": facts.name.upper() if facts.name in BUNDLES else None,
-        "outputs": _outputs(facts).split(", "),
+        "outputs": outputs(facts).split(", "),
         "sample_rate": facts.sample_rate,
         "labels": list(facts.labels),
         "language": facts.origin.language if facts.origin else None,
@@ -52,8 +54,8 @@ def listing(width: int | None) -> Iterator[Text]:
     Args:
         width: Columns there are: where one line a model does not fit, it gets two. `None` for any number.
     """
-    rows = {name: [*_numbers(facts), *_words(facts)] for name, facts in MODELS.items()}
-    widths = [max(map(len, column)) for column in zip((*_HEADINGS, *_FURTHER), *rows.values(), strict=True)]
+    table = {name: [*_numbers(facts), *_words(facts)] for name, facts in MODELS.items()}
+    widths = [max(map(len, column)) for column in zip((*_HEADINGS, *_FURTHER), *table.values(), strict=True)]
     numbers = len(_HEADINGS)
     width = width or sys.maxsize
     in_one = sum(widths) + len(_GAP) * (len(widths) - 1) <= width
@@ -70,13 +72,13 @@ def listing(width: int | None) -> Iterator[Text]:
     yield Text(line([*_HEADINGS, *_FURTHER]), style="bold")
     if not in_one:
         yield Text(_GAP + "; ".join(_FURTHER), style="bold")
-    for outputs, members in groupby(MODELS.values(), _outputs):
+    for given, members in groupby(MODELS.values(), outputs):
         yield Text()
-        yield Text(outputs, style="bold cyan")
+        yield Text(given, style="bold cyan")
         for facts in members:
-            yield Text(line(rows[facts.name]))
+            yield Text(line(table[facts.name]))
             if not in_one:
-                words = "; ".join(rows[facts.name][numbers:])
+                words = "; ".join(table[facts.name][numbers:])
                 folded = textwrap.wrap(words, width, initial_indent=_GAP, subsequent_indent=2 * _GAP)
                 yield Text("\n".join(folded), style="dim")
     yield Text()
@@ -84,13 +86,14 @@ def listing(width: int | None) -> Iterator[Text]:
     yield Text("CC BY-NC: not for commercial use.")
     yield Text("model=checkpoint loads a file of your own into any of these architectures.")
     yield Text("model=huggingface runs a checkpoint of transformers: a folder, or owner/name.")
+    yield Text("`python -m pipeline.models owner/name` says whether it can be run.")
 
 
 def details(facts: ModelFacts) -> Iterator[str]:
     """Yield what is known of one model, in lines."""
     known = describe(facts)
     *_, rate, layers, parameters, download = _numbers(facts)
-    rows = {
+    described = {
         "outputs": ", ".join(known["outputs"]),
         "labels": f"{len(facts.labels)}: {' '.join(facts.labels)}" if facts.labels else "none",
         "sample rate": rate,
@@ -99,11 +102,9 @@ def details(facts: ModelFacts) -> Iterator[str]:
         "download": download,
         "weights": known["weights"],
         **dict(zip(_FURTHER, _words(facts), strict=True)),
+        "use": f"python -m pipeline.run model={facts.name} dataset=...",
     }
-    yield facts.name
-    width = max(map(len, rows)) + len(_GAP)
-    yield from (f"{_GAP}{name.ljust(width)}{value}" for name, value in rows.items() if value)
-    yield f"{_GAP}{'use'.ljust(width)}python -m pipeline.run model={facts.name} dataset=..."
+    yield from lines(facts.name, [*described.items()])
 
 
 def _numbers(facts: ModelFacts) -> list[str]:
@@ -126,12 +127,6 @@ def _words(facts: ModelFacts) -> list[str]:
     return ["", "", ""] if origin is None else [origin.language, origin.training_data, origin.licence]
 
 
-def _outputs(facts: ModelFacts) -> str:
-    if facts.transcribes:
-        return "transcripts, emissions, features"
-    return "emissions, features" if facts.labels else "features"
-
-
 def main(arguments: Sequence[str]) -> int:
     """List the models and return the exit code."""
     return command(arguments, f"usage: {_USAGE}", _list, "not every model is listed")
@@ -142,21 +137,29 @@ def _list(arguments: Sequence[str]) -> int:
     parser.add_argument("name", nargs="?")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
-    name = None if given.name is None else given.name.lower()
-    if name is not None:
-        one_of("NAME", name, list(MODELS))
     out = console()
-    if given.json:
-        found: Any = [describe(facts) for facts in MODELS.values()] if name is None else describe(MODELS[name])
-        out.print(json.dumps(found, indent=1), markup=False)
+    if given.name is not None:
+        known, described = _described(given.name)
+        text = json.dumps(known, indent=1) if given.json else "\n".join(described)
+        out.print(text, markup=False)
         return 0
-    if name is not None:
-        out.print("\n".join(details(MODELS[name])), markup=False)
+    if given.json:
+        out.print(json.dumps([describe(facts) for facts in MODELS.values()], indent=1), markup=False)
         return 0
     # A pipe has no width: each model gets one line, so that grep finds everything about a model.
     for line in listing(out.width if out.is_terminal else None):
         out.print(line)
     return 0
+
+
+def _described(name: str) -> tuple[dict[str, Any], Iterator[str]]:
+    """What is known of a model of the catalogue, or of a checkpoint: as plain values, and in lines."""
+    if (facts := MODELS.get(name.lower())) is not None:
+        return describe(facts), details(facts)
+    if os.sep not in name and not os.path.exists(name):
+        one_of("NAME", name.lower(), list(MODELS), "; or give a folder or owner/name of a checkpoint of transformers")
+    known = describe_checkpoint(name)
+    return known, lines(name, [*rows(known)])
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torchaudio.models import Wav2Vec2Model
 
+from pipeline.models import fairseq
 from pipeline.models.architectures import Architecture, architecture_of
 from pipeline.models.catalog import MODELS
+from pipeline.models.labels import FAIRSEQ_SPECIAL
 from pipeline.runtime.errors import UserError
 
 _NESTED = ("state_dict", "model_state_dict", "model")
@@ -41,8 +43,9 @@ UNREADABLE = (
 def load_checkpoint(path: Path, architecture: str, labels: Sequence[str]) -> Wav2Vec2Model:
     """Build an architecture and load a file of weights into it, as float32.
 
-    The file may hold `model.state_dict()`, bare or inside what a trainer saved, or be the published file of a bundle,
-    with the names that torch formerly gave to a weight norm and with the unused label rows that torchaudio removes.
+    The file may hold `model.state_dict()`, bare or inside what a trainer saved; or be the published file of a bundle,
+    with the names that torch formerly gave to a weight norm and with the unused label rows that torchaudio removes; or
+    be a file of fairseq.
 
     Args:
         path: The file.
@@ -52,14 +55,24 @@ def load_checkpoint(path: Path, architecture: str, labels: Sequence[str]) -> Wav
     Raises:
         UserError: The file cannot be read as plain data, or is not of this architecture and these labels.
     """
+    said = f"model.checkpoint={path}"
     try:
-        state = _bare(read_weights(path))
+        content = read_weights(path)
     except NotWeights as error:
-        raise UserError(f"model.checkpoint={path}: {error}") from None
+        raise UserError(f"{said}: {error}") from None
+    state = _bare(content)
     if state is None:
         raise UserError(
-            f"model.checkpoint={path}: holds no state dict (names to tensors); "
+            f"{said}: holds no state dict (names to tensors); "
             f"save it with torch.save(model.state_dict(), FILE) or safetensors"
+        )
+    if fairseq.is_fairseq(state):
+        state = fairseq.renamed(state)
+        _refuse_other_training(said, architecture, labels, "aux.weight" in state, fairseq.normalizes_waveforms(content))
+    elif any(".pos_conv_embed." in name and "encoder.transformer." not in name for name in state):
+        raise UserError(
+            f"{said}: holds weights of transformers; give its folder, with model=huggingface model.checkpoint=DIR "
+            f"(models of SpeechBrain, which have more layers before their labels, cannot be run)"
         )
     builder = architecture_of(architecture)
     # With other labels than the architecture's own nobody knows which rows would be unused.
@@ -68,7 +81,7 @@ def load_checkpoint(path: Path, architecture: str, labels: Sequence[str]) -> Wav
     model = undrawn(lambda: builder.build(len(labels)))
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     found = {_current(name): tensor.shape for name, tensor in state.items()}
-    _refuse_differences(f"model.checkpoint={path}", architecture, len(labels), found, expected)
+    _refuse_differences(said, architecture, len(labels), found, expected)
     _assign(model, state)
     return model
 
@@ -139,7 +152,8 @@ def read_weights(path: Path) -> Any:
             is_safetensors = file.read(9)[8:] == b"{"
         if is_safetensors:
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(fairseq.HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise NotWeights(f"cannot be read ({error.strerror}); give a file of weights") from None
     except pickle.UnpicklingError as error:
@@ -179,6 +193,24 @@ def _bare(content: Any) -> dict[str, Tensor] | None:
     return state
 
 
+def _refuse_other_training(
+    said: str, architecture: str, labels: Sequence[str], has_head: bool, normalizes: bool | None
+) -> None:
+    """Refuse a file of fairseq whose labels or waveforms are not those that the model would be run with."""
+    if has_head and tuple(labels[: len(FAIRSEQ_SPECIAL)]) != FAIRSEQ_SPECIAL:
+        raise UserError(
+            f"{said}: is a fine-tune of fairseq, whose labels begin with {', '.join(FAIRSEQ_SPECIAL)}; "
+            f"give the dictionary that it was trained with, model.labels=DIR/dict.ltr.txt"
+        )
+    expected = MODELS[architecture].body.normalize_waveform
+    if normalizes not in (None, expected):
+        ways = {True: "normalised waveforms", False: "waveforms as they are"}
+        raise UserError(
+            f"{said}: fairseq trained it on {ways[not expected]}, and model.architecture={architecture} is given "
+            f"{ways[expected]}; convert it to transformers and run it with model=huggingface"
+        )
+
+
 def _remove_unused_labels(state: dict[str, Tensor], architecture: Architecture, num_labels: int) -> None:
     """Remove the label rows that torchaudio removes from published weights; the number of rows tells them."""
     unused = architecture.unused_labels
@@ -205,7 +237,7 @@ def _refuse_differences(
     if body[0] == body[1] and rows != num_labels:
         raise UserError(
             f"{said}: its output layer has {rows or 'no'} labels and model.labels names {num_labels or 'none'}; "
-            f"give model.labels=[...] with {f'its {rows} labels, blank first' if rows else 'no labels'}"
+            f"give model.labels= with {f'its {rows} labels, blank first: a list or file' if rows else 'no labels: []'}"
         )
     differences = [
         f"{what} {_some(names)}"

@@ -18,10 +18,8 @@ import torch
 import torchaudio
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load_file
 
 from pipeline.audio.waveforms import read_waveform
-from pipeline.models import digits
 from pipeline.models.forward import ExactForward
 from pipeline.models.labels import ENGLISH_LABELS
 from pipeline.models.sources import named
@@ -101,8 +99,7 @@ def main() -> None:
         waveforms.append(resample(torch.from_numpy(samples), rate, 16_000))
     torch.manual_seed(0)
     base = torchaudio.models.wav2vec2_base(aux_num_out=29).eval()
-    shipped = digits.build().eval()
-    shipped.load_state_dict(load_file(named("digits").weights_path))
+    shipped = named("digits").build()
     table = Table("model", "batched by", "largest difference of a logit", "labels changed")
     for name, stock, found in (
         ("base architecture, random weights", "stock torchaudio", differences(base, waveforms)),

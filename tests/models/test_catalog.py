@@ -230,7 +230,7 @@ def test_the_list_needs_neither_torch_nor_a_reader_to_the_end() -> None:
 def test_an_argument_that_there_is_not_is_refused_in_one_line() -> None:
     ended = listed("--yaml")
     assert (ended.returncode, ended.stdout) == (2, "")
-    usage = "usage: python -m pipeline.models [NAME] [--json]"
+    usage = "usage: python -m pipeline.models [NAME | DIR | owner/name] [--json]"
     assert ended.stderr == f"error: unrecognized arguments: --yaml; {usage}\n"
     assert listed("--help").returncode == 0
 

@@ -9,9 +9,9 @@ import pytest
 import soundfile
 import torch
 import torchaudio
+import transformers
 from running import DATA, SHIPPED
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from pipeline.models import digits
 from pipeline.models.catalog import MODELS
@@ -24,9 +24,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 @pytest.fixture(scope="module")
 def model() -> torchaudio.models.Wav2Vec2Model:
-    built = digits.build().eval()
-    built.load_state_dict(load_file(named("digits").weights_path))
-    return built
+    return named("digits").build()
 
 
 def read_aloud(model: torch.nn.Module, path: object) -> str:
@@ -62,6 +60,22 @@ def test_it_is_small_and_says_how_it_was_made() -> None:
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     assert {"seed", "steps", "command", "torch", "test_wer_strings", "test_wer_singles"} <= set(metadata)
+    digits.build().load_state_dict(named("digits").build().state_dict())
     card = (path.parent / "README.md").read_text()
     for word in ("Free Spoken Digit Dataset", "CC BY-SA 4.0", "WER", "seed", "train_digits.py"):
         assert word in card
+
+
+def test_transformers_loads_the_shipped_folder_and_gives_the_same_logits(model: torch.nn.Module) -> None:
+    folder = named("digits").weights_path.parent
+    theirs, said = transformers.Wav2Vec2ForCTC.from_pretrained(folder, output_loading_info=True)
+    assert not any(said.values())
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    for path in sorted((SHIPPED / "digits").glob("*.flac"))[:5]:
+        samples, rate = soundfile.read(path, dtype="float32")
+        waveform = resample(torch.from_numpy(samples), rate, 16_000)
+        values = processor(waveform.numpy(), sampling_rate=16_000, return_tensors="pt").input_values
+        with torch.inference_mode():
+            logits = theirs.eval()(values).logits
+            torch.testing.assert_close(logits, model(waveform[None])[0], atol=1e-4, rtol=0)
+        assert " ".join(processor.batch_decode(logits.argmax(-1))[0].split()) == read_aloud(model, path).strip()

@@ -45,6 +45,18 @@ def copy(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "copy"))
 
 
+def test_the_shipped_checkpoint_transcribes_the_shipped_recordings_without_an_error(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["dataset=digits", "model=huggingface", "model.checkpoint=digits", NO_REPORT]
+    assert main([*arguments, "outputs=[transcripts]"]) == 0
+    assert "WER 0.00 % (0 errors in 186 reference words)" in capsys.readouterr().out
+    recorded = json.loads((elsewhere / "runs" / "digits" / "huggingface-digits" / "run.json").read_text())
+    assert recorded["weights"]["sha256"] == sha256_file(named("digits").weights_path)
+    save(elsewhere / "digits", "Hubert")  # a folder of one's own goes first
+    assert named("huggingface", checkpoint="digits").facts.num_layers == 2
+
+
 def test_one_base_and_many_languages_are_runs_in_directories_of_their_own(mms: Path, elsewhere: Path) -> None:
     arguments = ["-m", "dataset=digits", "model=huggingface", f"model.checkpoint={mms}", "model.language=deu,fra"]
     assert main([*arguments, "outputs=[emissions]", NO_REPORT]) == 0
@@ -142,6 +154,24 @@ def test_a_source_can_be_sent_to_another_process_and_found_by_its_record(saved: 
 
 
 # --- by name
+
+
+def test_a_snapshot_that_has_left_the_cache_is_named_with_the_command_that_fetches_it(
+    saved: Path, elsewhere: Path
+) -> None:
+    snapshot = elsewhere / "hub" / "models--me--tiny-v2" / "snapshots" / ("0a" * 20)
+    shutil.copytree(saved, snapshot)
+    recorded = json.loads(json.dumps(named("huggingface", checkpoint=str(snapshot)).identity()))
+    weights = snapshot / "model.safetensors"
+    assert from_record("huggingface", recorded, str(weights)).weights_path == weights
+    for path in (weights, snapshot):
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+        with pytest.raises(UserError) as caught:
+            from_record("huggingface", recorded, str(weights))
+        assert str(caught.value) == (
+            f"model.checkpoint=me/tiny-v2@{snapshot.name}: its files are no longer in {snapshot}; "
+            f"fetch them again with `hf download me/tiny-v2 --revision {snapshot.name}`"
+        )
 
 
 @pytest.fixture(scope="module")

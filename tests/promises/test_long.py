@@ -14,7 +14,6 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 from running import DATA, SHIPPED, assert_accounting, assert_same_tables, ids, main, peak_mib, read, run
-from safetensors.torch import load_file
 
 from pipeline.audio import headers
 from pipeline.audio.reader import AudioError, read_header
@@ -69,9 +68,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stock() -> torch.nn.Module:
-    model = digits.build().eval()
-    model.load_state_dict(load_file(named(FACTS.name).weights_path))
-    return model
+    return named(FACTS.name).build()
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from running import DATA, environment, listed, refused, run, server
+from safetensors.torch import save_file
+from small_models import digits_model
 
 from pipeline.config import help as usage
 from pipeline.models.sources import named
@@ -153,7 +155,7 @@ def secretive(tmp_path: Path) -> tuple[list[str], dict[str, str], Path]:
     root.mkdir(parents=True)
     shutil.copy(WAV, root / f"password={CANARY}2.wav")
     (root / "bad.wav").write_text(f"https://u:{CANARY}3@h")
-    shutil.copy(named("digits").weights_path, cwd / f"w?X-Amz-Signature={CANARY}4.safetensors")
+    save_file(digits_model().state_dict(), cwd / f"w?X-Amz-Signature={CANARY}4.safetensors")
     own = tmp_path / "own" / "dataset"
     own.mkdir(parents=True)
     (own / "mine.yaml").write_text(

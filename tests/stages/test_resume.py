@@ -13,15 +13,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from running import DATA, SHIPPED, main, mtimes
+from running import DATA, main, mtimes
 from safetensors.torch import load_file, save_file
+from small_models import digits_model
 
 from pipeline.runtime.digests import sha256_file
 from pipeline.stages import identity
 from pipeline.stages.resume import corpus_differences
 from pipeline.storage.run_record import RunRecord
 
-WEIGHTS = SHIPPED / "model" / "digits.safetensors"
 WAYS_OUT = ("set them back to continue the run", "or start another run with run_dir=...")
 
 
@@ -33,7 +33,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (work / "calls").mkdir(parents=True)
     for path in sorted((DATA / "fsdd").glob("*_0.wav"))[:3]:
         shutil.copy(path, work / "calls")
-    shutil.copy(WEIGHTS, work / "w.safetensors")
+    save_file(digits_model().state_dict(), work / "w.safetensors")
     with contextlib.chdir(work):
         assert main(given()) == 0
     return work.rename(folder / "pristine")
@@ -142,7 +142,7 @@ def test_a_layout_is_refused_with_its_old_value_even_where_it_is_the_default(
 def test_changed_weights_are_refused_with_both_sums_and_where_they_lie(
     made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old = sha256_file(WEIGHTS)
+    old = sha256_file(Path("w.safetensors"))
     state = load_file("w.safetensors")
     state["aux.bias"] += 1
     save_file(state, "other.safetensors")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from random_models import architecture, build, wrapped
-from safetensors.torch import load_file
 
 from pipeline.models import digits
 from pipeline.models.facts import ModelFacts
@@ -42,6 +41,4 @@ def small(facts: ModelFacts, seed: int = 0) -> torch.nn.Module:
 
 
 def digits_model() -> torch.nn.Module:
-    model = digits.build().eval()
-    model.load_state_dict(load_file(named("digits").weights_path))
-    return model
+    return named("digits").build()

@@ -127,6 +127,12 @@ def read_config(folder: Folder) -> EncoderConfig:
         UserError: It is not there or damaged, or the model is one that cannot be run.
     """
     values = _Values(folder)
+    if values.get("speechbrain_interface"):
+        raise values.refusal(
+            "speechbrain_interface",
+            "says that it is a model of SpeechBrain, which has more layers between encoder and labels; "
+            "give a checkpoint of transformers",
+        )
     kind, architecture = _class(values)
     for key, meaning in (
         ("add_adapter", "more convolutions after the encoder"),

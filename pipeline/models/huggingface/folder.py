@@ -29,6 +29,8 @@ DESCRIPTIONS = (
     "pytorch_model.bin.index.json",
 )
 """The small files that say what a checkpoint is."""
+SHIPPED = Path(__file__).resolve().parents[2] / "shipped" / "model"
+"""The checkpoint that comes with the package: the model for spoken digits."""
 _POINTER = b"version https://git-lfs"
 
 

@@ -9,29 +9,36 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.models.huggingface.folder import DESCRIPTIONS, Folder
+from pipeline.models.huggingface.folder import DESCRIPTIONS, SHIPPED, Folder
 from pipeline.runtime.errors import UserError
 
 EXTRA = "huggingface"
+SHIPPED_NAME = "digits"
+"""The name of the checkpoint that comes with the package; a folder of this name goes first."""
 _NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>\S+))?", re.ASCII)
+_SNAPSHOT = re.compile(r"/models--(?P<owner>[\w.-]+?)--(?P<name>[\w.-]+)/snapshots/(?P<commit>[0-9a-f]+)$")
+"""How the folder of a snapshot ends in the cache."""
 
 
-def find(typed: str) -> Folder:
+def find(typed: str, more: Sequence[str] = ()) -> Folder:
     """Find a checkpoint, and fetch the small files that describe it if it is asked for by name.
 
     Args:
-        typed: The value of `model.checkpoint`: a folder, `owner/name` or `owner/name@revision`.
+        typed: The value of `model.checkpoint`: a folder, `owner/name` or `owner/name@revision`, or `SHIPPED_NAME`.
+        more: Further files of a repository to fetch, where it has them.
 
     Raises:
         UserError: There is no such folder and no such repository, or it cannot be fetched.
     """
     said = f"model.checkpoint={typed}"
     path = Path(os.path.abspath(os.path.expanduser(typed)))
+    if typed == SHIPPED_NAME and not path.exists():
+        return Folder(said, SHIPPED, None, SHIPPED_NAME)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(
@@ -46,7 +53,7 @@ def find(typed: str) -> Folder:
     name = _NAME.fullmatch(typed)
     if name is None:
         raise UserError(f"{said}: no such folder, and not owner/name of a repository; give one of them")
-    snapshot = _describe(said, name["name"], name["revision"])
+    snapshot = _describe(said, name["name"], name["revision"], [*DESCRIPTIONS, *more])
     folder = Folder(said, snapshot, f"{name['name']}@{snapshot.name}", typed.replace("/", "-"))
     if not (snapshot / "config.json").is_file():
         raise folder.refusal(
@@ -82,8 +89,14 @@ def fetch(folder: Folder, file: str) -> bool:
     return True
 
 
-def _describe(said: str, name: str, revision: str | None) -> Path:
-    """Fetch the files of a repository that say what it holds. Returns the snapshot's folder, named after the commit."""
+def cached_name(snapshot: Path) -> str | None:
+    """`owner/name@commit` of a folder in the cache of huggingface_hub; `None` for any other folder."""
+    found = _SNAPSHOT.search(snapshot.as_posix())
+    return found and f"{found['owner']}/{found['name']}@{found['commit']}"
+
+
+def _describe(said: str, name: str, revision: str | None, files: list[str]) -> Path:
+    """Fetch small files of a repository. Returns the snapshot's folder, named after the commit."""
     with _explaining(said, name, revision):
         import huggingface_hub
         from tqdm import tqdm
@@ -92,7 +105,6 @@ def _describe(said: str, name: str, revision: str | None) -> Path:
             def __init__(self, *given: Any, **options: Any) -> None:
                 super().__init__(*given, **{**options, "disable": True})
 
-        files = [*DESCRIPTIONS]
         return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=files, tqdm_class=Silent))
 
 

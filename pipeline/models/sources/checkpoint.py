@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.models.catalog import MODELS
-from pipeline.models.labels import LABEL_SETS, WORD_BOUNDARY
+from pipeline.models.labels import FAIRSEQ_SPECIAL, LABEL_SETS, WORD_BOUNDARY, read_labels
 from pipeline.models.sources import OneFile, check_sha256, checked_sha256
 from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError, one_of
@@ -27,8 +27,8 @@ class Options:
     Attributes:
         checkpoint: The file: safetensors or torch.
         architecture: The model of the catalogue whose architecture the weights have.
-        labels: The labels in the order of the logits, blank first: a list, or the name of a label set. `None` for
-            those of the model that `architecture` names.
+        labels: The labels in the order of the logits, blank first: a list, a file such as fairseq's dict.ltr.txt, or
+            the name of a label set. `None` for those of the model that `architecture` names.
         sha256: The only SHA-256 that the weights may have; `None` for any.
     """
 
@@ -64,7 +64,8 @@ class Source(OneFile):
         base = MODELS[options.architecture]
         labels = base.labels if options.labels is None else _labels(options.labels)
         delimiter = WORD_BOUNDARY if WORD_BOUNDARY in labels else None
-        self.facts = replace(base, name=name, origin=None, labels=labels, delimiter=delimiter)
+        silent = frozenset(index for index, label in enumerate(labels) if index and label in FAIRSEQ_SPECIAL)
+        self.facts = replace(base, name=name, origin=None, labels=labels, delimiter=delimiter, silent=silent)
 
     @classmethod
     def from_record(cls, name: str, identity: Mapping[str, Any], weights_path: str) -> Source:
@@ -120,12 +121,13 @@ class Source(OneFile):
 
 
 def _labels(value: Any) -> tuple[str, ...]:
-    """The labels that `model.labels` gives: a list, or the name of a label set."""
-    if isinstance(value, str):
-        one_of("model.labels", value, list(LABEL_SETS), "; or give a list, blank first")
+    """The labels that `model.labels` gives: a list, a file, or the name of a label set."""
+    if isinstance(value, str) and value in LABEL_SETS:
         return LABEL_SETS[value]
+    if isinstance(value, str):
+        return _distinct(f"model.labels={value}", _of_file(value))
     if not isinstance(value, list):
-        raise UserError(f"model.labels={value}: must be null, a list, or one of {', '.join(LABEL_SETS)}")
+        raise UserError(f"model.labels={value}: must be null, a list, a file, or one of {', '.join(LABEL_SETS)}")
     said = f"model.labels=[{','.join(map(str, value))}]"
     for label in value:
         # YAML reads a digit as a number, and `true` or `null` without quotes as no text.
@@ -134,7 +136,24 @@ def _labels(value: Any) -> tuple[str, ...]:
                 f"{said}: {label!r} is not a label; give text without spaces, quoted where it means something else: "
                 f"[-,'|',a,b,'null']"
             )
-    labels = tuple(map(str, value))
+    return _distinct(said, tuple(map(str, value)))
+
+
+def _of_file(typed: str) -> tuple[str, ...]:
+    """The labels of a file."""
+    path = Path(os.path.abspath(os.path.expanduser(typed)))
+    if not path.exists() and os.sep not in typed and not path.suffix:
+        one_of("model.labels", typed, list(LABEL_SETS), "; or give a list, blank first, or a file such as dict.ltr.txt")
+    try:
+        return read_labels(path)
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror})"
+    except ValueError as error:
+        reason = str(error)
+    raise UserError(f"model.labels={typed}: {reason}; give fairseq's dict.ltr.txt, or a file with a label on each line")
+
+
+def _distinct(said: str, labels: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(labels)) != len(labels):
         twice = next(label for index, label in enumerate(labels) if label in labels[:index])
         raise UserError(f"{said}: has {twice!r} twice; give each label once, in the order of the logits")

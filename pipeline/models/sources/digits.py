@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.models.catalog import DIGITS
+from pipeline.models.huggingface.config import read_config
+from pipeline.models.huggingface.folder import SHIPPED, WEIGHTS, Folder
 from pipeline.models.sources import OneFile, WeightsOptions, check_sha256, checked_sha256
 from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError, one_of
@@ -34,7 +35,7 @@ class Source(OneFile):
         one_of("model.name", name, NAMES)
         self.facts = DIGITS
         self.sha256 = checked_sha256(options.sha256)
-        self.weights_path = Path(__file__).resolve().parents[2] / "shipped" / "model" / "digits.safetensors"
+        self.weights_path = SHIPPED / WEIGHTS[0]
 
     @classmethod
     def from_record(cls, name: str, identity: Mapping[str, Any], weights_path: str) -> Source:
@@ -61,17 +62,10 @@ class Source(OneFile):
 
     def build(self) -> Wav2Vec2Model:
         """See `ModelSource.build`."""
-        from safetensors.torch import load_file
+        from pipeline.models.huggingface.weights import load
 
-        from pipeline.models import digits
-        from pipeline.models.checkpoint import UNREADABLE, reason_of
-
-        model = digits.build()
+        folder = Folder("model=digits", self.weights_path.parent, None, self.facts.name)
         try:
-            model.load_state_dict(load_file(self.weights_path))
-        except (OSError, *UNREADABLE) as error:
-            raise UserError(
-                f"model=digits: {self.weights_path} does not hold the weights of this model ({reason_of(error)}); "
-                f"{self.remedy}"
-            ) from None
-        return model.eval()
+            return load(folder, self.weights_files, None, read_config(folder), len(self.facts.labels)).eval()
+        except UserError as error:
+            raise UserError(f"{error}; {self.remedy}") from None

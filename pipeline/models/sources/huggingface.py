@@ -74,6 +74,7 @@ class Source:
     def from_record(cls, name: str, identity: Mapping[str, Any], weights_path: str) -> Source:
         """The source that a run used, in the folder where its weights were."""
         folder = Path(weights_path).parent
+        _refuse_gone(folder, [Path(weights_path)])
         source = cls(name, Options(checkpoint=str(folder), language=identity.get("model.language")))
         now, keys = source.identity(), {key for key in identity if key.startswith("model.")}
         differ = sorted(key for key in keys | {*now} if now.get(key) != identity.get(key))
@@ -82,6 +83,7 @@ class Source:
                 f"model.checkpoint={folder}: its description is not the one that the run was made with "
                 f"({', '.join(differ)}); put those files back"
             )
+        _refuse_gone(folder, source.weights_files)
         source.check_file()
         return source
 
@@ -165,3 +167,14 @@ class Source:
         """Fetch the first of some files that the repository has, unless one of them is there."""
         if not any((self._folder.path / name).is_file() for name in names):
             any(hub.fetch(self._folder, name) for name in names)
+
+
+def _refuse_gone(folder: Path, files: Sequence[Path]) -> None:
+    """Refuse a snapshot that has left the cache of huggingface_hub, in whole or in part."""
+    cached = hub.cached_name(folder)
+    if cached and not all(path.is_file() for path in files):
+        name, _, commit = cached.rpartition("@")
+        raise UserError(
+            f"model.checkpoint={cached}: its files are no longer in {folder}; "
+            f"fetch them again with `hf download {name} --revision {commit}`"
+        )
