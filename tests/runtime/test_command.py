@@ -85,6 +85,7 @@ def test_a_torch_that_torchaudio_cannot_be_loaded_with_is_said_in_one_line(
     assert failing_with(OSError("Could not load this library: /lib/torchaudio/lib/_torchaudio.abi3.so")) == 2
     assert re.fullmatch(
         r"error: torchaudio [\d.]+ and torch \S+: do not fit each other, so torchaudio cannot be loaded; install a "
-        r"torch that is built for CUDA, also for a machine without a GPU: pip install \S+ constraints.txt torch torchaudio\n",
+        r"torch that is built for CUDA, also for a machine without a GPU: pip install \S+ constraints.txt torch "
+        r"torchaudio\n",
         capsys.readouterr().err,
     )
