@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_DELIMITERS = ("|", " ")
+_DELIMITERS = ("|", " ", "\N{LOWER ONE EIGHTH BLOCK}")  # the last one is of SentencePiece
 
 
 class Speller:

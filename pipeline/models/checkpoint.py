@@ -25,6 +25,8 @@ _NESTED = ("state_dict", "model_state_dict", "model")
 """Where trainers keep the weights beside the optimiser's state."""
 _PREFIXES = ("module.", "model.")
 """What DataParallel, and Lightning or the bundles' own wrapper, put before every name."""
+_FAIRSEQ2_SIZE = (24, 1024)
+"""Layers and width of omniASR_CTC_300M, which has 16 heads as `wav2vec2_xlsr_300m` does."""
 _SHOWN = 3
 UNREADABLE = (
     RuntimeError,
@@ -66,7 +68,11 @@ def load_checkpoint(path: Path, architecture: str, labels: Sequence[str]) -> Wav
             f"{said}: holds no state dict (names to tensors); "
             f"save it with torch.save(model.state_dict(), FILE) or safetensors"
         )
-    if fairseq.is_fairseq(state):
+    if fairseq.is_fairseq2(state):
+        _refuse_other_sizes(said, architecture)
+        state = fairseq.renamed(state)
+        _refuse_other_training(said, architecture, labels, "aux.weight" in state, normalizes=True)
+    elif fairseq.is_fairseq(state):
         state = fairseq.renamed(state)
         _refuse_other_training(said, architecture, labels, "aux.weight" in state, fairseq.normalizes_waveforms(content))
     elif any(".pos_conv_embed." in name and "encoder.transformer." not in name for name in state):
@@ -193,13 +199,23 @@ def _bare(content: Any) -> dict[str, Tensor] | None:
     return state
 
 
+def _refuse_other_sizes(said: str, architecture: str) -> None:
+    """Refuse a file of fairseq2 of another size than the one whose number of attention heads is known (300M)."""
+    if MODELS[architecture].body[:2] != _FAIRSEQ2_SIZE:
+        raise UserError(
+            f"{said}: is a file of fairseq2, and only those of 24 layers of width 1024 can be run, such as "
+            f"omniASR_CTC_300M, because the file does not say its number of attention heads; "
+            f"give model.architecture=wav2vec2_xlsr_300m, or convert it to transformers"
+        )
+
+
 def _refuse_other_training(
     said: str, architecture: str, labels: Sequence[str], has_head: bool, normalizes: bool | None
 ) -> None:
-    """Refuse a file of fairseq whose labels or waveforms are not those that the model would be run with."""
-    if has_head and tuple(labels[: len(FAIRSEQ_SPECIAL)]) != FAIRSEQ_SPECIAL:
+    """Refuse a file of fairseq or fairseq2 whose labels or waveforms are not those that the model would be run with."""
+    if has_head and tuple(labels[:1]) != FAIRSEQ_SPECIAL[:1]:
         raise UserError(
-            f"{said}: is a fine-tune of fairseq, whose labels begin with {', '.join(FAIRSEQ_SPECIAL)}; "
+            f"{said}: is a fine-tune of fairseq, whose blank is {FAIRSEQ_SPECIAL[0]}; "
             f"give the dictionary that it was trained with, model.labels=DIR/dict.ltr.txt"
         )
     expected = MODELS[architecture].body.normalize_waveform

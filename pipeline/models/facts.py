@@ -60,8 +60,8 @@ class ModelFacts:
         origin: Where the weights come from; `None` where nobody says so.
         labels: The labels in the order of the logits; empty where the model has no CTC head.
         blank: The index of the blank label.
-        delimiter: The label between two words, `"|"` or `" "`. The empty string says that every label is a word.
-            `None` says that the labels cannot be written as words.
+        delimiter: The label between two words, such as `"|"`. The empty string says that every label is a word. `None`
+            says that the labels cannot be written as words.
         values: Whether the emissions are logits or log-probabilities.
         sample_rate: The sample rate in Hz of the waveforms that the model was trained on.
         silent: Indices of the labels that are no part of a text.

@@ -43,14 +43,16 @@ def read_labels(path: Path) -> tuple[str, ...]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError:
         raise ValueError("is not text in UTF-8") from None
-    rows = [(number, line.split()) for number, line in enumerate(lines, start=1) if line.strip()]
+    rows = [line.split() for line in lines]
+    while rows and not rows[-1]:
+        rows.pop()
     if not rows:
         raise ValueError("is empty")
-    numbered = all(len(row) == 2 and row[1].isdecimal() for _, row in rows)
-    wrong = next((number for number, row in rows if len(row) != 1), None)
+    numbered = all(len(row) == 2 and row[1].isdecimal() for row in rows)
+    wrong = next((number for number, row in enumerate(rows, start=1) if len(row) != 1), None)
     if wrong is not None and not numbered:
-        raise ValueError(f"line {wrong} is neither a label, nor a label and a number, as every other line is")
-    labels = tuple(row[0] for _, row in rows)
-    if numbered and [int(row[1]) for _, row in rows] != list(range(len(rows))):
+        raise ValueError(f"line {wrong} is neither a label, nor a label and a number, as every line must be")
+    labels = tuple(row[0] for row in rows)
+    if numbered and [int(row[1]) for row in rows] != list(range(len(rows))):
         return (*FAIRSEQ_SPECIAL, *labels)
     return labels

@@ -73,6 +73,7 @@ def test_the_log_probability_of_a_text_is_the_sum_over_all_paths_that_are_read_a
         (("-", "|", "A", "B"), "A-B", False),  # the blank is no letter
         (("<pad>", "<unk>", "|", "A", "B"), "AB", True),
         (("-", " ", "A", "B"), "A B", True),
+        (("<s>", "\N{LOWER ONE EIGHTH BLOCK}", "a", "b"), "a b", True),
         (("-", "|", "A", "B", "AB"), "AB", False),  # as A B or as AB: several spellings
         (("-", "yes", "no"), "no yes", True),  # every label is a word
         (("-", "yes", "no"), "no maybe", False),

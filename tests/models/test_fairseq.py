@@ -120,6 +120,54 @@ def test_the_names_are_those_that_torchaudio_reads(name: str, fine_tuned: bool) 
     assert not fairseq.is_fairseq(state)
 
 
+NAMES_OF_FAIRSEQ2 = (
+    (r"^encoder\.feature_projection\.projection", "encoder_frontend.model_dim_proj"),
+    (r"^encoder\.feature_projection\.layer_norm", "encoder_frontend.post_extract_layer_norm"),
+    (r"^encoder\.transformer\.pos_conv_embed\.conv", "encoder_frontend.pos_encoder.conv"),
+    (r"parametrizations\.weight\.original0", "weight_g"),
+    (r"parametrizations\.weight\.original1", "weight_v"),
+    (r"^encoder\.transformer\.", "encoder."),
+    (r"^feature_extractor\.conv_layers", "encoder_frontend.feature_extractor.layers"),
+    (r"\.attention\.out_proj", ".self_attn.output_proj"),
+    (r"\.attention\.", ".self_attn."),
+    (r"^encoder\.layers\.(\d+)\.layer_norm", r"encoder.layers.\1.self_attn_layer_norm"),
+    (r"final_layer_norm", "ffn_layer_norm"),
+    (r"feed_forward\.intermediate_dense", "ffn.inner_proj"),
+    (r"feed_forward\.output_dense", "ffn.output_proj"),
+    (r"^aux", "final_proj"),
+)
+
+
+def test_a_file_in_the_layout_of_omnilingual_asr_is_loaded_and_other_sizes_are_refused(tmp_path: Path) -> None:
+    kind, params = architecture(MODELS["wav2vec2_xlsr_300m"])
+    labels = [*SPECIAL, "\N{LOWER ONE EIGHTH BLOCK}", "a", "ب"]
+    expected = build(kind, params | {"aux_num_out": len(labels)}, seed=3).state_dict()
+    state = {}
+    for name, tensor in expected.items():
+        for ours, theirs in NAMES_OF_FAIRSEQ2:
+            name = re.sub(ours, theirs, name)
+        state[name] = tensor
+    assert {"encoder_frontend.feature_extractor.layers.6.layer_norm.bias", "encoder.layers.23.ffn.inner_proj.weight",
+            "encoder_frontend.pos_encoder.conv.weight_g", "encoder.layers.0.self_attn_layer_norm.bias",
+            "encoder.layers.0.self_attn.output_proj.bias", "encoder.layer_norm.bias"} <= state.keys()  # fmt: skip
+    torch.save({"model": state, "fs2": True}, tmp_path / "omniASR-CTC-300M.pt")
+    (tmp_path / "tokens.txt").write_text("".join(f"{label} {index}\n" for index, label in enumerate(labels)))
+    options = {"architecture": "wav2vec2_xlsr_300m", "labels": f"{tmp_path}/tokens.txt"}
+    source = named("checkpoint", checkpoint=f"{tmp_path}/omniASR-CTC-300M.pt", **options)
+    assert source.facts.delimiter == labels[4]
+    assert source.facts.silent == {1, 2, 3}
+    assert source.facts.body.normalize_waveform
+    found = source.build().state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    file = tmp_path / "omniASR-CTC-300M.pt"
+    assert "number of attention heads" in refusal(file, **options | {"architecture": "wav2vec2_xlsr_1b"})
+    assert "whose blank is <s>" in refusal(file, architecture="wav2vec2_asr_large_lv60k_960h")
+    assert fairseq.renamed(
+        {"encoder_frontend.x": torch.zeros(1), "masker.temporal_mask_embed": torch.zeros(1)}
+    ).keys() == {"encoder_frontend.x"}
+
+
 def test_a_tensor_that_is_left_over_or_missing_is_refused_by_its_name(trained: State, tmp_path: Path) -> None:
     (tmp_path / "dict.ltr.txt").write_text(DICTIONARY)
     labels = str(tmp_path / "dict.ltr.txt")
@@ -189,7 +237,7 @@ def test_a_file_of_transformers_is_sent_to_its_own_model(tmp_path: Path) -> None
 FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "fairseq": ("| 94802\nE 51860\nÄ 7\n", (*SPECIAL, "|", "E", "Ä")),
     "with indices": ("<blk> 0\n| 1\ne 2\n", ("<blk>", "|", "e")),
-    "one a line": ("-\n|\r\n\n\u2028a\nnull\n", ("-", "|", "a", "null")),
+    "one a line": ("-\n|\r\na\nnull\n\n", ("-", "|", "a", "null")),
 }
 
 
@@ -207,6 +255,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "a folder": (lambda path: path.mkdir(), "cannot be read (Is a directory)"),
     "empty": (lambda path: path.write_text("\n\n"), "is empty"),
     "bytes": (lambda path: path.write_bytes(b"\xff\xfe"), "is not text in UTF-8"),
+    "a space": (lambda path: path.write_text("-\n\u3000\na\n"), "line 2 is neither a label"),
     "three columns": (lambda path: path.write_text("a\nb c d\n"), "line 2 is neither a label, nor a label and"),
     "twice": (lambda path: path.write_text("a 9\na 8\n"), "has 'a' twice"),
     "special": (lambda path: path.write_text("a 9\n<unk> 8\n"), "has '<unk>' twice"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torchaudio.models import Wav2Vec2Model
 
 NAMES = ("checkpoint",)
+_PIECE = "\N{LOWER ONE EIGHTH BLOCK}"
+"""What stands for a space in the labels of SentencePiece."""
 
 
 @dataclass
@@ -63,9 +65,8 @@ class Source(OneFile):
         self.sha256 = checked_sha256(options.sha256)
         base = MODELS[options.architecture]
         labels = base.labels if options.labels is None else _labels(options.labels)
-        delimiter = WORD_BOUNDARY if WORD_BOUNDARY in labels else None
         silent = frozenset(index for index, label in enumerate(labels) if index and label in FAIRSEQ_SPECIAL)
-        self.facts = replace(base, name=name, origin=None, labels=labels, delimiter=delimiter, silent=silent)
+        self.facts = replace(base, name=name, origin=None, labels=labels, delimiter=_delimiter(labels), silent=silent)
 
     @classmethod
     def from_record(cls, name: str, identity: Mapping[str, Any], weights_path: str) -> Source:
@@ -118,6 +119,13 @@ class Source(OneFile):
         from pipeline.models.checkpoint import load_checkpoint
 
         return load_checkpoint(self.weights_path, self.architecture, self.facts.labels).eval()
+
+
+def _delimiter(labels: Sequence[str]) -> str | None:
+    """The label between two words: `|`, or the mark of SentencePiece where no other label has it."""
+    if WORD_BOUNDARY in labels:
+        return WORD_BOUNDARY
+    return _PIECE if [label for label in labels if _PIECE in label] == [_PIECE] else None
 
 
 def _labels(value: Any) -> tuple[str, ...]:
