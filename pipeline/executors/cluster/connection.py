@@ -83,7 +83,7 @@ class Connection:
         import torch
 
         # A short path: the names of sockets in it may have 107 characters.
-        self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        self._folder = tempfile.mkdtemp(prefix="ray-")
         path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
         given = {**PRIVATE, "PYTHONPATH": path}
         if "RAY_AUTH_MODE" in os.environ:  # the person has decided, or this process has a token already
