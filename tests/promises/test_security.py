@@ -70,9 +70,12 @@ def unsafe_calls(source: str) -> list[str]:
                 for key, value in (zip(given.keys, given.values, strict=True) if isinstance(given, ast.Dict) else [])
             ]
             unsafe = not any(safe)
+        elif called == "yaml.load":
+            loader = words.get("Loader")
+            unsafe = loader is None or ast.unparse(loader) not in ("yaml.BaseLoader", "yaml.SafeLoader")
         else:
             unsafe = (
-                called in ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load", "instantiate")
+                called in ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "instantiate")
                 or called.startswith(("pickle.", "cPickle.", "dill.", "joblib.", "shelve.", "marshal."))
                 or called.endswith(
                     ("jit.load", "hub.load", "read_pickle", ".unsafe_load", ".full_load", ".instantiate")
@@ -114,6 +117,7 @@ def test_no_source_loads_more_than_data_or_runs_text() -> None:
         "pickle.loads(data)",
         "np.load(path, allow_pickle=True)",
         "yaml.load(text, yaml.Loader)",
+        "yaml.load(text, Loader=yaml.FullLoader)",
         "torch.jit.load(path)",
         "hydra.utils.instantiate(config)",
         "eval(text)",

@@ -82,7 +82,7 @@ class Connection:
     def _start(self) -> None:
         import torch
 
-        # A short path: the names of sockets in it may have 107 characters.
+        # The paths of sockets in it may have 107 characters.
         self._folder = tempfile.mkdtemp(prefix="ray-")
         path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
         given = {**PRIVATE, "PYTHONPATH": path}
