@@ -255,27 +255,29 @@ def _refuse_differences(
             f"{said}: its output layer has {rows or 'no'} labels and model.labels names {num_labels or 'none'}; "
             f"give model.labels= with {f'its {rows} labels, blank first: a list or file' if rows else 'no labels: []'}"
         )
-    differences = [
+    if differs := differences(found, expected):
+        raise UserError(
+            f"{said}: is not of model.architecture={architecture} (it {differs}); "
+            f"give the architecture that it was trained with (`python -m pipeline.models` lists them)"
+        )
+
+
+def differences(found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> str:
+    """Say in words how the names and shapes of tensors differ from the expected ones; an empty text if they do not."""
+    shapes = [
+        f"{name} {tuple(found[name])} for {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    return "; ".join(
         f"{what} {_some(names)}"
         for what, names in (
             ("lacks", [name for name in expected if name not in found]),
             ("has besides", [name for name in found if name not in expected]),
-            (
-                "has other shapes:",
-                [
-                    f"{name} {tuple(found[name])} for {tuple(shape)}"
-                    for name, shape in expected.items()
-                    if name in found and found[name] != shape
-                ],
-            ),
+            ("has other shapes:", shapes),
         )
         if names
-    ]
-    if differences:
-        raise UserError(
-            f"{said}: is not of model.architecture={architecture} (it {'; '.join(differences)}); "
-            f"give the architecture that it was trained with (`python -m pipeline.models` lists them)"
-        )
+    )
 
 
 def _some(names: list[str]) -> str:

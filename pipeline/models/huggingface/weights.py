@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchaudio.models import Wav2Vec2Model
 
 from pipeline.models.architectures import Architecture
-from pipeline.models.checkpoint import NotWeights, read_weights, undrawn
+from pipeline.models.checkpoint import NotWeights, differences, read_weights, undrawn
 from pipeline.models.encoder import AttentionAdapter
 from pipeline.models.huggingface.config import EncoderConfig
 from pipeline.models.huggingface.folder import Folder
@@ -39,7 +39,6 @@ _FORMER = (("conv.weight_g", "conv.parametrizations.weight.original0"),
 """The names of a weight norm's parts before torch 2.1, and since."""
 _JOINED = "attention.attention.in_proj_"
 """WavLM's three projections, which torchaudio holds as one tensor."""
-_SHOWN = 3
 
 
 def load(
@@ -193,24 +192,8 @@ def _refuse_differences(
             f"lm_head.weight has {head[0]} rows, and the vocabulary names {num_labels} labels; put the processor and "
             f"the config.json there that the model was trained with"
         )
-    differences = [
-        f"{what} {', '.join(names[:_SHOWN])}{f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''}"
-        for what, names in (
-            ("lacks", [name for name in wanted if name not in found]),
-            ("has besides", [name for name in found if name not in wanted]),
-            (
-                "has other shapes:",
-                [
-                    f"{name} {tuple(found[name])} for {tuple(shape)}"
-                    for name, shape in wanted.items()
-                    if name in found and found[name] != shape
-                ],
-            ),
-        )
-        if names
-    ]
-    if differences:
+    if differs := differences(found, wanted):
         raise folder.refusal(
-            f"its weights are not those of its config.json (the file {'; '.join(differences)}); "
+            f"its weights are not those of its config.json (the file {differs}); "
             f"give a checkpoint as save_pretrained writes it"
         )
