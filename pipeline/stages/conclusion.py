@@ -85,7 +85,7 @@ class Conclusion:
     def of_part(self, part: Part, computed: Computed) -> int:
         """Say what the part has done; if it is the last one to end, do the stages after `infer` for the whole run."""
         mine = self._directory.shards_of(computed.manifest.num_shards)
-        own = {shard: each for shard, each in self._directory.commits().items() if shard in mine}
+        own = self._directory.commits(mine)
         prefix = f"part {part}: "
         again = "" if computed.finished is None else "complete already; "
         infers = "infer" in self._config.settings.stages

@@ -10,7 +10,6 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import chain
 
 import numpy as np
 from rich.console import Console
@@ -147,8 +146,9 @@ def prepare(
     _say_unusable(directory, done, mine, say)
     failed, kept = {shard for shard, each in done.items() if each.num_failures}, before_failures(done)
     plan = partial(plan_passes, directory, identity, known, num_shards=manifest.num_shards)
-    planned = plan(done), plan(kept, again=failed)
-    passes = [each for each in (each.over(mine) for each in planned[retry]) if each.supplements]
+    plans = {False: partial(plan, done), True: partial(plan, kept, again=failed)}
+    planned = plans[retry]()
+    passes = [each for each in (each.over(mine) for each in planned) if each.supplements]
     done = kept if retry else done
     attempts = attempts_to_retry(directory, kept, failed.intersection(mine)) if retry else {}
     shards = manifest.shard_of_row
@@ -158,7 +158,8 @@ def prepare(
     check_disk(directory, sizes)
     if directory.alone:
         # Other parts, or this one after its retries, may follow the other plan.
-        recorded = [*known.values(), *(each.identity for each in chain(*planned))]
+        planned += plans[not retry]() if directory.part is not None else []
+        recorded = [*known.values(), *(each.identity for each in planned)]
         _write_record(config, directory, manifest, identity, devices, recorded)
     elif unplanned := [each for each in passes if each.identity.fingerprint not in known]:
         raise UserError(

@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers_checkpoints import change, resave, save, save_languages, vocabulary
+from transformers_checkpoints import change, resave, vocabulary
 
 from pipeline.models.huggingface.config import CLASSES, read_config
 from pipeline.models.huggingface.folder import Folder
@@ -23,24 +23,6 @@ from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint; a test that changes it copies it."""
-    return save(tmp_path_factory.mktemp("saved") / "tiny", "Wav2Vec2").folder
-
-
-@pytest.fixture(scope="module")
-def mms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with four vocabularies and the weights of two languages."""
-    return save_languages(tmp_path_factory.mktemp("mms") / "many")
-
-
-@pytest.fixture
-def copy(saved: Path, tmp_path: Path) -> Path:
-    """A checkpoint to change."""
-    return Path(shutil.copytree(saved, tmp_path / "copy"))
 
 
 def refusal(folder: Path | str, **options: Any) -> str:

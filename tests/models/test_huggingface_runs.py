@@ -16,7 +16,7 @@ import transformers
 from fake_hub import Hub, serving
 from running import NO_REPORT, environment, main, read, refused, run, run_prepared
 from safetensors.torch import load_file, save_file
-from transformers_checkpoints import change, config_of, random_model, resave, save, save_languages, vocabulary
+from transformers_checkpoints import change, config_of, random_model, resave, save, vocabulary
 
 from pipeline.config.run_config import load
 from pipeline.models.sources import from_record, named
@@ -25,24 +25,6 @@ from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint; a test that changes it copies it."""
-    return save(tmp_path_factory.mktemp("saved") / "tiny", "Wav2Vec2").folder
-
-
-@pytest.fixture(scope="module")
-def mms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with four vocabularies and the weights of two languages."""
-    return save_languages(tmp_path_factory.mktemp("mms") / "many")
-
-
-@pytest.fixture
-def copy(saved: Path, tmp_path: Path) -> Path:
-    """A checkpoint to change."""
-    return Path(shutil.copytree(saved, tmp_path / "copy"))
 
 
 def test_the_shipped_checkpoint_transcribes_the_shipped_recordings_without_an_error(

@@ -23,6 +23,7 @@ from pipeline.executors.cluster.actor import Actor, Ended, Order
 from pipeline.executors.cluster.sizes import Size
 from pipeline.executors.cluster.task import ClusterTask, sample_of, versions
 from pipeline.executors.processes import messages
+from pipeline.executors.processes.pool import STOP_S
 from pipeline.executors.processes.scheduler import Scheduler
 from pipeline.inference.job import Job
 from pipeline.inference.monitor import Monitor
@@ -34,8 +35,6 @@ LOG = logging.getLogger("pipeline")
 
 LOOK_S = 0.5
 """Seconds after which a signal is noticed."""
-STOP_S = 60.0
-"""Seconds that workers have for a clean stop after an error of the run; see `processes.pool`."""
 WAIT_S = 20.0
 """Seconds after which the run says that no actor has been placed."""
 _ENVIRONMENT = (failpoints.VARIABLE, "LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
