@@ -129,24 +129,28 @@ def hold_as_part(path: Path, what: str, part: str, waiting: Callable[[str], None
     patience, waits = time.monotonic() + _DEAD_S, False
     while True:
         try:
-            lock, alone = _locked(path, what, fcntl.F_WRLCK, part, 0), True
+            lock, alone = _locked_alone_or_shared(path, what, part)
+            break
         except Locked:
-            try:
-                lock, alone = _locked(path, what, fcntl.F_RDLCK, part, 0), False
-            except Locked:
-                by = holder(path) or ""
-                if by.startswith(_PART):
-                    patience = time.monotonic() + _DEAD_S  # the text is written a moment after the lock is taken
-                    if not waits:
-                        waiting(by)
-                    waits = True
-                elif time.monotonic() > patience:
-                    raise
-                time.sleep(_LOOK_S)
-                continue
-        break
+            by = holder(path) or ""
+            if by.startswith(_PART):
+                patience = time.monotonic() + _DEAD_S  # the text is written a moment after the lock is taken
+                if not waits:
+                    waiting(by)
+                waits = True
+            elif time.monotonic() > patience:
+                raise
+            time.sleep(_LOOK_S)
     with _holding(lock):
         yield lock, alone
+
+
+def _locked_alone_or_shared(path: Path, what: str, part: str) -> tuple[Lock, bool]:
+    """Lock the file alone, or else together with other parts. Return the lock, and whether it is held alone."""
+    try:
+        return _locked(path, what, fcntl.F_WRLCK, part, 0), True
+    except Locked:
+        return _locked(path, what, fcntl.F_RDLCK, part, 0), False
 
 
 def let_others_in(lock: Lock) -> None:
