@@ -97,6 +97,33 @@ def load_sweep(overrides: Sequence[str], own: OwnConf | None = None) -> list[Run
     return list(configs.values())
 
 
+def load_decoders(choice: str, overrides: Sequence[str]) -> list[dict[str, Any]]:
+    """Check every combination of values of a decoder's options, such as `decoder.lm_weight=1,2`.
+
+    Options without a value have those that the decoder names in `TUNED`, if they can be combined with the others.
+
+    Args:
+        choice: The choice of the group `decoder`.
+        overrides: Values of keys of the decoder, as typed.
+
+    Returns:
+        The options of each combination, by keys that start with `decoder.`.
+
+    Raises:
+        UserError: As `load`.
+    """
+    given = [read(text, sweep=True) for text in overrides]
+    chosen = read(f"decoder={choice}")[0]
+    return [_decoder_options([chosen, *typed]) for typed in itertools.product(*given)]
+
+
+def _decoder_options(typed: Sequence[Value]) -> dict[str, Any]:
+    composed, given = compose(typed)
+    with naming(given):
+        options: Any = OmegaConf.to_object(composed.decoder)
+    return {f"decoder.{key}": value for key, value in asdict(options).items()}
+
+
 def _load(typed: Sequence[Value], own: OwnConf | None) -> RunConfig:
     composed, given = compose(typed, own)
     with naming(given):

@@ -14,7 +14,7 @@ from pipeline import decoding
 from pipeline.config.run_config import RunConfig
 from pipeline.postprocessing.decoding import ShardDecoder
 from pipeline.postprocessing.emissions import describe_emissions
-from pipeline.postprocessing.processes import each_shard
+from pipeline.postprocessing.processes import in_processes
 from pipeline.runtime.cores import available_cores
 from pipeline.runtime.digests import digest_of_json
 from pipeline.runtime.errors import UserError
@@ -111,7 +111,7 @@ def _decode(work: ShardDecoder, todo: list[int], processes: int, console: Consol
     started = said = time.monotonic()
     audio_s, shards, utterances = 0.0, 0, 0
     with console.status("decoding") as status:
-        for shard, decoded in each_shard(work, todo, processes):
+        for shard, decoded in in_processes(work, todo, processes):
             work.commit(shard, decoded)
             shards += 1
             utterances += len(decoded.transcripts)
