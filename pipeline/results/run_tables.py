@@ -126,6 +126,11 @@ class RunTables:
         """One row per utterance, made before any model ran."""
         return to_frame(self._directory.manifest.read())
 
+    @property
+    def decodings(self) -> list[str]:
+        """Names of the decodings of the run; `open_run(f"{run.path}/transcripts-{name}")` opens one."""
+        return self._directory.decodings()
+
     @cached_property
     def transcripts(self) -> pd.DataFrame:
         """One row per utterance with a result; empty if transcripts were not requested."""

@@ -83,6 +83,7 @@ def test_a_decoding_is_opened_like_a_run(decoded: Path, capsys: pytest.CaptureFi
     assert run.emission(run.transcripts.id[0]).shape[1] == len(run.alphabet)
     with pytest.raises(FileNotFoundError, match=r"transcripts-beam: the run has no decoding beam \(it has greedy\)"):
         open_run(decoded / "transcripts-beam")
+    assert open_run(decoded).decodings == ["greedy"]
     page = (decoded / "report-greedy" / "index.html").read_text()
     assert "greedy, decoder=greedy" in page
     assert report.main([str(decoded / "transcripts-greedy")]) == 0
@@ -169,7 +170,10 @@ def test_other_settings_need_another_name(
         (["stages=[infer,decode]"], "stages=[infer,decode]: infer decodes already"),
         (["decode.name=../x"], "decode.name=../x: must be null, or up to 40 of a-z"),
         (["stages=[decode]", "executor.part=1/2"], "executor.part=1/2: the stage decode takes the whole run"),
-        (["stages=[decode]", "executor=slurm"], "executor=slurm: the stage decode takes the whole run on this machine"),
+        (
+            ["stages=[decode]", "executor=slurm", "executor.tasks=2"],
+            "executor=slurm: the stage decode takes the whole run on this machine",
+        ),
     ],
 )
 def test_what_cannot_be_decoded_is_refused(
