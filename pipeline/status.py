@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -43,11 +43,13 @@ class Status:
         standing: Progress of the run.
         real_time: Seconds of audio per second of work in the last batches; `None` before the first batch.
         parts: The parts of the run that are at work, each with its process and machine.
+        derived: Number of shards of each table that was made of the run's tables, by its folder.
     """
 
     standing: Standing
     real_time: float | None
     parts: Sequence[str] = ()
+    derived: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_status(run_dir: Path) -> Status:
@@ -59,7 +61,8 @@ def read_status(run_dir: Path) -> Status:
     directory = RunDirectory(run_dir)
     directory.require_run()
     standing = read_standing(directory, directory.commits())
-    return Status(standing, _recent_real_time(directory), directory.parts_at_work())
+    derived = {table.folder: len(table.records()) for table in directory.derived_tables()}
+    return Status(standing, _recent_real_time(directory), directory.parts_at_work(), derived)
 
 
 def _recent_real_time(directory: RunDirectory) -> float | None:
@@ -96,6 +99,10 @@ def describe(status: Status, now: datetime) -> list[str]:
     said += [
         f"partly   {part} in {number:,} of {counted(totals.shards, 'shard')}"
         for part, number in standing.shards_with.items()
+    ]
+    said += [
+        f"made     {folder} of {number:,} of {counted(totals.shards, 'shard')}"
+        for folder, number in status.derived.items()
     ]
     if status.real_time is not None:
         said.append(f"speed    {status.real_time:.1f} x real time over the last batches")

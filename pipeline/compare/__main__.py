@@ -31,7 +31,8 @@ Compares two runs of one corpus, for example with two models. With references,
 prints both word error rates, their difference with a 95 % interval, who is
 better in which group, and the words that only one run has right. Without
 references, prints how far the texts of B differ from those of A. Utterances
-are matched by id. The runs may be going on; only committed tables are read,
+are matched by id. RUN_DIR/transcripts-NAME is a run with the transcripts of
+its decoding NAME. The runs may be going on; only committed tables are read,
 and nothing in a run directory is changed.
 
 With --night, compares the shards of RUN that were committed since DATE with
@@ -109,9 +110,10 @@ def _compare(given: argparse.Namespace) -> int:
     from pipeline.compare.terminal import pictures
 
     run_a, run_b = given.runs
-    folder = given.out or output.default_folder(run_a, run_b)
-    output.check_folder(folder, (run_a, run_b))
-    match = Match(TranscribedRun.of(RunDirectory(run_a)), TranscribedRun.of(RunDirectory(run_b)))
+    directory_a, directory_b = RunDirectory.at(run_a), RunDirectory.at(run_b)
+    folder = given.out or output.default_folder(directory_a, directory_b)
+    output.check_folder(folder, (directory_a.root, directory_b.root))
+    match = Match(TranscribedRun.of(directory_a), TranscribedRun.of(directory_b))
     comparison, logprobs = output.write_tables(match, given.by, folder)
     if given.html:
         from pipeline.compare.page import build_page

@@ -28,7 +28,12 @@ def differing_settings(match: Match) -> dict[str, tuple[str, str]]:
 
 def _identity(directory: RunDirectory) -> Mapping[str, Any]:
     recorded = directory.read_record()
-    return {} if recorded is None else mask_secrets(recorded.combined.as_json())
+    identity: dict[str, Any] = {} if recorded is None else recorded.combined.as_json()
+    if directory.decoded is not None:
+        identity = {key: value for key, value in identity.items() if not key.startswith("decoder")}
+        identity |= directory.decoded.identity() or {}
+    masked: dict[str, Any] = mask_secrets(identity)
+    return masked
 
 
 def _plain(name: str, value: Any) -> str:

@@ -15,6 +15,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
 from pipeline.scoring.counting import COUNTED_AFTER
 from pipeline.storage.files import replacing
+from pipeline.storage.stored_run import StoredRun
 from pipeline.storage.tables import open_writer
 
 TABLE = "comparison.parquet"
@@ -22,10 +23,9 @@ GROUPS, WORDS, LOGPROBS = (f"comparison_{name}.parquet" for name in ("groups", "
 PAGE = "comparison.html"
 
 
-def default_folder(run_a: Path, run_b: Path) -> Path:
+def default_folder(run_a: StoredRun, run_b: StoredRun) -> Path:
     """Return the folder of a comparison without `--out`: beside the first run, with the names of both."""
-    a, b = run_a.absolute(), run_b.absolute()
-    return a.parent / f"{a.name}-vs-{b.name}"
+    return run_a.root.absolute().parent / f"{run_a.name}-vs-{run_b.name}"
 
 
 def check_folder(folder: Path, run_dirs: tuple[Path, Path]) -> None:
@@ -72,7 +72,7 @@ def write_tables(match: Match, by: Sequence[str] | None, folder: Path) -> tuple[
 
 
 def _name(run: TranscribedRun) -> str:
-    return encode_path(str(run.directory.root))
+    return encode_path(str(run.directory.place))
 
 
 def _write_table(path: Path, table: pa.Table, metadata: dict[str, str]) -> None:

@@ -70,11 +70,11 @@ def build_page(comparison: Comparison, logprobs: Mapping[int, Logprobs]) -> str:
     """
     match, overall = comparison.match, comparison.overall
     pairs = _shown(comparison, logprobs)
-    runs = [masked(match.a.directory.root.absolute(), 500), masked(match.b.directory.root.absolute(), 500)]
+    runs = [masked(match.a.directory.place.absolute(), 500), masked(match.b.directory.place.absolute(), 500)]
     groups = _groups(comparison)
     rates = [row for _, rows, _ in groups for row in rows]
     context = {
-        "names": [masked(run.directory.root.absolute().name, 80) for run in (match.a, match.b)],
+        "names": [masked(run.directory.name, 80) for run in (match.a, match.b)],
         "runs": runs,
         "settings": {
             masked(name, 80): (masked(a, 300), masked(b, 300)) for name, (a, b) in differing_settings(match).items()

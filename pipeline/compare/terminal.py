@@ -38,7 +38,7 @@ def pictures(comparison: Comparison, logprobs: Mapping[int, Logprobs], width: in
         width: Width of the terminal in characters.
     """
     match, overall = comparison.match, comparison.overall
-    yield Text(f"A  {printable(str(match.a.directory.root))}\nB  {printable(str(match.b.directory.root))}")
+    yield Text(f"A  {printable(str(match.a.directory.place))}\nB  {printable(str(match.b.directory.place))}")
     settings = [f"{name} {a} / {b}" for name, (a, b) in differing_settings(match).items()]
     yield Text(printable(f"A / B: {'; '.join(settings) or 'the same settings'}", 2 * _TEXT_WIDTH))
     yield Text("\n".join([f"{counted(len(match), 'utterance')} in both", *map(printable, one_sided(match))]))

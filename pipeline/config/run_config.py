@@ -68,8 +68,13 @@ class RunConfig:
         """The options of the model and of the decoder that identify a run: `model.labels` and the like."""
         options: dict[str, Any] = self.source.identity()
         if "transcripts" in self.settings.outputs:
-            options |= {f"decoder.{key}": value for key, value in asdict(self.settings.decoder).items()}
+            options |= self.decoder_options
         return options
+
+    @property
+    def decoder_options(self) -> dict[str, Any]:
+        """The options of the decoder, which identify transcripts: `decoder.beam_size` and the like."""
+        return {f"decoder.{key}": value for key, value in asdict(self.settings.decoder).items()}
 
 
 def load(overrides: Sequence[str], own: OwnConf | None = None) -> RunConfig:

@@ -78,6 +78,13 @@ class _LoaderSettings:
 
 
 @dataclass(kw_only=True)
+class _DecodeSettings:
+    name: Annotated[
+        str | None, Rule("null, or up to 40 of a-z, 0-9, - and _", re.compile(r"[a-z0-9][a-z0-9_-]{0,39}").fullmatch)
+    ]
+
+
+@dataclass(kw_only=True)
 class _MetricsSettings:
     textfile: Annotated[str | None, Rule("null, or a file that ends in .prom", lambda path: path.endswith(".prom"))]
 
@@ -108,7 +115,7 @@ class Settings:
     executor: Any
     vad: Any
     run_dir: str | None
-    stages: Annotated[list[str], _some_of("manifest", "vad", "infer", "score", "report")]
+    stages: Annotated[list[str], _some_of("manifest", "vad", "infer", "decode", "score", "report")]
     outputs: Annotated[list[str], _some_of("transcripts", "emissions", "features")]
     device: Annotated[str, _DEVICE]
     threads: Annotated[int | None, Rule("a whole number from 1 to 1024, or null", lambda n: 1 <= n <= 1024)]
@@ -120,6 +127,7 @@ class Settings:
     channels: Annotated[str, _one_of("mix", "first", "each")]
     shard: _ShardSettings
     loader: _LoaderSettings
+    decode: _DecodeSettings
     score: ScoreSettings
     report: ReportSettings
     metrics: _MetricsSettings
@@ -154,6 +162,14 @@ def check_values(config: DictConfig) -> None:
         if value is not None and not rule.allows(value):
             said = f"[{','.join(map(str, value))}]" if isinstance(value, ListConfig) else value
             raise UserError(f"{key}={said}: must be {rule.words}")
+    if {"infer", "decode"} <= {*config.stages}:
+        raise UserError(
+            f"stages=[{','.join(config.stages)}]: infer decodes already; to decode again, run infer first, then the "
+            "same command with stages=[decode,score,report]"
+        )
+    part = OmegaConf.select(config, "executor.part")
+    if "decode" in config.stages and part is not None:
+        raise UserError(f"executor.part={part}: the stage decode takes the whole run; leave executor.part out")
     chunk = config.chunk
     if chunk.context_seconds > chunk.seconds / 4:
         raise UserError(

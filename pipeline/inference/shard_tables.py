@@ -20,7 +20,7 @@ from pipeline.inference.transcription import Transcribed
 from pipeline.records import Emission, Failure
 from pipeline.runtime.errors import naming
 from pipeline.runtime.failpoints import failpoint
-from pipeline.scoring.counting import COUNTED_AFTER, count_columns
+from pipeline.scoring.counting import COUNTED_AFTER, transcripts_table
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.committing import commit
@@ -238,14 +238,11 @@ class ShardTables:
         places = {row: place for place, row in enumerate(self._transcribed)}
         decoded = pa.concat_tables(self._transcripts).combine_chunks().take([places[row] for row in order])
         described = self._manifest.table.take(order)
-        texts, references = decoded["text"].to_pylist(), described["reference"].to_pylist()
-        counts["empty_transcripts"] += texts.count("")
-        errors, sums = count_columns(texts, references)
-        counts.update(sums)
-        columns = {name: table[name] for table in (described, decoded) for name in table.column_names} | errors
         if self._settings.audio_digests:
             # Only the utterances of this shard are compared. The stage `infer` compares all, when all are committed.
             rows = np.asarray(order)
             duplicates = find_duplicates(rows, digests_as_numbers(decoded[tables.AUDIO_DIGEST]))
-            columns[tables.SAME_AS] = duplicates.same_as(rows, self._manifest.table["id"])
-        return pa.table([columns[name] for name in schema.names], schema=schema)
+            decoded = decoded.append_column(tables.SAME_AS, duplicates.same_as(rows, self._manifest.table["id"]))
+        table, sums = transcripts_table(described, decoded, schema)
+        counts.update(sums)
+        return table

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config.schema import ReportSettings
-from pipeline.storage.names import REPORT
 from pipeline.storage.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -33,8 +32,8 @@ def write_report(directory: RunDirectory, settings: ReportSettings, joined: Join
     from pipeline.report.page import build_page  # importing plots and templates is slow
 
     page = build_page(directory, settings, joined)
-    directory.write(REPORT, page.encode())
-    return directory.locate(REPORT)
+    directory.write(directory.report, page.encode())
+    return directory.locate(directory.report)
 
 
 __all__ = ["write_report"]

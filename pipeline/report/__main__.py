@@ -24,6 +24,7 @@ Writes RUN_DIR/report/index.html, one file that needs no network. The page
 shows how the run went, its scores, and its worst, typical and best utterances
 with sound and pictures. RUN_DIR is the folder that the run writes to, such as
 runs/digits/digits. The run may be going on; the page shows what is committed.
+For RUN_DIR/transcripts-NAME, the page is that of the decoding NAME.
 
 options
   --utterances N    number of worst, of typical and of best utterances, 1 to
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _write(arguments: Sequence[str]) -> int:
     given = _parsed(arguments)
-    directory, joined = RunDirectory(given.run_dir), None
+    directory, joined = RunDirectory.at(given.run_dir), None
     settings = ReportSettings(utterances=given.utterances, layers=given.layers)
     if given.metadata is not None:
         from pipeline.results.joining import join  # imports pandas

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pipeline import __version__
 from pipeline.config.schema import ReportSettings
 from pipeline.storage.commits import encode_record
-from pipeline.storage.names import REPORT, SCORES
 from pipeline.storage.run_directory import RunDirectory
 
 _MARK = re.compile(rb'<meta name="made-of" content="([0-9a-f]{64})">')
@@ -23,14 +22,14 @@ def mark_of(directory: RunDirectory, settings: ReportSettings) -> str:
         for record in shard.records:
             digest.update(encode_record(record))
     if directory.scores.is_there:
-        digest.update(directory.read(SCORES))
+        digest.update(directory.read(directory.scores.name))
     return digest.hexdigest()
 
 
 def is_current(directory: RunDirectory, settings: ReportSettings) -> bool:
     """Whether the page in the run directory was made from the current data with these settings."""
     try:
-        with directory.open(REPORT) as page:
+        with directory.open(directory.report) as page:
             found = _MARK.search(page.read(_HEAD_BYTES))
     except OSError:
         return False

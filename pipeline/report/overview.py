@@ -20,7 +20,7 @@ from pipeline.scoring.terminal import how_compared
 from pipeline.storage import tables
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import StoredTable
-from pipeline.storage.names import CONFIG
+from pipeline.storage.names import CONFIG, DECODED
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import RunRecord
 from pipeline.storage.summary import total
@@ -100,6 +100,7 @@ def read_facts(
         "model": identity.model if identity else "",
         "device": ", ".join(filter(None, (recorded.device, recorded.identity.precision))) if recorded else "",
         "outputs": ", ".join(identity.outputs) if identity else "",
+        "decoding": _decoding(directory),
         "channels": identity.channels if identity else "",
         "started": first,
         "last batch": last,
@@ -107,6 +108,16 @@ def read_facts(
         "folder": str(directory.root.absolute()),
     }
     return {name: masked(value, 500) for name, value in facts.items() if value}
+
+
+def _decoding(directory: RunDirectory) -> str:
+    """Return the name and the settings of the decoding that the page is of."""
+    if directory.decoded is None:
+        return ""
+    settings = {**(directory.decoded.identity() or {})}
+    settings.pop("schema_version", None)
+    shown = ", ".join(f"{name}={value}" for name, value in settings.items())
+    return f"{directory.decoded.folder.removeprefix(DECODED)}, {shown}"
 
 
 def _when(records: Mapping[int, CommittedShard], timing: Timing | None) -> tuple[str, str]:

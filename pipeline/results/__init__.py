@@ -23,11 +23,13 @@ __all__ = ["Run", "open_run"]
 def open_run(run_dir: str | Path) -> Run:
     """Open a run directory. An unfinished run has the results that are committed.
 
+    `open_run("RUN_DIR/transcripts-beam")` is the run with the transcripts and the scores of that decoding.
+
     Raises:
-        FileNotFoundError: There is no run in that folder.
+        FileNotFoundError: There is no run in that folder, or the run has no such decoding.
     """
-    directory = RunDirectory(Path(run_dir))
     try:
+        directory = RunDirectory.at(Path(run_dir))
         directory.require_run()
     except UserError as error:
         raise FileNotFoundError(str(error)) from None

@@ -91,6 +91,24 @@ def count_columns(texts: Sequence[str], references: Sequence[str | None]) -> tup
     return columns, {name: sum(getattr(each, name) for each in counted) for name in COUNTS if counted}
 
 
+def transcripts_table(described: pa.Table, decoded: pa.Table, schema: pa.Schema) -> tuple[pa.Table, dict[str, int]]:
+    """Put the columns of `transcripts/` together, and count the errors.
+
+    Args:
+        described: Columns of the manifest and the like; among them `reference`.
+        decoded: Columns that come from the decoder, with the same rows.
+        schema: Schema of the table.
+
+    Returns:
+        The table, and the sums that a commit record has.
+    """
+    texts = decoded["text"].to_pylist()
+    errors, sums = count_columns(texts, described["reference"].to_pylist())
+    columns = {name: table[name] for table in (described, decoded) for name in table.column_names} | errors
+    counts = {"empty_transcripts": texts.count(""), **sums}
+    return pa.table([columns[name] for name in schema.names], schema=schema), counts
+
+
 def is_counted_now(schema: pa.Schema) -> bool:
     """Whether a file of `transcripts` with this schema counts errors after the present version of the normaliser."""
     return COUNTED_AFTER.items() <= metadata_of(schema).items()

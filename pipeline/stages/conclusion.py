@@ -15,6 +15,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.terminal import counted
 from pipeline.scoring.terminal import pictures
+from pipeline.stages.decode import decode
 from pipeline.stages.duplicates import is_settled, settle_same_as
 from pipeline.stages.score import is_scored, read_overall, score_run
 from pipeline.storage import manifest as manifests
@@ -72,6 +73,8 @@ class Conclusion:
     def whole(self, computed: Computed) -> int:
         """Do the stages after `infer`, and say what there is."""
         settings, finished = self._config.settings, computed.finished
+        if "decode" in settings.stages:
+            return self._decoded(computed.manifest)
         records: Mapping[int, CommittedShard] = self._directory.commits() if finished is None else finished
         to_write = settings.stages if finished is None else self.to_write(finished)
         if finished is not None and to_write:  # where `infer` ran it has written them
@@ -81,6 +84,19 @@ class Conclusion:
             self._say(f"stages {', '.join(settings.stages)} done in {self._directory.root}")
             return 0
         return self.close(records, "" if finished is None else "complete already; ", computed.speed)
+
+    def _decoded(self, manifest: Manifest) -> int:
+        """Do the stage `decode`, and the stages after it over what it has decoded."""
+        settings = self._config.settings
+        name = decode(self._config, self._directory, manifest, self._directory.commits(), self._console, self._say)
+        own = Conclusion(self._config, self._directory.of_decoding(name), self._console, self._say, self._textfile)
+        records = own._directory.commits()
+        if "score" in settings.stages:
+            own._score(manifest, records)
+        if "report" in settings.stages:
+            own._report()
+        own.close(records, "")
+        return 0
 
     def of_part(self, part: Part, computed: Computed) -> int:
         """Say what the part has done; if it is the last one to end, do the stages after `infer` for the whole run."""
@@ -155,7 +171,8 @@ class Conclusion:
         recorded = self._directory.read_record()
         duplicates = (recorded and recorded.duplicates) or 0
         code = self._say_totals(prefix, records, speed, scored, duplicates)
-        for line in summary.reading_lines(self._directory.root, settings.outputs):
+        decoded = self._directory.decoded
+        for line in summary.reading_lines(self._directory.root, [decoded.folder] if decoded else settings.outputs):
             self._say(line)
         return code
 

@@ -21,6 +21,7 @@ from pipeline.inference.planning import assign_shards
 from pipeline.records import AudioHeader, Utterance
 from pipeline.runtime.failpoints import failpoint
 from pipeline.stages.build_manifest import Listing
+from pipeline.stages.decode import describe_decodings_again
 from pipeline.stages.score import renew_transcripts
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import Generation, Manifest, chain_of
@@ -283,4 +284,5 @@ def describe_again(
         columns |= {name: taken[name] for name in own}
         renew_transcripts(directory, record, pa.table([columns[name] for name in schema.names], schema=schema))
         failpoint("described", record.shard)
+    describe_decodings_again(directory, manifest, directory.commits() if todo else records)
     return len(todo)

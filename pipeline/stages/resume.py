@@ -56,8 +56,8 @@ def continue_passes(
     if has_results and recorded is not None:
         refuse_differences(config, directory, recorded, identity)
     elif has_results and directory.committed_otherwise(earlier):
-        difference = f"{RUN_JSON}: lost; fingerprint: another one in {COMMITS}/, {identity.fingerprint} now"
-        raise refusal(directory.root, [difference])
+        lost = f"{RUN_JSON}: lost; fingerprint: another one in {COMMITS}/, {identity.fingerprint} now"
+        raise refusal(directory.root, [lost])
     # A pass that disagrees was asked for, but stopped before it wrote a table.
     agreeing = {fingerprint: each for fingerprint, each in earlier.items() if each.agrees_with(identity)}
     return identity, {**agreeing, identity.fingerprint: identity}
@@ -75,7 +75,7 @@ def _join(
     identity = describe(recorded.combined)
     refuse_differences(config, directory, recorded, identity)
     asked, theirs = ({"outputs": [*each.outputs], "layers": [*each.layers]} for each in (identity, recorded.identity))
-    if found := [_difference(key, theirs[key], asked[key]) for key in asked if asked[key] != theirs[key]]:
+    if found := [difference(key, theirs[key], asked[key]) for key in asked if asked[key] != theirs[key]]:
         raise refusal(directory.root, found)
     return identity, {**recorded.passes, identity.fingerprint: identity}
 
@@ -114,7 +114,7 @@ def differences(config: RunConfig, directory: RunDirectory, recorded: RunRecord,
     shared = [table for table in identity.outputs if table in recorded.combined.outputs and directory.names(table)]
     before, now = (each.restricted(shared, ()).described() for each in (recorded.combined, identity))
     keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-    found = {key: _difference(key, before.get(key), now.get(key)) for key in keys}
+    found = {key: difference(key, before.get(key), now.get(key)) for key in keys}
     if "weights_sha256" in found:
         path = None if recorded.weights is None else recorded.weights.path
         files = path, mask_marked(str(config.source.weights_path))
@@ -142,7 +142,7 @@ def making_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> lis
     if "dataset" in keys:  # options that only one of the datasets has are left out
         kept = ("root", "path")
         keys = [key for key in keys if key in kept or _is_whole(key) or (key in before and key in now)]
-    return [_difference(key if _is_whole(key) else f"dataset.{key}", before.get(key), now.get(key)) for key in keys]
+    return [difference(key if _is_whole(key) else f"dataset.{key}", before.get(key), now.get(key)) for key in keys]
 
 
 def _is_whole(key: str) -> bool:
@@ -179,7 +179,7 @@ def _changed(before: pa.Table, now: pa.Table) -> list[str]:
     examples = [
         f"{old['id'][row].as_py()}: "
         + ", ".join(
-            _difference(name, old[name][row].as_py(), new[name][row].as_py(), " ")
+            difference(name, old[name][row].as_py(), new[name][row].as_py(), " ")
             for name in [name for name in shared if differs[name][row].as_py()][:_EXAMPLE_COLUMNS]
         )
         for row in rows.slice(0, _EXAMPLES).to_pylist()
@@ -196,7 +196,8 @@ def _counted(what: str, examples: Sequence[str], number: int) -> list[str]:
     return [f"{number} {what} ({', '.join(map(_short, examples))}{more})"] if number else []
 
 
-def _difference(key: str, before: Any, now: Any, colon: str = ": ") -> str:
+def difference(key: str, before: Any, now: Any, colon: str = ": ") -> str:
+    """Return a difference of a setting in words: `precision: fp32 before, bf16 now`."""
     return f"{key}{colon}{_said(before)} before, {_said(now)} now"
 
 

@@ -19,7 +19,6 @@ from pipeline.scoring.normalisers import made_after
 from pipeline.storage.commits import CommitRecord, CommittedShard
 from pipeline.storage.committing import renew
 from pipeline.storage.files import StoredTable
-from pipeline.storage.names import CONFUSIONS, SCORES
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.tables import open_writer, own_columns
 
@@ -60,8 +59,8 @@ def score_run(
         return scores
     # `is_scored` compares the settings with this metadata.
     metadata = {**scores.table.schema.metadata, "by": made_by(settings)}
-    directory.write_table(CONFUSIONS, scores.confusions)
-    directory.write_table(SCORES, scores.table.replace_schema_metadata(metadata))
+    directory.write_table(directory.confusions.name, scores.confusions)
+    directory.write_table(directory.scores.name, scores.table.replace_schema_metadata(metadata))
     failpoint("scored")
     return scores
 

@@ -21,16 +21,20 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.runtime.digests import sha256_of
 from pipeline.runtime.errors import naming
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.commits import CommitRecord, CommittedFile, check_accounting, encode_record, read_record
+from pipeline.storage.derived import DerivedRecord, DerivedTable
 from pipeline.storage.files import fsync
 from pipeline.storage.names import STAGING, TABLES
 from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.tables import open_writer
 
 _RENEWAL = "renewal-"
 _RECORD = "record.json"
@@ -88,6 +92,9 @@ def renew(directory: RunDirectory, record: CommitRecord, table: str, path: Path)
     Raises:
         RunError: As `commit`.
     """
+    if table == "transcripts" and directory.decoded is not None:
+        directory.decoded.renew(record.shard, record.counts, path)
+        return
     files = {**record.files, table: _describe(directory, path, table, record)}
     folder = f"{STAGING}/{_RENEWAL}{record.shard:05d}"
     staged = directory.locate(folder)
@@ -97,6 +104,32 @@ def renew(directory: RunDirectory, record: CommitRecord, table: str, path: Path)
     directory.write(f"{folder}/{_RECORD}", encode_record(replace(record, files=files)))
     failpoint("renewal-decided", record.shard)
     _finish(directory, folder)
+
+
+def commit_derived(
+    directory: RunDirectory, table: DerivedTable, record: DerivedRecord, rows: pa.Table, metadata: Mapping[str, Any]
+) -> None:
+    """Write and commit the file of a shard in a derived table. The caller holds the lock.
+
+    Args:
+        directory: The run.
+        table: The derived table.
+        record: The record without `file` and `committed_at`.
+        rows: The rows of the file.
+        metadata: File metadata.
+
+    Raises:
+        RunError: As `commit`.
+    """
+    folder = directory.new_staging(record.shard)
+    path = folder / f"{table.folder}.parquet"
+    try:
+        with naming(path), open_writer(path, rows.schema, metadata) as writer:
+            writer.write_table(rows)
+            failpoint("table", record.shard)
+        table.commit(record, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def finish_renewals(directory: RunDirectory) -> None:

@@ -22,6 +22,8 @@ METRICS = "logs/metrics.jsonl"
 LOG = "logs/run.log"
 """The metrics and the log of a run; each part of a run has files of its own (`Part.file`)."""
 STAGING = ".staging"
+DECODED = "transcripts-"
+"""What the folder of a decoding begins with: `transcripts-beam` has the transcripts of the decoding `beam`."""
 _STAGING_OF_SHARD = re.compile(r"shard-(\d{5,})-.+")
 _FILE_OF_PASS = re.compile(r"shard-(\d{5,})(?:-([1-9]\d*))?\.(json|parquet)")
 
@@ -66,6 +68,11 @@ class Part:
         """Return the name that a file has for this part: `logs/run-3-of-8.log` for `logs/run.log`."""
         path = PurePosixPath(name)
         return str(path.with_stem(f"{path.stem}-{self.number}-of-{self.of}"))
+
+
+def of_decoding(name: str, decoding: str) -> str:
+    """Return the name that a file has for a decoding: `report-beam/index.html` for `report/index.html`."""
+    return re.sub(r"^\w+", lambda match: f"{match[0]}-{decoding}", name)
 
 
 def name_of_pass(shard: int, supplement: int = 0) -> str:

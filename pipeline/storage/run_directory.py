@@ -22,11 +22,26 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.lock import hold
 from pipeline.storage.locked_run import LockedRun
-from pipeline.storage.names import COMMITS, CONFUSIONS, LOG, SCORES, STAGING, TABLES, Part, shard_of_staging
+from pipeline.storage.names import COMMITS, DECODED, LOG, STAGING, TABLES, Part, shard_of_staging
 
 
 class RunDirectory(LockedRun):
     """The files of one run, for reading and writing. File names are relative to the run directory."""
+
+    @classmethod
+    def at(cls, path: Path) -> RunDirectory:
+        """Return the run in a folder. `RUN_DIR/transcripts-beam` is the run with the transcripts of that decoding.
+
+        Raises:
+            UserError: The run has no such decoding.
+        """
+        directory, name = cls(path.parent), path.name.removeprefix(DECODED)
+        if name == path.name or cls(path).manifest.is_there or not directory.manifest.is_there:
+            return cls(path)
+        if name not in (names := directory.decodings()):
+            there = f"it has {', '.join(names)}" if names else "it has none; stages=[decode] makes one"
+            raise UserError(f"{path}: the run has no decoding {name} ({there})")
+        return directory.of_decoding(name)
 
     # Writing. The caller holds the lock.
 
@@ -91,8 +106,8 @@ class RunDirectory(LockedRun):
 
     def remove_scores(self) -> None:
         """Remove the scores, because the transcripts are about to change or none has a reference."""
-        for name in (SCORES, CONFUSIONS):
-            self._files.remove(name)
+        for stored in (self.scores, self.confusions):
+            self._files.remove(stored.name)
 
     def remove_staging(self, shard: int) -> None:
         """Remove the staging folders of a shard. The caller knows that no process is at work on the shard."""

@@ -6,26 +6,31 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from copy import copy
 from itertools import count, takewhile
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
 from pipeline.runtime.digests import sha256_of
 from pipeline.runtime.errors import UserError
 from pipeline.storage.commits import CommitRecord, CommittedShard, read_record
+from pipeline.storage.derived import DerivedTable
 from pipeline.storage.files import UNREADABLE, Files, StoredTable
 from pipeline.storage.lock import holder
 from pipeline.storage.names import (
     COMMITS,
     CONFUSIONS,
+    DECODED,
     MANIFEST,
+    REPORT,
     RUN_JSON,
     SCORES,
     STAGING,
     TABLES,
     name_of_pass,
+    of_decoding,
     pass_of_name,
 )
 from pipeline.storage.run_record import RunRecord, StoredFile
@@ -37,6 +42,8 @@ class StoredRun:
     Attributes:
         root: The folder, for messages.
         manifest, scores, confusions: Tables of the whole run.
+        report: Name of the report's page.
+        decoded: The transcripts of a decoding, which take the place of those of the stage `infer`; `None` for these.
     """
 
     def __init__(self, root: Path) -> None:
@@ -47,6 +54,44 @@ class StoredRun:
         self.manifest = StoredTable(self._files, MANIFEST)
         self.scores = StoredTable(self._files, SCORES)
         self.confusions = StoredTable(self._files, CONFUSIONS)
+        self.report = REPORT
+        self.decoded: DerivedTable | None = None
+
+    def of_decoding(self, name: str) -> Self:
+        """Return the same run with the transcripts, the scores and the report of a decoding in place of its own."""
+        found = copy(self)
+        found.decoded = self.derived(f"{DECODED}{name}")
+        found.scores = StoredTable(self._files, of_decoding(SCORES, name))
+        found.confusions = StoredTable(self._files, of_decoding(CONFUSIONS, name))
+        found.report = of_decoding(REPORT, name)
+        return found
+
+    @property
+    def place(self) -> Path:
+        """The folder, with that of the decoding: `runs/voices/wav2vec2_asr_base_960h/transcripts-beam`."""
+        return self.root if self.decoded is None else self.root / self.decoded.folder
+
+    @property
+    def name(self) -> str:
+        """Name of the folder, with that of the decoding: `wav2vec2_asr_base_960h-beam`."""
+        name = self.root.absolute().name
+        return name if self.decoded is None else f"{name}-{self.decoded.folder.removeprefix(DECODED)}"
+
+    def decodings(self) -> list[str]:
+        """Return the names of the decodings of this run."""
+        folders = (table.folder for table in self.derived_tables())
+        return [folder.removeprefix(DECODED) for folder in folders if folder.startswith(DECODED)]
+
+    def derived_tables(self) -> list[DerivedTable]:
+        """Return all tables that are made of committed tables of this run."""
+        found = (
+            self.derived(name.removeprefix(f"{COMMITS}-")) for name in self.names() if name.startswith(f"{COMMITS}-")
+        )
+        return [table for table in found if table.identity() is not None]
+
+    def derived(self, folder: str) -> DerivedTable:
+        """Return a table that is made of committed tables of this run, shard by shard."""
+        return DerivedTable(self._files, folder)
 
     def is_locked(self) -> bool:
         """Whether a process holds the lock now."""
@@ -105,6 +150,8 @@ class StoredRun:
 
     def table(self, table: str, shard: int, supplement: int = 0) -> StoredTable:
         """Return the file of one table that a pass over a shard writes. A pass that is computed again replaces it."""
+        if table == "transcripts" and self.decoded is not None:
+            return self.decoded.table(shard)
         return StoredTable(self._files, f"{table}/{name_of_pass(shard, supplement)}.parquet")
 
     def tables(self, shard: CommittedShard, table: str) -> list[StoredTable]:
@@ -215,6 +262,8 @@ class StoredRun:
             fingerprints: Fingerprints of the passes that may count.
             shards: The shards to look at; `None` for all.
         """
+        if self.decoded is not None:
+            return self.decoded.in_place_of_transcripts(StoredRun(self.root).committed(fingerprints, shards))
         found: dict[int, dict[int, CommitRecord]] = {}
         for record in self._records(self._record_names() if shards is None else self._record_names_of(shards)):
             if record is not None and record.fingerprint in fingerprints and self._has_files(record):

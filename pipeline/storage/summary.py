@@ -243,8 +243,9 @@ def reading_lines(run_dir: Path, outputs: Iterable[str]) -> list[str]:
         outputs: Tables of the run.
     """
     said = [f"results in {run_dir}"]
-    first = next((name for name in ("transcripts", "features", "emissions") if name in outputs), None)
-    if first == "transcripts":
+    tables = sorted(outputs, key=lambda name: (not name.startswith("transcripts"), name != "features"))
+    first = tables[0] if tables else None
+    if first is not None and first.startswith("transcripts"):
         said.append(f"pandas.read_parquet({quoted(run_dir / first)})")
     elif first is not None:
         said.append(f"pipeline.results.open_run({quoted(run_dir)}).{first}(...)  # numpy, one utterance at a time")

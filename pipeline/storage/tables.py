@@ -54,6 +54,8 @@ TRANSCRIPT_FIELDS = (
     pa.field("wer", pa.float64()),
 )
 
+DECODED = ("num_frames", "text", "ctc_text", "avg_logprob", "words")
+"""Columns of `transcripts/` that come from the decoder."""
 AUDIO_DIGEST, SAME_AS = "audio_digest", "same_as"
 AUDIO_FIELDS = (pa.field(AUDIO_DIGEST, pa.string()), pa.field(SAME_AS, pa.string()))
 """Columns of `transcripts/` that follow `TRANSCRIPT_FIELDS`, except in runs that an earlier release began."""

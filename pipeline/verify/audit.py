@@ -28,10 +28,12 @@ from pipeline.storage.names import (
     SPEECH,
     STAGING,
     TABLES,
+    of_decoding,
     pass_of_name,
 )
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import RunRecord
+from pipeline.verify.derived import audit_derived
 from pipeline.verify.duplicates import audit_duplicates
 from pipeline.verify.findings import Problem, ShardAudit, State, Work, reason
 from pipeline.verify.scores import audit_scores
@@ -118,6 +120,8 @@ def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda
             raise
     problems += [problem for each in audits for problem in each.problems]
     notes = [note for each in audits for note in each.notes]
+    sound = {each.shard: each.committed for each in audits if each.state == "sound" and each.committed is not None}
+    problems += audit_derived(directory, sound, notes)
     for path, is_read in _unknown(directory, work, listed, {*shards}):
         if is_read:
             problems.append(
@@ -125,9 +129,8 @@ def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda
             )
         else:
             notes.append(f"{path}: not a file of this run; left as it is")
-    if all(each.state == "sound" for each in audits):
-        sound = [each.committed for each in audits if each.committed is not None]
-        problems += [*audit_scores(directory, sound), *audit_duplicates(directory, work, sound)]
+    if len(sound) == len(audits):
+        problems += [*audit_scores(directory, [*sound.values()]), *audit_duplicates(directory, work, [*sound.values()])]
     if recorded is not None:
         partly = recorded.partly([each.committed for each in audits if each.committed is not None])
         notes += [f"{part}: in {counted(number, 'shard')} of {len(shards)}" for part, number in partly.items()]
@@ -215,8 +218,10 @@ def _unknown(
     directory: RunDirectory, work: Work, listed: dict[str, list[str]], shards: set[int]
 ) -> Iterator[tuple[str, bool]]:
     """Yield each file that no run wrote, and whether readers of a table's folder would read it."""
+    known = {*_KNOWN, *(name for table in directory.derived_tables() for name in (table.folder, table.commits))}
+    known |= {of_decoding(name, each) for name in (SCORES, CONFUSIONS, "report") for each in directory.decodings()}
     for name in directory.names():
-        if name not in _KNOWN:
+        if name not in known:
             yield name, False
     for folder, names in listed.items():
         asked_for = folder == COMMITS or work.tables is None or folder in work.tables

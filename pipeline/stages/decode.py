@@ -1,0 +1,145 @@
+"""Stage `decode`: decode the stored emissions of a run again, in processes, without the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pyarrow.compute as pc
+from rich.console import Console
+
+from pipeline import decoding
+from pipeline.config.run_config import RunConfig
+from pipeline.postprocessing.decoding import ShardDecoder
+from pipeline.postprocessing.emissions import describe_emissions
+from pipeline.postprocessing.processes import each_shard
+from pipeline.runtime.cores import available_cores
+from pipeline.runtime.digests import digest_of_json
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.progress import PLAIN_EVERY_S, format_hours
+from pipeline.runtime.terminal import counted
+from pipeline.stages.resume import difference
+from pipeline.storage.commits import CommittedShard
+from pipeline.storage.derived import DerivedTable
+from pipeline.storage.manifest import Manifest
+from pipeline.storage.names import DECODED
+from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.tables import SCHEMA_VERSION
+
+
+def decode(
+    config: RunConfig,
+    directory: RunDirectory,
+    manifest: Manifest,
+    records: Mapping[int, CommittedShard],
+    console: Console,
+    say: Callable[[str], None],
+) -> str:
+    """Decode the stored emissions of all committed shards, as far as that is not done.
+
+    Args:
+        config: The configuration.
+        directory: The run, locked by this process.
+        manifest: The manifest of the run.
+        records: The committed shards, by shard.
+        console: Console of the live view.
+        say: Prints and logs a line.
+
+    Returns:
+        The name of the decoding.
+
+    Raises:
+        UserError: No emissions are stored, a file is damaged, the decoder cannot be used, or the decoding was made
+            with other settings.
+        RunError: A process died.
+    """
+    name = config.settings.decode.name or config.settings.decoder.name
+    table = directory.derived(f"{DECODED}{name}")
+    stored = describe_emissions(directory, records)
+    options = config.decoder_options
+    identity = {"schema_version": SCHEMA_VERSION, "decoder": config.settings.decoder.name, **options}
+    _begin(directory, table, identity)
+    work = ShardDecoder(
+        directory,
+        manifest,
+        {shard: committed for shard, committed in records.items() if committed.having("emissions")},
+        table,
+        digest_of_json(identity),
+        decoding.make(config.settings.decoder.name, options, stored.labels, stored.seconds_per_frame),
+    )
+    todo = _find_pending(work)
+    if todo:
+        say(f"decoder {name}: {len(todo):,} of {counted(len(work.records), 'shard')} to do")
+        _decode(work, todo, config.settings.threads or available_cores(), console, say)
+    else:
+        say(f"decoder {name}: complete already")
+    return name
+
+
+def _begin(directory: RunDirectory, table: DerivedTable, identity: Mapping[str, Any]) -> None:
+    """Write the settings of a new decoding; refuse other settings than those of one that has been begun."""
+    before = table.identity()
+    if before == identity:
+        return
+    if before is not None and table.records():
+        names = dict.fromkeys((*before, *identity))
+        found = [difference(n, before.get(n), identity.get(n)) for n in names if before.get(n) != identity.get(n)]
+        raise UserError(
+            f"{directory.locate(table.folder)}: was made with other settings ({'; '.join(found)}); set them back, or "
+            "choose another name with decode.name=..."
+        )
+    table.begin(identity)
+
+
+def _find_pending(work: ShardDecoder) -> list[int]:
+    """Return the shards whose emissions are not decoded. What describes the others is written again if it changed."""
+    todo = []
+    done = work.table.records()
+    for shard in work.records:
+        sources = work.sources(shard)
+        if shard not in done or done[shard].sources["emissions"] != sources["emissions"]:
+            todo.append(shard)
+        elif done[shard].sources != sources:
+            work.describe_again(shard)
+    return todo
+
+
+def _decode(work: ShardDecoder, todo: list[int], processes: int, console: Console, say: Callable[[str], None]) -> None:
+    """Decode shards, and show how far it is."""
+    started = said = time.monotonic()
+    audio_s, shards, utterances = 0.0, 0, 0
+    with console.status("decoding") as status:
+        for shard, decoded in each_shard(work, todo, processes):
+            work.commit(shard, decoded)
+            shards += 1
+            utterances += len(decoded.transcripts)
+            audio_s += pc.sum(decoded.transcripts["duration_s"]).as_py() or 0.0
+            now = time.monotonic()
+            line = (
+                f"decoding: {shards:,} of {counted(len(todo), 'shard')}, {format_hours(audio_s)} of audio, "
+                f"{audio_s / (now - started):.0f} x real time"
+            )
+            status.update(line)
+            if not console.is_terminal and now - said >= PLAIN_EVERY_S:
+                said = now
+                say(line)
+    spent = max(time.monotonic() - started, 1e-9)
+    say(
+        f"decoded {counted(utterances, 'utterance')}, {format_hours(audio_s)} of audio, "
+        f"{audio_s / spent:.0f} x real time"
+    )
+
+
+def describe_decodings_again(
+    directory: RunDirectory, manifest: Manifest, records: Mapping[int, CommittedShard]
+) -> None:
+    """Write references and other columns that have changed into the transcripts of all decodings."""
+    for name in directory.decodings():
+        table = directory.derived(f"{DECODED}{name}")
+        directory.of_decoding(name).remove_scores()
+        work = ShardDecoder(directory, manifest, records, table, "", None)
+        for shard, record in table.records().items():
+            if shard in records and record.sources["emissions"] == work.sources(shard)["emissions"]:
+                replace(work, fingerprint=record.fingerprint).describe_again(shard)

@@ -1,0 +1,178 @@
+"""Tables that are made from the committed tables of a run, shard by shard, without the model.
+
+Such a table has a folder, for example `transcripts-beam/`, with one file for each shard. The commit record of a file
+lies in `commits-transcripts-beam/`. It says from which contents the file was made. So if a shard is computed again, or
+a reference is corrected, the file is out of date, and the same command makes it again. `identity.json` beside the
+records says with which settings all files of the table were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline.runtime.digests import decode_checked, digest_of_json, encode_checked, sha256_of
+from pipeline.runtime.errors import naming
+from pipeline.runtime.failpoints import failpoint
+from pipeline.storage.commits import CommittedFile, CommittedShard
+from pipeline.storage.files import Files, StoredTable, fsync
+from pipeline.storage.names import COMMITS, name_of_pass, pass_of_name
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedRecord:
+    """The commit record of one file of a derived table.
+
+    Attributes:
+        shard: Number of the shard.
+        fingerprint: SHA-256 of the settings that the file was made with.
+        sources: Digest of each content that the file was made from, by a name such as `emissions`.
+        counts: Sums over the rows, as in `CommitRecord`.
+        file: The file; `None` before it is committed.
+        committed_at: Time of the commit in UTC, as ISO 8601.
+    """
+
+    shard: int
+    fingerprint: str
+    sources: Mapping[str, str]
+    counts: Mapping[str, int]
+    file: CommittedFile | None = None
+    committed_at: str = ""
+
+
+class DerivedTable:
+    """One derived table of a run. Who writes holds the lock of the run.
+
+    Attributes:
+        folder: The folder of its files, such as `transcripts-beam`.
+        commits: The folder of its commit records.
+    """
+
+    def __init__(self, files: Files, folder: str) -> None:
+        """Read and write nothing yet.
+
+        Args:
+            files: The files of the run directory.
+            folder: The folder of the table.
+        """
+        self._files = files
+        self.folder = folder
+        self.commits = f"{COMMITS}-{folder}"
+
+    def table(self, shard: int) -> StoredTable:
+        """Return the file of a shard."""
+        return StoredTable(self._files, f"{self.folder}/{name_of_pass(shard)}.parquet")
+
+    def commit_name(self, shard: int) -> str:
+        """Return the name of the commit record of a shard."""
+        return f"{self.commits}/{name_of_pass(shard)}.json"
+
+    def identity(self) -> dict[str, Any] | None:
+        """Return the settings that the table was made with; `None` if the table does not exist."""
+        with suppress(OSError, ValueError, RecursionError):
+            return decode_checked(self._files.read(f"{self.commits}/identity.json"))
+        return None
+
+    def begin(self, identity: Mapping[str, Any]) -> None:
+        """Write the settings of the table. Files that were made with other settings no longer count."""
+        self._files.write(f"{self.commits}/identity.json", encode_checked(identity))
+
+    def records(self) -> dict[int, DerivedRecord]:
+        """Return the commit record of each file that is there with the recorded size, by shard."""
+        identity = self.identity()
+        if identity is None:
+            return {}
+        fingerprint = digest_of_json(identity)
+        found = {}
+        for name in self._files.names(self.commits):
+            if (shard := (pass_of_name(name, "json") or (-1,))[0]) >= 0:
+                record = self.read_record(shard)
+                if record is not None and record.fingerprint == fingerprint and self._has_file(record):
+                    found[shard] = record
+        return dict(sorted(found.items()))
+
+    def read_record(self, shard: int) -> DerivedRecord | None:
+        """Read the commit record of a shard; return `None` if it is missing or damaged."""
+        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+            content = decode_checked(self._files.read(self.commit_name(shard)))
+            record = DerivedRecord(**(content | {"file": CommittedFile(**content["file"])}))
+            return record if record.shard == shard else None
+        return None
+
+    def _has_file(self, record: DerivedRecord) -> bool:
+        stored, file = self.table(record.shard), record.file
+        return file is not None and file.path == stored.name and self._files.size(stored.name) == file.size
+
+    def commit(self, record: DerivedRecord, staged: Path) -> DerivedRecord:
+        """Move a staged file to its final name, and write the commit record last.
+
+        Args:
+            record: The record without `file` and `committed_at`.
+            staged: The file, on the same file system.
+
+        Returns:
+            The record as it is written.
+        """
+        stored, shard = self.table(record.shard), record.shard
+        with naming(Path(str(stored))):
+            failpoint("sync", shard)
+            fsync(staged)
+        with open(staged, "rb") as source:
+            rows = pq.read_metadata(staged).num_rows
+            file = CommittedFile(stored.name, staged.stat().st_size, sha256_of(source), rows)
+        failpoint("staged", shard)
+        self.retract(shard)  # an old record goes before its file changes
+        self._files.publish({stored.name: staged}, shard)
+        failpoint("renamed", shard)
+        done = replace(record, file=file, committed_at=datetime.now(UTC).isoformat(timespec="seconds"))
+        self._files.write(self.commit_name(shard), encode_checked(asdict(done)))
+        failpoint("committed", shard)
+        return done
+
+    def renew(self, shard: int, counts: Mapping[str, int], staged: Path) -> None:
+        """Replace the committed file of a shard by one whose errors are counted anew."""
+        before = self.read_record(shard)
+        assert before is not None, "a committed shard"
+        self.commit(replace(before, counts=counts), staged)
+
+    def retract(self, shard: int) -> None:
+        """Remove the commit record of a shard, so that its file is made again."""
+        if self._files.size(self.commit_name(shard)) is not None:
+            self._files.remove(self.commit_name(shard), durable=True)
+
+    def in_place_of_transcripts(self, done: Mapping[int, CommittedShard]) -> dict[int, CommittedShard]:
+        """Return the committed shards that this table has too, with its files in place of their transcripts.
+
+        Args:
+            done: The committed shards of the run, by shard.
+        """
+        records = self.records()
+        return {
+            shard: found
+            for shard, committed in done.items()
+            if shard in records and (found := _with_transcripts(committed, records[shard])) is not None
+        }
+
+
+def emissions_digest(committed: CommittedShard) -> str | None:
+    """Return the SHA-256 of the emissions of a committed shard; `None` if the shard has none."""
+    return next((record.files["emissions"].sha256 for record in committed.having("emissions")), None)
+
+
+def _with_transcripts(committed: CommittedShard, record: DerivedRecord) -> CommittedShard | None:
+    """Return a committed shard with other transcripts; `None` if they are not those of its emissions."""
+    if record.file is None or record.sources.get("emissions") != emissions_digest(committed):
+        return None
+    first, *others = committed.records
+    first = replace(first, files={**first.files, "transcripts": record.file}, counts=dict(record.counts))
+    others = [
+        replace(each, files={table: file for table, file in each.files.items() if table != "transcripts"}, counts={})
+        for each in others
+    ]
+    return CommittedShard((first, *others))
