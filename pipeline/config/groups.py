@@ -25,7 +25,8 @@ from pipeline.runtime.plugins import Modules, distribution
 PRIMARY = "config"
 """The shipped main configuration, which a person's own (`--config-name`) builds on."""
 EXECUTORS = Modules("executor.name", "pipeline.executors", "Executor")
-GROUPS = {"dataset": CONNECTORS, "model": SOURCES, "decoder": DECODERS, "executor": EXECUTORS}
+DETECTORS = Modules("vad.name", "pipeline.vad", "Detector")
+GROUPS = {"dataset": CONNECTORS, "model": SOURCES, "decoder": DECODERS, "executor": EXECUTORS, "vad": DETECTORS}
 """The modules of each group. A choice names one; the keys of the group are the fields of its dataclass `Options`."""
 HIDDEN = ("model.name", *(modules.key for modules in GROUPS.values()))
 """The keys that a choice sets and that nobody types."""

@@ -77,6 +77,7 @@ def page(own: OwnConf | None = None, overrides: Sequence[str] = ()) -> str:
         ],
         f"decoder=NAME (default {default['decoder']})": _choices("decoder", own),
         f"executor=NAME (default {default['executor']})": _choices("executor", own),
+        f"vad=NAME (default {default['vad']})": _choices("vad", own),
         "settings: key=default": [_setting(setting) for setting in [*describe("", PRIMARY).settings, *any_model]],
     }
     return "\n\n".join([_INTRODUCTION, *("\n".join([title, *lines]) for title, lines in sections.items()), _END])

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.compose import compose, naming, read
-from pipeline.config.groups import OwnConf
+from pipeline.config.groups import DETECTORS, OwnConf
 from pipeline.config.schema import Settings, check_values
 from pipeline.config.user_files import Value
 from pipeline.datasets import CONNECTORS, Connector
@@ -24,6 +24,7 @@ from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import SOURCES, ModelSource
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_secrets
+from pipeline.vad import Detector
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class RunConfig:
         dataset: The connector, which has checked its own options.
         dataset_options: The connector's options as plain values, for the record.
         source: The source of the model.
+        detector: Finds speech; `None` with `vad=none`.
         layers: The layers whose features are asked for, ascending; empty where features are not.
         run_dir: The folder for the tables.
         yaml: The resolved configuration, secrets masked.
@@ -45,6 +47,7 @@ class RunConfig:
     dataset: Connector
     dataset_options: dict[str, Any]
     source: ModelSource
+    detector: Detector | None
     layers: tuple[int, ...]
     run_dir: Path
     yaml: str
@@ -54,6 +57,11 @@ class RunConfig:
     def model(self) -> ModelFacts:
         """What is known of the chosen model."""
         return self.source.facts
+
+    @property
+    def makes_segments(self) -> bool:
+        """Whether the manifest is to be made of stretches of speech."""
+        return {"manifest", "vad"} <= {*self.settings.stages}
 
     @property
     def identity_options(self) -> dict[str, Any]:
@@ -148,6 +156,7 @@ def _checked(composed: DictConfig, arguments: tuple[str, ...]) -> RunConfig:
             f"report.layers={settings.report.layers}: shows features that the run does not store; "
             f"it stores those of layers {list(layers)}, by features.layers= and outputs="
         )
+    detector = _detector(settings)
     dataset: Connector = CONNECTORS.load(settings.dataset.connector).Dataset(settings.dataset)
     run_dir = Path(settings.run_dir) if settings.run_dir else Path("runs") / dataset.run_name / source.run_name
     composed.run_dir = settings.run_dir or str(run_dir)
@@ -157,11 +166,29 @@ def _checked(composed: DictConfig, arguments: tuple[str, ...]) -> RunConfig:
         dataset=dataset,
         dataset_options=asdict(settings.dataset),
         source=source,
+        detector=detector,
         layers=layers,
         run_dir=run_dir,
         yaml=OmegaConf.to_yaml(OmegaConf.create(mask_secrets(OmegaConf.to_container(composed)))),
         arguments=arguments,
     )
+
+
+def _detector(settings: Settings) -> Detector | None:
+    """Return the detector of speech; `None` with `vad=none`.
+
+    Raises:
+        UserError: The stages do not fit `vad=`, or the package of the detector is not installed.
+    """
+    name, stages = settings.vad.name, ",".join(settings.stages)
+    if name == "none":
+        if "vad" in settings.stages:
+            raise UserError(f"stages=[{stages}]: the stage vad needs a detector of speech; add vad=silero")
+        return None
+    if "manifest" in settings.stages and "vad" not in settings.stages:
+        raise UserError(f"stages=[{stages}]: vad={name} makes segments in the stage vad; add vad, or set vad=none")
+    detector: Detector = DETECTORS.load(name).Detector(settings.vad)
+    return detector
 
 
 def _check_run_dir(run_dir: Path) -> None:

@@ -113,8 +113,9 @@ class Settings:
     model: Any
     decoder: Any
     executor: Any
+    vad: Any
     run_dir: str | None
-    stages: Annotated[list[str], _some_of("manifest", "infer", "decode", "score", "report")]
+    stages: Annotated[list[str], _some_of("manifest", "vad", "infer", "decode", "score", "report")]
     outputs: Annotated[list[str], _some_of("transcripts", "emissions", "features")]
     device: Annotated[str, _DEVICE]
     threads: Annotated[int | None, Rule("a whole number from 1 to 1024, or null", lambda n: 1 <= n <= 1024)]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,6 +21,22 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path, resolve_path
 from pipeline.storage import tables
 from pipeline.storage.manifest import BLOCK_ROWS, Manifest, digest_of
+
+
+class Listed(NamedTuple):
+    """An utterance of a dataset, on its way to a row of the manifest.
+
+    Attributes:
+        utterance: The utterance.
+        header: The header of its recording; `None` if it cannot be read.
+        file_size: Size of the file in bytes; `None` if there is none.
+        rejection: Why the utterance is a failure before its recording is opened; `None` if it is none.
+    """
+
+    utterance: Utterance
+    header: AudioHeader | None
+    file_size: int | None
+    rejection: tuple[ErrorName, str] | None
 
 
 @dataclass(frozen=True)
@@ -81,6 +97,7 @@ def list_utterances(
     stderr: Path | None = None,
     warnings: Warnings | None = None,
     known: Callable[[Utterance], tuple[AudioHeader | None, int | None] | None] = lambda utterance: None,
+    segmented: Callable[[Sequence[Listed]], Sequence[Listed]] = lambda listed: listed,
 ) -> Listing:
     """Find the recordings of a dataset, and read their headers in parallel.
 
@@ -96,12 +113,13 @@ def list_utterances(
         stderr: File that takes messages of audio libraries; `None` drops them.
         warnings: Counts the ends of segments that are cut, and the ids that are changed because they are taken.
         known: Returns header and file size of a recording whose header need not be read, otherwise `None`.
+        segmented: Returns what takes the place of some utterances.
 
     Returns:
         The utterances, in the order of the dataset.
 
     Raises:
-        UserError: An id is empty, or there are no recordings.
+        UserError: An id is empty, or there are no recordings, or none has speech.
     """
     types = columns_of(dataset)
     columns = tables.own_column_names(types)
@@ -113,10 +131,10 @@ def list_utterances(
     rejected: dict[int, tuple[ErrorName, str]] = {}
     batches: list[pa.RecordBatch] = []
     utterances = utterances_of(dataset)
-    done = 0
+    done = seen = 0
     with Headers(timeout_s, stderr) as headers:
         while block := list(islice(utterances, BLOCK_ROWS)):
-            rows: list[dict[str, Any]] = []
+            listed: list[Listed] = []
             found = [known(each) for each in block]
             read = headers.of([each.path for each, facts in zip(block, found, strict=True) if facts is None])
             for utterance, facts in zip(block, found, strict=True):
@@ -127,16 +145,22 @@ def list_utterances(
                 if header is not None and rejection is None:
                     utterance = _cut(utterance, header, slack_s, warnings)
                 each_channel = _channels(utterance, header) if channels == "each" else [utterance]
-                if rejection is not None:
-                    rejected |= dict.fromkeys(range(done + len(rows), done + len(rows) + len(each_channel)), rejection)
-                rows += [_row(each, header, size, columns) for each in each_channel]
-                on_progress(done + len(rows))
+                listed += [Listed(each, header, size, rejection) for each in each_channel]
+                on_progress(done + len(listed))
+            made = segmented(listed)
+            rejected |= {done + row: each.rejection for row, each in enumerate(made) if each.rejection is not None}
+            rows = [_row(each.utterance, each.header, each.file_size, columns) for each in made]
             batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
             done += len(rows)
+            seen += len(listed)
     table = pa.Table.from_batches(batches, schema=schema)
     if channels != "each" and table[tables.CHANNEL].null_count == len(table):
         table = table.drop_columns([tables.CHANNEL])
     if not table.num_rows:
+        if seen:
+            raise UserError(
+                f"dataset={dataset.run_name}: no recording has speech; lower vad.threshold=, or set vad=none"
+            )
         raise UserError(f"dataset={dataset.run_name}: no recordings found; nothing to do")
     table = _with_unique_ids(table, warnings).combine_chunks()
     return Listing(table, {table["id"][row].as_py(): rejection for row, rejection in rejected.items()})

@@ -6,37 +6,33 @@ If the corpus has moved since, the manifest is made again and must hold the same
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
 from pipeline.config.run_config import RunConfig
-from pipeline.datasets import Connector, Warnings
-from pipeline.records import AudioHeader, Utterance
+from pipeline.datasets import Warnings
 from pipeline.runtime import redaction as masking
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
-from pipeline.runtime.paths import resolve_path
-from pipeline.runtime.progress import PLAIN_EVERY_S, format_hours
+from pipeline.runtime.progress import format_hours
 from pipeline.runtime.terminal import counted, printable
 from pipeline.stages import identity
 from pipeline.stages import resume as refusals
-from pipeline.stages.build_manifest import Listing, first_generation, list_utterances
-from pipeline.stages.growth import Changes, KnownHeaders, compare, describe_again, grown
+from pipeline.stages.build_manifest import Listing, first_generation
+from pipeline.stages.growth import Changes, compare, describe_again, grown
+from pipeline.stages.listing import list_corpus
 from pipeline.storage import manifest as manifests
+from pipeline.storage import tables
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.names import MANIFEST
 from pipeline.storage.run_directory import RunDirectory
 
 _PLACES = frozenset(("root", "path", "metadata", "audio_root"))
 """Options of datasets that say where a corpus lies."""
-SHOWN_EVERY_S = 0.1
-"""Seconds between two updates of a count on a terminal."""
 
 
 class ManifestStage:
@@ -75,7 +71,16 @@ class ManifestStage:
         options = masking.mask_secrets(options, marked=True)
         name = type(self._config.dataset).__module__.rpartition(".")[2]
         each = {"channels": "each"} if self._config.settings.channels == "each" else {}
-        return {"dataset": name, **options, **each, "shard.hours": self._config.settings.shard.hours}
+        return {"dataset": name, **options, **each, **self._vad(), "shard.hours": self._config.settings.shard.hours}
+
+    def _vad(self) -> dict[str, Any]:
+        """Return the settings that make segments: those of the manifest there is, if this run only reads it."""
+        if self._config.makes_segments:
+            assert self._config.detector is not None
+            return self._config.detector.identity()
+        if "manifest" in self._config.settings.stages or not self._directory.manifest.is_there:
+            return {}
+        return _vad_of(tables.metadata_of(self._directory.manifest.schema()).get("made_with", {}))
 
     def run(self) -> Manifest:
         """Make the manifest, or read the existing one.
@@ -151,7 +156,7 @@ class ManifestStage:
 
     def _extended(self, manifest: Manifest, made_with: dict[str, Any]) -> Manifest:
         """List the corpus again, and take over what has changed. If the listing fails, nothing is changed."""
-        changes = compare(manifest, self._list(KnownHeaders(manifest).of))
+        changes = compare(manifest, self._list(manifest))
         self.unlisted = len(changes.new)
         self._say_changes(changes)
         settings = self._config.settings
@@ -185,33 +190,16 @@ class ManifestStage:
         identity.note_manifest(directory, extended.chain)
         return extended
 
-    def _list(
-        self, known: Callable[[Utterance], tuple[AudioHeader | None, int | None] | None] = lambda utterance: None
-    ) -> Listing:
-        with self._console.status("finding recordings and reading their headers") as status:
-            shown = said = time.monotonic()
-
-            def tell(rows: int) -> None:
-                nonlocal shown, said
-                now = time.monotonic()
-                if now - shown >= SHOWN_EVERY_S:  # `tell` is called for each row
-                    shown = now
-                    status.update(f"reading headers: {counted(rows, 'utterance')}")
-                if not self._console.is_terminal and now - said >= PLAIN_EVERY_S:
-                    said = now
-                    self._say(f"reading headers: {counted(rows, 'utterance')}")
-
-            settings, dataset, self._warnings = self._config.settings, self._config.dataset, Warnings()
-            log, timeout_s = self._directory.local_log(), settings.loader.timeout_s
-            listing = list_utterances(dataset, settings.channels, timeout_s, tell, log, self._warnings, known)
-            _refuse_none_found(dataset, listing.table)
-            return listing
+    def _list(self, manifest: Manifest | None = None) -> Listing:
+        """List the corpus as it is now; `manifest` is the manifest there is."""
+        self._warnings = Warnings()
+        return list_corpus(self._config, self._directory, self._console, self._say, self._warnings, manifest)
 
     def _moved(self, manifest: Manifest, before: dict[str, Any], made_with: dict[str, Any]) -> Manifest:
         """List the corpus at its new place. Refuse it if recordings of the manifest are missing or differ there."""
         differences = refusals.making_differences(before, made_with)
-        if before["shard.hours"] == made_with["shard.hours"]:
-            changes = compare(manifest, self._list(KnownHeaders(manifest).of))
+        if before["shard.hours"] == made_with["shard.hours"] and _vad_of(before) == _vad_of(made_with):
+            changes = compare(manifest, self._list(manifest))
             # An option that an earlier release did not have is no difference.
             moved = {key for key in {*before} & {*made_with} if before[key] != made_with[key]} <= _PLACES
             # Another option may read other references and columns of the same recordings.
@@ -256,23 +244,6 @@ class ManifestStage:
             identity.note_manifest(self._directory, manifest.content)
 
 
-def _refuse_none_found(dataset: Connector, table: pa.Table) -> None:
-    """Refuse a corpus none of whose recordings exists, because every row would fail in the same way.
-
-    Raises:
-        UserError: No recording exists. The message names the first, and the nearest folder that exists.
-    """
-    if table["file_size"].null_count < len(table):
-        return
-    paths = (path for path in table["path"].to_pylist() if path)
-    first = next(paths, "")
-    if not first or any(os.path.exists(resolve_path(path)) for path in (first, *paths)):
-        return  # reading their headers took too long
-    nearest = first
-    while not os.path.exists(resolve_path(nearest)):
-        nearest = os.path.dirname(nearest)
-    hint = f"; {dataset.not_found()}" if hasattr(dataset, "not_found") else ""
-    raise UserError(
-        f"dataset={dataset.run_name}: not one of its recordings exists; the first is {first!r}, "
-        f"of which {nearest!r} exists{hint}"
-    )
+def _vad_of(made_with: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the detector among those that determine a manifest; none without segments of speech."""
+    return {key: value for key, value in made_with.items() if key.partition(".")[0] == "vad"}

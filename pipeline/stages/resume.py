@@ -137,10 +137,17 @@ def refusal(run_dir: Path, differences: Sequence[str]) -> UserError:
 def making_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return the differences between the settings of two manifests. `channels` is left out: the identity has it too."""
     keys = [key for key in sorted({*before, *now} - {"channels"}) if before.get(key) != now.get(key)]
+    if "vad" in keys:  # its settings are left out
+        keys = [key for key in keys if not key.startswith("vad.")]
     if "dataset" in keys:  # options that only one of the datasets has are left out
-        keys = [key for key in keys if key in ("dataset", "root", "path") or (key in before and key in now)]
-    whole = ("dataset", "shard.hours")
-    return [difference(key if key in whole else f"dataset.{key}", before.get(key), now.get(key)) for key in keys]
+        kept = ("root", "path")
+        keys = [key for key in keys if key in kept or _is_whole(key) or (key in before and key in now)]
+    return [difference(key if _is_whole(key) else f"dataset.{key}", before.get(key), now.get(key)) for key in keys]
+
+
+def _is_whole(key: str) -> bool:
+    """Whether a setting of a manifest is none of the dataset, so that it is called as it is."""
+    return key in ("dataset", "shard.hours") or key.partition(".")[0] == "vad"
 
 
 def corpus_differences(before: pa.Table, now: pa.Table) -> str:

@@ -144,6 +144,10 @@ class StoredRun:
         """Return the sorted names of a folder's entries; an empty list if the folder does not exist."""
         return self._files.names(folder)
 
+    def stored(self, name: str) -> StoredTable:
+        """Return a table that is no table of a shard, by the name of its file."""
+        return StoredTable(self._files, name)
+
     def table(self, table: str, shard: int, supplement: int = 0) -> StoredTable:
         """Return the file of one table that a pass over a shard writes. A pass that is computed again replaces it."""
         if table == "transcripts" and self.decoded is not None:

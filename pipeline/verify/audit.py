@@ -25,6 +25,7 @@ from pipeline.storage.names import (
     MANIFEST,
     RUN_JSON,
     SCORES,
+    SPEECH,
     STAGING,
     TABLES,
     of_decoding,
@@ -41,7 +42,7 @@ from pipeline.verify.shard import audit_shard
 THREADS = 4
 """Threads that hash files: a fast disk delivers more than one core can hash."""
 _KNOWN = {
-    *TABLES, COMMITS, MANIFEST, RUN_JSON, CONFIG, SCORES, CONFUSIONS, STAGING, "report", "logs",
+    *TABLES, COMMITS, MANIFEST, RUN_JSON, CONFIG, SCORES, CONFUSIONS, SPEECH, STAGING, "report", "logs",
 }  # fmt: skip
 _UNCHECKED = {"fingerprint", "identity", "weights", "versions", "written"}
 """Keys of `run.json` in releases that wrote no checksum."""

@@ -61,7 +61,11 @@ def reference() -> str:
         parts += [f"### `dataset={name}` {{ #dataset-{name} }}", _text(said)]
         parts += [_entry(key, place=f"dataset-{name}") for key in keys] if keys else ["Nothing to set."]
     parts += ["## `model=`: what reads them", *_models()]
-    for group, does in (("decoder", "how labels become text"), ("executor", "where the work is done")):
+    for group, does in (
+        ("decoder", "how labels become text"),
+        ("executor", "where the work is done"),
+        ("vad", "which stretches of recordings are speech"),
+    ):
         parts += [f"## `{group}=`: {does}"]
         for name in group_choices(group):
             parts += [f"`{group}={name}`: {_text(describe_choice(group, name).said)}"]
@@ -85,7 +89,7 @@ def dataset_keys(choice: str) -> list[Key]:
 
 
 def own_keys(group: str, name: str) -> list[Key]:
-    """The keys of `decoder=name` or `executor=name`, where the module has the name of the choice."""
+    """The keys of `decoder=name`, `executor=name` or `vad=name`, where the module has the name of the choice."""
     said = {setting.key: setting for setting in describe_choice(group, name).settings}
     return _keys(GROUPS[group].load(name).Options, said, f"{group}.")
 

@@ -118,7 +118,7 @@ def test_the_page_has_every_choice_and_says_what_each_dataset_is() -> None:
         said = describe("dataset", name).said
         assert said
         assert " ".join(said.split()) in " ".join(datasets.split())
-    for group in ("model", "decoder", "executor"):
+    for group in ("model", "decoder", "executor", "vad"):
         words = re.findall(r"\w+", "\n".join(section(f"{group}=NAME")))
         assert {*group_choices(group)} <= {*words}
 

@@ -216,7 +216,7 @@ def test_a_bug_of_ours_is_shown_and_logged_without_secrets(where: str, tmp_path:
     script = tmp_path / "buggy.py"
     script.write_text(
         "import runpy, sys, threading\n"
-        "from pipeline.stages import manifest\n"
+        "from pipeline.stages import listing\n"
         "def buggy(*_, **__):\n"
         f"    raise ValueError('https://u:{CANARY}@h/?token={CANARY}')\n"
         "def build(*_, **__):\n"
@@ -227,7 +227,7 @@ def test_a_bug_of_ours_is_shown_and_logged_without_secrets(where: str, tmp_path:
         "    buggy()\n"
         "where = sys.argv[-1]\n"
         "sys.argv = ['run', 'dataset=digits', 'outputs=[transcripts]', 'run_dir=out']\n"
-        "manifest.list_utterances = lambda *a, **k: (sys.argv.append(where), build())\n"
+        "listing.list_utterances = lambda *a, **k: (sys.argv.append(where), build())\n"
         "runpy.run_module('pipeline.run', run_name='__main__')\n"
     )
     (elsewhere / "out").mkdir()  # one that was there stays, with its log

@@ -17,7 +17,7 @@ from running import main, run
 
 from pipeline import status
 from pipeline.results import open_run
-from pipeline.stages import manifest as manifest_stage
+from pipeline.stages import listing
 from pipeline.verify import __main__ as verify
 
 
@@ -186,14 +186,14 @@ def test_a_listing_that_fails_changes_nothing(
 ) -> None:
     corpus.add(range(6, 8))
     state = corpus.files()
-    list_utterances = manifest_stage.list_utterances
+    list_utterances = listing.list_utterances
 
     def broken(*arguments: object) -> pa.Table:
         list_utterances(*arguments)
         raise OSError(5, "Input/output error", str(corpus.root))
 
     with monkeypatch.context() as patch:
-        patch.setattr(manifest_stage, "list_utterances", broken)
+        patch.setattr(listing, "list_utterances", broken)
         assert corpus.run() == 1
     assert f"{corpus.root}: Input/output error" in capsys.readouterr().err
     assert corpus.files() == state

@@ -1,0 +1,108 @@
+"""Searches recordings for speech, in processes, and keeps what was found as it goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from pipeline.audio.waveforms import Extent
+from pipeline.runtime.errors import AudioError
+from pipeline.runtime.failpoints import failpoint
+from pipeline.runtime.supervisor import Lost, Supervisor
+from pipeline.storage.speech import Recording, SpeechStore
+from pipeline.vad import Detector, Stretches
+
+COMMIT_S = 30.0
+"""Seconds of work that a kill may cost."""
+
+
+class Search:
+    """Searches recordings that a run has not searched before.
+
+    Attributes:
+        store: What was found.
+        failed: Why a recording could not be searched, by path and channel.
+        searched_s: Seconds of audio that were searched.
+    """
+
+    def __init__(
+        self,
+        store: SpeechStore,
+        detector: Detector,
+        *,
+        processes: int,
+        timeout_s: float,
+        stderr: Path,
+        tell: Callable[[float], None],
+    ) -> None:
+        """Start no process yet.
+
+        Args:
+            store: The recordings that were searched before, which takes the others.
+            detector: The detector.
+            processes: Processes that search, each on one core.
+            timeout_s: Seconds without progress after which a recording counts as one that cannot be searched.
+            stderr: File that takes the messages of audio libraries.
+            tell: Called with the seconds of audio that were searched so far.
+        """
+        self.store = store
+        self.failed: dict[tuple[str, int | None], str] = {}
+        self.searched_s = 0.0
+        self._detector = detector
+        self._processes = processes
+        self._timeout_s = timeout_s
+        self._stderr = stderr
+        self._tell = tell
+
+    def over(self, recordings: Iterable[Recording]) -> None:
+        """Search those of some recordings that are not in the store. One that cannot be decoded costs only itself."""
+        speech = self.store.speech
+        new = [each for each in recordings if speech(each.path, each.channel, each.header.file_size) is None]
+        todo = list(dict.fromkeys(each for each in new if each[:2] not in self.failed))
+        if not todo:
+            return
+        self._detector.prepare()
+        with Supervisor(
+            partial(_search, self._detector),
+            processes=self._processes,
+            timeout_s=self._timeout_s,
+            stderr=self._stderr,
+        ) as supervisor:
+            found: list[tuple[Recording, Stretches]] = []
+            committed = time.monotonic()
+            for recording, result in zip(todo, supervisor.map(todo), strict=True):
+                if isinstance(result, list):
+                    found.append((recording, result))
+                else:
+                    self.failed[recording[:2]] = result.reason if isinstance(result, Lost) else result
+                self.searched_s += recording.header.duration_s
+                self._tell(self.searched_s)
+                if time.monotonic() - committed >= COMMIT_S:
+                    self._commit(found)
+                    found, committed = [], time.monotonic()
+            self._commit(found)
+
+    def _commit(self, found: Sequence[tuple[Recording, Stretches]]) -> None:
+        self.store.add(found)
+        failpoint("speech")
+
+
+def _search(detector: Detector, recording: Recording, alive: Callable[[], None]) -> Stretches | str:
+    """Search one recording. This runs in a child process.
+
+    Returns:
+        The stretches, or why the recording cannot be decoded.
+
+    Raises:
+        MemoryError: There is too little memory.
+    """
+    header = recording.header
+    extent = Extent(recording.path, channel=recording.channel, file_size=header.file_size)
+    try:
+        return detector.stretches(extent, header, alive)
+    except AudioError as error:
+        if error.error == "out_of_memory":
+            raise MemoryError from None
+        return str(error)

@@ -1,0 +1,1 @@
+"""The network of Silero VAD, and how a recording passes it."""
