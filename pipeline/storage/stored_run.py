@@ -21,6 +21,7 @@ from pipeline.storage.names import (
     COMMITS,
     CONFUSIONS,
     MANIFEST,
+    REFERENCES,
     RUN_JSON,
     SCORES,
     STAGING,
@@ -36,7 +37,7 @@ class StoredRun:
 
     Attributes:
         root: The folder, for messages.
-        manifest, scores, confusions: Tables of the whole run.
+        manifest, scores, confusions, references: Tables of the whole run.
     """
 
     def __init__(self, root: Path) -> None:
@@ -47,6 +48,7 @@ class StoredRun:
         self.manifest = StoredTable(self._files, MANIFEST)
         self.scores = StoredTable(self._files, SCORES)
         self.confusions = StoredTable(self._files, CONFUSIONS)
+        self.references = StoredTable(self._files, REFERENCES)
 
     def is_locked(self) -> bool:
         """Whether a process holds the lock now."""

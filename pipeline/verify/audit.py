@@ -23,6 +23,7 @@ from pipeline.storage.names import (
     CONFIG,
     CONFUSIONS,
     MANIFEST,
+    REFERENCES,
     RUN_JSON,
     SCORES,
     STAGING,
@@ -33,13 +34,14 @@ from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import RunRecord
 from pipeline.verify.duplicates import audit_duplicates
 from pipeline.verify.findings import Problem, ShardAudit, State, Work, reason
+from pipeline.verify.references import audit_references
 from pipeline.verify.scores import audit_scores
 from pipeline.verify.shard import audit_shard
 
 THREADS = 4
 """Threads that hash files: a fast disk delivers more than one core can hash."""
 _KNOWN = {
-    *TABLES, COMMITS, MANIFEST, RUN_JSON, CONFIG, SCORES, CONFUSIONS, STAGING, "report", "logs",
+    *TABLES, COMMITS, MANIFEST, RUN_JSON, CONFIG, SCORES, CONFUSIONS, REFERENCES, STAGING, "report", "logs",
 }  # fmt: skip
 _UNCHECKED = {"fingerprint", "identity", "weights", "versions", "written"}
 """Keys of `run.json` in releases that wrote no checksum."""
@@ -117,6 +119,7 @@ def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda
             raise
     problems += [problem for each in audits for problem in each.problems]
     notes = [note for each in audits for note in each.notes]
+    problems += audit_references(directory, manifest, notes)
     for path, is_read in _unknown(directory, work, listed, {*shards}):
         if is_read:
             problems.append(
