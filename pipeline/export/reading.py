@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from pipeline.results.speakers import Speakers
 from pipeline.scoring.membership import speaker_column
 from pipeline.storage.tables import CHANNEL
 
-WINDOW_ROWS = 20_000
-"""Utterances that are in memory at a time, except those of a recording that has more."""
+WINDOW_ROWS = 200_000
+"""Utterances whose transcripts are in memory at a time, except those of a recording that has more."""
+_BLOCK_ROWS = 2_000
+"""Utterances that are Python objects at a time, except those of a recording that has more."""
 _FACTS = ("path", "start_s", "duration_s", "sample_rate", "num_channels", "file_size")
 _READ = ["id", "text", "words", "reference", "avg_logprob"]
 
@@ -49,50 +52,42 @@ class Reader:
         manifest = self.run.manifest
         names = recording_names(manifest["path"].unique(), self.run.recording_root)
         codes, _ = pd.factorize(manifest["path"])
+        order = np.argsort(codes, kind="stable")
         last_row = np.cumsum(np.bincount(codes)) - 1
-        window_of = (last_row // WINDOW_ROWS)[codes]
-        order = np.argsort(window_of, kind="stable")
-        bounds = np.flatnonzero(np.diff(window_of[order])) + 1
+        window_of = (last_row // WINDOW_ROWS)[codes[order]]
         held: dict[int, pa.Table] = {}
-        for rows in np.split(order, bounds) if len(order) else ():
+        for rows in np.split(order, np.flatnonzero(np.diff(window_of)) + 1) if len(order) else ():
             window = manifest.iloc[rows]
-            shards = [int(shard) for shard in window["shard"].unique()]
-            found: dict[str, dict[str, Any]] = {}
-            for shard in shards:
-                table = held.pop(shard) if shard in held else self.run.transcripts_of(shard)
-                found.update(self._rows(table, window["id"]))
-            held = {shard: table}  # the next window may begin in the same shard
-            by_path: dict[str, list[dict[str, Any]]] = {}
-            facts = window[["id", *_FACTS, *([CHANNEL] if CHANNEL in window else [])]]
-            for fact in facts.to_dict("records"):
-                by_path.setdefault(fact["path"], []).append(fact)
-            for path, mine in by_path.items():
-                if recording := self._recording(names[path], path, mine, found):
+            found = []
+            for shard in map(int, window["shard"].unique()):
+                table = held.pop(shard) if shard in held else self._transcripts(shard)
+                found.append(table.filter(pc.is_in(table["id"], value_set=pa.array(window["id"], pa.string()))))
+                last = {shard: table}
+            held = last  # the next window may begin in the same shard
+            pairs = _beside(window, pa.concat_tables(found, promote_options="permissive").combine_chunks())
+            for path, mine in groupby(pairs, key=lambda pair: pair[0]["path"]):
+                if recording := self._recording(names[path], path, [*mine]):
                     exported.recordings += 1
                     exported.utterances += len(recording.segments)
                     exported.overlapping += sum(segment.overlapping for segment in recording.segments)
                     yield recording
 
-    def _rows(self, table: pa.Table, ids: pd.Series) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _transcripts(self, shard: int) -> pa.Table:
+        """Return the columns of a shard that are exported; `said_by` is the dataset's speaker."""
+        table = self.run.transcripts_of(shard)
         speaker = speaker_column(table.schema.names) if self.speakers is None else None
-        columns = [*_READ, *([] if speaker is None else [speaker])]
-        kept = table.select(columns).filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
-        for row in kept.to_pylist():
-            if not self.references or row["reference"] is not None:
-                yield row["id"], row | {"said_by": None if speaker is None else row[speaker]}
+        said_by = pa.nulls(len(table), pa.string()) if speaker is None else table[speaker].cast(pa.string())
+        table = table.select(_READ).append_column("said_by", said_by)
+        return table.filter(pc.is_valid(table["reference"])) if self.references else table
 
     def _recording(
-        self, name: str, path: str, facts: Sequence[dict[str, Any]], found: Mapping[str, dict[str, Any]]
+        self, name: str, path: str, pairs: Sequence[tuple[dict[str, Any], dict[str, Any] | None]]
     ) -> Recording | None:
-        several = len({_known(fact.get(CHANNEL)) for fact in facts}) > 1
-        segments = [
-            self._segment(path, fact, row, several=several)
-            for fact in facts
-            if (row := found.get(fact["id"])) is not None
-        ]
+        several = len({_known(fact.get(CHANNEL)) for fact, _ in pairs}) > 1
+        segments = [self._segment(path, fact, row, several=several) for fact, row in pairs if row is not None]
         if not segments:
             return None
-        first = facts[0]
+        first, _ = pairs[0]
         ordered = sorted(segments, key=lambda segment: (segment.start_s, segment.channel or 0))
         return Recording(
             name=name,
@@ -109,7 +104,7 @@ class Reader:
         start_s = _known(fact["start_s"])
         begin_s = start_s or 0.0
         times = [(word["start_s"], word["end_s"]) for word in row["words"] or ()]
-        usual = str(row["said_by"]) if row["said_by"] is not None else f"c{channel}" if several else None
+        usual = row["said_by"] or (f"c{channel}" if several else None)
         if self.speakers is None:
             said = [(usual, False)] * len(times)
         else:
@@ -132,6 +127,16 @@ class Reader:
             avg_logprob=row["avg_logprob"],
             overlapping=sum(overlap for _, overlap in said),
         )
+
+
+def _beside(window: pd.DataFrame, found: pa.Table) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:
+    """Yield the row of each utterance in the manifest, and its transcript; `None` if it has none."""
+    facts = window[["id", *_FACTS, *([CHANNEL] if CHANNEL in window else [])]]
+    place = pc.index_in(pa.array(window["id"], pa.string()), value_set=found["id"].combine_chunks())
+    for start in range(0, len(facts), _BLOCK_ROWS):
+        taken = found.take(place.slice(start, _BLOCK_ROWS)).to_pylist()
+        for fact, row in zip(facts.iloc[start : start + _BLOCK_ROWS].to_dict("records"), taken, strict=True):
+            yield fact, row if row["id"] is not None else None
 
 
 def _known(value: Any) -> Any:

@@ -47,6 +47,11 @@ def safe_name(text: str) -> str:
     return plain
 
 
+def stem_of(path: str) -> str:
+    """Return the file name of a path without its ending."""
+    return os.path.splitext(os.path.basename(path))[0]
+
+
 def recording_names(paths: Iterable[str], root: str) -> dict[str, str]:
     """Return the name of each recording, by path: `0017` for `monday/0017.wav`.
 
@@ -57,7 +62,7 @@ def recording_names(paths: Iterable[str], root: str) -> dict[str, str]:
         paths: Paths of the recordings, as in the manifest.
         root: The folder of the recordings.
     """
-    stems = {path: os.path.splitext(os.path.basename(path))[0] for path in paths}
+    stems = {path: stem_of(path) for path in paths}
     number = Counter(safe_name(stem).casefold() for stem in stems.values())
     unique = UniqueNames()
     names = {path: unique.of(stem) for path, stem in stems.items() if number[safe_name(stem).casefold()] == 1}

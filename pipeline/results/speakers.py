@@ -17,6 +17,7 @@ from pipeline.datasets.formats.naming import spelled
 from pipeline.datasets.formats.source import Source, line
 from pipeline.datasets.formats.turns import Turn
 from pipeline.datasets.formats.values import shown
+from pipeline.results.recording_names import stem_of
 from pipeline.runtime.errors import UserError
 
 SPEAKER, OVERLAP = "speaker", "overlap"
@@ -145,4 +146,4 @@ def _side(channel: str) -> int | None:
 
 
 def _key(path: str) -> str:
-    return spelled(os.path.splitext(os.path.basename(path))[0])
+    return spelled(stem_of(path))

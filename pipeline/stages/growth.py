@@ -7,10 +7,11 @@ New recordings become new shards behind the old ones. Corrected references and c
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +21,11 @@ from numpy.typing import NDArray
 from pipeline.inference.planning import assign_shards
 from pipeline.records import AudioHeader, Utterance
 from pipeline.runtime.failpoints import failpoint
+from pipeline.stages import identity
 from pipeline.stages.build_manifest import Listing
 from pipeline.stages.decode import describe_decodings_again
 from pipeline.stages.score import renew_transcripts
+from pipeline.storage import manifest as manifests
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import Generation, Manifest, chain_of
 from pipeline.storage.run_directory import RunDirectory
@@ -253,6 +256,45 @@ def _vanished(changes: Changes, now: str) -> pa.Array:
     before = _column(changes.manifest.table, pa.field(VANISHED, pa.string()))
     gone = np.isin(np.arange(len(changes.place)), changes.vanished)
     return pc.if_else(pa.array(gone), pc.coalesce(before, pa.scalar(now)), pa.scalar(None, pa.string()))
+
+
+def replace_manifest(
+    directory: RunDirectory,
+    before: Manifest,
+    after: Manifest,
+    described: NDArray[np.int64],
+    made_with: Mapping[str, Any],
+    retracted: Iterable[int] = (),
+) -> int:
+    """Replace the manifest of a run, and what the transcripts have of it. The caller holds the lock.
+
+    The transcripts come first, so that after a kill the next run finds the same changes.
+
+    Args:
+        directory: The run.
+        before: The manifest.
+        after: The manifest from now on.
+        described: Rows whose reference or own columns differ.
+        made_with: The settings that the manifest is made with.
+        retracted: Shards that are computed again.
+
+    Returns:
+        The number of files of transcripts that were written.
+    """
+    files = 0
+    if after.chain != before.content:
+        records = directory.commits()
+        identity.note_manifest(directory, before.content, after.chain)
+        directory.remove_scores()
+        for shard in retracted:
+            directory.retract(shard)
+            records.pop(shard, None)
+        files = describe_again(directory, after, records, described)
+    failpoint("extend")
+    manifests.write(directory, after, dict(made_with))
+    failpoint("extended")
+    identity.note_manifest(directory, after.chain)
+    return files
 
 
 def describe_again(

@@ -24,6 +24,7 @@ from pipeline.storage.names import (
     CONFUSIONS,
     DECODED,
     MANIFEST,
+    REFERENCES,
     REPORT,
     RUN_JSON,
     SCORES,
@@ -41,7 +42,7 @@ class StoredRun:
 
     Attributes:
         root: The folder, for messages.
-        manifest, scores, confusions: Tables of the whole run.
+        manifest, scores, confusions, references: Tables of the whole run.
         report: Name of the report's page.
         decoded: The transcripts of a decoding, which take the place of those of the stage `infer`; `None` for these.
     """
@@ -54,6 +55,7 @@ class StoredRun:
         self.manifest = StoredTable(self._files, MANIFEST)
         self.scores = StoredTable(self._files, SCORES)
         self.confusions = StoredTable(self._files, CONFUSIONS)
+        self.references = StoredTable(self._files, REFERENCES)
         self.report = REPORT
         self.decoded: DerivedTable | None = None
 

@@ -90,6 +90,7 @@ def test_memory_holds_a_window_of_utterances_and_recordings_stay_together(
     export(run, "nemo", out=tmp_path / "whole.jsonl")
     export(run, "ctm", out=tmp_path / "whole.ctm")
     monkeypatch.setattr(reading, "WINDOW_ROWS", 3)
+    monkeypatch.setattr(reading, "_BLOCK_ROWS", 2)
     monkeypatch.setattr(sorted_lines, "MAX_HELD", 3)
     export(run, "nemo", out=tmp_path / "few.jsonl")
     export(run, "ctm", out=tmp_path / "few.ctm")

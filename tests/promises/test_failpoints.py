@@ -25,8 +25,8 @@ COUNTS = {"decode": 2, "forward": 2, "take": 2, "spool": 5, "table": 2, "sync": 
 RECORD = {"file": 4, "file-staged": 4, "file-synced": 4, "file-moved": 4}
 """Small files of a run that goes on: run.json, config.yaml, and a record for each shard."""
 
-ELSEWHERE = {"renewal", "renewal-decided", "described", "extend", "extended"}
-"""Points that only a run reaches whose corpus or normaliser has changed."""
+ELSEWHERE = {"renewal", "renewal-decided", "described", "extend", "extended", "references", "references-written"}
+"""Points that only a run reaches whose corpus, references or normaliser have changed."""
 
 
 def contents(run_dir: Path) -> dict[str, bytes]:

@@ -5,18 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import soundfile
 from make_run import Spoken, make_run
 
 TALK, CALL, NOISE, GONE = "día/talk 1.wav", "calls/a#1%C3.wav", "noise.wav", "gone.wav"
 
 
-@pytest.fixture(scope="package")
-def odd_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_odd_run(root: Path) -> Path:
     """A talk in two segments, which are in two shards, the later one first; a call of two channels, whose sides
     overlap; noise without words; a failure; and a shard that is not done."""
-    root = tmp_path_factory.mktemp("odd")
     generator = np.random.default_rng(0)
     for name, channels, seconds in ((TALK, 1, 6), (CALL, 2, 4), (NOISE, 1, 1)):
         path = root / name
