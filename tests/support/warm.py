@@ -206,7 +206,7 @@ def _serve(connection: socket.socket) -> None:
 
 
 def _configure() -> None:
-    """Let Hydra find its plugins and learn its grammar, and read what most runs choose: as long as a short run takes."""
+    """Let Hydra find its plugins and learn its grammar, and read what most runs choose. That takes as long as a run."""
     from pipeline.config.run_config import load
 
     listed = Path(__file__).parents[1] / "data" / "short_digits.csv"
