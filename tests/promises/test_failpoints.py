@@ -9,7 +9,7 @@ import duckdb
 import pandas as pd
 import polars as pl
 import pytest
-from running import TABLES, assert_accounting, assert_same_tables, run
+from running import SHORT, TABLES, assert_accounting, assert_same_tables, run
 
 from pipeline.runtime import failpoints
 from pipeline.runtime.errors import UserError
@@ -17,7 +17,7 @@ from pipeline.runtime.failpoints import POINTS, failpoint
 
 # Each recording is a shard of its own. No process loads: at its points the kill is to meet the run.
 GIVEN = (
-    *("dataset=digits", "shard.hours=0.0001", "features.layers=[2,4]", "loader.workers=0"),
+    *(*SHORT, "shard.hours=0.0001", "features.layers=[2,4]", "loader.workers=0"),
     "stages=[manifest,infer,score,report]",
 )
 COUNTS = {"decode": 2, "forward": 2, "take": 2, "spool": 5, "table": 2, "sync": 3, "renaming": 2, "moved": 2}
@@ -66,7 +66,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     done = run(*GIVEN, f"run_dir={out}", cwd=out.parent)
     assert done.returncode == 0, done.stderr
-    assert len(records(out)) > 50
+    assert len(records(out)) > 20
     return out
 
 
