@@ -7,8 +7,10 @@ the value, the reason and what is allowed. Nothing here instantiates a `_target_
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ from pipeline.config.groups import OwnConf
 from pipeline.config.schema import Settings, check_values
 from pipeline.config.user_files import Value
 from pipeline.datasets import CONNECTORS, Connector
+from pipeline.decoding import files_of
 from pipeline.models import selection
 from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import SOURCES, ModelSource
+from pipeline.runtime.digests import sha256_files
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_secrets
 
@@ -55,13 +59,26 @@ class RunConfig:
         """What is known of the chosen model."""
         return self.source.facts
 
-    @property
+    @cached_property
     def identity_options(self) -> dict[str, Any]:
-        """The options of the model and of the decoder that identify a run: `model.labels` and the like."""
+        """The options of the model and of the decoder that identify a run: `model.labels` and the like.
+
+        Files of the decoder stand there with the SHA-256 of their content, so a run continues after they were moved.
+        """
         options: dict[str, Any] = self.source.identity()
         if "transcripts" in self.settings.outputs:
-            options |= {f"decoder.{key}": value for key, value in asdict(self.settings.decoder).items()}
+            decoder = self.settings.decoder
+            options |= {f"decoder.{key}": value for key, value in asdict(decoder).items()}
+            options |= {f"decoder.{key}": sha256_files(paths) for key, paths in files_of(decoder).items()}
         return options
+
+    @property
+    def decoder_files(self) -> dict[str, str]:
+        """The absolute paths of the decoder's files, by their keys in `identity_options`."""
+        if "transcripts" not in self.settings.outputs:
+            return {}
+        decoder = self.settings.decoder
+        return {f"decoder.{key}": os.path.abspath(getattr(decoder, key)) for key in files_of(decoder)}
 
 
 def load(overrides: Sequence[str], own: OwnConf | None = None) -> RunConfig:

@@ -199,5 +199,4 @@ class RunTables:
             return pa.concat_tables(parts, promote_options="permissive")
         if table == "failures":
             return tables.FAILURES.empty_table()
-        audio_digests = self._directory.has_audio_digests()
-        return tables.transcripts_schema(self._directory.manifest.schema(), audio_digests).empty_table()
+        return self._directory.transcripts_schema(self._directory.manifest.schema()).empty_table()

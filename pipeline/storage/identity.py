@@ -82,6 +82,12 @@ class Identity:
         """SHA-256 of the identity."""
         return digest_of_json(self.as_json())
 
+    @property
+    def nbest(self) -> bool:
+        """Whether `transcripts/` has the column `nbest`: whether the decoder's option `nbest` is above 1."""
+        number = self.options.get("decoder.nbest")
+        return isinstance(number, int) and number > 1
+
     def dtype(self, table: str) -> str | None:
         """Return the type of the values in `emissions` or `features`; `None` for other tables."""
         return {"emissions": self.emission_dtype, "features": self.feature_dtype}.get(table)
