@@ -263,5 +263,4 @@ class RunTables:
         return self._no_transcripts()
 
     def _no_transcripts(self) -> pa.Table:
-        audio_digests = self._directory.has_audio_digests()
-        return tables.transcripts_schema(self._directory.manifest.schema(), audio_digests).empty_table()
+        return self._directory.transcripts_schema(self._directory.manifest.schema()).empty_table()

@@ -29,7 +29,7 @@ from pipeline.storage import manifest as manifests
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import Generation, Manifest, chain_of
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.tables import CHANNEL, MANIFEST_FIELDS, VANISHED, own_columns, transcripts_schema
+from pipeline.storage.tables import CHANNEL, MANIFEST_FIELDS, VANISHED, own_columns
 
 _WORK = ("start_s", "end_s", CHANNEL, "file_size")
 """Columns that say what is computed. If one differs, the results of a row are those of another recording."""
@@ -313,7 +313,7 @@ def describe_again(
     """
     shards = [shard for shard in np.unique(manifest.shard_of_row[rows]).tolist() if shard in records]
     todo = [record for shard in shards for record in records[shard].having("transcripts")]
-    schema = transcripts_schema(manifest.table.schema, directory.has_audio_digests())
+    schema = directory.transcripts_schema(manifest.table.schema)
     own = {field.name for field in own_columns(manifest.table.schema)} | {"reference", "path"}
     for record in todo:
         stored = directory.table("transcripts", record.shard, record.supplement)

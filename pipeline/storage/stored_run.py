@@ -15,9 +15,11 @@ import pyarrow as pa
 
 from pipeline.runtime.digests import sha256_of
 from pipeline.runtime.errors import UserError
+from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord, CommittedShard, read_record
 from pipeline.storage.derived import DerivedTable
 from pipeline.storage.files import UNREADABLE, Files, StoredTable
+from pipeline.storage.identity import keeps_nbest
 from pipeline.storage.lock import holder
 from pipeline.storage.names import (
     COMMITS,
@@ -207,14 +209,18 @@ class StoredRun:
                 f"anew, or choose another run_dir="
             ) from None
 
-    def has_audio_digests(self) -> bool:
-        """Whether the transcripts of the run have the columns `audio_digest` and `same_as`.
+    def transcripts_schema(self, manifest: pa.Schema) -> pa.Schema:
+        """Return the schema of the transcripts of the run, whose manifest has the schema `manifest`.
 
         Raises:
             UserError: As `read_record`.
         """
         recorded = self.read_record()
-        return recorded is not None and recorded.combined.audio_digests
+        audio_digests = recorded is not None and recorded.combined.audio_digests
+        options = {} if recorded is None else recorded.combined.options
+        if self.decoded is not None:
+            options = self.decoded.identity() or {}
+        return tables.transcripts_schema(manifest, audio_digests, keeps_nbest(options))
 
     def file_record(self, name: str) -> StoredFile:
         """Return the size and SHA-256 of a file.

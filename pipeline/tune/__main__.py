@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.runtime.command import Parser, command
@@ -60,6 +61,7 @@ def _tune(arguments: Sequence[str]) -> int:
     given = _parsed(arguments)
     # These imports are slow, and the help page does not need them.
     from pipeline.config.run_config import load_decoders
+    from pipeline.decoding import greedy as plain
     from pipeline.postprocessing.emissions import describe_emissions
     from pipeline.tune import output
     from pipeline.tune.parts import draw_parts
@@ -86,15 +88,19 @@ def _tune(arguments: Sequence[str]) -> int:
             lambda done: status.update(f"{done} of {counted(len(points), 'setting')}"),
         )
         best = min(range(len(points)), key=lambda point: found[point].wer)
-        greedy, tuned = measure("greedy", {}, stored, measured), measure(given.decoder, points[best], stored, measured)
-    tried = output.Tried(points, [each.wer for each in found])
+        greedy, tuned = (
+            measure("greedy", plain.Options(), stored, measured),
+            measure(given.decoder, points[best], stored, measured),
+        )
+    settings = [{f"decoder.{key}": value for key, value in asdict(point).items()} for point in points]
+    tried = output.Tried(settings, [each.wer for each in found])
     output.write(tried, folder)
     for picture in output.pictures(tried, chosen):
         screen.print(picture)
     for line in output.conclusion(greedy.wer, tuned.wer, *difference(greedy, tuned, measured)[1:], measured):
         screen.print(line, markup=False)
     screen.print(printable(f"{folder / output.TABLE} and {output.PICTURE} have all settings"), markup=False)
-    screen.print(printable(output.command_of(given.decoder, points[best])), markup=False)
+    screen.print(printable(output.command_of(given.decoder, settings[best])), markup=False)
     return 0
 
 

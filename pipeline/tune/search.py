@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import decoding
+from pipeline.decoding import DECODERS, Decoder
 from pipeline.postprocessing.emissions import StoredEmissions
 from pipeline.postprocessing.processes import in_processes
 from pipeline.scoring.bootstrap import speaker_intervals
@@ -34,19 +34,19 @@ class Measured:
         return float(self.errors.sum() / self.words.sum())
 
 
-def measure(name: str, options: Mapping[str, Any], stored: StoredEmissions, part: Part) -> Measured:
+def measure(name: str, options: Any, stored: StoredEmissions, part: Part) -> Measured:
     """Decode a part, and count the errors.
 
     Args:
         name: The choice of the group `decoder`.
-        options: Its options, by keys that start with `decoder.`.
+        options: Its `Options`.
         stored: What the emissions have in common.
         part: The part.
 
     Raises:
         UserError: The decoder cannot be used.
     """
-    decoder = decoding.make(name, options, stored.labels, stored.seconds_per_frame)
+    decoder: Decoder = DECODERS.load(name).Decoder(options, stored.labels, stored.seconds_per_frame)
     texts = decoder(part.emissions).text.to_list()
     counted = [count_errors(text, reference) for text, reference in zip(texts, part.references, strict=True)]
     return Measured(
@@ -57,7 +57,7 @@ def measure(name: str, options: Mapping[str, Any], stored: StoredEmissions, part
 
 def search(
     name: str,
-    points: Sequence[Mapping[str, Any]],
+    points: Sequence[Any],
     stored: StoredEmissions,
     part: Part,
     processes: int,
@@ -67,7 +67,7 @@ def search(
 
     Args:
         name: The choice of the group `decoder`.
-        points: Options of the decoder, as in `measure`.
+        points: `Options` of the decoder.
         stored: What the emissions have in common.
         part: The part.
         processes: Number of processes.
