@@ -17,7 +17,7 @@ from rich.console import Console
 
 from pipeline.config.run_config import RunConfig
 from pipeline.datasets import Connector, Warnings
-from pipeline.records import AudioHeader, Utterance
+from pipeline.records import Utterance
 from pipeline.runtime import redaction as masking
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
@@ -26,7 +26,7 @@ from pipeline.runtime.progress import PLAIN_EVERY_S, format_hours
 from pipeline.runtime.terminal import counted, printable
 from pipeline.stages import identity
 from pipeline.stages import resume as refusals
-from pipeline.stages.build_manifest import Listing, first_generation, list_utterances
+from pipeline.stages.build_manifest import Facts, Listing, first_generation, list_utterances
 from pipeline.stages.growth import Changes, KnownHeaders, compare, describe_again, grown
 from pipeline.storage import manifest as manifests
 from pipeline.storage.manifest import Manifest
@@ -185,9 +185,7 @@ class ManifestStage:
         identity.note_manifest(directory, extended.chain)
         return extended
 
-    def _list(
-        self, known: Callable[[Utterance], tuple[AudioHeader | None, int | None] | None] = lambda utterance: None
-    ) -> Listing:
+    def _list(self, known: Callable[[Utterance], Facts | None] = lambda utterance: None) -> Listing:
         with self._console.status("finding recordings and reading their headers") as status:
             shown = said = time.monotonic()
 
