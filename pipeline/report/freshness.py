@@ -16,13 +16,14 @@ _HEAD_BYTES = 4096
 
 
 def mark_of(directory: RunDirectory, settings: ReportSettings) -> str:
-    """Return a digest of the committed shards, the scores and the settings of the page."""
+    """Return a digest of the committed shards, the scores, the coverage and the settings of the page."""
     digest = hashlib.sha256(f"{__version__} {sorted(asdict(settings).items())}".encode())
     for shard in directory.commits().values():
         for record in shard.records:
             digest.update(encode_record(record))
-    if directory.scores.is_there:
-        digest.update(directory.read(directory.scores.name))
+    for table in (directory.scores, directory.coverage):
+        if table.is_there:
+            digest.update(directory.read(table.name))
     return digest.hexdigest()
 
 

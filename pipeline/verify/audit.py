@@ -22,6 +22,7 @@ from pipeline.storage.names import (
     COMMITS,
     CONFIG,
     CONFUSIONS,
+    COVERAGE,
     MANIFEST,
     RUN_JSON,
     SCORES,
@@ -42,7 +43,7 @@ from pipeline.verify.shard import audit_shard
 THREADS = 4
 """Threads that hash files: a fast disk delivers more than one core can hash."""
 _KNOWN = {
-    *TABLES, COMMITS, MANIFEST, RUN_JSON, CONFIG, SCORES, CONFUSIONS, SPEECH, STAGING, "report", "logs",
+    *TABLES, COMMITS, MANIFEST, RUN_JSON, CONFIG, SCORES, CONFUSIONS, COVERAGE, SPEECH, STAGING, "report", "logs",
 }  # fmt: skip
 _UNCHECKED = {"fingerprint", "identity", "weights", "versions", "written"}
 """Keys of `run.json` in releases that wrote no checksum."""
@@ -219,7 +220,9 @@ def _unknown(
 ) -> Iterator[tuple[str, bool]]:
     """Yield each file that no run wrote, and whether readers of a table's folder would read it."""
     known = {*_KNOWN, *(name for table in directory.derived_tables() for name in (table.folder, table.commits))}
-    known |= {of_decoding(name, each) for name in (SCORES, CONFUSIONS, "report") for each in directory.decodings()}
+    known |= {
+        of_decoding(name, each) for name in (SCORES, CONFUSIONS, COVERAGE, "report") for each in directory.decodings()
+    }
     for name in directory.names():
         if name not in known:
             yield name, False
