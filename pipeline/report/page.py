@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline import __version__
 from pipeline.config.schema import ReportSettings
 from pipeline.report import charts
+from pipeline.report.coverage import read_section
 from pipeline.report.duplicates import read_duplicates
 from pipeline.report.freshness import mark_of
 from pipeline.report.overview import (
@@ -86,6 +87,7 @@ def _context(directory: RunDirectory, settings: ReportSettings, joined: Joined |
         "shares": _shares(timing),
         "charts": _charts(population, timing),
         "confusions": read_confusions(directory),
+        "coverage": read_section(directory),
         "duplicates": read_duplicates(directory, records, recorded),
         "kinds": [
             (kind, _KINDS[kind], [each for each in utterances if each.kind == kind]) for kind in choice.positions

@@ -11,6 +11,7 @@ from typing import Any, Self
 import pandas as pd
 import pyarrow as pa
 
+from pipeline.coverage.stored import SCHEMA, read_coverage
 from pipeline.results import selection
 from pipeline.results.committed import Committed
 from pipeline.results.frames import WORDS, read_rows, read_words, to_frame
@@ -211,6 +212,17 @@ class RunTables:
         For a selection, they are counted again with the same groups and the same normaliser.
         """
         return self._scored[0]
+
+    @cached_property
+    def coverage(self) -> pd.DataFrame:
+        """One row per recording: seconds decoded, of speech, of speech without text, of text without speech.
+
+        Empty if the stage `vad` has not been done since the run changed last. `run.coverage.sum(numeric_only=True)` has
+        the totals. A selection has the recordings of its utterances.
+        """
+        found = read_coverage(self._directory)
+        frame = to_frame(SCHEMA.empty_table() if found is None else found)
+        return frame if self._whole is self else frame[frame["path"].isin(self.manifest["path"])].reset_index(drop=True)
 
     @property
     def confusions(self) -> pd.DataFrame:

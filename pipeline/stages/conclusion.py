@@ -9,12 +9,14 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.config.run_config import RunConfig
+from pipeline.coverage.stored import read_coverage
 from pipeline.inference.textfile import RunTextfile
 from pipeline.report.freshness import is_current
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.terminal import counted
 from pipeline.scoring.terminal import pictures
+from pipeline.stages.coverage import cover
 from pipeline.stages.decode import decode
 from pipeline.stages.duplicates import is_settled, settle_same_as
 from pipeline.stages.score import is_scored, read_overall, score_run
@@ -93,6 +95,8 @@ class Conclusion:
         records = own._directory.commits()
         if "score" in settings.stages:
             own._score(manifest, records)
+        if "vad" in settings.stages:
+            own._cover(manifest, records)
         if "report" in settings.stages:
             own._report()
         own.close(records, "")
@@ -144,6 +148,8 @@ class Conclusion:
             records = self._settle(manifest, records)
         if "score" in stages:
             self._score(manifest, records)
+        if "vad" in stages:
+            self._cover(manifest, records)
         if "report" in stages:
             try:
                 self._report()
@@ -158,6 +164,7 @@ class Conclusion:
         scored = not summary.total(records.values()).reference_words or is_scored(self._directory, settings.score)
         stale = [] if is_settled(self._directory.read_record()) else ["infer"]
         stale += [] if scored or "score" not in settings.stages else ["score"]
+        stale += [] if self._is_covered(records) or "vad" not in settings.stages else ["vad"]
         if "report" in settings.stages and (stale or not is_current(self._directory, settings.report)):
             stale.append("report")
         return stale
@@ -211,6 +218,26 @@ class Conclusion:
             self._console.print(picture, soft_wrap=isinstance(picture, Text) and not self._console.is_terminal)
         if not scores.table.num_rows and "infer" not in self._config.settings.stages:
             self._say("no transcript has a reference, so there is nothing to score")
+
+    def _cover(self, manifest: Manifest, records: Mapping[int, CommittedShard]) -> None:
+        """Stage `vad`, after the tables: compare the speech in the recordings with their text."""
+        if self._config.makes_segments and not any(shard.having("transcripts") for shard in records.values()):
+            return
+        with self._console.status("comparing speech with text") as status:
+
+            def tell(what: str) -> None:
+                status.update(what)
+                self._textfile.progress()
+
+            said = cover(self._config, self._directory, manifest, records, tell)
+        self._say(said)
+
+    def _is_covered(self, records: Mapping[int, CommittedShard]) -> bool:
+        """Whether `coverage.parquet` fits the tables, or there is nothing that it could be made of."""
+        detector = self._config.detector
+        if detector is None or not any(shard.having("transcripts") for shard in records.values()):
+            return True
+        return read_coverage(self._directory, detector.identity()) is not None
 
     def _report(self) -> None:
         """Stage `report`: the page. The tables are there already, and more than a disk must fail to lose them."""

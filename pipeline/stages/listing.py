@@ -110,12 +110,11 @@ def new_search(config: RunConfig, directory: RunDirectory, tell: Callable[[float
 
 def _searched(store: SpeechStore, utterance: Utterance) -> tuple[AudioHeader, int] | None:
     """Return header and file size of a recording that was searched, as `KnownHeaders.of` does."""
-    header = store.header(encode_path(utterance.path))
     try:
-        same = header is not None and os.stat(utterance.path).st_size == header.file_size
-    except OSError:
+        header = store.header(encode_path(utterance.path), os.stat(utterance.path).st_size)
+    except (OSError, ValueError):  # a null byte in the path
         return None
-    return (header, header.file_size) if header is not None and same else None
+    return None if header is None else (header, header.file_size)
 
 
 def _refuse_none_found(dataset: Connector, table: pa.Table) -> None:

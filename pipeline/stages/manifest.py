@@ -28,7 +28,7 @@ from pipeline.stages.growth import Changes, compare, grown, replace_manifest
 from pipeline.stages.listing import list_corpus
 from pipeline.stages.references import refuse_edited, take_over_references
 from pipeline.storage import manifest as manifests
-from pipeline.storage import references, tables
+from pipeline.storage import references
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
 
@@ -81,7 +81,7 @@ class ManifestStage:
             return self._config.detector.identity()
         if "manifest" in self._config.settings.stages or not self._directory.manifest.is_there:
             return {}
-        return _vad_of(tables.metadata_of(self._directory.manifest.schema()).get("made_with", {}))
+        return refusals.vad_of(manifests.made_with(self._directory.manifest))
 
     def run(self) -> Manifest:
         """Make the manifest, or read the existing one.
@@ -192,7 +192,8 @@ class ManifestStage:
     def _moved(self, manifest: Manifest, before: dict[str, Any], made_with: dict[str, Any]) -> Manifest:
         """List the corpus at its new place. Refuse it if recordings of the manifest are missing or differ there."""
         differences = refusals.making_differences(before, made_with)
-        if before["shard.hours"] == made_with["shard.hours"] and _vad_of(before) == _vad_of(made_with):
+        same_segments = refusals.vad_of(before) == refusals.vad_of(made_with)
+        if same_segments and before["shard.hours"] == made_with["shard.hours"]:
             changes = compare(manifest, self._list(manifest))
             # An option that an earlier release did not have is no difference.
             moved = {key for key in {*before} & {*made_with} if before[key] != made_with[key]} <= _PLACES
@@ -219,8 +220,3 @@ class ManifestStage:
         if recorded is not None:
             now = identity.describe_known(self._config, manifest.digest, recorded)
             refusals.refuse_differences(self._config, self._directory, recorded, now, besides)
-
-
-def _vad_of(made_with: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of the detector among those that determine a manifest; none without segments of speech."""
-    return {key: value for key, value in made_with.items() if key.partition(".")[0] == "vad"}

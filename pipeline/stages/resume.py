@@ -150,6 +150,11 @@ def _is_whole(key: str) -> bool:
     return key in ("dataset", "shard.hours") or key.partition(".")[0] == "vad"
 
 
+def vad_of(made_with: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the detector among those that determine a manifest; none without segments of speech."""
+    return {key: value for key, value in made_with.items() if key.partition(".")[0] == "vad"}
+
+
 def corpus_differences(before: pa.Table, now: pa.Table) -> str:
     """Describe the differences between two manifests: the number of utterances that differ, and some of their ids."""
     said = []

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from pipeline.audio.waveforms import Extent
 from pipeline.runtime.errors import AudioError
-from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.supervisor import Lost, Supervisor
 from pipeline.storage.speech import Recording, SpeechStore
 from pipeline.vad import Detector, Stretches
 
-COMMIT_S = 30.0
-"""Seconds of work that a kill may cost."""
+COMMIT_AUDIO_S = 8 * 3600.0
+"""Seconds of audio for each process after which what was found is stored: about half a minute of work."""
 
 
 class Search:
@@ -70,23 +68,29 @@ class Search:
             timeout_s=self._timeout_s,
             stderr=self._stderr,
         ) as supervisor:
-            found: list[tuple[Recording, Stretches]] = []
-            committed = time.monotonic()
-            for recording, result in zip(todo, supervisor.map(todo), strict=True):
-                if isinstance(result, list):
-                    found.append((recording, result))
-                else:
-                    self.failed[recording[:2]] = result.reason if isinstance(result, Lost) else result
-                self.searched_s += recording.header.duration_s
-                self._tell(self.searched_s)
-                if time.monotonic() - committed >= COMMIT_S:
-                    self._commit(found)
-                    found, committed = [], time.monotonic()
-            self._commit(found)
+            for some in _slices(todo, COMMIT_AUDIO_S * self._processes):
+                found: list[tuple[Recording, Stretches]] = []
+                for recording, result in zip(some, supervisor.map(some), strict=True):
+                    if isinstance(result, list):
+                        found.append((recording, result))
+                    else:
+                        self.failed[recording[:2]] = result.reason if isinstance(result, Lost) else result
+                    self.searched_s += recording.header.duration_s
+                    self._tell(self.searched_s)
+                self.store.add(found)
 
-    def _commit(self, found: Sequence[tuple[Recording, Stretches]]) -> None:
-        self.store.add(found)
-        failpoint("speech")
+
+def _slices(recordings: Iterable[Recording], seconds: float) -> Iterator[list[Recording]]:
+    """Yield recordings in lists; each list ends with the recording that makes it as long as this, or with the last."""
+    found, length = list[Recording](), 0.0
+    for each in recordings:
+        found.append(each)
+        length += each.header.duration_s
+        if length >= seconds:
+            yield found
+            found, length = [], 0.0
+    if found:
+        yield found
 
 
 def _search(detector: Detector, recording: Recording, alive: Callable[[], None]) -> Stretches | str:

@@ -164,6 +164,19 @@ def read(stored: StoredTable) -> tuple[Manifest, dict[str, Any]]:
         raise unreadable(stored, error) from None
 
 
+def made_with(stored: StoredTable) -> dict[str, Any]:
+    """Return the settings that a manifest was made with, without reading its rows.
+
+    Raises:
+        UserError: The file is not a manifest.
+    """
+    try:
+        found: dict[str, Any] = tables.metadata_of(stored.schema())["made_with"]
+        return found
+    except UNREADABLE as error:
+        raise unreadable(stored, error) from None
+
+
 def generations_in(schema: pa.Schema) -> tuple[Generation, ...]:
     """Return the generations that the metadata of a manifest name; none for a manifest that has never changed."""
     return tuple(Generation(**each) for each in tables.metadata_of(schema).get("generations", ()))

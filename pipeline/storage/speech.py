@@ -1,8 +1,8 @@
 """The stretches of speech that a detector has found in recordings, as files of a run directory.
 
-A run searches each recording once. Each file in `speech/` holds the recordings of a minute or so of work and is never
-changed, so that a kill costs little. A recording is known again by its path, its channel and the size of its file, as
-the manifest knows it.
+A run searches each recording once. Each file in `speech/` holds the recordings of about half a minute of work and is
+never changed, so that a kill costs little. A recording is known again by its path, its channel and the size of its
+file, as the manifest knows it.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class SpeechStore:
         self._directory = directory
         self._settings = dict(settings)
         self._found: dict[tuple[str, int | None, int], list[tuple[float, float]]] = {}
+        self._recordings: dict[tuple[str, int | None], Recording] = {}
         self._headers: dict[str, AudioHeader] = {}
         numbers = {int(match[1]): name for name in directory.names(SPEECH) if (match := _NAME.fullmatch(name))}
         self._next = max(numbers, default=-1) + 1
@@ -80,15 +81,17 @@ class SpeechStore:
 
     def _note(self, recording: Recording, speech: list[tuple[float, float]]) -> None:
         self._headers[recording.path] = recording.header
+        self._recordings[recording[:2]] = recording
         self._found[recording.path, recording.channel, recording.header.file_size] = speech
 
-    def __iter__(self) -> Iterator[tuple[str, int | None]]:
-        """Yield path and channel of each recording."""
-        return ((path, channel) for path, channel, _ in self._found)
+    def __iter__(self) -> Iterator[tuple[Recording, list[tuple[float, float]]]]:
+        """Yield each recording, as it was searched last, with its stretches of speech in seconds."""
+        return ((each, self._found[*key, each.header.file_size]) for key, each in self._recordings.items())
 
-    def header(self, path: str) -> AudioHeader | None:
-        """Return the header that a recording had when it was searched; `None` if it was not."""
-        return self._headers.get(path)
+    def header(self, path: str, file_size: int | None) -> AudioHeader | None:
+        """Return the header of a recording that was searched when its file had this size; `None` if it was not."""
+        header = self._headers.get(path)
+        return header if header is not None and header.file_size == file_size else None
 
     def speech(self, path: str, channel: int | None, file_size: int | None) -> list[tuple[float, float]] | None:
         """Return the stretches of speech of a recording in seconds; `None` if it was not searched."""

@@ -24,6 +24,7 @@ from pipeline.storage.lock import holder
 from pipeline.storage.names import (
     COMMITS,
     CONFUSIONS,
+    COVERAGE,
     DECODED,
     MANIFEST,
     REFERENCES,
@@ -44,7 +45,7 @@ class StoredRun:
 
     Attributes:
         root: The folder, for messages.
-        manifest, scores, confusions, references: Tables of the whole run.
+        manifest, scores, confusions, references, coverage: Tables of the whole run.
         report: Name of the report's page.
         decoded: The transcripts of a decoding, which take the place of those of the stage `infer`; `None` for these.
     """
@@ -58,6 +59,7 @@ class StoredRun:
         self.scores = StoredTable(self._files, SCORES)
         self.confusions = StoredTable(self._files, CONFUSIONS)
         self.references = StoredTable(self._files, REFERENCES)
+        self.coverage = StoredTable(self._files, COVERAGE)
         self.report = REPORT
         self.decoded: DerivedTable | None = None
 
@@ -67,6 +69,7 @@ class StoredRun:
         found.decoded = self.derived(f"{DECODED}{name}")
         found.scores = StoredTable(self._files, of_decoding(SCORES, name))
         found.confusions = StoredTable(self._files, of_decoding(CONFUSIONS, name))
+        found.coverage = StoredTable(self._files, of_decoding(COVERAGE, name))
         found.report = of_decoding(REPORT, name)
         return found
 

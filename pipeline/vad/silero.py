@@ -31,7 +31,7 @@ class Options:
     """
 
     threshold: float = 0.5
-    min_speech_s: float = 0.25
+    min_speech_s: float = 0.1
     min_silence_s: float = 0.5
     pad_s: float = 0.1
     max_speech_s: float | None = None

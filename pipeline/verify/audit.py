@@ -22,6 +22,7 @@ from pipeline.storage.names import (
     COMMITS,
     CONFIG,
     CONFUSIONS,
+    COVERAGE,
     MANIFEST,
     REFERENCES,
     RUN_JSON,
@@ -44,7 +45,7 @@ from pipeline.verify.shard import audit_shard
 THREADS = 4
 """Threads that hash files: a fast disk delivers more than one core can hash."""
 _KNOWN = {
-    *TABLES, COMMITS, MANIFEST, RUN_JSON, CONFIG, SCORES, CONFUSIONS, REFERENCES, SPEECH, STAGING,
+    *TABLES, COMMITS, MANIFEST, RUN_JSON, CONFIG, SCORES, CONFUSIONS, COVERAGE, REFERENCES, SPEECH, STAGING,
     "report", "logs",
 }  # fmt: skip
 _UNCHECKED = {"fingerprint", "identity", "weights", "versions", "written"}
@@ -223,7 +224,9 @@ def _unknown(
 ) -> Iterator[tuple[str, bool]]:
     """Yield each file that no run wrote, and whether readers of a table's folder would read it."""
     known = {*_KNOWN, *(name for table in directory.derived_tables() for name in (table.folder, table.commits))}
-    known |= {of_decoding(name, each) for name in (SCORES, CONFUSIONS, "report") for each in directory.decodings()}
+    known |= {
+        of_decoding(name, each) for name in (SCORES, CONFUSIONS, COVERAGE, "report") for each in directory.decodings()
+    }
     for name in directory.names():
         if name not in known:
             yield name, False

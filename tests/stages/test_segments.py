@@ -106,6 +106,10 @@ def test_stretches_of_speech_become_utterances_and_what_has_none_is_told(made: P
     assert texts["known.wav"] == "TWO"
     assert sorted(opened.failures["id"]) == ["bad.wav", "damaged.flac"]
     assert_accounting(made / "out", ["transcripts"])
+    covered = opened.coverage.set_index(opened.coverage["path"].map(os.path.basename))
+    assert sorted(covered.index) == ["a.wav", "b.wav", "bad.wav", "damaged.flac", "known.wav", "quiet.wav"]
+    assert covered.loc["quiet.wav", ["speech_s", "utterances", "left_out_s"]].tolist() == [0.0, 0, 3.0]
+    assert covered["error"].dropna().index.tolist() == ["bad.wav", "damaged.flac"]
     log = (made / "out" / "logs" / "run.log").read_text()
     assert "3 recordings searched, 3 segments, " in log
     for line in WARNED:
@@ -123,6 +127,8 @@ def test_the_same_command_searches_nothing_again_and_other_settings_are_refused(
     assert "(vad.threshold: 0.5 before, 0.6 now)" in capsys.readouterr().err
     assert run(copied, root, "vad=none", "stages=[manifest,infer]") == 2
     assert "(vad: silero before, not set now)" in capsys.readouterr().err
+    assert run(copied, root, "vad.pad_s=0.2", "stages=[vad]") == 2  # as the other settings of the run
+    assert "(vad.pad_s: 0.1 before, 0.2 now)" in capsys.readouterr().err
     assert run(copied, root, "vad=none", "stages=[infer,score]") == 3  # the manifest is only read
     assert searched == []
 
@@ -137,7 +143,7 @@ def test_a_grown_corpus_is_searched_only_where_it_is_new(
     shutil.copy(DATA / "fsdd" / "2_theo_1.wav", root / "known.wav")
     (root / "known.txt").write_text("two")
     assert run(tmp_path) == 0
-    assert searched == ["a.wav", "quiet.wav"]
+    assert searched == ["a.wav", "quiet.wav", "known.wav"]  # the last one for the coverage
     ids = open_run(tmp_path / "out").manifest["id"].tolist()
     call(root / "b.wav", 9)
     (root / "a.txt").write_text("three seven")  # too late: the recording was split
@@ -147,7 +153,7 @@ def test_a_grown_corpus_is_searched_only_where_it_is_new(
     said = capsys.readouterr().out
     assert "the corpus has changed: 1 new, 1 with another reference" in said
     assert "references that came after their recordings were split, which are not used: 1; the first: a.wav" in said
-    assert searched == ["a.wav", "quiet.wav", "b.wav"]
+    assert searched[3:] == ["b.wav"]
     grown = open_run(tmp_path / "out").manifest["id"].tolist()
     assert grown[:-1] == ids
     assert grown[-1].startswith("b.wav#")
@@ -167,7 +173,7 @@ def test_a_stop_costs_only_what_was_not_stored_yet(
         os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(speech, "COMMIT_S", 0.0)
+        patch.setattr(speech, "COMMIT_AUDIO_S", 0.0)
         patch.setattr(SpeechStore, "add", stopped)
         assert run(tmp_path) == 130
     assert not (tmp_path / "out" / "manifest.parquet").exists()
