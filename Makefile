@@ -16,6 +16,7 @@ JOBS ?= 2
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+BEAM_INSTALLED := $(VENV)/.installed-beam
 BENCH_INSTALLED := $(VENV)/.installed-bench
 DEMO_RUN := runs/digits/digits
 
@@ -33,7 +34,7 @@ demo: $(INSTALLED) ## Transcribes the shipped recordings of spoken digits offlin
 	@$(PY) scripts/show_transcripts.py $(DEMO_RUN)
 
 .PHONY: test
-test: $(INSTALLED) ## Runs the whole test suite; ARGS="..." is passed to pytest
+test: $(BEAM_INSTALLED) ## Runs the whole test suite; ARGS="..." is passed to pytest
 	@$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: bench
@@ -81,6 +82,11 @@ $(INSTALLED): $(PY) pyproject.toml constraints.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 	@echo "Installed."
+
+# The tests of decoder=beam need KenLM, which a C++ compiler builds. The demo does not wait for that.
+$(BEAM_INSTALLED): $(INSTALLED)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[beam]'
+	@touch $@
 
 # Only the benchmarks need transformers, which they compare with.
 $(BENCH_INSTALLED): $(INSTALLED)

@@ -28,6 +28,19 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One of the best texts that a decoder found for an utterance.
+
+    Attributes:
+        text: As in `Transcript`.
+        score: What the decoder ranks texts by; more is better.
+    """
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
     """The transcript of one utterance.
 
@@ -37,6 +50,7 @@ class Transcript:
         avg_logprob: Mean log-probability of the chosen path per frame.
         num_frames: Number of frames of the emission.
         words: The words with their times.
+        nbest: The best texts, the best one first; `None` from a decoder that finds only one.
     """
 
     text: str
@@ -44,6 +58,7 @@ class Transcript:
     avg_logprob: float
     num_frames: int
     words: tuple[Word, ...]
+    nbest: tuple[Hypothesis, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +99,7 @@ class Transcripts:
             `word_offsets[i + 1]` (exclusive).
         words: The words of all utterances, one utterance after another.
         start_s, end_s, probability: `(words,)` float64, as in `Word`.
+        nbest: As in `Transcript`, for each utterance; `None` from a decoder that finds only one text.
     """
 
     text: Texts
@@ -95,6 +111,7 @@ class Transcripts:
     start_s: NDArray[np.float64]
     end_s: NDArray[np.float64]
     probability: NDArray[np.float64]
+    nbest: tuple[tuple[Hypothesis, ...], ...] | None = None
 
     @classmethod
     def of(cls, transcripts: Sequence[Transcript]) -> Transcripts:
@@ -110,6 +127,9 @@ class Transcripts:
             start_s=np.asarray([word.start_s for word in words], np.float64),
             end_s=np.asarray([word.end_s for word in words], np.float64),
             probability=np.asarray([word.probability for word in words], np.float64),
+            nbest=None
+            if all(each.nbest is None for each in transcripts)
+            else tuple(e.nbest or () for e in transcripts),
         )
 
     def __len__(self) -> int:
@@ -121,8 +141,10 @@ class Transcripts:
         times = self.start_s.tolist(), self.end_s.tolist(), self.probability.tolist()
         words = [Word(*each) for each in zip(self.words.to_list(), *times, strict=True)]
         rows = self.text.to_list(), self.ctc_text.to_list(), self.avg_logprob.tolist(), self.num_frames.tolist()
-        for row, (first, last) in zip(zip(*rows, strict=True), pairwise(self.word_offsets.tolist()), strict=True):
-            yield Transcript(*row, words=tuple(words[first:last]))
+        nbest = self.nbest or [None] * len(self)
+        bounds = pairwise(self.word_offsets.tolist())
+        for row, (first, last), texts in zip(zip(*rows, strict=True), bounds, nbest, strict=True):
+            yield Transcript(*row, words=tuple(words[first:last]), nbest=texts)
 
 
 def offsets_of(lengths: Sequence[int] | NDArray[Any]) -> NDArray[np.int32]:

@@ -126,3 +126,11 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = ["dataset=digits", f"run_dir={out}", "features.layers=all", "stages=[manifest,infer,score]"]
     assert main(given) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def odd_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of `odd_run.make_odd_run`; for reading only."""
+    from odd_run import make_odd_run
+
+    return make_odd_run(tmp_path_factory.mktemp("odd"))

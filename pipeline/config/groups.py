@@ -178,7 +178,16 @@ def compose_choices(choices: tuple[str, ...]) -> dict[str, Any]:
 
 LISTS = ("outputs", "stages", "features.layers", "report.layers", "score.by", "dataset.extensions")
 """The keys that take a list."""
-PATHS = ("run_dir", "dataset.root", "dataset.path", "dataset.audio_root", "model.checkpoint")
+PATHS = (
+    "run_dir",
+    "dataset.root",
+    "dataset.path",
+    "dataset.audio_root",
+    "model.checkpoint",
+    "decoder.lm",
+    "decoder.lexicon",
+    "decoder.hotwords",
+)
 """The keys that take a path. A path may hold spaces, commas, `=` and `~`, so it is taken as typed."""
 
 _OTHER_TOOLS = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.config.groups import DETECTORS, OwnConf
 from pipeline.config.schema import Settings, check_values
 from pipeline.config.user_files import Value
 from pipeline.datasets import CONNECTORS, Connector
+from pipeline.decoding import identity_of, paths_of
 from pipeline.models import selection
 from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import SOURCES, ModelSource
@@ -65,16 +67,24 @@ class RunConfig:
 
     @property
     def identity_options(self) -> dict[str, Any]:
-        """The options of the model and of the decoder that identify a run: `model.labels` and the like."""
+        """The options of the model and of the decoder that identify a run: `model.labels` and the like.
+
+        Files of the decoder stand there with the SHA-256 of their content, so a run continues after they were moved.
+        """
         options: dict[str, Any] = self.source.identity()
         if "transcripts" in self.settings.outputs:
             options |= self.decoder_options
         return options
 
-    @property
+    @cached_property
     def decoder_options(self) -> dict[str, Any]:
         """The options of the decoder, which identify transcripts: `decoder.beam_size` and the like."""
-        return {f"decoder.{key}": value for key, value in asdict(self.settings.decoder).items()}
+        return identity_of(self.settings.decoder)
+
+    @property
+    def decoder_files(self) -> dict[str, str]:
+        """The absolute paths of the decoder's files, by their keys in `decoder_options`."""
+        return paths_of(self.settings.decoder)
 
 
 def load(overrides: Sequence[str], own: OwnConf | None = None) -> RunConfig:
@@ -103,6 +113,30 @@ def load_sweep(overrides: Sequence[str], own: OwnConf | None = None) -> list[Run
             )
         configs[place] = config
     return list(configs.values())
+
+
+def load_decoders(choice: str, overrides: Sequence[str]) -> list[Any]:
+    """Check every combination of values of a decoder's options, such as `decoder.lm_weight=1,2`.
+
+    Args:
+        choice: The choice of the group `decoder`.
+        overrides: Values of keys of the decoder, as typed.
+
+    Returns:
+        The options of each combination, as the decoder's `Options`.
+
+    Raises:
+        UserError: As `load`.
+    """
+    given = [read(text, sweep=True) for text in overrides]
+    chosen = read(f"decoder={choice}")[0]
+    return [_decoder_options([chosen, *typed]) for typed in itertools.product(*given)]
+
+
+def _decoder_options(typed: Sequence[Value]) -> Any:
+    composed, given = compose(typed)
+    with naming(given):
+        return OmegaConf.to_object(composed.decoder)
 
 
 def _load(typed: Sequence[Value], own: OwnConf | None) -> RunConfig:

@@ -167,9 +167,10 @@ def check_values(config: DictConfig) -> None:
             f"stages=[{','.join(config.stages)}]: infer decodes already; to decode again, run infer first, then the "
             "same command with stages=[decode,score,report]"
         )
-    part = OmegaConf.select(config, "executor.part")
-    if "decode" in config.stages and part is not None:
-        raise UserError(f"executor.part={part}: the stage decode takes the whole run; leave executor.part out")
+    for key, usual in {"executor.name": "local", "executor.part": None}.items():
+        if "decode" in config.stages and (value := OmegaConf.select(config, key)) != usual:
+            said = f"{key.removesuffix('.name')}={value}"
+            raise UserError(f"{said}: the stage decode takes the whole run on this machine; leave {said} out")
     chunk = config.chunk
     if chunk.context_seconds > chunk.seconds / 4:
         raise UserError(

@@ -49,11 +49,21 @@ class Computation:
     decoder: Decoder | None
 
     @classmethod
-    def of(cls, identity: Identity, source: ModelSource) -> Computation:
-        """Create the computation that a run's identity describes."""
+    def of(cls, identity: Identity, source: ModelSource, files: Mapping[str, str]) -> Computation:
+        """Create the computation that a run's identity describes.
+
+        Args:
+            identity: The identity.
+            source: Source of the model.
+            files: Paths of the decoder's files, by their keys in the options of the identity.
+
+        Raises:
+            UserError: As `decoding.make`.
+        """
         facts, decoder = source.facts, None
         if identity.decoder is not None:
-            decoder = decoding.make(identity.decoder, identity.options, facts.ctc_labels, facts.seconds_per_frame)
+            labels, stride_s = facts.ctc_labels, facts.seconds_per_frame
+            decoder = decoding.make(identity.decoder, identity.options, files, labels, stride_s)
         return cls(
             source=source,
             weights_sha256=identity.weights_sha256,

@@ -42,6 +42,7 @@ class TableSettings:
         fingerprint: Fingerprint of the run.
         feature_layout, emission_layout: list or binary.
         audio_digests: As `Identity.audio_digests`.
+        nbest: As `Identity.nbest`.
     """
 
     outputs: tuple[str, ...]
@@ -55,6 +56,7 @@ class TableSettings:
     feature_layout: str = LIST
     emission_layout: str = LIST
     audio_digests: bool = False
+    nbest: bool = False
 
     @property
     def faster_setting(self) -> str | None:
@@ -232,7 +234,9 @@ class ShardTables:
 
     def _transcripts_table(self, order: Sequence[int], counts: Counter[str]) -> pa.Table:
         """Return the transcripts of the rows `order`, and add their sums to `counts`."""
-        schema = tables.transcripts_schema(self._manifest.table.schema, self._settings.audio_digests)
+        schema = tables.transcripts_schema(
+            self._manifest.table.schema, self._settings.audio_digests, self._settings.nbest
+        )
         if not order:
             return schema.empty_table()
         places = {row: place for place, row in enumerate(self._transcribed)}

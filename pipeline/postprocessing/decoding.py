@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from pipeline.storage.committing import commit_derived
 from pipeline.storage.derived import DerivedRecord, DerivedTable, emissions_digest
 from pipeline.storage.files import UNREADABLE
 from pipeline.storage.manifest import Manifest
+from pipeline.storage.names import DECODED
 from pipeline.storage.run_directory import RunDirectory
 
 _FRAMES_AT_ONCE = 50_000
@@ -45,7 +47,7 @@ class ShardDecoder:
         directory: The run.
         manifest: The manifest of the run.
         records: The committed shards, by shard.
-        table: The table of the transcripts.
+        name: Name of the decoding.
         fingerprint: Fingerprint of its settings.
         decoder: The decoder; `None` if nothing is decoded, but only described again.
     """
@@ -53,9 +55,14 @@ class ShardDecoder:
     directory: RunDirectory
     manifest: Manifest
     records: Mapping[int, CommittedShard]
-    table: DerivedTable
+    name: str
     fingerprint: str
     decoder: Decoder | None
+
+    @cached_property
+    def table(self) -> DerivedTable:
+        """The table of the transcripts."""
+        return self.directory.derived(f"{DECODED}{self.name}")
 
     def __call__(self, shard: int) -> Decoded:
         """Decode a shard. Nothing is written, so a forked process can do it, which has no lock.
@@ -72,7 +79,7 @@ class ShardDecoder:
         for batch in _batches(read_emissions(self.directory, self.records[shard], starts_s)):
             ids += [id_ for id_, _ in batch]
             parts.append(tables.transcript_columns(self.decoder([emission for _, emission in batch])))
-        decoded = pa.concat_tables(parts) if parts else self._schema().empty_table().select(tables.DECODED)
+        decoded = pa.concat_tables(parts) if parts else self._schema().empty_table().select(self._decoded())
         return self._joined(shard, pa.array(ids, pa.string()), decoded)
 
     def describe_again(self, shard: int) -> None:
@@ -82,7 +89,7 @@ class ShardDecoder:
             UserError: What describes the shard is damaged.
         """
         stored = self.table.table(shard).read()
-        self.commit(shard, self._joined(shard, stored["id"], stored.select(tables.DECODED)))
+        self.commit(shard, self._joined(shard, stored["id"], stored.select(self._decoded())))
 
     def sources(self, shard: int) -> dict[str, str]:
         """Return digests of what the transcripts of a shard are made from: the emissions, and what describes them."""
@@ -97,7 +104,10 @@ class ShardDecoder:
         return Decoded(*transcripts_table(described, decoded, self._schema()))
 
     def _schema(self) -> pa.Schema:
-        return tables.transcripts_schema(self.manifest.table.schema, self.directory.has_audio_digests())
+        return self.directory.of_decoding(self.name).transcripts_schema(self.manifest.table.schema)
+
+    def _decoded(self) -> list[str]:
+        return [name for name in self._schema().names if name in tables.DECODED]
 
     def _described(self, shard: int) -> pa.Table:
         """Return the columns of the transcripts of a shard that do not come from the decoder, a row for each id.

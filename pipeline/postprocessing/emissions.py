@@ -79,19 +79,19 @@ def _delimiter(directory: StoredRun, metadata: Mapping[str, Any], names: tuple[s
 def read_emissions(
     directory: StoredRun, committed: CommittedShard, starts_s: Mapping[str, float]
 ) -> Iterator[tuple[str, UtteranceEmission]]:
-    """Yield id and emission of each utterance of a shard, sorted by id. Memory holds one row group at a time.
+    """Yield id and emission of some utterances of a shard, sorted by id. Memory holds one row group at a time.
 
     Args:
         directory: The run.
         committed: The shard.
-        starts_s: Where each utterance begins in its file, in seconds, by id.
+        starts_s: Where each of the utterances begins in its file, in seconds, by id.
 
     Raises:
         UserError: A file is damaged.
     """
     for stored in directory.tables(committed, EMISSIONS.name):
         try:
-            for id_, values in read_arrays(stored, EMISSIONS, None):
+            for id_, values in read_arrays(stored, EMISSIONS, sorted(starts_s)):
                 logits = values.astype(np.float32, copy=False)
                 yield id_, UtteranceEmission(best_path(logits), logits, starts_s[id_])
         except UNREADABLE as error:

@@ -1,4 +1,4 @@
-"""Works on shards in several processes, which are forked from this one."""
+"""Does pieces of work, such as shards, in several processes, which are forked from this one."""
 
 from __future__ import annotations
 
@@ -17,37 +17,40 @@ from pipeline.runtime.sandbox import end_with
 Result = TypeVar("Result")
 
 _work: Callable[[int], Any]
-"""What a forked process does with a shard. A fork inherits it, with everything that it has loaded."""
+"""What a forked process does with an item. A fork inherits it, with everything that it has loaded."""
 
 
-def each_shard(work: Callable[[int], Result], shards: Sequence[int], processes: int) -> Iterator[tuple[int, Result]]:
-    """Yield each shard with the result of `work`, in the order in which they are done.
+def in_processes(
+    work: Callable[[int], Result], items: Sequence[int], processes: int, what: str = "shard"
+) -> Iterator[tuple[int, Result]]:
+    """Yield each item with the result of `work`, in the order in which they are done.
 
     The processes are forked, so they share the memory of what this process has loaded. Only results are sent between
     processes.
 
     Args:
-        work: What to do with a shard.
-        shards: The shards.
+        work: What to do with an item.
+        items: Numbers, such as those of shards.
         processes: Number of processes; with 1, this process does the work.
+        what: What an item is, for messages.
 
     Raises:
         RunError: A process died.
     """
-    if min(processes, len(shards)) < 2:
-        yield from ((each, work(each)) for each in shards)
+    if min(processes, len(items)) < 2:
+        yield from ((each, work(each)) for each in items)
         return
     global _work
     _work = work
-    processes = min(processes, len(shards))
+    processes = min(processes, len(items))
     pool = ProcessPoolExecutor(processes, get_context("fork"), initializer=_begin, initargs=(os.getpid(),))
-    left = iter(shards)
+    left = iter(items)
     running: dict[Future[Any], int] = {}
     try:
         while True:
             # Few are submitted ahead, so that a stop leaves little that has begun.
-            while len(running) < processes and (shard := next(left, None)) is not None:
-                running[pool.submit(_do, shard)] = shard
+            while len(running) < processes and (item := next(left, None)) is not None:
+                running[pool.submit(_do, item)] = item
             if not running:
                 break
             for done in wait(running, return_when=FIRST_COMPLETED).done:
@@ -55,7 +58,7 @@ def each_shard(work: Callable[[int], Result], shards: Sequence[int], processes: 
     except BrokenProcessPool:
         begun = ", ".join(map(str, sorted(running.values())))
         raise RunError(
-            f"a process died while it worked on one of the shards {begun}, perhaps for lack of memory; what was "
+            f"a process died while it worked on one of the {what}s {begun}, perhaps for lack of memory; what was "
             "committed stays, and the same command continues, with threads=1 if memory is short"
         ) from None
     finally:
@@ -73,5 +76,5 @@ def _begin(parent: int) -> None:
     end_with(parent)
 
 
-def _do(shard: int) -> Any:
-    return _work(shard)
+def _do(item: int) -> Any:
+    return _work(item)

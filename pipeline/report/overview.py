@@ -113,11 +113,17 @@ def read_facts(
 def _decoding(directory: RunDirectory) -> str:
     """Return the name and the settings of the decoding that the page is of."""
     if directory.decoded is None:
-        return ""
+        return ", ".join(map(_rate_of, [directory.of_decoding(name) for name in directory.decodings()]))
     settings = {**(directory.decoded.identity() or {})}
     settings.pop("schema_version", None)
     shown = ", ".join(f"{name}={value}" for name, value in settings.items())
     return f"{directory.decoded.folder.removeprefix(DECODED)}, {shown}"
+
+
+def _rate_of(decoding: RunDirectory) -> str:
+    """Return the folder of a decoding, with its word error rate if it has been scored."""
+    rates = results.read_scores(decoding)[0]["wer"].to_pylist()[:1]
+    return decoding.place.name + "".join(f" (WER {100 * rate:.2f} %)" for rate in rates if rate is not None)
 
 
 def _when(records: Mapping[int, CommittedShard], timing: Timing | None) -> tuple[str, str]:

@@ -16,7 +16,9 @@ from pipeline.results import selection
 from pipeline.results.committed import Committed
 from pipeline.results.frames import WORDS, read_rows, read_words, to_frame
 from pipeline.results.joining import Joined, On, join
+from pipeline.results.keys import root_of
 from pipeline.results.scores import read_scores, score_again
+from pipeline.results.speakers import Speakers, read_speakers
 from pipeline.storage import tables
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.run_directory import RunDirectory
@@ -39,6 +41,7 @@ class RunTables:
         whole: RunTables | None = None,
         manifest: pd.DataFrame | None = None,
         joined: Joined | None = None,
+        speakers: Speakers | None = None,
     ) -> None:
         """Read nothing yet. Use `open_run`, `select` and `with_metadata` instead of this constructor.
 
@@ -47,10 +50,12 @@ class RunTables:
             whole: The whole run, for a selection of its utterances.
             manifest: The rows of the manifest: those that are selected, with the columns that were joined.
             joined: The columns that were joined.
+            speakers: Who spoke when, for the words.
         """
         self._directory = directory
         self._whole = whole or self
         self._joined = joined
+        self._speakers = speakers
         self.path = directory.root
         if manifest is not None:
             self.manifest = manifest
@@ -82,7 +87,7 @@ class RunTables:
         others = (self._concatenated(table, ["id"])["id"].to_pylist() for table in ("transcripts", "failures"))
         mask = selection.chosen(self.manifest, where, columns, others)
         chosen = self.manifest[mask].reset_index(drop=True)
-        return type(self)(self._directory, self._whole, chosen, self._joined)
+        return type(self)(self._directory, self._whole, chosen, self._joined, self._speakers)
 
     def with_metadata(
         self, table: pd.DataFrame | str | Path, on: On = "id", tell: Callable[[str], None] = _warn
@@ -112,7 +117,30 @@ class RunTables:
         before = [] if self._joined is None else self._joined.columns.column_names
         rows = to_frame(joined.beside(pa.table({"id": pa.array(self.manifest["id"])})))
         manifest = pd.concat([self.manifest, rows.drop(columns=["id", *before])], axis=1)
-        return type(self)(self._directory, None if self._whole is self else self._whole, manifest, joined)
+        whole = None if self._whole is self else self._whole
+        return type(self)(self._directory, whole, manifest, joined, self._speakers)
+
+    def with_speakers(self, path: str | Path) -> Self:
+        """Return the run whose words have a speaker, which an RTTM file names. Nothing is written.
+
+        The speaker of a word is the one who talks longest during it; of several, the one whose turn begins first. A
+        word during which nobody talks has none. RTTM names a recording by its file name without folder and extension.
+
+            words = run.with_speakers("meetings.rttm").words
+            words[~words.overlap].groupby("speaker").size()
+
+        Args:
+            path: The RTTM file.
+
+        Raises:
+            UserError: The file cannot be read, a line is wrong, no line names a recording of the run, or a name may be
+                any of several recordings.
+        """
+        speakers = read_speakers(path, self.manifest["path"].unique())
+        manifest = self.__dict__.get("manifest")
+        return type(self)(
+            self._directory, None if self._whole is self else self._whole, manifest, self._joined, speakers
+        )
 
     @cached_property
     def commits(self) -> dict[int, CommittedShard]:
@@ -127,6 +155,11 @@ class RunTables:
         """One row per utterance, made before any model ran."""
         return to_frame(self._directory.manifest.read())
 
+    @property
+    def decodings(self) -> list[str]:
+        """Names of the decodings of the run; `open_run(f"{run.path}/transcripts-{name}")` opens one."""
+        return self._directory.decodings()
+
     @cached_property
     def transcripts(self) -> pd.DataFrame:
         """One row per utterance with a result; empty if transcripts were not requested."""
@@ -140,9 +173,37 @@ class RunTables:
 
     @cached_property
     def words(self) -> pd.DataFrame:
-        """One row per word: id, word, start_s, end_s (seconds in the original file), probability."""
+        """One row per word: id, word, start_s, end_s (seconds in the original file), probability.
+
+        After `with_speakers` also `speaker`, and `overlap`: whether somebody else speaks during the word.
+        """
         found = [read_words(stored, ids) for stored, ids in self._committed.files("transcripts")]
-        return to_frame(pa.concat_tables(found) if found else WORDS.empty_table())
+        words = pa.concat_tables(found) if found else WORDS.empty_table()
+        if self._speakers is not None:
+            known = self.manifest.set_index("id")
+            channels = known[tables.CHANNEL].dropna() if tables.CHANNEL in known else {}
+            words = self._speakers.beside(
+                words, dict(known["path"]), {id_: int(each) for id_, each in channels.items()}
+            )
+        return to_frame(words)
+
+    def transcripts_of(self, shard: int) -> pa.Table:
+        """Return the transcripts of one shard as an Arrow table, with the columns that were joined.
+
+        Call it for one shard after the other where the transcripts of all would fill the memory. The table has no rows
+        if the shard is not committed.
+        """
+        files = self._committed.files_of(shard, "transcripts") if shard in self.commits else []
+        found = [read_rows(stored, ids) for stored, ids in files] or [self._no_transcripts()]
+        rows = pa.concat_tables(found, promote_options="permissive")
+        return rows if self._joined is None else self._joined.beside(rows)
+
+    @property
+    def recording_root(self) -> str:
+        """The folder of the recordings: that of the dataset, or else the one that holds all of them."""
+        made_with = tables.metadata_of(self._directory.manifest.schema()).get("made_with") or {}
+        paths: list[str] = self.manifest["path"].tolist()
+        return root_of(made_with, paths)
 
     @property
     def scores(self) -> pd.DataFrame:
@@ -211,5 +272,7 @@ class RunTables:
             return pa.concat_tables(parts, promote_options="permissive")
         if table == "failures":
             return tables.FAILURES.empty_table()
-        audio_digests = self._directory.has_audio_digests()
-        return tables.transcripts_schema(self._directory.manifest.schema(), audio_digests).empty_table()
+        return self._no_transcripts()
+
+    def _no_transcripts(self) -> pa.Table:
+        return self._directory.transcripts_schema(self._directory.manifest.schema()).empty_table()

@@ -52,6 +52,8 @@ POINTS = {
     "described": "the transcripts of a shard have the corrected references and columns",
     "extend": "before the manifest of a grown corpus is written",
     "extended": "the manifest of a grown corpus is written, run.json is not updated",
+    "references": "before the corrected references are written",
+    "references-written": "the corrected references are written, manifest and transcripts do not have them",
     "renewal": "a table that replaces a committed one is in staging, its commit record is not",
     "renewal-decided": "the commit record of a table that replaces a committed one is in staging too",
     "settle": "everything is committed, same_as is not complete",

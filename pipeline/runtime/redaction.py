@@ -14,6 +14,7 @@ import re
 import sys
 import threading
 import traceback
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
@@ -81,6 +82,7 @@ def mask_marked(text: str) -> str:
     return f"{masked} #{hashlib.scrypt(data, salt=salt, n=2**14, r=8, p=1, dklen=4).hex()}"
 
 
+@lru_cache(maxsize=1024)
 def is_secret(name: str) -> bool:
     """Whether the value of this name is a secret."""
     return _KEY.search(name) is not None

@@ -14,7 +14,7 @@ from pipeline import decoding
 from pipeline.config.run_config import RunConfig
 from pipeline.postprocessing.decoding import ShardDecoder
 from pipeline.postprocessing.emissions import describe_emissions
-from pipeline.postprocessing.processes import each_shard
+from pipeline.postprocessing.processes import in_processes
 from pipeline.runtime.cores import available_cores
 from pipeline.runtime.digests import digest_of_json
 from pipeline.runtime.errors import UserError
@@ -24,7 +24,6 @@ from pipeline.stages.resume import difference
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.derived import DerivedTable
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.names import DECODED
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.tables import SCHEMA_VERSION
 
@@ -56,19 +55,21 @@ def decode(
         RunError: A process died.
     """
     name = config.settings.decode.name or config.settings.decoder.name
-    table = directory.derived(f"{DECODED}{name}")
     stored = describe_emissions(directory, records)
     options = config.decoder_options
     identity = {"schema_version": SCHEMA_VERSION, "decoder": config.settings.decoder.name, **options}
-    _begin(directory, table, identity)
+    decoder = decoding.make(
+        config.settings.decoder.name, options, config.decoder_files, stored.labels, stored.seconds_per_frame
+    )
     work = ShardDecoder(
         directory,
         manifest,
         {shard: committed for shard, committed in records.items() if committed.having("emissions")},
-        table,
+        name,
         digest_of_json(identity),
-        decoding.make(config.settings.decoder.name, options, stored.labels, stored.seconds_per_frame),
+        decoder,
     )
+    _begin(directory, work.table, identity)
     todo = _find_pending(work)
     if todo:
         say(f"decoder {name}: {len(todo):,} of {counted(len(work.records), 'shard')} to do")
@@ -111,7 +112,7 @@ def _decode(work: ShardDecoder, todo: list[int], processes: int, console: Consol
     started = said = time.monotonic()
     audio_s, shards, utterances = 0.0, 0, 0
     with console.status("decoding") as status:
-        for shard, decoded in each_shard(work, todo, processes):
+        for shard, decoded in in_processes(work, todo, processes):
             work.commit(shard, decoded)
             shards += 1
             utterances += len(decoded.transcripts)
@@ -137,9 +138,8 @@ def describe_decodings_again(
 ) -> None:
     """Write references and other columns that have changed into the transcripts of all decodings."""
     for name in directory.decodings():
-        table = directory.derived(f"{DECODED}{name}")
         directory.of_decoding(name).remove_scores()
-        work = ShardDecoder(directory, manifest, records, table, "", None)
-        for shard, record in table.records().items():
+        work = ShardDecoder(directory, manifest, records, name, "", None)
+        for shard, record in work.table.records().items():
             if shard in records and record.sources["emissions"] == work.sources(shard)["emissions"]:
                 replace(work, fingerprint=record.fingerprint).describe_again(shard)

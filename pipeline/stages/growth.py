@@ -7,10 +7,11 @@ New recordings become new shards behind the old ones. Corrected references and c
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +21,15 @@ from numpy.typing import NDArray
 from pipeline.inference.planning import assign_shards
 from pipeline.records import AudioHeader, Utterance
 from pipeline.runtime.failpoints import failpoint
+from pipeline.stages import identity
 from pipeline.stages.build_manifest import Listing
 from pipeline.stages.decode import describe_decodings_again
 from pipeline.stages.score import renew_transcripts
+from pipeline.storage import manifest as manifests
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import Generation, Manifest, chain_of
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.storage.tables import CHANNEL, MANIFEST_FIELDS, VANISHED, own_columns, transcripts_schema
+from pipeline.storage.tables import CHANNEL, MANIFEST_FIELDS, VANISHED, own_columns
 
 _WORK = ("start_s", "end_s", CHANNEL, "file_size")
 """Columns that say what is computed. If one differs, the results of a row are those of another recording."""
@@ -255,6 +258,45 @@ def _vanished(changes: Changes, now: str) -> pa.Array:
     return pc.if_else(pa.array(gone), pc.coalesce(before, pa.scalar(now)), pa.scalar(None, pa.string()))
 
 
+def replace_manifest(
+    directory: RunDirectory,
+    before: Manifest,
+    after: Manifest,
+    described: NDArray[np.int64],
+    made_with: Mapping[str, Any],
+    retracted: Iterable[int] = (),
+) -> int:
+    """Replace the manifest of a run, and what the transcripts have of it. The caller holds the lock.
+
+    The transcripts come first, so that after a kill the next run finds the same changes.
+
+    Args:
+        directory: The run.
+        before: The manifest.
+        after: The manifest from now on.
+        described: Rows whose reference or own columns differ.
+        made_with: The settings that the manifest is made with.
+        retracted: Shards that are computed again.
+
+    Returns:
+        The number of files of transcripts that were written.
+    """
+    files = 0
+    if after.chain != before.content:
+        records = directory.commits()
+        identity.note_manifest(directory, before.content, after.chain)
+        directory.remove_scores()
+        for shard in retracted:
+            directory.retract(shard)
+            records.pop(shard, None)
+        files = describe_again(directory, after, records, described)
+    failpoint("extend")
+    manifests.write(directory, after, dict(made_with))
+    failpoint("extended")
+    identity.note_manifest(directory, after.chain)
+    return files
+
+
 def describe_again(
     directory: RunDirectory, manifest: Manifest, records: Mapping[int, CommittedShard], rows: NDArray[np.int64]
 ) -> int:
@@ -271,7 +313,7 @@ def describe_again(
     """
     shards = [shard for shard in np.unique(manifest.shard_of_row[rows]).tolist() if shard in records]
     todo = [record for shard in shards for record in records[shard].having("transcripts")]
-    schema = transcripts_schema(manifest.table.schema, directory.has_audio_digests())
+    schema = directory.transcripts_schema(manifest.table.schema)
     own = {field.name for field in own_columns(manifest.table.schema)} | {"reference", "path"}
     for record in todo:
         stored = directory.table("transcripts", record.shard, record.supplement)

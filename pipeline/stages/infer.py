@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 from rich.console import Console
 
+from pipeline import decoding
 from pipeline.config.groups import EXECUTORS
 from pipeline.config.run_config import RunConfig
 from pipeline.executors import Executor
@@ -110,11 +111,14 @@ def check_beforehand(config: RunConfig) -> None:
 
     Raises:
         UserError: The devices do not exist or do not suit the precision. The weights file cannot be fetched, is
-            damaged, fits another model, or has another SHA-256.
+            damaged, fits another model, or has another SHA-256. A file of the decoder is damaged or does not fit.
     """
     with closing(_executor(config)) as executor:
         resolve_precision(config.settings.precision, executor.devices(config.settings.device).first)
     load_model(config.source)
+    if "transcripts" in config.settings.outputs:
+        name, labels, stride_s = config.settings.decoder.name, config.model.ctc_labels, config.model.seconds_per_frame
+        decoding.make(name, config.identity_options, config.decoder_files, labels, stride_s)
 
 
 def prepare(
@@ -177,7 +181,7 @@ def prepare(
         Job(
             directory=directory,
             manifest=manifest,
-            computation=Computation.of(each.identity, config.source),
+            computation=Computation.of(each.identity, config.source, config.decoder_files),
             tables=_table_settings(config.model, each.identity),
             supplements=each.supplements,
             skipped=failed_before(directory, manifest, done, each.supplements),
@@ -223,6 +227,7 @@ def _write_record(
         written=datetime.now(UTC).isoformat(timespec="seconds"),
         manifests=(manifest.chain,) if manifest.chain else (),
         others=tuple(others.values()),
+        decoder_files=config.decoder_files,
     )
     failpoint("run-json")
     directory.write(RUN_JSON, record.encode())
@@ -262,4 +267,5 @@ def _table_settings(facts: ModelFacts, identity: Identity) -> TableSettings:
         },
         fingerprint=identity.fingerprint,
         audio_digests=identity.audio_digests,
+        nbest=identity.nbest,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,12 @@ from pipeline.runtime.terminal import counted, printable
 from pipeline.stages import identity
 from pipeline.stages import resume as refusals
 from pipeline.stages.build_manifest import Listing, first_generation
-from pipeline.stages.growth import Changes, compare, describe_again, grown
+from pipeline.stages.growth import Changes, compare, grown, replace_manifest
 from pipeline.stages.listing import list_corpus
+from pipeline.stages.references import refuse_edited, take_over_references
 from pipeline.storage import manifest as manifests
+from pipeline.storage import references
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.names import MANIFEST
 from pipeline.storage.run_directory import RunDirectory
 
 _PLACES = frozenset(("root", "path", "metadata", "audio_root"))
@@ -92,7 +94,7 @@ class ManifestStage:
         if stored.is_there:
             manifest, before = manifests.read(stored)
             if self._directory.has_commits():
-                self._refuse_edited(manifest)
+                refuse_edited(self._directory, manifest)
             if not self._directory.alone:
                 return self._of_other_parts(manifest, before, made_with)
             if before == made_with:
@@ -121,7 +123,7 @@ class ManifestStage:
         )
         self._say_reading(manifest)
         self._say_warnings()
-        return manifest
+        return take_over_references(self._directory, manifest, made_with)[0]
 
     def _of_other_parts(self, manifest: Manifest, before: dict[str, Any], made_with: dict[str, Any]) -> Manifest:
         """Return the manifest that another part of the run works with, which must not change now."""
@@ -169,30 +171,23 @@ class ManifestStage:
         self._say_warnings()
 
     def _take_over(self, changes: Changes, made_with: dict[str, Any]) -> Manifest:
-        """Write what has changed; transcripts first, so that after a kill the next run finds the same changes."""
-        settings, directory, manifest = self._config.settings, self._directory, changes.manifest
+        """Write what has changed."""
+        settings, manifest = self._config.settings, changes.manifest
         extended = grown(changes, settings.shard.hours, settings.redo_changed)
-        if extended.chain != manifest.content:
-            records = directory.commits()
-            identity.note_manifest(directory, manifest.content, extended.chain)
-            directory.remove_scores()
-            for shard in np.unique(manifest.shard_of_row[changes.redoable]).tolist() if settings.redo_changed else ():
-                directory.retract(shard)
-                records.pop(shard, None)
-            described = np.union1d(changes.other_reference, changes.other_columns)
-            files = describe_again(directory, extended, records, described)
-            if files:
-                self._say(f"{counted(files, 'file')} of transcripts written again, without the model")
-        failpoint("extend")
-        manifests.write(directory, extended, made_with)
-        failpoint("extended")
-        identity.note_manifest(directory, extended.chain)
+        redone = np.unique(manifest.shard_of_row[changes.redoable]).tolist() if settings.redo_changed else ()
+        described = np.union1d(changes.other_reference, changes.other_columns)
+        files = replace_manifest(self._directory, manifest, extended, described, made_with, redone)
+        if files:
+            self._say(f"{counted(files, 'file')} of transcripts written again, without the model")
         return extended
 
     def _list(self, manifest: Manifest | None = None) -> Listing:
-        """List the corpus as it is now; `manifest` is the manifest there is."""
+        """List the corpus as it is now; if there is a manifest, with the references that were corrected since."""
         self._warnings = Warnings()
-        return list_corpus(self._config, self._directory, self._console, self._say, self._warnings, manifest)
+        listing = list_corpus(self._config, self._directory, self._console, self._say, self._warnings, manifest)
+        if manifest is None:
+            return listing
+        return replace(listing, table=references.overlay(listing.table, references.read(self._directory)))
 
     def _moved(self, manifest: Manifest, before: dict[str, Any], made_with: dict[str, Any]) -> Manifest:
         """List the corpus at its new place. Refuse it if recordings of the manifest are missing or differ there."""
@@ -225,20 +220,3 @@ class ManifestStage:
         if recorded is not None:
             now = identity.describe_known(self._config, manifest.digest, recorded)
             refusals.refuse_differences(self._config, self._directory, recorded, now, besides)
-
-    def _refuse_edited(self, manifest: Manifest) -> None:
-        """Refuse a manifest that has been edited, because the committed results belong to the original rows."""
-        recorded = self._directory.read_record()
-        if recorded is not None and recorded.manifest_file == self._directory.file_record(MANIFEST):
-            return
-        # A kill before run.json was updated is no edit, so the rows decide.
-        rows = manifest.recomputed()
-        made = (manifest.content,) if recorded is None else recorded.manifest_contents
-        identity_ = manifest.digest if recorded is None else recorded.identity.manifest
-        if rows != manifest.content or rows not in made or manifest.digest != identity_:
-            was = " or ".join(made)
-            raise refusals.refusal(
-                self._directory.root, [f"manifest: {was} before, {rows} now, because {MANIFEST} has been edited"]
-            )
-        if len(made) > 1:
-            identity.note_manifest(self._directory, manifest.content)

@@ -82,6 +82,11 @@ class Identity:
         """SHA-256 of the identity."""
         return digest_of_json(self.as_json())
 
+    @property
+    def nbest(self) -> bool:
+        """Whether `transcripts/` has the column `nbest`: whether the decoder's option `nbest` is above 1."""
+        return keeps_nbest(self.options)
+
     def dtype(self, table: str) -> str | None:
         """Return the type of the values in `emissions` or `features`; `None` for other tables."""
         return {"emissions": self.emission_dtype, "features": self.feature_dtype}.get(table)
@@ -170,6 +175,12 @@ class Identity:
         if rest:
             raise ValueError(f"its identity has {', '.join(rest)}, which this release does not know")
         return cls(**values)
+
+
+def keeps_nbest(options: Mapping[str, Any]) -> bool:
+    """Whether the options of a decoder say that it keeps several texts of each utterance."""
+    number = options.get("decoder.nbest")
+    return isinstance(number, int) and number > 1
 
 
 def combined(passes: Iterable[Identity]) -> Identity:

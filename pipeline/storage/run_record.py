@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 from pipeline.runtime.digests import decode_checked, encode_checked
@@ -52,6 +52,7 @@ class RunRecord:
             and layers only.
         duplicates: Number of utterances whose audio an earlier utterance has too. `None` as long as `same_as` may be
             incomplete, because shards are committed or `same_as` is being written.
+        decoder_files: Paths of the files whose SHA-256 the identity has, by key: `decoder.lm` and the like.
     """
 
     identity: Identity
@@ -63,6 +64,7 @@ class RunRecord:
     manifests: tuple[str, ...] = ()
     others: tuple[Identity, ...] = ()
     duplicates: int | None = None
+    decoder_files: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def passes(self) -> dict[str, Identity]:
@@ -115,7 +117,7 @@ class RunRecord:
         content["others"] = tuple(each.as_json() for each in self.others)
         if self.weights is not None and self.weights.pinned is None:
             del content["weights"]["pinned"]
-        present = {key: value for key, value in content.items() if value not in (None, ())}
+        present = {key: value for key, value in content.items() if value not in (None, (), {})}
         return encode_checked({"fingerprint": self.fingerprint, **present})
 
     @classmethod
@@ -138,6 +140,7 @@ class RunRecord:
                 manifests=tuple(content.get("manifests", ())),
                 others=tuple(map(Identity.from_json, content.get("others", ()))),
                 duplicates=content.get("duplicates"),
+                decoder_files=dict(content.get("decoder_files", {})),
             )
             fingerprint = content["fingerprint"]
         except (TypeError, KeyError, AttributeError, RecursionError) as error:

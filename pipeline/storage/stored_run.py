@@ -15,9 +15,11 @@ import pyarrow as pa
 
 from pipeline.runtime.digests import sha256_of
 from pipeline.runtime.errors import UserError
+from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord, CommittedShard, read_record
 from pipeline.storage.derived import DerivedTable
 from pipeline.storage.files import UNREADABLE, Files, StoredTable
+from pipeline.storage.identity import keeps_nbest
 from pipeline.storage.lock import holder
 from pipeline.storage.names import (
     COMMITS,
@@ -25,6 +27,7 @@ from pipeline.storage.names import (
     COVERAGE,
     DECODED,
     MANIFEST,
+    REFERENCES,
     REPORT,
     RUN_JSON,
     SCORES,
@@ -42,7 +45,7 @@ class StoredRun:
 
     Attributes:
         root: The folder, for messages.
-        manifest, scores, confusions, coverage: Tables of the whole run.
+        manifest, scores, confusions, coverage, references: Tables of the whole run.
         report: Name of the report's page.
         decoded: The transcripts of a decoding, which take the place of those of the stage `infer`; `None` for these.
     """
@@ -56,6 +59,7 @@ class StoredRun:
         self.scores = StoredTable(self._files, SCORES)
         self.confusions = StoredTable(self._files, CONFUSIONS)
         self.coverage = StoredTable(self._files, COVERAGE)
+        self.references = StoredTable(self._files, REFERENCES)
         self.report = REPORT
         self.decoded: DerivedTable | None = None
 
@@ -208,14 +212,18 @@ class StoredRun:
                 f"anew, or choose another run_dir="
             ) from None
 
-    def has_audio_digests(self) -> bool:
-        """Whether the transcripts of the run have the columns `audio_digest` and `same_as`.
+    def transcripts_schema(self, manifest: pa.Schema) -> pa.Schema:
+        """Return the schema of the transcripts of the run, whose manifest has the schema `manifest`.
 
         Raises:
             UserError: As `read_record`.
         """
         recorded = self.read_record()
-        return recorded is not None and recorded.combined.audio_digests
+        audio_digests = recorded is not None and recorded.combined.audio_digests
+        options = {} if recorded is None else recorded.combined.options
+        if self.decoded is not None:
+            options = self.decoded.identity() or {}
+        return tables.transcripts_schema(manifest, audio_digests, keeps_nbest(options))
 
     def file_record(self, name: str) -> StoredFile:
         """Return the size and SHA-256 of a file.

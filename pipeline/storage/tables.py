@@ -54,8 +54,10 @@ TRANSCRIPT_FIELDS = (
     pa.field("wer", pa.float64()),
 )
 
-DECODED = ("num_frames", "text", "ctc_text", "avg_logprob", "words")
-"""Columns of `transcripts/` that come from the decoder."""
+DECODED = ("num_frames", "text", "ctc_text", "avg_logprob", "words", "nbest")
+"""Columns of `transcripts/` that come from the decoder; `nbest` is not in every run."""
+NBEST = pa.field("nbest", pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())])))
+"""Column of `transcripts/` that comes next, in runs whose decoder keeps several texts."""
 AUDIO_DIGEST, SAME_AS = "audio_digest", "same_as"
 AUDIO_FIELDS = (pa.field(AUDIO_DIGEST, pa.string()), pa.field(SAME_AS, pa.string()))
 """Columns of `transcripts/` that follow `TRANSCRIPT_FIELDS`, except in runs that an earlier release began."""
@@ -86,7 +88,12 @@ CHANNEL = "channel"
 VANISHED = "vanished_at"
 """Last column of a manifest, if recordings have vanished: the time at which a recording was missed, as text."""
 RESERVED = frozenset(
-    [*(field.name for field in (*MANIFEST_FIELDS, *TRANSCRIPT_FIELDS, *AUDIO_FIELDS)), CHANNEL, VANISHED, *_ARROW_OWN]
+    [
+        *(field.name for field in (*MANIFEST_FIELDS, *TRANSCRIPT_FIELDS, NBEST, *AUDIO_FIELDS)),
+        CHANNEL,
+        VANISHED,
+        *_ARROW_OWN,
+    ]
 )
 """Names that a dataset's own column cannot have. A column with such a name, in upper or lower case, is renamed to
 `meta_<name>`."""
@@ -97,14 +104,16 @@ def manifest_schema(columns: Mapping[str, str]) -> pa.Schema:
     return pa.schema([*MANIFEST_FIELDS, *_own_fields(columns)])
 
 
-def transcripts_schema(manifest: pa.Schema, audio_digests: bool = False) -> pa.Schema:
+def transcripts_schema(manifest: pa.Schema, audio_digests: bool = False, nbest: bool = False) -> pa.Schema:
     """Return the schema of `transcripts/`. The dataset's own columns come last.
 
     Args:
         manifest: Schema of the manifest.
         audio_digests: As `Identity.audio_digests`.
+        nbest: As `Identity.nbest`.
     """
-    return pa.schema([*TRANSCRIPT_FIELDS, *(AUDIO_FIELDS if audio_digests else ()), *own_columns(manifest)])
+    texts, audio = (NBEST,) if nbest else (), AUDIO_FIELDS if audio_digests else ()
+    return pa.schema([*TRANSCRIPT_FIELDS, *texts, *audio, *own_columns(manifest)])
 
 
 def own_columns(manifest: pa.Schema) -> list[pa.Field]:
@@ -174,7 +183,7 @@ def transcript_columns(transcripts: Transcripts) -> pa.Table:
     """Return the columns of `transcripts/` that come from the decoder, with a row for each utterance."""
     times = (transcripts.start_s, transcripts.end_s, transcripts.probability.astype(np.float32))
     words = pa.StructArray.from_arrays([_strings(transcripts.words), *map(pa.array, times)], fields=list(WORD))
-    return pa.table(
+    columns = pa.table(
         {
             "num_frames": pa.array(transcripts.num_frames),
             "text": _strings(transcripts.text),
@@ -183,6 +192,10 @@ def transcript_columns(transcripts: Transcripts) -> pa.Table:
             "words": pa.ListArray.from_arrays(pa.array(transcripts.word_offsets), words),
         }
     )
+    if transcripts.nbest is None:
+        return columns
+    rows = [[asdict(text) for text in texts] for texts in transcripts.nbest]
+    return columns.append_column(NBEST, pa.array(rows, NBEST.type))
 
 
 def _strings(texts: Texts) -> pa.StringArray:

@@ -24,6 +24,7 @@ from pipeline.storage.names import (
     CONFUSIONS,
     COVERAGE,
     MANIFEST,
+    REFERENCES,
     RUN_JSON,
     SCORES,
     SPEECH,
@@ -37,13 +38,15 @@ from pipeline.storage.run_record import RunRecord
 from pipeline.verify.derived import audit_derived
 from pipeline.verify.duplicates import audit_duplicates
 from pipeline.verify.findings import Problem, ShardAudit, State, Work, reason
+from pipeline.verify.references import audit_references
 from pipeline.verify.scores import audit_scores
 from pipeline.verify.shard import audit_shard
 
 THREADS = 4
 """Threads that hash files: a fast disk delivers more than one core can hash."""
 _KNOWN = {
-    *TABLES, COMMITS, MANIFEST, RUN_JSON, CONFIG, SCORES, CONFUSIONS, COVERAGE, SPEECH, STAGING, "report", "logs",
+    *TABLES, COMMITS, MANIFEST, RUN_JSON, CONFIG, SCORES, CONFUSIONS, COVERAGE, REFERENCES, SPEECH, STAGING,
+    "report", "logs",
 }  # fmt: skip
 _UNCHECKED = {"fingerprint", "identity", "weights", "versions", "written"}
 """Keys of `run.json` in releases that wrote no checksum."""
@@ -123,6 +126,7 @@ def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda
     notes = [note for each in audits for note in each.notes]
     sound = {each.shard: each.committed for each in audits if each.state == "sound" and each.committed is not None}
     problems += audit_derived(directory, sound, notes)
+    problems += audit_references(directory, manifest, notes)
     for path, is_read in _unknown(directory, work, listed, {*shards}):
         if is_read:
             problems.append(

@@ -96,8 +96,8 @@ def rerun_alone(
         device_name: `auto`, `cpu`, `cuda` or `cuda:1`.
 
     Raises:
-        UserError: The device does not exist or lacks the precision, the weights are not those of the run, or no
-            utterance can be compared.
+        UserError: The device does not exist or lacks the precision, the weights or a file of the decoder are not those
+            of the run, or no utterance can be compared.
     """
     identity = recorded.combined
     path = "" if recorded.weights is None else recorded.weights.path
@@ -110,7 +110,7 @@ def rerun_alone(
     rows = _rows_with_results(directory, manifest, records)
     if not len(rows):
         raise UserError(f"{directory.root}: no utterance with a result is committed; there is nothing to run again")
-    computation = Computation.of(identity, source)
+    computation = Computation.of(identity, source, recorded.decoder_files)
     # Values are compared in float32. Logits are needed to find near ties, even if the run stored none.
     computation = replace(
         computation, feature_dtype="float32", emission_dtype="float32", wants_logits=bool(source.facts.labels)

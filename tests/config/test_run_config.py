@@ -86,7 +86,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("model=WAV2VEC2_ASR_BASE_960", ["model=WAV2VEC2_ASR_BASE_960", BASE]),
     ("model=[digits]", ["model=", "hubert_base", BASE]),
     ("model=../model/digits", ["model=../model/digits", "hubert_base", BASE]),
-    ("decoder=beam", ["decoder=beam", "greedy"]),
+    ("decoder=bean", ["decoder=bean", "did you mean beam?", "greedy"]),
     ("decoder=null", ["decoder=", "greedy"]),
     # wrong types
     ("batch.max_seconds=abc", ["batch.max_seconds=abc", "must be a number"]),

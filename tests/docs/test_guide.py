@@ -276,7 +276,7 @@ def test_every_public_name_of_the_results_has_its_place(site: Path) -> None:
     ("page", "schema"),
     [
         ("reading.md", pa.schema([*tables.MANIFEST_FIELDS])),
-        ("reading.md", pa.schema([*tables.TRANSCRIPT_FIELDS, *tables.AUDIO_FIELDS, *tables.WORD])),
+        ("reading.md", pa.schema([*tables.TRANSCRIPT_FIELDS, tables.NBEST, *tables.AUDIO_FIELDS, *tables.WORD])),
         ("reading.md", tables.emissions_schema("float32")),
         ("reading.md", tables.features_schema("float16")),
         ("reading.md", tables.FAILURES),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from running import assert_accounting, assert_same_tables, main, run
+from running import SHORT, assert_accounting, assert_same_tables, main, run
 
 from pipeline.inference import execute as execution
 from pipeline.inference import loop
@@ -23,7 +23,7 @@ from pipeline.models.engine import Engine
 from pipeline.runtime import progress
 from pipeline.runtime.errors import UserError
 
-CORPUS = ("dataset=digits", "shard.hours=0.004", "loader.workers=0", "stages=[manifest,infer]")
+CORPUS = (*SHORT, "shard.hours=0.0008", "loader.workers=0", "stages=[manifest,infer]")
 
 
 EXECUTORS = {
@@ -160,7 +160,7 @@ def test_a_run_that_waits_for_the_writer_names_the_setting_that_writes_faster(
         do(writer, *arguments)
 
     monkeypatch.setattr(ShardWriter, method, slow)
-    assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", *given]) == 0
+    assert main([*CORPUS, "shard.hours=1", f"run_dir={tmp_path / 'run'}", *given]) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if "for the writer; " in line]
     assert [line.split("; ")[1].split(" (with")[0] for line in said] == ([] if named is None else [named])
 

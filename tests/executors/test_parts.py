@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,18 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from running import DATA, SHIPPED, assert_accounting, assert_same_tables, kill_group, main, run, start, wait_until
+from running import (
+    DATA,
+    SHIPPED,
+    SHORT,
+    assert_accounting,
+    assert_same_tables,
+    kill_group,
+    main,
+    run,
+    start,
+    wait_until,
+)
 
 from pipeline.results import open_run
 from pipeline.status import describe, read_status
@@ -23,7 +34,7 @@ from pipeline.storage import locked_run
 from pipeline.storage.names import Part
 from pipeline.storage.run_directory import RunDirectory
 
-CORPUS = ("dataset=digits", "shard.hours=0.004", "loader.workers=0", "threads=1")
+CORPUS = (*SHORT, "shard.hours=0.0007", "loader.workers=0", "threads=1")
 STAGES = "stages=[manifest,infer,score]"
 SHARDS = 7
 pytestmark = pytest.mark.usefixtures("default_signals")
@@ -41,17 +52,10 @@ def committed(run_dir: Path) -> list[int]:
 
 
 @contextmanager
-def at_work(run_dir: Path, part: str, *overrides: str) -> Iterator[None]:
+def at_work(run_dir: Path, part: str, given: Sequence[str] = (*CORPUS, STAGES)) -> Iterator[None]:
     """Another process that computes a part, and that hangs in its first shard."""
-    process = start(
-        *CORPUS,
-        STAGES,
-        f"run_dir={run_dir}",
-        f"executor.part={part}",
-        *overrides,
-        cwd=run_dir.parent,
-        PIPELINE_FAILPOINT="spool=hang",
-    )
+    asked = [*given, f"run_dir={run_dir}", f"executor.part={part}"]
+    process = start(*asked, cwd=run_dir.parent, PIPELINE_FAILPOINT="spool=hang")
     directory = RunDirectory(run_dir)
     assert wait_until(lambda: any(name.startswith("shard-") for name in directory.names(".staging")), 30)
     try:
@@ -67,7 +71,7 @@ def test_parts_that_run_at_the_same_time_give_the_tables_of_one_run(whole: Path,
     assert [process.returncode for process in processes] == [0, 0, 0], ended
     assert_accounting(run_dir)
     assert_same_tables(whole, run_dir)
-    assert [out.count("all parts are done: 60 of 60 utterances") for out, _ in ended].count(1) == 1
+    assert [out.count("all parts are done: 24 of 24 utterances") for out, _ in ended].count(1) == 1
     logs = {path.name for path in (run_dir / "logs").iterdir()}
     assert logs == {f"{name}-{n}-of-3.{end}" for n in (1, 2, 3) for name, end in (("run", "log"), ("metrics", "jsonl"))}
     pd.testing.assert_frame_equal(open_run(run_dir).scores, open_run(whole).scores)
@@ -84,7 +88,7 @@ def test_a_part_computes_its_shards_only_and_the_last_part_closes_the_run(
     assert main([*given, "executor.part=2/3"]) == 0
     assert committed(run_dir) == [1, 4]
     said = capsys.readouterr().out
-    assert "part 2/3: 18 of 18 utterances" in said
+    assert "part 2/3: 7 of 7 utterances" in said
     assert "5 shards of the run left, of the parts 1/3, 3/3" in said
     assert "pandas" not in said
     assert not (run_dir / "scores.parquet").exists()
@@ -93,14 +97,14 @@ def test_a_part_computes_its_shards_only_and_the_last_part_closes_the_run(
     assert main([*given, "executor.part=1/3"]) == 0
     assert "2 shards of the run left, of the parts 3/3" in capsys.readouterr().out
     assert main([*given, "executor.part=3/3"]) == 0
-    assert "all parts are done: 60 of 60 utterances" in capsys.readouterr().out
+    assert "all parts are done: 24 of 24 utterances" in capsys.readouterr().out
     assert_same_tables(whole, run_dir)
     assert (run_dir / "scores.parquet").exists()
     assert open_run(run_dir).transcripts["same_as"].equals(open_run(whole).transcripts["same_as"])
 
 
 def test_parts_without_scores_are_closed_by_a_command_for_the_whole_run(whole: Path, tmp_path: Path) -> None:
-    given = ["dataset=digits", "shard.hours=0.004", "loader.workers=0", "threads=1", f"run_dir={tmp_path / 'run'}"]
+    given = [*CORPUS, f"run_dir={tmp_path / 'run'}"]
     for part in ("2/2", "1/2"):
         assert main([*given, "stages=[manifest,infer]", f"executor.part={part}"]) == 0
     assert not (tmp_path / "run" / "scores.parquet").exists()
@@ -151,7 +155,7 @@ def test_a_part_is_refused_while_a_whole_run_is_at_work(tmp_path: Path, capsys: 
         ("chunk.seconds=30", "chunk.seconds: 60.0 before, 30.0 now"),
         ("outputs=[transcripts]", "outputs: [emissions,features,transcripts] before, [transcripts] now"),
         ("features.layers=all", "layers: [4] before, [1,2,3,4] now"),
-        ("shard.hours=0.01", "shard.hours: 0.004 before, 0.01 now"),
+        ("shard.hours=0.01", "shard.hours: 0.0007 before, 0.01 now"),
         ("extend=check", "extend=check: other parts of the run are at work; ask again when they have ended"),
     ],
 )
@@ -179,7 +183,7 @@ def test_a_part_takes_over_what_is_new_only_if_no_other_is_at_work(tmp_path: Pat
     for recording in recordings[:4]:
         shutil.copy(recording, corpus)
     given = ["dataset=folder", f"dataset.root={corpus}", "model=digits", "shard.hours=1e-6", "loader.workers=0", STAGES]
-    with at_work(run_dir, "1/2", *given):
+    with at_work(run_dir, "1/2", given):
         shutil.copy(recordings[4], corpus)
         assert main([*given, f"run_dir={run_dir}", "executor.part=2/2"]) == 0
         assert len(open_run(run_dir).manifest) == 4
@@ -239,11 +243,11 @@ def test_a_part_that_has_no_shards_to_compute_says_what_is_left(
     given = [*CORPUS, f"run_dir={tmp_path / 'run'}", "outputs=[emissions]"]
     assert main([*given, "stages=[manifest]", "executor.part=1/12"]) == 0
     left = "7 shards of the run left, of the parts 1/12, 2/12, 3/12, 4/12, 5/12, 6/12, 7/12\n"
-    assert capsys.readouterr().out.endswith(f"60 of 60 utterances have a reference\n{left}")
+    assert capsys.readouterr().out.endswith(f"24 of 24 utterances have a reference\n{left}")
     for again in ("", "complete already; "):
         assert main([*given, "stages=[infer]", "executor.part=2/3"]) == 0
         said = capsys.readouterr().out
-        assert f"part 2/3: {again}18 of 18 utterances" in said
+        assert f"part 2/3: {again}7 of 7 utterances" in said
         assert "5 shards of the run left, of the parts 1/3, 3/3" in said
 
 
@@ -285,7 +289,7 @@ def test_parts_work_on_a_file_system_without_locks(
         assert "the file system has no locks, so other parts may be at work; once all have ended" in said
     assert not (run_dir / "scores.parquet").exists()
     assert main([*given, "executor.part=1/1"]) == 0
-    assert "all parts are done: 60 of 60 utterances" in capsys.readouterr().out
+    assert "all parts are done: 24 of 24 utterances" in capsys.readouterr().out
     assert_same_tables(whole, run_dir)
     # Parts do not know that the run was closed. What they compute then is compared and scored again.
     (run_dir / "commits" / "shard-00001.json").unlink()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from fake_cuda import gpus
-from running import assert_accounting, assert_same_tables, main
+from running import SHORT, assert_accounting, assert_same_tables, main
 
 from pipeline.decoding.greedy import Decoder
 from pipeline.executors.processes import messages, pool, scheduler, worker
@@ -29,8 +29,8 @@ from pipeline.runtime.metrics import BatchMetrics
 from pipeline.status import read_status
 from pipeline.storage.run_directory import RunDirectory
 
-CORPUS = ("dataset=digits", "shard.hours=0.002", "stages=[manifest,infer]", "precision=fp32")
-SHORTEST = 10  # the shard with the least audio, which is the last one
+CORPUS = (*SHORT, "shard.hours=0.0004", "stages=[manifest,infer]", "precision=fp32")
+SHORTEST = 11  # the shard with the least audio, which is the last one
 pytestmark = pytest.mark.usefixtures("default_signals")
 
 # A worker that computes nothing: it does what its arguments say, in a moment.
@@ -239,7 +239,7 @@ def test_a_shard_that_kills_workers_wherever_it_goes_is_left_out_and_named(
     monkeypatch.setattr(scheduler, "DEATHS_AT_PLACE", 99)
     devices = started(lambda connection, task, device: puppet(connection, *TAKE_A_SHARD, "die"))
     with gpus(3):
-        assert main([*CORPUS, "shard.hours=0.01", f"run_dir={tmp_path / 'run'}"]) == 1
+        assert main([*CORPUS, "shard.hours=0.0022", f"run_dir={tmp_path / 'run'}"]) == 1
     assert len(devices) == 3 * DEATHS_WITH_SHARD
     log = (tmp_path / "run" / "logs" / "run.log").read_text()
     for shard in range(3):

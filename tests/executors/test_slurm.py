@@ -22,9 +22,9 @@ from pipeline.config import commandline
 from pipeline.config.run_config import RunConfig, load
 from pipeline.executors.jobs.task import Task
 
-DIGITS = ("dataset=digits", "shard.hours=0.004", "loader.workers=0", "outputs=[transcripts]")
-RUN = (*DIGITS, "executor=slurm", "executor.tasks=1")
-PARTS = (*DIGITS, "executor=slurm", "executor.tasks=3")
+SHORT = (*running.SHORT, "shard.hours=0.0007", "loader.workers=0", "outputs=[transcripts]")
+RUN = (*SHORT, "executor=slurm", "executor.tasks=1")
+PARTS = (*SHORT, "executor=slurm", "executor.tasks=3")
 
 TOOLS = {
     "sbatch": """
@@ -138,7 +138,7 @@ def test_an_array_of_parts_and_a_job_that_closes_the_run_are_submitted_without_t
     command = [sys.executable, "-c", program, *typed, "run_dir=out"]
     ended = subprocess.run(command, env=running.environment(), capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert pq.read_metadata("out/manifest.parquet").num_rows == 60
+    assert pq.read_metadata("out/manifest.parquet").num_rows == 24
     assert {path.name for path in Path("out").iterdir()} == {"manifest.parquet", "logs", ".staging"}
     assert slurm.jobs == [1001, 1002]
     array, closing = map(slurm.options, slurm.jobs)
@@ -159,7 +159,7 @@ def test_an_array_of_parts_and_a_job_that_closes_the_run_are_submitted_without_t
         config = config_of(task_of(Path("out"), f"1001_{part}"))
         assert config.settings.executor.part == f"{part + 1}/3"
         assert (config.settings.stages, config.run_dir) == (["infer"], elsewhere / "out")
-        assert config.settings.shard.hours == 0.004
+        assert config.settings.shard.hours == 0.0007
     config = config_of(task_of(Path("out"), "1002"))
     assert (config.settings.stages, config.run_dir) == (["score", "report"], elsewhere / "out")
     assert config.settings.executor.part == "1/1"
@@ -185,7 +185,7 @@ def test_no_job_is_without_a_shard_and_nothing_closes_a_run_that_only_infers(slu
 def test_each_run_of_a_sweep_submits_its_own_jobs(tmp_path: Path) -> None:
     Path("my own").mkdir()
     Path("my own/mine.yaml").write_text("defaults: [config, _self_]\nexecutor: {tasks: 2}\n")
-    typed = ["-cd", "my own", "-cn", "mine", *DIGITS, "executor=slurm", "channels=mix,first", "stages=[manifest,infer]"]
+    typed = ["-cd", "my own", "-cn", "mine", *SHORT, "executor=slurm", "channels=mix,first", "stages=[manifest,infer]"]
     assert running.main(["-m", *typed, "run_dir=choice('o ut/${channels}')"]) == 0
     for number, channels in enumerate(("mix", "first"), start=1001):
         for part in (1, 2):
@@ -254,7 +254,7 @@ def test_ctrl_c_while_jobs_are_submitted_leaves_all_jobs_or_none(slurm: Slurm) -
 def test_a_folder_in_which_others_could_place_jobs_is_refused(
     slurm: Slurm, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    folder = Path("runs/digits/digits/logs/slurm")
+    folder = Path("runs/manifest/digits/logs/slurm")
     folder.mkdir(parents=True)
     folder.chmod(0o777)
     assert "must be a folder that only you can write to" in running.refused([*RUN], capsys)

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from running import TABLES, main
+from running import SHORT, TABLES, main
 
 from pipeline.inference import execute as inference
 from pipeline.inference import shard_tables
@@ -15,7 +15,7 @@ from pipeline.results import open_run
 from pipeline.storage.run_directory import RunDirectory
 
 # Many batches and shards, and recordings that are cut into chunks.
-CORPUS = ("dataset=digits", "shard.hours=0.002", "batch.max_seconds=4", "chunk.seconds=2", "chunk.context_seconds=0.5")
+CORPUS = (*SHORT, "shard.hours=0.0007", "batch.max_seconds=2", "chunk.seconds=1", "chunk.context_seconds=0.25")
 CORPUS = (*CORPUS, "loader.workers=0")
 
 
@@ -46,11 +46,11 @@ def test_the_number_of_cores_and_of_committers_changes_no_byte(
 def test_a_cpu_with_bf16_runs_in_it_when_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "has_bf16", lambda: True)  # a CPU without it is slower, but computes the same
     run_dir = tmp_path / "run"
-    assert main(["dataset=digits", "precision=bf16", "device=cpu", f"run_dir={run_dir}"]) == 0
+    assert main([*SHORT, "precision=bf16", "device=cpu", f"run_dir={run_dir}"]) == 0
     recorded = RunDirectory(run_dir).read_record()
     assert recorded is not None
     assert recorded.identity.precision == "bf16"
-    assert list(open_run(run_dir).transcripts["word_errors"]) == [0] * 60
+    assert list(open_run(run_dir).transcripts["word_errors"]) == [0] * 24
 
 
 def test_shards_are_committed_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import prometheus
 import pytest
-from running import ROOT, main
+from running import ROOT, SHORT, main
 
 from pipeline.inference import execute as execution
 from pipeline.inference import textfile
@@ -24,7 +24,8 @@ from pipeline.records import ErrorName
 from pipeline.runtime.errors import UserError
 from pipeline.storage.run_directory import RunDirectory
 
-CORPUS = ("dataset=digits", "shard.hours=0.004", "loader.workers=0", "stages=[manifest,infer]", "run_dir=run")
+GIVEN = ("shard.hours=0.0007", "loader.workers=0", "stages=[manifest,infer]", "run_dir=run")
+CORPUS = (*SHORT, *GIVEN)
 PREFIX = "overnight_speech_"
 pytestmark = pytest.mark.usefixtures("default_signals")
 
@@ -52,8 +53,8 @@ def test_a_run_says_what_it_did_and_that_it_has_ended(prom: Path) -> None:
     read = partial(value, prom)
     assert (read("running"), read("exit_code")) == (0, 0)
     assert read("shards") == read("shards_committed") == len(list(Path("run/commits").iterdir()))
-    assert (read("utterances_total"), read("failures_total")) == (60, 0)
-    assert read("audio_seconds_total") == pytest.approx(112.33, abs=0.01)
+    assert (read("utterances_total"), read("failures_total")) == (24, 0)
+    assert read("audio_seconds_total") == pytest.approx(21.92, abs=0.01)
     assert read("device_seconds_total", worker="cpu", state="busy") > 0
     assert read("device_seconds_total", worker="cpu", state="idle") is not None
     assert read("oldest_shard_timestamp_seconds") is None  # nothing is under way
@@ -102,7 +103,7 @@ def test_failures_are_counted_by_name_and_each_name_starts_at_zero(prom: Path) -
         path.unlink()
     (calls / "broken.flac").write_bytes(b"not audio")
     given = ["dataset=folder", f"dataset.root={calls}", "model=digits"]
-    assert run(prom, *given) == 3
+    assert main([*given, *GIVEN, f"metrics.textfile={prom}"]) == 3
     samples = prometheus.parse(prom.read_text())[f"{PREFIX}failures_total"]
     named = {dict(labels)["error"]: number for labels, number in samples.items()}
     assert named.keys() == {*get_args(ErrorName)}
@@ -153,7 +154,7 @@ def test_a_run_that_is_refused_by_the_lock_leaves_the_file_to_the_run_that_goes_
     with RunDirectory(Path("run")).lock():
         assert run(prom) == 2
     assert prom.read_text() == "of the other\n"
-    assert run(prom, "dataset.root=/nowhere", "dataset=folder", "model=digits") == 2
+    assert run(prom, "dataset.path=/nowhere") == 2
     assert prom.read_text() == "of the other\n"  # its configuration was refused
 
 

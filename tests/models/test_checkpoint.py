@@ -16,7 +16,7 @@ import torch
 from exactness import pad, recordings
 from published_weights import random_state_dict
 from random_models import architecture, build
-from running import ROOT, SHIPPED, environment, main, refused
+from running import ROOT, SHIPPED, SHORT, SHORT_DIGITS, environment, main, refused
 from safetensors.torch import save_file
 
 from pipeline.config.run_config import load
@@ -40,7 +40,7 @@ def trained() -> dict[str, torch.Tensor]:
 
 
 def overrides(file: Path | str, *more: str) -> list[str]:
-    return ["model=checkpoint", f"model.checkpoint={file}", "model.architecture=digits", "dataset=digits", *more]
+    return ["model=checkpoint", f"model.checkpoint={file}", "model.architecture=digits", *SHORT_DIGITS, *more]
 
 
 def checkpoint(path: Path, architecture: str, labels: tuple[str, ...] | None) -> ModelSource:
@@ -129,7 +129,7 @@ def test_a_checkpoint_of_the_shipped_weights_answers_as_the_shipped_model(
 ) -> None:
     save_file(trained, elsewhere / "own.safetensors")
     assert main(overrides("own.safetensors", "run_dir=own", "emissions.dtype=float32")) == 0
-    assert main(["dataset=digits", "run_dir=shipped"]) == 0
+    assert main([*SHORT, "run_dir=shipped"]) == 0
     own, shipped = open_run("own"), open_run("shipped")
     assert own.transcripts.text.tolist() == shipped.transcripts.text.tolist()
     first = own.transcripts.id[0]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from random_models import architecture, build
-from running import NO_REPORT, main
+from running import NO_REPORT, SHORT_DIGITS, main
 from small_models import SMALL
 from torchaudio.models.wav2vec2.utils import import_fairseq
 
@@ -88,7 +88,7 @@ def test_a_fine_tune_of_fairseq_runs_with_its_dictionary_and_leaves_special_labe
     (elsewhere / "dict.ltr.txt").write_text(DICTIONARY)
     own = ["model=checkpoint", "model.checkpoint=checkpoint_best.pt", "model.architecture=digits"]
     own.append("model.labels=dict.ltr.txt")
-    assert main(["dataset=digits", *own, "outputs=[transcripts]", NO_REPORT, "run_dir=out"]) == 0
+    assert main([*SHORT_DIGITS, *own, "outputs=[transcripts]", NO_REPORT, "run_dir=out"]) == 0
     found = open_run("out").transcripts
     assert found.text.tolist() == [reference.upper().replace("Z", "") for reference in found.reference]
     assert found.ctc_text.str.contains("<unk>ERO|", regex=False).any()

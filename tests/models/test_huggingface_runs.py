@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from fake_hub import Hub, serving
-from running import NO_REPORT, environment, main, read, refused, run, run_prepared
+from running import NO_REPORT, SHORT_DIGITS, environment, main, read, refused, run, run_prepared
 from safetensors.torch import load_file, save_file
 from transformers_checkpoints import change, config_of, random_model, resave, save, vocabulary
 
@@ -40,9 +40,9 @@ def test_the_shipped_checkpoint_transcribes_the_shipped_recordings_without_an_er
 
 
 def test_one_base_and_many_languages_are_runs_in_directories_of_their_own(mms: Path, elsewhere: Path) -> None:
-    arguments = ["-m", "dataset=digits", "model=huggingface", f"model.checkpoint={mms}", "model.language=deu,fra"]
+    arguments = ["-m", *SHORT_DIGITS, "model=huggingface", f"model.checkpoint={mms}", "model.language=deu,fra"]
     assert main([*arguments, "outputs=[emissions]", NO_REPORT]) == 0
-    runs = [elsewhere / "runs" / "digits" / f"huggingface-many-{language}" for language in ("deu", "fra")]
+    runs = [elsewhere / "runs" / "manifest" / f"huggingface-many-{language}" for language in ("deu", "fra")]
     assert not read(runs[0], "emissions").equals(read(runs[1], "emissions"))
     identities = [json.loads((each / "run.json").read_text())["identity"] for each in runs]
     assert [each["model.language"] for each in identities] == ["deu", "fra"]
@@ -52,9 +52,9 @@ def test_one_base_and_many_languages_are_runs_in_directories_of_their_own(mms: P
 def test_a_run_is_finished_without_torch_checked_again_alone_and_not_mixed_with_another_checkpoint(
     copy: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["dataset=digits", "model=huggingface", f"model.checkpoint={copy}", NO_REPORT]
+    arguments = [*SHORT_DIGITS, "model=huggingface", f"model.checkpoint={copy}", NO_REPORT]
     assert main(arguments) == 0
-    run_dir = elsewhere / "runs" / "digits" / "huggingface-copy"
+    run_dir = elsewhere / "runs" / "manifest" / "huggingface-copy"
     assert open_run(run_dir).alphabet == tuple(vocabulary())
     assert not read(run_dir, "transcripts")["text"].to_pandas().str.contains("<", regex=False).any()
     script = (
@@ -82,7 +82,7 @@ def test_a_run_is_finished_without_torch_checked_again_alone_and_not_mixed_with_
 
 def test_a_shard_that_changes_is_noticed_although_its_index_stays(elsewhere: Path, capsys: Any) -> None:
     made = save(elsewhere / "shards", "WavLM", saving={"max_shard_size": "8KB"})
-    arguments = ["dataset=digits", "model=huggingface", "model.checkpoint=shards", "outputs=[transcripts]", NO_REPORT]
+    arguments = [*SHORT_DIGITS, "model=huggingface", "model.checkpoint=shards", "outputs=[transcripts]", NO_REPORT]
     assert main(arguments) == 0
     assert main(arguments) == 0
     path = named("huggingface", checkpoint=str(made.folder)).weights_files[-1]
@@ -95,10 +95,10 @@ def test_an_encoder_without_labels_gives_features_and_another_sample_rate_is_res
 ) -> None:
     random_model("Hubert", "Model", config_of("Hubert")).save_pretrained(elsewhere / "bare")
     transformers.Wav2Vec2FeatureExtractor(sampling_rate=8000).save_pretrained(elsewhere / "bare")
-    arguments = ["dataset=digits", "model=huggingface", "model.checkpoint=bare", NO_REPORT]
+    arguments = [*SHORT_DIGITS, "model=huggingface", "model.checkpoint=bare", NO_REPORT]
     assert "say outputs=[features]" in refused(arguments, capsys)
     assert main([*arguments, "outputs=[features]"]) == 0
-    run_ = open_run("runs/digits/huggingface-bare")
+    run_ = open_run("runs/manifest/huggingface-bare")
     first = run_.manifest.iloc[0]
     frames = len(run_.feature(first.id, layer=2))
     assert frames == named("huggingface", checkpoint="bare").facts.num_frames(round(8000 * first.duration_s))
@@ -167,7 +167,7 @@ TOKEN = "hf_c4n4ryc4n4ry"
 
 def by_name(hub: Hub, name: str, cwd: Path, *more: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """A run with a checkpoint of the hub, with a cache in its working directory."""
-    arguments = ["dataset=digits", "model=huggingface", f"model.checkpoint={name}", "outputs=[transcripts]", *more]
+    arguments = [*SHORT_DIGITS, "model=huggingface", f"model.checkpoint={name}", "outputs=[transcripts]", *more]
     settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(cwd / "cache"), "HF_TOKEN": TOKEN}
     return run(*arguments, cwd=cwd, **(settings | variables))
 
@@ -178,7 +178,7 @@ def test_a_repository_is_fetched_once_pinned_recorded_and_used_offline(hub: Hub,
     assert ended.returncode == 0, ended.stderr
     assert f"fetching model.safetensors of me/tiny@{commit} to " in ended.stderr
     assert hub.authorizations[-1] == f"Bearer {TOKEN}"
-    run_dir = elsewhere / "runs" / "digits" / "huggingface-me-tiny"
+    run_dir = elsewhere / "runs" / "manifest" / "huggingface-me-tiny"
     recorded = json.loads((run_dir / "run.json").read_text())
     assert recorded["weights"]["pinned"] == f"me/tiny@{commit}"
     assert recorded["weights"]["sha256"] == sha256_file(copy / "model.safetensors")
@@ -262,7 +262,7 @@ def test_a_repository_that_cannot_be_had_is_one_line(
 
 def test_without_the_extra_a_folder_is_enough_and_a_name_says_what_to_install(saved: Path, elsewhere: Path) -> None:
     hidden = "import sys; sys.modules['huggingface_hub'] = sys.modules['transformers'] = None"
-    arguments = ["dataset=digits", "model=huggingface", "outputs=[transcripts]"]
+    arguments = [*SHORT_DIGITS, "model=huggingface", "outputs=[transcripts]"]
     assert run_prepared(hidden, *arguments, f"model.checkpoint={saved}", cwd=elsewhere).returncode == 0
     ended = run_prepared(hidden, *arguments, "model.checkpoint=me/tiny", cwd=elsewhere)
     assert ended.returncode == 2

@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all runs are started; the corpus lies there."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "corpus").mkdir()
-    for source in sorted((DATA / "fsdd").glob("*.wav"))[::2]:
+    for source in sorted((DATA / "fsdd").glob("*.wav"))[::3]:
         (folder / "corpus" / source.name).symlink_to(source)
     return folder
 
@@ -44,7 +44,7 @@ def commits(run_dir: Path) -> int:
 def undisturbed(folder: Path) -> Path:
     done = run(*MANY, "run_dir=undisturbed", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert commits(folder / "undisturbed") > 100
+    assert commits(folder / "undisturbed") > 70
     return folder / "undisturbed"
 
 
@@ -69,7 +69,7 @@ def test_killed_ten_times_while_committing_and_resumed_equals_the_undisturbed_ru
         before = commits(out)
         process = start(*MANY, f"run_dir={out}", cwd=folder)
         assert wait_until(lambda before=before: commits(out) > before)
-        time.sleep(chance.uniform(0.0, 0.15))
+        time.sleep(chance.uniform(0.0, 0.06))
         assert process.poll() is None, "it ended before it could be killed"
         kill_group(process)
         assert wait_until(lambda process=process: not group_members(process.pid)), "processes were left behind"

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-import running
 import warm
 from running import ROOT, server
 
@@ -28,6 +27,10 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType]:
 
 def start_warm(command: list[str], *, cwd: Path, env: dict[str, str], **_: object) -> warm.Process:
     return server().start(command[2], command[3:], cwd=cwd, env=env, new_session=True)
+
+
+def run_warm(command: list[str], *, env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+    return server().run(command[2], command[3:], cwd=Path.cwd(), env=env, timeout=240)
 
 
 @pytest.mark.slow
@@ -76,10 +79,21 @@ def test_a_soak_sees_a_table_that_differs_or_is_missing_and_what_was_left_behind
 
 
 @pytest.mark.slow
-def test_a_corpus_that_changes_at_random_while_its_runs_are_killed_has_every_row_right(tmp_path: Path) -> None:
-    env = running.environment(TMPDIR=str(tmp_path))
-    command = [sys.executable, str(SCRIPTS / "growth.py"), "--minutes", "0", "--seed", "3"]
-    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "\n1 nights, " in ended.stdout
+def test_a_corpus_that_changes_at_random_while_its_runs_are_killed_has_every_row_right(
+    modules: tuple[ModuleType, ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, harness = modules
+    growth = importlib.import_module("growth")
+    monkeypatch.setattr(harness, "subprocess", SimpleNamespace(Popen=start_warm))
+    verifying = SimpleNamespace(run=run_warm, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr(growth, "subprocess", verifying)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["growth.py", "--minutes", "0", "--seed", "3"])
+    code = harness.run(growth.Nights, growth.__doc__)
+    said = capsys.readouterr().out
+    assert code == 0, said
+    assert "\n1 nights, " in said
     assert list(tmp_path.iterdir()) == []

@@ -83,6 +83,7 @@ def test_a_decoding_is_opened_like_a_run(decoded: Path, capsys: pytest.CaptureFi
     assert run.emission(run.transcripts.id[0]).shape[1] == len(run.alphabet)
     with pytest.raises(FileNotFoundError, match=r"transcripts-beam: the run has no decoding beam \(it has greedy\)"):
         open_run(decoded / "transcripts-beam")
+    assert open_run(decoded).decodings == ["greedy"]
     page = (decoded / "report-greedy" / "index.html").read_text()
     assert "greedy, decoder=greedy" in page
     assert report.main([str(decoded / "transcripts-greedy")]) == 0
@@ -169,6 +170,10 @@ def test_other_settings_need_another_name(
         (["stages=[infer,decode]"], "stages=[infer,decode]: infer decodes already"),
         (["decode.name=../x"], "decode.name=../x: must be null, or up to 40 of a-z"),
         (["stages=[decode]", "executor.part=1/2"], "executor.part=1/2: the stage decode takes the whole run"),
+        (
+            ["stages=[decode]", "executor=slurm", "executor.tasks=2"],
+            "executor=slurm: the stage decode takes the whole run on this machine",
+        ),
     ],
 )
 def test_what_cannot_be_decoded_is_refused(
@@ -212,7 +217,7 @@ def test_a_grown_corpus_is_decoded_where_it_is_new_and_corrected_references_need
     first = corpus.root / corpus.manifest()["id"][0].as_py()
     first.with_suffix(".txt").write_text("nine nine")
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.stages.decode.each_shard", None)
+        patched.setattr("pipeline.stages.decode.in_processes", None)
         assert corpus.run(outputs) == 0  # also writes the reference into the decoding
     run = open_run(corpus.out / "transcripts-greedy")
     assert len(run.transcripts) == 4
@@ -287,7 +292,7 @@ def test_a_stop_ends_the_processes_and_keeps_what_was_committed(own: Path, monke
             signal.pause()
         return os.getpid()
 
-    found = processes.each_shard(work, [0, 1, 2], 2)
+    found = processes.in_processes(work, [0, 1, 2], 2)
     shard, child = next(found)
     assert shard == 0
     found.close()  # type: ignore[attr-defined]

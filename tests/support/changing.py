@@ -32,7 +32,7 @@ class Corpus:
     def given(self, *changed: str) -> list[str]:
         return [
             *("dataset=folder", f"dataset.root={self.root}", "model=digits", "device=cpu", "shard.hours=0.0006"),
-            *("stages=[manifest,infer,score]", f"run_dir={self.out}", *self.always, *changed),
+            *("stages=[manifest,infer,score]", "loader.workers=0", f"run_dir={self.out}", *self.always, *changed),
         ]
 
     def run(self, *changed: str) -> int:

@@ -27,18 +27,21 @@ from contextlib import suppress
 from pathlib import Path
 
 IMPORTED = (
-    "hydra", "jinja2", "jiwer", "multiprocessing.queues", "numpy", "omegaconf", "pandas", "pyarrow.dataset",
-    "pyarrow.pandas_compat", "pyarrow.parquet", "rapidfuzz", "rich.console", "rich.live", "rich.progress",
-    "safetensors.torch", "soundfile", "torch", "torchaudio.functional", "torchaudio.pipelines", "yaml",
+    "faulthandler", "hydra", "jinja2", "jiwer", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
+    "matplotlib.figure", "multiprocessing.popen_fork", "multiprocessing.queues", "multiprocessing.synchronize", "numpy",
+    "omegaconf", "pandas", "PIL.Image", "pyarrow.dataset", "pyarrow.pandas_compat", "pyarrow.parquet", "rapidfuzz",
+    "rich.console", "rich.live", "rich.progress", "rich.status", "safetensors.torch", "soundfile", "torch",
+    "torchaudio.functional", "torchaudio.pipelines", "yaml",
 )  # fmt: skip
 PIPELINE = (
     "pipeline.datasets.digits", "pipeline.datasets.folder", "pipeline.datasets.manifest", "pipeline.decoding.greedy",
-    "pipeline.executors.local", "pipeline.inference.execute", "pipeline.models.sources.digits", "pipeline.run",
+    "pipeline.executors.local", "pipeline.executors.processes.pool", "pipeline.inference.execute",
+    "pipeline.models.digits", "pipeline.models.sources.digits", "pipeline.report.page", "pipeline.run",
     "pipeline.stages.infer", "pipeline.stages.manifest", "pipeline.stages.score",
 )  # fmt: skip
 HEADER_PROCESSES = 2
 """In place of many, which wait for slow disks: a fork of a process that has imported torch takes a while itself."""
-READ_AT_START = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "LD_")
+READ_AT_START = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "MPL", "LD_")
 """How variables begin that an interpreter, or a library that it loads, reads once."""
 _LONGEST = 1 << 17
 """Bytes of what is asked for; most of it is the environment."""
@@ -167,7 +170,7 @@ def _serve(connection: socket.socket) -> None:
         importlib.import_module(name)
     sys.modules["pipeline.audio.headers"].HEADER_PROCESSES = HEADER_PROCESSES  # type: ignore[attr-defined]
     del sys.modules["pipeline.run"]  # what runs as a program is imported by nobody
-    _compose_once()
+    _configure()
     gc.collect()
     gc.freeze()  # what is there stays where it is shared
     woken, wake = os.pipe()
@@ -202,12 +205,14 @@ def _serve(connection: socket.socket) -> None:
         os.close(err)
 
 
-def _compose_once() -> None:
-    """Let Hydra find its plugins and learn its grammar, which takes a process longer than composing itself."""
-    import hydra
+def _configure() -> None:
+    """Let Hydra find its plugins and learn its grammar, and read what most runs choose. That takes as long as a run."""
+    from pipeline.config.run_config import load
 
-    with hydra.initialize(version_base=None, config_path=None):
-        hydra.compose(overrides=["+a=1", "+b.c='x y'", "+d=[e, 2.5, null]", "+f={g: true}", "+h=/i/j-k.l", "~a"])
+    listed = Path(__file__).parents[1] / "data" / "short_digits.csv"
+    load(["dataset=digits"])
+    load(["dataset=folder", "dataset.root=.", "model=digits"])
+    load(["dataset=manifest", f"dataset.path={listed}", "model=digits"])
 
 
 def _reap(running: dict[int, int]) -> None:

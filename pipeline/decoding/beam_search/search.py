@@ -1,0 +1,338 @@
+"""The beam search of flashlight-text, over windows of an utterance."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.decoding.beam_search.language_model import LanguageModel, open_model, refuse_damaged
+from pipeline.decoding.beam_search.words import Entry, Speller, read_hotwords, read_lexicon
+from pipeline.records import Labels
+from pipeline.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.decoding.beam import Options
+
+WINDOW_FRAMES = 1500
+"""The longest stretch that is searched at once. flashlight-text keeps about 175 kB for each frame: 260 MB."""
+_BEAM_THRESHOLD = 50.0
+"""Hypotheses whose score is further below the best one are dropped, as torchaudio's `ctc_decoder` does."""
+_NEVER = -1e9
+"""The log-probability of what must not happen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A hypothesis.
+
+    Attributes:
+        labels: `(frames,)` the label of each frame.
+        logprobs: `(frames,)` the log-probabilities of these labels.
+        score: What the search ranks hypotheses by: the log-probabilities of the labels, and what the language model,
+            the words and the hotwords add.
+        words: The words as the lexicon writes them; empty if no word of the lexicon has a spelling of its own.
+    """
+
+    labels: NDArray[np.int64]
+    logprobs: NDArray[np.float32]
+    score: float
+    words: tuple[str, ...] = ()
+
+
+def make_search(options: Options, labels: Labels) -> Search:
+    """Return the search that the options describe. The last one is kept, so that the language model is loaded once.
+
+    Raises:
+        UserError: The extra `beam` is not installed, or a file does not fit the labels or is damaged.
+    """
+    _require_packages(*(("flashlight", "kenlm") if options.lm else ("flashlight",)))
+    stats = [path.stat() for paths in options.files().values() for path in paths]
+    return _make_search(options, labels, tuple((stat.st_size, stat.st_mtime_ns) for stat in stats))
+
+
+def _require_packages(*names: str) -> None:
+    """Refuse to search without these packages, before any file is read."""
+    if all(importlib.util.find_spec(name) for name in names):
+        return
+    if sys.version_info >= (3, 13):
+        remedy = f"which has no release for Python 3.{sys.version_info[1]}; use Python 3.11 or 3.12"
+        raise UserError(f"decoder=beam: needs flashlight-text, {remedy}, or decoder=greedy")
+    raise UserError(
+        "decoder=beam: needs flashlight-text and kenlm; pip install 'overnight-speech[beam]', or use decoder=greedy"
+    )
+
+
+@lru_cache(maxsize=1)
+def _make_search(options: Options, labels: Labels, files: tuple[tuple[int, int], ...]) -> Search:
+    """As `make_search`; sizes and times of the files tell whether they have changed."""
+    if delimiter_of(labels) is None and (options.lexicon or options.hotwords):
+        key, value = ("lexicon", options.lexicon) if options.lexicon else ("hotwords", options.hotwords)
+        raise UserError(
+            f"decoder.{key}={value}: the labels of the model have no label between words, so every label is a word "
+            f"of its own; leave decoder.{key} out"
+        )
+    model = None if options.lm is None else open_model(Path(options.lm), labels)
+    hotwords = read_hotwords(Path(options.hotwords), options.hotword_weight, labels) if options.hotwords else {}
+    entries = _lexicon(options, model, labels)
+    if entries is None:
+        return _search_labels(options, model, hotwords, labels)
+    return _search_words(options, model, entries, hotwords, labels)
+
+
+def _lexicon(options: Options, model: LanguageModel | None, labels: Labels) -> list[Entry] | None:
+    """Return the words that texts may have; `None` if they may have any, and the language model is one of labels."""
+    of_labels = model is not None and (not labels.delimiter or labels.delimiter in model.vocabulary)
+    if options.lexicon is not None:
+        if of_labels:
+            raise UserError(
+                f"decoder.lm={options.lm}: is a model of letters, which needs no words; leave decoder.lexicon out"
+            )
+        return read_lexicon(Path(options.lexicon), labels)
+    if model is None or of_labels:
+        return None
+    if model.words is None:
+        raise UserError(
+            f"decoder.lm={options.lm}: is a binary, which does not list its words; add decoder.lexicon=FILE with one "
+            f"word a line, or give the ARPA file"
+        )
+    speller = Speller(labels)
+    entries = [Entry(word, spelling) for word in model.words if (spelling := speller(word))]
+    if not entries:
+        raise UserError(
+            f"decoder.lm={options.lm}: the labels of the model can spell none of its words; they are "
+            f"{' '.join(labels.names)}; give a language model of the same language"
+        )
+    return entries
+
+
+class Search:
+    """Finds the best hypotheses of an emission."""
+
+    def __init__(
+        self,
+        decoder: Any,
+        keeps: Sequence[Any],
+        labels: Labels,
+        nbest: int,
+        written: Sequence[str] | None = None,
+        whole_words: bool = False,
+    ) -> None:
+        """Create a search.
+
+        Args:
+            decoder: A decoder of flashlight-text.
+            keeps: Objects that the decoder uses. They must live as long as it does.
+            labels: Labels of the model.
+            nbest: Number of hypotheses to find.
+            written: The words of the lexicon by their index, if they are not written as they are spelled.
+            whole_words: Whether the decoder knows only whole words, each of which ends with the delimiter.
+        """
+        self._decoder, self._keeps, self._labels, self._nbest = decoder, keeps, labels, nbest
+        self._written, self._whole_words = written, whole_words
+        self._delimiter = delimiter_of(labels)
+        self._boundary = labels.blank if self._delimiter is None else self._delimiter
+
+    def __call__(self, logits: NDArray[np.float32]) -> list[Found]:
+        """Return the best hypotheses of an utterance, the best one first. No two have the same text.
+
+        Args:
+            logits: `(frames, labels)`.
+        """
+        found = [Found(np.zeros(0, np.int64), np.zeros(0, np.float32), 0.0)]
+        for window in _windows(_log_softmax(logits), self._boundary):
+            pairs = itertools.product(found, self._search(window))
+            found = sorted(itertools.starmap(_joined, pairs), key=lambda each: -each.score)[: self._nbest]
+        return found
+
+    def _search(self, logprobs: NDArray[np.float32]) -> list[Found]:
+        """Return the best hypotheses of a window, `(frames, labels)`."""
+        frames = len(logprobs)
+        if self._whole_words:
+            # The recording may end with a word that no delimiter follows. So one more frame is a delimiter or a blank.
+            end = np.full((1, logprobs.shape[1]), _NEVER, np.float32)
+            end[0, [self._boundary, self._labels.blank]] = 0.0
+            logprobs = np.concatenate([logprobs, end])
+        found: dict[tuple[Any, ...], Found] = {}
+        for result in self._decoder.decode(logprobs.ctypes.data, *logprobs.shape):
+            # The first and the last token stand for the silence around the recording.
+            path = np.asarray(result.tokens[1 : frames + 1], np.int64)
+            words = () if self._written is None else tuple(self._written[word] for word in result.words if word >= 0)
+            each = Found(path, logprobs[np.arange(frames), path], result.score, words)
+            found.setdefault((words, self._words(path)), each)
+            if len(found) == self._nbest:
+                break
+        return [*found.values()]
+
+    def _words(self, path: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
+        """Return the labels of each word of a path."""
+        runs = [label for label, _ in itertools.groupby(path.tolist())]
+        said = [label for label in runs if label != self._labels.blank and label not in self._labels.silent]
+        words = itertools.groupby(said, lambda label: label == self._delimiter)
+        return tuple(tuple(letters) for between, letters in words if not between)
+
+
+def delimiter_of(labels: Labels) -> int | None:
+    """Return the index of the label between words; `None` if every label is a word."""
+    return labels.names.index(labels.delimiter) if labels.delimiter in labels.names else None
+
+
+def _search_labels(
+    options: Options, model: LanguageModel | None, hotwords: Mapping[Entry, float], labels: Labels
+) -> Search:
+    """Search for any sequence of labels."""
+    from flashlight.lib.text.decoder import CriterionType, LexiconFreeDecoder, LexiconFreeDecoderOptions
+
+    from pipeline.decoding.beam_search.hotwords import LabelBoost
+
+    if options.word_score is not None:
+        raise UserError(
+            f"decoder.word_score={options.word_score}: needs a lexicon or a language model of words; "
+            f"add decoder.lexicon=FILE, or leave decoder.word_score out"
+        )
+    forms = [_form(name, model) for name in labels.names]
+    keeps, weight = [_load(model, forms)], _weight(options, model)
+    if hotwords:
+        spelled = {entry.spelling: own for entry, own in hotwords.items()}
+        keeps.append(LabelBoost(keeps[0], weight, spelled, labels.names.index(labels.delimiter)))
+        weight = 1.0
+    size = len(labels.names)
+    settings = LexiconFreeDecoderOptions(
+        options.beam_size, size, _BEAM_THRESHOLD, weight, 0.0, False, CriterionType.CTC
+    )
+    silence = delimiter_of(labels)
+    decoder = LexiconFreeDecoder(settings, keeps[-1], -1 if silence is None else silence, labels.blank, [])
+    return Search(decoder, keeps, labels, options.nbest)
+
+
+def _search_words(
+    options: Options,
+    model: LanguageModel | None,
+    entries: Sequence[Entry],
+    hotwords: Mapping[Entry, float],
+    labels: Labels,
+) -> Search:
+    """Search for sequences of the words of a lexicon. Hotwords are words of the lexicon too."""
+    from flashlight.lib.text.decoder import CriterionType, LexiconDecoder, LexiconDecoderOptions, SmearingMode, Trie
+
+    from pipeline.decoding.beam_search.hotwords import WordBoost
+
+    if model is not None and not any(_form(entry.word, model) in model.vocabulary for entry in entries):
+        raise UserError(
+            f"decoder.lexicon={options.lexicon}: decoder.lm={options.lm} knows none of its words; give the language "
+            f"model and the lexicon of one language"
+        )
+    spelled: dict[str, dict[tuple[int, ...], None]] = {}  # the spellings of each word
+    for entry in [*entries, *hotwords]:
+        spelled.setdefault(_form(entry.word, model), {})[entry.spelling] = None
+    words = {word: index for index, word in enumerate(spelled)}
+    keeps, weight = [_load(model, [*words])], _weight(options, model)
+    if hotwords:
+        own = {words[_form(entry.word, model)]: own for entry, own in hotwords.items()}
+        keeps.append(WordBoost(keeps[0], weight, own))
+        weight = 1.0
+    size, silence = len(labels.names), delimiter_of(labels)
+    trie, scores = Trie(size, silence), keeps[-1]
+    begin = scores.start(False)
+    for word, spellings in spelled.items():
+        score = scores.score(begin, words[word])[1]
+        for spelling in spellings:
+            trie.insert([*spelling, silence], words[word], score)
+    trie.smear(SmearingMode.MAX)
+    word_score = options.word_score if options.word_score is not None else model.word_score if model else 0.0
+    settings = LexiconDecoderOptions(
+        options.beam_size, size, _BEAM_THRESHOLD, weight, word_score, -np.inf, 0.0, False, CriterionType.CTC
+    )
+    decoder = LexiconDecoder(settings, trie, scores, silence, labels.blank, -1, [], False)
+    written = None
+    if any(entry.given for entry in entries):
+        by_form = {_form(entry.word, model): entry.word for entry in reversed([*entries, *hotwords])}
+        written = [by_form[word] for word in words]
+    return Search(decoder, [*keeps, trie], labels, options.nbest, written, whole_words=True)
+
+
+def _form(word: str, model: LanguageModel | None) -> str:
+    """Return a word as the language model writes it, in its own case or in upper or lower case."""
+    forms = (word, word.lower(), word.upper())
+    return word if model is None else next((form for form in forms if form in model.vocabulary), word)
+
+
+def _weight(options: Options, model: LanguageModel | None) -> float:
+    if options.lm_weight is not None:
+        return options.lm_weight
+    return 1.0 if model is None else model.weight
+
+
+def _load(model: LanguageModel | None, words: Sequence[str]) -> Any:
+    """Load a language model for words that have the indices 0, 1, 2 and so on."""
+    from flashlight.lib.text.decoder import ZeroLM
+    from flashlight.lib.text.decoder.kenlm import KenLM
+    from flashlight.lib.text.dictionary import Dictionary
+
+    if model is None:
+        return ZeroLM()
+    dictionary = Dictionary()
+    for index, word in enumerate(words):
+        dictionary.add_entry(word, index)
+    try:
+        with quiet_stderr():
+            return KenLM(str(model.path), dictionary)
+    except RuntimeError as error:
+        raise refuse_damaged(model.path, error) from None
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Leave out what KenLM writes to stderr while it loads a file; no option turns that off."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return `(frames, labels)` log-probabilities, contiguous, as flashlight-text reads them."""
+    shifted = logits.astype(np.float32) - logits.max(axis=1, keepdims=True)
+    return np.ascontiguousarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)), np.float32)
+
+
+def _windows(logprobs: NDArray[np.float32], boundary: int) -> Iterator[NDArray[np.float32]]:
+    """Cut the log-probabilities into windows, after a frame whose best label is the boundary if there is one.
+
+    Args:
+        logprobs: `(frames, labels)`.
+        boundary: The label between words, or the blank where every label is a word.
+    """
+    best = logprobs.argmax(axis=1)
+    first = 0
+    while first < len(logprobs):
+        last = first + WINDOW_FRAMES
+        if last < len(logprobs):
+            ends = np.flatnonzero((best[first : last - 1] == boundary) & (best[first + 1 : last] != boundary))
+            last = first + int(ends[-1]) + 1 if len(ends) else last
+        yield logprobs[first:last]
+        first = last
+
+
+def _joined(left: Found, right: Found) -> Found:
+    return Found(
+        np.concatenate([left.labels, right.labels]),
+        np.concatenate([left.logprobs, right.logprobs]),
+        left.score + right.score,
+        left.words + right.words,
+    )

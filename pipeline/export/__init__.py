@@ -1,0 +1,1 @@
+"""Writes the transcripts of a run in the formats of other tools."""

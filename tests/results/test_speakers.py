@@ -1,0 +1,85 @@
+"""Words get the speakers of an RTTM file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from make_run import Spoken, make_run
+
+from pipeline.export.exporting import export
+from pipeline.results import open_run
+from pipeline.runtime.errors import UserError
+
+TURNS = """\
+;; who speaks when
+SPEAKER meeting 1 0.00 1.00 <NA> <NA> alice <NA> <NA>
+SPEAKER meeting 1 0.80 1.00 <NA> <NA> bob <NA> <NA>
+SPEAKER meeting 1 1.80 0.40 <NA> <NA> alice <NA> <NA>
+SPEAKER elsewhere 1 0.00 1.00 <NA> <NA> carol <NA> <NA>
+"""
+
+
+@pytest.fixture
+def meeting(tmp_path: Path) -> Path:
+    """`both` lies where two speakers overlap by as much, `later` where bob has more, `nobody` in silence."""
+    words = [("mine", 0, 20, 1.0), ("both", 40, 50, 1.0), ("later", 45, 70, 1.0), ("nobody", 120, 140, 1.0)]
+    call = [Spoken(f"call.wav#c{n}", [("hi", 0, 10, 1.0)], path="/x/call.wav", columns={"channel": n}) for n in (1, 2)]
+    spoken = [Spoken("meeting.wav", words, path="/x/meeting.wav", num_frames=150), *call]
+    return make_run(tmp_path / "run", [spoken], {"channel": "int16"}, ["transcripts"])
+
+
+def rttm(tmp_path: Path, content: str) -> Path:
+    path = tmp_path / "turns.rttm"
+    path.write_text(content)
+    return path
+
+
+def test_a_word_is_said_by_whom_it_overlaps_most_and_overlapping_speech_is_marked(
+    meeting: Path, tmp_path: Path
+) -> None:
+    run = open_run(meeting).with_speakers(rttm(tmp_path, TURNS))
+    words = run.words.set_index("word")
+    assert words.speaker[["mine", "both", "later"]].tolist() == ["alice", "alice", "bob"]
+    assert words.speaker.isna()[["nobody", "hi"]].all()
+    assert words.overlap[["mine", "both", "later", "nobody"]].tolist() == [False, True, True, False]
+    assert run.select(["meeting.wav"]).words.speaker.notna().sum() == 3
+    assert "speaker" not in open_run(meeting).words
+
+
+def test_the_channels_of_a_file_have_speakers_of_their_own(meeting: Path, tmp_path: Path) -> None:
+    lines = [f"SPEAKER call {side} 0 1 <NA> <NA> {name} <NA> <NA>\n" for side, name in (("A", "ann"), ("B", "ben"))]
+    words = open_run(meeting).with_speakers(rttm(tmp_path, "".join(lines))).words
+    assert words[words.word == "hi"].speaker.tolist() == ["ann", "ben"]
+
+
+def test_an_export_has_a_tier_and_a_turn_for_each_speaker(meeting: Path, tmp_path: Path) -> None:
+    turns = rttm(tmp_path, TURNS)
+    said = export(meeting, "stm", out=tmp_path / "all.stm", rttm=turns)
+    assert "; 2 words during which somebody else speaks" in said
+    lines = [line.split()[2:] for line in (tmp_path / "all.stm").read_text().splitlines() if "meeting" in line]
+    assert lines == [
+        ["alice", "0.000", "1.000", "mine", "both"],
+        ["bob", "0.900", "1.400", "later"],
+        ["unknown", "2.400", "2.800", "nobody"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("SPEAKER other 1 0 1 <NA> <NA> ann <NA> <NA>\n", "no line names a recording of the run; the first line names"),
+        (";; nothing\n", "no line names a recording of the run, for it has no SPEAKER line"),
+        ("SPEAKER meeting 1 0\n", "line 1: 4 fields"),
+    ],
+)
+def test_a_file_that_names_nobody_is_refused(meeting: Path, tmp_path: Path, content: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        open_run(meeting).with_speakers(rttm(tmp_path, content))
+
+
+def test_a_name_that_may_be_any_of_several_recordings_is_refused(tmp_path: Path) -> None:
+    spoken = [Spoken(f"{folder}/meeting.wav", path=f"/{folder}/meeting.wav") for folder in "ab"]
+    run = make_run(tmp_path / "run", [spoken], outputs=["transcripts"])
+    with pytest.raises(UserError, match="'meeting' matches both"):
+        open_run(run).with_speakers(rttm(tmp_path, TURNS))

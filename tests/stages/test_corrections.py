@@ -1,0 +1,140 @@
+"""`python -m pipeline.import`: corrected references change a run, survive later runs, and survive kills."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from changing import Corpus
+
+from pipeline.results import open_run
+from pipeline.runtime import failpoints
+from pipeline.storage.run_directory import RunDirectory
+from pipeline.verify import __main__ as verify
+
+main = importlib.import_module("pipeline.import").main
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """A run of four recordings, the first of which has a reference."""
+    corpus = Corpus(tmp_path_factory.mktemp("corpus"))
+    first, *_ = corpus.add(range(4))
+    first.with_suffix(".txt").write_text("one")
+    assert corpus.run() == 0
+    return corpus
+
+
+@pytest.fixture
+def corpus(finished: Corpus, tmp_path: Path) -> Corpus:
+    """The same recordings, and a copy of the run."""
+    shutil.copytree(finished.out, tmp_path / "run")
+    copy = Corpus(tmp_path / "other")
+    copy.root, copy.out = finished.root, tmp_path / "run"
+    return copy
+
+
+def corrections(corpus: Corpus, **texts: str) -> str:
+    """A table that corrects utterances, by their number in the manifest: `a0="nine"`."""
+    ids = corpus.manifest()["id"].to_pylist()
+    path = corpus.out.parent / "corrections.csv"
+    rows = "".join(f"{ids[int(number[1:])]},{text}\n" for number, text in texts.items())
+    path.write_text(f"id,reference\n{rows}")
+    return str(path)
+
+
+def references(corpus: Corpus) -> list[str | None]:
+    """The references of the manifest, which the transcripts have too."""
+    by_id = {row["id"]: row["reference"] for row in corpus.rows("transcripts").values()}
+    rows = corpus.manifest().select(["id", "reference"]).to_pylist()
+    assert by_id == {row["id"]: row["reference"] for row in rows}
+    return [row["reference"] for row in rows]
+
+
+def test_corrections_change_references_and_scores_and_stay_after_the_next_run(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard = open_run(corpus.out).transcripts["text"].tolist()
+    assert main([str(corpus.out), corrections(corpus, a0="nine nine", a2=heard[2])]) == 0
+    said = capsys.readouterr().out
+    assert "2 references corrected; kept in" in said
+    assert references(corpus) == ["nine nine", None, heard[2], None]
+    scores = open_run(corpus.out).scores
+    assert (scores.group[0], scores.reference_words[0]) == ("overall", 2 + len(heard[2].split()))
+    assert verify.main([str(corpus.out)]) == 0
+    state = corpus.files()
+    monkeypatch.setattr("pipeline.stages.infer.infer", None)  # not called
+    capsys.readouterr()
+    assert corpus.run() == 0
+    assert "complete already; 4 of 4 utterances" in capsys.readouterr().out
+    assert corpus.files() == state
+    assert main([str(corpus.out), corrections(corpus, a0="nine nine", a1="six")]) == 0
+    assert "1 reference corrected, 1 as before" in capsys.readouterr().out
+    assert pq.read_table(corpus.out / "references.parquet").num_rows == 3
+    (corpus.out / "references.parquet").unlink()
+    assert corpus.run() == 0
+    assert references(corpus) == ["one", None, None, None]
+
+
+def test_a_new_manifest_and_a_corpus_that_grows_have_the_corrections(corpus: Corpus, tmp_path: Path) -> None:
+    assert main([str(corpus.out), corrections(corpus, a1="six")]) == 0
+    (corpus.out / "manifest.parquet").unlink()
+    assert corpus.run() == 0
+    assert references(corpus) == ["one", "six", None, None]
+    corpus.root = Path(shutil.copytree(corpus.root, tmp_path / "calls"))
+    corpus.add(range(4, 5), "tuesday")
+    assert corpus.run() == 0
+    assert references(corpus) == ["one", "six", None, None, None]
+    assert verify.main([str(corpus.out)]) == 0
+
+
+@pytest.mark.parametrize("point", ["references", "references-written", "described", "extended", "scores"])
+def test_after_an_error_at_any_step_the_next_command_completes_the_import(
+    point: str, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(corpus.out), corrections(corpus, a0="nine", a3="two")]
+    monkeypatch.setenv(failpoints.VARIABLE, f"{point}=EIO")
+    assert main(given) == 1
+    assert capsys.readouterr().err.endswith("not everything is imported; the same command continues\n")
+    monkeypatch.delenv(failpoints.VARIABLE)
+    verify.main([str(corpus.out)])
+    noted = "2 corrected references not in the manifest yet" in capsys.readouterr().out
+    assert noted == (point in ("references-written", "described"))
+    if point == "references":
+        assert main(given) == 0
+    else:
+        assert corpus.run() == 0
+    assert references(corpus) == ["nine", None, None, "two"]
+    assert open_run(corpus.out).scores.reference_words[0] == 2
+    assert verify.main([str(corpus.out)]) == 0
+
+
+def test_what_cannot_be_imported_is_refused_in_one_line(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*arguments: str) -> str:
+        capsys.readouterr()
+        assert main(arguments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    table = corrections(corpus, a0="nine")
+    assert "no run there" in refused(str(tmp_path), table)
+    (tmp_path / "other.csv").write_text("id,reference\nnobody,x\n")
+    assert "no correction belongs to an utterance" in refused(str(corpus.out), str(tmp_path / "other.csv"))
+    with RunDirectory(corpus.out).lock():
+        assert "locked by" in refused(str(corpus.out), table)
+    (corpus.out / "references.parquet").write_bytes(b"damaged")
+    assert "remove it and import the corrections again" in refused(str(corpus.out), table)
+    assert verify.main([str(corpus.out)]) == 1
+    assert "references.parquet: cannot be read" in capsys.readouterr().out
+    pq.write_table(pa.table({"id": ["a"]}), corpus.out / "references.parquet")
+    assert "it has other columns" in refused(str(corpus.out), table)
+    edited = corpus.manifest().set_column(9, "reference", pa.array(["x"] * 4))
+    (corpus.out / "references.parquet").unlink()
+    pq.write_table(edited, corpus.out / "manifest.parquet")
+    assert "manifest.parquet has been edited" in refused(str(corpus.out), table)
