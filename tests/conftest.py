@@ -19,17 +19,17 @@ WRITES_NO_BYTECODE, sys.dont_write_bytecode = sys.dont_write_bytecode, False
 
 
 LONGEST = (
-    "promises/test_long", "executors/test_ray", "models/test_bundles", "config/test_run_config",
-    "promises/test_failpoints", "test_run",
-    "verify/test_verify", "promises/test_security", "scripts/test_bench", "models/test_forward", "report/test_page",
-    "promises/test_resume", "config/test_user_files", "models/test_checkpoint", "test_plot", "promises/test_signals",
-    "executors/test_slurm", "stages/test_report", "docs/test_guide", "promises/test_memory", "test_package",
-    "inference/test_loader", "models/test_huggingface_runs", "models/test_huggingface_exactness",
-    "storage/test_run_directory", "test_extending", "models/test_huggingface", "report/test_browser",
-    "promises/test_soak", "models/test_catalog",
-    "promises/test_secrets", "scoring/test_scoring", "stages/test_resume", "runtime/test_supervisor",
-    "scripts/test_gpu_check", "models/test_cuda_path", "inference/test_loop", "config/test_completion",
-    "promises/test_fuzzing", "compare/test_page",
+    "executors/test_ray", "promises/test_signals", "models/test_bundles", "scripts/test_bench",
+    "stages/test_supplements", "stages/test_growth", "executors/test_slurm", "verify/test_verify", "report/test_page",
+    "promises/test_failpoints", "models/test_forward", "promises/test_security", "executors/test_local",
+    "promises/test_long", "scoring/test_scoring", "test_run", "promises/test_fuzzing", "inference/test_loader",
+    "stages/test_duplicates", "models/test_huggingface_runs", "executors/test_processes", "storage/test_run_directory",
+    "executors/test_parts", "test_plot", "test_package", "config/test_run_config", "test_extending",
+    "runtime/test_supervisor", "stages/test_report", "docs/test_guide", "scripts/test_gpu_check",
+    "promises/test_resume", "config/test_completion", "config/test_user_files", "models/test_huggingface_exactness",
+    "report/test_browser", "models/test_checkpoint", "promises/test_memory", "promises/test_soak",
+    "promises/test_strange_directories", "models/test_catalog", "config/test_help", "inference/test_textfile",
+    "promises/test_secrets", "test_multirun", "scripts/test_analysis", "compare/test_page", "promises/test_tutorial",
 )  # fmt: skip
 """Modules that take longest, the longest first."""
 

@@ -124,7 +124,28 @@ class Recording:
         Raises:
             AudioError: truncated or unreadable.
         """
-        return _blocks(self, num_samples)
+        decoder = self.decoder
+        block_samples = max(1, _BLOCK_BYTES // (4 * decoder.channels))
+        done, begin = 0, decoder.next_sample()
+        while num_samples is None or done < num_samples:
+            count = block_samples if num_samples is None else min(block_samples, num_samples - done)
+            try:
+                block: NDArray[np.float32] = decoder.read(count, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                first, last = begin + done, min(begin + done + count, self.num_samples or 0)
+                place = f"after {first / decoder.samplerate:.1f} s"
+                if last:
+                    place = f"between {first / decoder.samplerate:.1f} and {last / decoder.samplerate:.1f} s"
+                message = f"damaged {place}: {libsndfile.error_message(error)}"
+                raise AudioError(libsndfile.error_name(error), message) from None
+            if len(block) == 0:
+                break
+            done += len(block)
+            yield block
+        at_end = num_samples is None or done < num_samples
+        if at_end and self.corrected is not None and self.corrected.furthest < self.file_size - _UNREAD_BYTES:
+            message = f"the decoder gave up at byte {self.corrected.furthest} of {self.file_size}"
+            raise AudioError("truncated", message)
 
 
 @contextmanager
@@ -274,29 +295,3 @@ def _require_sample_rate(sample_rate: int) -> None:
     if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
         allowed = f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE} Hz can be read"
         raise AudioError("bad_sample_rate", f"{sample_rate} Hz; {allowed}")
-
-
-def _blocks(recording: Recording, num_samples: int | None) -> Iterator[NDArray[np.float32]]:
-    decoder = recording.decoder
-    block_samples = max(1, _BLOCK_BYTES // (4 * decoder.channels))
-    done, begin = 0, decoder.next_sample()
-    while num_samples is None or done < num_samples:
-        count = block_samples if num_samples is None else min(block_samples, num_samples - done)
-        try:
-            block: NDArray[np.float32] = decoder.read(count, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            first, last = begin + done, min(begin + done + count, recording.num_samples or 0)
-            place = f"after {first / decoder.samplerate:.1f} s"
-            if last:
-                place = f"between {first / decoder.samplerate:.1f} and {last / decoder.samplerate:.1f} s"
-            message = f"damaged {place}: {libsndfile.error_message(error)}"
-            raise AudioError(libsndfile.error_name(error), message) from None
-        if len(block) == 0:
-            break
-        done += len(block)
-        yield block
-    corrected = recording.corrected
-    at_end = num_samples is None or done < num_samples
-    if at_end and corrected is not None and corrected.furthest < recording.file_size - _UNREAD_BYTES:
-        message = f"the decoder gave up at byte {corrected.furthest} of {recording.file_size}"
-        raise AudioError("truncated", message)

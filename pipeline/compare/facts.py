@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ def differing_settings(match: Match) -> dict[str, tuple[str, str]]:
     """
     a, b = _identity(match.a.directory), _identity(match.b.directory)
     names = [name for name in dict.fromkeys((*a, *b)) if name not in _LEFT_OUT and a.get(name) != b.get(name)]
-    return {name: (_plain(name, a.get(name)), _plain(name, b.get(name))) for name in names}
+    return {name: (_plain(a.get(name)), _plain(b.get(name))) for name in names}
 
 
 def _identity(directory: RunDirectory) -> Mapping[str, Any]:
@@ -36,9 +37,9 @@ def _identity(directory: RunDirectory) -> Mapping[str, Any]:
     return masked
 
 
-def _plain(name: str, value: Any) -> str:
-    if name == "weights_sha256":
-        return str(value)[:_SHORT]
+def _plain(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
+        return value[:_SHORT]
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return "none" if value is None else str(value)

@@ -191,39 +191,33 @@ PATHS = (
 """The keys that take a path. A path may hold spaces, commas, `=` and `~`, so it is taken as typed."""
 
 _OTHER_TOOLS = {
-    name: remedy
-    for remedy, names in (
-        (
-            "write dataset=folder dataset.root=FOLDER",
-            "input inputs input_dir input_path data data_dir folder dir source",
-        ),
-        ("write dataset=folder dataset.root=FOLDER", "audio audio_dir audio_path"),
-        ("write dataset=manifest dataset.path=LIST", "list manifest csv jsonl filelist file_list"),
-        ("write run_dir=FOLDER", "out output_dir out_dir outdir output_path save_dir result_dir results results_dir"),
-        (
-            "write device=cuda for every GPU, or device=cuda:1 for the second one",
-            "gpu gpus gpu_id num_gpus n_gpus ngpu cuda device_id devices",
-        ),
-        ("write batch.max_seconds=, the most seconds of audio in one batch", "batch batch_size batchsize bs"),
-        ("write threads= for the cores that compute", "jobs n_jobs num_jobs nj num_threads n_threads cpus cores"),
-        ("write loader.workers= for the processes that read audio", "num_workers n_workers"),
-        ("choose a model of that language; python -m pipeline.models lists them", "language languages lang locale"),
-        ("leave it out; the same command continues a run", "resume continue restart"),
-        ("write another run_dir=, or remove the old folder", "overwrite force"),
-        ("write precision=", "dtype fp16 half bf16 amp"),
-        ("write model=checkpoint model.checkpoint=FILE", "weights ckpt model_path"),
-        (
-            "write model=huggingface model.checkpoint=DIR, or model.checkpoint=owner/name",
-            "model_name_or_path pretrained_model_name_or_path pretrained model_id repo_id",
-        ),
-    )
-    for name in names.split()
+    "input inputs input_dir input_path data data_dir folder dir source audio audio_dir audio_path": (
+        "write dataset=folder dataset.root=FOLDER"
+    ),
+    "list manifest csv jsonl filelist file_list": "write dataset=manifest dataset.path=LIST",
+    "out output_dir out_dir outdir output_path save_dir result_dir results results_dir": "write run_dir=FOLDER",
+    "gpu gpus gpu_id num_gpus n_gpus ngpu cuda device_id devices": (
+        "write device=cuda for every GPU, or device=cuda:1 for the second one"
+    ),
+    "batch batch_size batchsize bs": "write batch.max_seconds=, the most seconds of audio in one batch",
+    "jobs n_jobs num_jobs nj num_threads n_threads cpus cores": "write threads= for the cores that compute",
+    "num_workers n_workers": "write loader.workers= for the processes that read audio",
+    "language languages lang locale": "choose a model of that language; python -m pipeline.models lists them",
+    "resume continue restart": "leave it out; the same command continues a run",
+    "overwrite force": "write another run_dir=, or remove the old folder",
+    "dtype fp16 half bf16 amp": "write precision=",
+    "weights ckpt model_path": "write model=checkpoint model.checkpoint=FILE",
+    "model_name_or_path pretrained_model_name_or_path pretrained model_id repo_id": (
+        "write model=huggingface model.checkpoint=DIR, or model.checkpoint=owner/name"
+    ),
 }
+"""What to write in place of keys that other tools have."""
 
 
 def remedy_for(key: str) -> str:
     """What to write in place of a key that other tools have; an empty string if it is none."""
-    return _OTHER_TOOLS.get(key.lower().replace("-", "_"), "")
+    name = key.lower().replace("-", "_")
+    return next((remedy for names, remedy in _OTHER_TOOLS.items() if name in names.split()), "")
 
 
 def _for_weights(path: str) -> str:

@@ -16,17 +16,15 @@ _HEAD_BYTES = 4096
 
 
 def mark_of(directory: RunDirectory, settings: ReportSettings) -> str:
-    """Return a digest of the shards, the scores, those of its decodings, the coverage, and the settings of the page."""
+    """Return a digest of what the page shows: the committed shards, the scores, the coverage and the settings."""
     digest = hashlib.sha256(f"{__version__} {sorted(asdict(settings).items())}".encode())
     for shard in directory.commits().values():
         for record in shard.records:
             digest.update(encode_record(record))
     others = [] if directory.decoded is not None else map(directory.of_decoding, directory.decodings())
-    for each in (directory, *others):
-        if each.scores.is_there:
-            digest.update(each.read(each.scores.name))
-    if directory.coverage.is_there:
-        digest.update(directory.read(directory.coverage.name))
+    for table in (directory.scores, directory.coverage, *(each.scores for each in others)):
+        if table.is_there:
+            digest.update(directory.read(table.name))
     return digest.hexdigest()
 
 

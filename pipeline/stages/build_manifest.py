@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,9 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path, resolve_path
 from pipeline.storage import tables
 from pipeline.storage.manifest import BLOCK_ROWS, Manifest, digest_of
+
+Facts = tuple[AudioHeader | None, int | None]
+"""The header of a recording, if it can be read, and the size of its file in bytes, if it is there."""
 
 
 class Listed(NamedTuple):
@@ -96,7 +99,7 @@ def list_utterances(
     on_progress: Callable[[int], None] = lambda rows: None,
     stderr: Path | None = None,
     warnings: Warnings | None = None,
-    known: Callable[[Utterance], tuple[AudioHeader | None, int | None] | None] = lambda utterance: None,
+    known: Callable[[Utterance], Facts | None] = lambda utterance: None,
     segmented: Callable[[Sequence[Listed]], Sequence[Listed]] = lambda listed: listed,
 ) -> Listing:
     """Find the recordings of a dataset, and read their headers in parallel.
@@ -135,12 +138,7 @@ def list_utterances(
     with Headers(timeout_s, stderr) as headers:
         while block := list(islice(utterances, BLOCK_ROWS)):
             listed: list[Listed] = []
-            found = [known(each) for each in block]
-            read = headers.of([each.path for each, facts in zip(block, found, strict=True) if facts is None])
-            for utterance, facts in zip(block, found, strict=True):
-                header, size = next(read) if facts is None else facts
-                if utterance.error is not None:
-                    header, size = None, None
+            for utterance, (header, size) in zip(block, _facts_of(block, headers, known), strict=True):
                 rejection = _rejection(utterance, header, slack_s)
                 if header is not None and rejection is None:
                     utterance = _cut(utterance, header, slack_s, warnings)
@@ -164,6 +162,17 @@ def list_utterances(
         raise UserError(f"dataset={dataset.run_name}: no recordings found; nothing to do")
     table = _with_unique_ids(table, warnings).combine_chunks()
     return Listing(table, {table["id"][row].as_py(): rejection for row, rejection in rejected.items()})
+
+
+def _facts_of(
+    block: Sequence[Utterance], headers: Headers, known: Callable[[Utterance], Facts | None]
+) -> Iterator[Facts]:
+    """Yield the header and the file size of each utterance, from what is known or from the file, in order."""
+    found = [known(each) for each in block]
+    read = headers.of([each.path for each, facts in zip(block, found, strict=True) if facts is None])
+    for utterance, facts in zip(block, found, strict=True):
+        header_and_size = next(read) if facts is None else facts
+        yield (None, None) if utterance.error is not None else header_and_size
 
 
 def _channels(utterance: Utterance, header: AudioHeader | None) -> list[Utterance]:

@@ -22,7 +22,7 @@ from pipeline.inference.planning import assign_shards
 from pipeline.records import AudioHeader, Utterance
 from pipeline.runtime.failpoints import failpoint
 from pipeline.stages import identity
-from pipeline.stages.build_manifest import Listing
+from pipeline.stages.build_manifest import Facts, Listing
 from pipeline.stages.decode import describe_decodings_again
 from pipeline.stages.score import renew_transcripts
 from pipeline.storage import manifest as manifests
@@ -46,7 +46,7 @@ class KnownHeaders:
         names = ("sample_rate", "num_channels", "num_samples", "file_size", "start_s")
         self._facts = {name: table[name].fill_null(-1).to_numpy() for name in names}
 
-    def of(self, utterance: Utterance) -> tuple[AudioHeader | None, int | None] | None:
+    def of(self, utterance: Utterance) -> Facts | None:
         """Return header and file size as `Headers.of` does; `None` if the header must be read."""
         row = self._rows.get(utterance.id)
         if row is None:

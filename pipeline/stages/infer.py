@@ -29,7 +29,7 @@ from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.terminal import counted
 from pipeline.stages import identity as identities
 from pipeline.stages.disk import check_disk, estimate_bytes, format_bytes
-from pipeline.stages.passes import attempts_to_retry, before_failures, failed_before, plan_passes
+from pipeline.stages.passes import Pass, attempts_to_retry, before_failures, failed_before, plan_passes
 from pipeline.stages.resume import continue_passes
 from pipeline.storage.commits import CommitRecord, CommittedShard
 from pipeline.storage.identity import Identity
@@ -165,14 +165,8 @@ def prepare(
         planned += plans[not retry]() if directory.part is not None else []
         recorded = [*known.values(), *(each.identity for each in planned)]
         _write_record(config, directory, manifest, identity, devices, recorded)
-    elif unplanned := [each for each in passes if each.identity.fingerprint not in known]:
-        raise UserError(
-            f"run_dir={directory.root}: files of {counted(sum(len(each.supplements) for each in unplanned), 'shard')} "
-            "were removed or changed, which no part may mend while others are at work; once they have ended, the same "
-            "command computes these shards again"
-        )
-    elif passes:
-        _reopen(directory)
+    else:
+        _join_plan(directory, passes, known)
     where = f"{config.model.name} on {', '.join(devices.names)} in {precision}"
     where += "" if directory.part is None else f", part {directory.part}"
     for each, size in zip(passes, sizes, strict=True):
@@ -196,6 +190,22 @@ def prepare(
         )
         for each in passes
     ]
+
+
+def _join_plan(directory: RunDirectory, passes: Sequence[Pass], known: Mapping[str, Identity]) -> None:
+    """Let a part compute its passes while other parts may be at work: it may not change what the run is.
+
+    Raises:
+        UserError: A pass is none that the run knows.
+    """
+    if unplanned := [each for each in passes if each.identity.fingerprint not in known]:
+        raise UserError(
+            f"run_dir={directory.root}: files of {counted(sum(len(each.supplements) for each in unplanned), 'shard')} "
+            "were removed or changed, which no part may mend while others are at work; once they have ended, the same "
+            "command computes these shards again"
+        )
+    if passes:
+        _reopen(directory)
 
 
 def _say_unusable(

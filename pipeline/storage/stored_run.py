@@ -45,7 +45,7 @@ class StoredRun:
 
     Attributes:
         root: The folder, for messages.
-        manifest, scores, confusions, coverage, references: Tables of the whole run.
+        manifest, scores, confusions, references, coverage: Tables of the whole run.
         report: Name of the report's page.
         decoded: The transcripts of a decoding, which take the place of those of the stage `infer`; `None` for these.
     """
@@ -58,8 +58,8 @@ class StoredRun:
         self.manifest = StoredTable(self._files, MANIFEST)
         self.scores = StoredTable(self._files, SCORES)
         self.confusions = StoredTable(self._files, CONFUSIONS)
-        self.coverage = StoredTable(self._files, COVERAGE)
         self.references = StoredTable(self._files, REFERENCES)
+        self.coverage = StoredTable(self._files, COVERAGE)
         self.report = REPORT
         self.decoded: DerivedTable | None = None
 

@@ -92,7 +92,9 @@ def _tune(arguments: Sequence[str]) -> int:
             measure("greedy", plain.Options(), stored, measured),
             measure(given.decoder, points[best], stored, measured),
         )
-    settings = [{f"decoder.{key}": value for key, value in asdict(point).items()} for point in points]
+    usual, *settings = [
+        {f"decoder.{key}": value for key, value in asdict(point).items()} for point in (type(points[0])(), *points)
+    ]
     tried = output.Tried(settings, [each.wer for each in found])
     output.write(tried, folder)
     for picture in output.pictures(tried, chosen):
@@ -100,7 +102,7 @@ def _tune(arguments: Sequence[str]) -> int:
     for line in output.conclusion(greedy.wer, tuned.wer, *difference(greedy, tuned, measured)[1:], measured):
         screen.print(line, markup=False)
     screen.print(printable(f"{folder / output.TABLE} and {output.PICTURE} have all settings"), markup=False)
-    screen.print(printable(output.command_of(given.decoder, settings[best])), markup=False)
+    screen.print(printable(output.command_of(given.decoder, settings[best], usual)), markup=False)
     return 0
 
 

@@ -64,6 +64,9 @@ def pictures(tried: Tried, part: Part) -> Iterator[Text | Table]:
     highest = max(max(tried.wer), 1e-9)
     for key in tried.varied:
         yield Text(f"lowest WER by {key}")
+        if len({wer for _, wer in tried.curve(key)}) == 1:
+            yield Text(f"    {key} makes no difference here")
+            continue
         for value, wer in tried.curve(key):
             yield Text(f"{value!s:>10}  {100 * wer:6.2f} %  {'█' * max(1, round(_BAR * wer / highest))}")
 
@@ -91,9 +94,15 @@ def conclusion(greedy: float, tuned: float, interval: tuple[float, float] | None
         )
 
 
-def command_of(decoder: str, point: Mapping[str, Any]) -> str:
-    """Return what to add to the command of the run to decode it with a setting."""
-    given = [f"{key}={value}" for key, value in point.items() if value is not None]
+def command_of(decoder: str, point: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    """Return what to add to the command of the run to decode it with a setting.
+
+    Args:
+        decoder: The choice of the group `decoder`.
+        point: Its options.
+        usual: Its options if nothing is given.
+    """
+    given = [f"{key}={value}" for key, value in point.items() if value != usual[key]]
     return f"to decode the run, add: stages=[decode,score,report] decoder={decoder} {shlex.join(given)}"
 
 

@@ -25,12 +25,14 @@ class Part:
     """Some utterances with their references.
 
     Attributes:
+        ids: Ids of the utterances.
         emissions: Emissions of the utterances.
         references: References of the utterances.
         speakers: `(utterances,)` number of each utterance's speaker; `None` if no column names them.
         audio_s: Seconds of audio.
     """
 
+    ids: Sequence[str]
     emissions: Sequence[UtteranceEmission]
     references: Sequence[str]
     speakers: NDArray[np.int64] | None
@@ -88,6 +90,7 @@ def _read(directory: RunDirectory, manifest: manifests.Manifest, rows: NDArray[n
     if speaker is not None:
         _, speakers = np.unique([str(by_id[id_][speaker]) for id_ in ids], return_inverse=True)
     return Part(
+        ids=ids,
         emissions=found,
         references=[by_id[id_]["reference"] for id_ in ids],
         speakers=speakers,

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from running import DATA, ROOT, run
+from running import DATA, ROOT, SHORT, run
 
 from pipeline.config.schema import RULES
 from pipeline.results import open_run
@@ -659,7 +659,7 @@ def in_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
-IN_SHARDS = ("dataset=digits", "outputs=[transcripts]", "stages=[manifest,infer,score]", "shard.hours=0.002")
+IN_SHARDS = (*SHORT, "outputs=[transcripts]", "stages=[manifest,infer,score]", "shard.hours=0.0007")
 
 
 @pytest.mark.parametrize(
