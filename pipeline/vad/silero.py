@@ -42,8 +42,8 @@ class Options:
         Raises:
             UserError: With the key, the value and what is allowed.
         """
-        if not 0.15 < self.threshold < 1:
-            raise UserError(f"vad.threshold={self.threshold}: must be a number above 0.15 and below 1")
+        if not 0 < self.threshold < 1:
+            raise UserError(f"vad.threshold={self.threshold}: must be a number above 0 and below 1")
         for key in ("min_speech_s", "min_silence_s", "pad_s"):
             if not 0 <= getattr(self, key) <= 60:
                 raise UserError(f"vad.{key}={getattr(self, key)}: must be a number of seconds from 0 to 60")

@@ -65,7 +65,7 @@ def main() -> None:
     with prepared(options) as work:
         tables = [speed(options, work), memory(options, work), words(options, work)]
         measured = {table.title: [[*row] for row in table.rows] for table in tables}
-        publish("voice-activity", __doc__, tables, options, measured)
+        publish("voice_activity", __doc__, tables, options, measured)
 
 
 def talk(path: Path, minutes: float, seed: int = 1, rate: int = RATE, channels: int = 1) -> Path:
@@ -91,7 +91,7 @@ def speed(options: Namespace, work: Path) -> Table:
     samples, _ = read_waveform(str(plain))
     waveform, theirs = torch.from_numpy(samples), silero_vad.load_silero_vad()
     torch.set_num_threads(1)
-    detector = Detector(Options(min_silence_s=0.1, pad_s=0.03))
+    detector = Detector(Options(min_silence_s=0.1, pad_s=0.03, min_speech_s=0.25))  # as in their API
     found: dict[str, list[float]] = {}
     results: dict[str, object] = {}
 
