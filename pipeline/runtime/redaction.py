@@ -56,12 +56,11 @@ _MASKED = tuple(
 
 def mask(text: str) -> str:
     """Replace everything in a text that looks like a secret by `***`."""
+    secrets = [os.environ.get(name, "") for name in os.environ if is_secret(name)]
     values = [
         value
-        for name, value in os.environ.items()
-        if len(value) >= MIN_ENVIRONMENT_CHARACTERS
-        and is_secret(name)
-        and not (value.startswith("/") and os.path.exists(value))
+        for value in secrets
+        if len(value) >= MIN_ENVIRONMENT_CHARACTERS and not (value.startswith("/") and os.path.exists(value))
     ]
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, MASK)

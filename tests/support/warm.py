@@ -209,10 +209,13 @@ def _configure() -> None:
     """Let Hydra find its plugins and learn its grammar, and read what most runs choose. That takes as long as a run."""
     from pipeline.config.run_config import load
 
-    listed = Path(__file__).parents[1] / "data" / "short_digits.csv"
-    load(["dataset=digits"])
-    load(["dataset=folder", "dataset.root=.", "model=digits"])
-    load(["dataset=manifest", f"dataset.path={listed}", "model=digits"])
+    data = Path(__file__).parents[1] / "data"
+    for chosen in (
+        ["dataset=digits"],
+        ["dataset=folder", f"dataset.root={data}", "model=digits"],
+        ["dataset=manifest", f"dataset.path={data / 'short_digits.csv'}", "model=digits"],
+    ):
+        load([*chosen, f"run_dir={data / 'none'}"])
 
 
 def _reap(running: dict[int, int]) -> None:
