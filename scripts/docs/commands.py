@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pipeline
 
-_ORDER = ("run", "status", "verify", "report", "compare", "duplicates", "plot", "models")
+_ORDER = ("run", "status", "verify", "report", "compare", "duplicates", "plot", "models", "lm")
 
 
 def names() -> list[str]:
