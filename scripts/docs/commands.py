@@ -9,7 +9,20 @@ from pathlib import Path
 
 import pipeline
 
-_ORDER = ("run", "status", "verify", "report", "compare", "tune", "export", "import", "duplicates", "plot", "models")
+_ORDER = (
+    "run",
+    "status",
+    "verify",
+    "report",
+    "compare",
+    "tune",
+    "lm",
+    "export",
+    "import",
+    "duplicates",
+    "plot",
+    "models",
+)
 
 
 def names() -> list[str]:

@@ -25,9 +25,14 @@ if TYPE_CHECKING:
     from pipeline.decoding.beam import Options
 
 WINDOW_FRAMES = 1500
-"""The longest stretch that is searched at once. flashlight-text keeps about 175 kB for each frame: 260 MB."""
+"""The longest stretch that is searched at once. flashlight-text keeps about 60 kB for each frame: 90 MB."""
+_LABELS_PER_FRAME = 10
+"""The best labels of a frame, which are tried. To try all takes twice the time and gives no better texts, even of the
+noisy digits of `scripts/bench/beam.py`."""
 _BEAM_THRESHOLD = 50.0
 """Hypotheses whose score is further below the best one are dropped, as torchaudio's `ctc_decoder` does."""
+_SUMS_PATHS = True
+"""The probability of a text is that of all paths that spell it, as CTC defines it, and not that of the best path."""
 _NEVER = -1e9
 """The log-probability of what must not happen."""
 
@@ -39,8 +44,8 @@ class Found:
     Attributes:
         labels: `(frames,)` the label of each frame.
         logprobs: `(frames,)` the log-probabilities of these labels.
-        score: What the search ranks hypotheses by: the log-probabilities of the labels, and what the language model,
-            the words and the hotwords add.
+        score: What the search ranks hypotheses by: the log-probability of all paths with these words, and what the
+            language model, the words and the hotwords add.
         words: The words as the lexicon writes them; empty if no word of the lexicon has a spelling of its own.
     """
 
@@ -206,9 +211,9 @@ def _search_labels(
         spelled = {entry.spelling: own for entry, own in hotwords.items()}
         keeps.append(LabelBoost(keeps[0], weight, spelled, labels.names.index(labels.delimiter)))
         weight = 1.0
-    size = len(labels.names)
+    tried = min(len(labels.names), _LABELS_PER_FRAME)
     settings = LexiconFreeDecoderOptions(
-        options.beam_size, size, _BEAM_THRESHOLD, weight, 0.0, False, CriterionType.CTC
+        options.beam_size, tried, _BEAM_THRESHOLD, weight, 0.0, _SUMS_PATHS, CriterionType.CTC
     )
     silence = delimiter_of(labels)
     decoder = LexiconFreeDecoder(settings, keeps[-1], -1 if silence is None else silence, labels.blank, [])
@@ -241,8 +246,8 @@ def _search_words(
         own = {words[_form(entry.word, model)]: own for entry, own in hotwords.items()}
         keeps.append(WordBoost(keeps[0], weight, own))
         weight = 1.0
-    size, silence = len(labels.names), delimiter_of(labels)
-    trie, scores = Trie(size, silence), keeps[-1]
+    silence = delimiter_of(labels)
+    trie, scores = Trie(len(labels.names), silence), keeps[-1]
     begin = scores.start(False)
     for word, spellings in spelled.items():
         score = scores.score(begin, words[word])[1]
@@ -250,8 +255,9 @@ def _search_words(
             trie.insert([*spelling, silence], words[word], score)
     trie.smear(SmearingMode.MAX)
     word_score = options.word_score if options.word_score is not None else model.word_score if model else 0.0
+    tried = min(len(labels.names), _LABELS_PER_FRAME)
     settings = LexiconDecoderOptions(
-        options.beam_size, size, _BEAM_THRESHOLD, weight, word_score, -np.inf, 0.0, False, CriterionType.CTC
+        options.beam_size, tried, _BEAM_THRESHOLD, weight, word_score, -np.inf, 0.0, _SUMS_PATHS, CriterionType.CTC
     )
     decoder = LexiconDecoder(settings, trie, scores, silence, labels.blank, -1, [], False)
     written = None

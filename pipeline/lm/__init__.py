@@ -1,0 +1,1 @@
+"""Language models from people's own texts: `python -m pipeline.lm`."""
