@@ -98,7 +98,7 @@ def measure(run: Path, format: str, out: Path) -> str:
     if status:
         sys.exit(os.waitstatus_to_exitcode(status))
     took_s = time.monotonic() - started
-    return f"{run.name} {format}: {took_s:.0f} s, memory {usage.ru_maxrss / 2**20:.2f} GiB at most"
+    return f"{run.name} {format}: {took_s:.0f} s, {usage.ru_utime:.0f} CPU seconds, memory {usage.ru_maxrss / 2**20:.2f} GiB at most"
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pipeline
 
-_ORDER = ("run", "status", "verify", "report", "compare", "export", "import", "duplicates", "plot", "models")
+_ORDER = ("run", "status", "verify", "report", "compare", "export", "import", "sample", "duplicates", "plot", "models")
 
 
 def names() -> list[str]:
