@@ -8,7 +8,7 @@ connector finds recordings and says what is known of them; it decodes no audio.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,6 +102,16 @@ class Warnings:
 
 CONNECTORS = Modules("dataset.connector", "pipeline.datasets", "Dataset", "overnight_speech.datasets")
 """The connectors by the value of `dataset.connector`. `CONNECTORS.load(name)` imports one."""
+
+
+def usual_groups(dataset: str) -> Sequence[str] | None:
+    """Return the columns that a dataset is usually scored by, `score_by`; `None` for all, or if it is not installed."""
+    try:
+        connector = CONNECTORS.load(dataset).Dataset
+    except UserError:
+        return None
+    found: Sequence[str] | None = getattr(connector, "score_by", None)
+    return found
 
 
 _COLUMN_TYPES: dict[str, type] = {

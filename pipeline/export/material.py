@@ -70,6 +70,7 @@ class Recording:
         sample_rate: Sample rate in Hz.
         num_channels: Number of channels.
         file_size: Size in bytes when the manifest was made.
+        is_measured: Whether `duration_s` is that of the whole file.
         segments: The utterances, by start and channel.
     """
 
@@ -79,12 +80,8 @@ class Recording:
     sample_rate: int
     num_channels: int
     file_size: int | None
+    is_measured: bool
     segments: tuple[Segment, ...]
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether `duration_s` is that of the whole file."""
-        return any(segment.start_s == 0 and segment.whole for segment in self.segments)
 
     @property
     def voices(self) -> list[str | None]:

@@ -59,11 +59,10 @@ class Reader:
         for rows in np.split(order, np.flatnonzero(np.diff(window_of)) + 1) if len(order) else ():
             window = manifest.iloc[rows]
             found = []
-            for shard in map(int, window["shard"].unique()):
-                table = held.pop(shard) if shard in held else self._transcripts(shard)
-                found.append(table.filter(pc.is_in(table["id"], value_set=pa.array(window["id"], pa.string()))))
-                last = {shard: table}
-            held = last  # the next window may begin in the same shard
+            for shard, ids in window.groupby("shard", sort=False)["id"]:
+                table = held[shard] if shard in held else self._transcripts(int(shard))
+                found.append(table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string()))))
+                held = {shard: table}  # the next window may begin in the same shard
             pairs = _beside(window, pa.concat_tables(found, promote_options="permissive").combine_chunks())
             for path, mine in groupby(pairs, key=lambda pair: pair[0]["path"]):
                 if recording := self._recording(names[path], path, [*mine]):
@@ -96,6 +95,7 @@ class Reader:
             sample_rate=int(_known(first["sample_rate"]) or 0),
             num_channels=int(_known(first["num_channels"]) or 1),
             file_size=_known(first["file_size"]),
+            is_measured=any(_known(fact["start_s"]) is None for fact, row in pairs if row is not None),
             segments=tuple(ordered),
         )
 
@@ -104,7 +104,7 @@ class Reader:
         start_s = _known(fact["start_s"])
         begin_s = start_s or 0.0
         times = [(word["start_s"], word["end_s"]) for word in row["words"] or ()]
-        usual = row["said_by"] or (f"c{channel}" if several else None)
+        usual = _one_line(row["said_by"]) or (f"c{channel}" if several else None)
         if self.speakers is None:
             said = [(usual, False)] * len(times)
         else:
@@ -116,14 +116,14 @@ class Reader:
         )
         return Segment(
             id=row["id"],
-            text=row["reference"] if self.references else row["text"],
+            text=_one_line(row["reference"] if self.references else row["text"]),
             start_s=begin_s,
             end_s=begin_s + (_known(fact["duration_s"]) or 0.0),
             words=() if self.references else words,
             channel=int(channel) if channel else 1 if self.first_channel else None,
             speaker=usual,
             whole=start_s is None and channel is None and not self.first_channel,
-            reference=row["reference"],
+            reference=None if row["reference"] is None else _one_line(row["reference"]),
             avg_logprob=row["avg_logprob"],
             overlapping=sum(overlap for _, overlap in said),
         )
@@ -137,6 +137,11 @@ def _beside(window: pd.DataFrame, found: pa.Table) -> Iterator[tuple[dict[str, A
         taken = found.take(place.slice(start, _BLOCK_ROWS)).to_pylist()
         for fact, row in zip(facts.iloc[start : start + _BLOCK_ROWS].to_dict("records"), taken, strict=True):
             yield fact, row if row["id"] is not None else None
+
+
+def _one_line(text: str | None) -> str:
+    """Return a text with single spaces in place of line breaks and other white space."""
+    return " ".join((text or "").split())
 
 
 def _known(value: Any) -> Any:

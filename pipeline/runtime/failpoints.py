@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pipeline.runtime.errors import UserError
 
 VARIABLE = "PIPELINE_FAILPOINT"
-"""The environment variable. Only `python -m pipeline.run` and its workers read it."""
+"""The environment variable. Only `python -m pipeline.run`, its workers and `python -m pipeline.import` read it."""
 
 POINTS = {
     "manifest": "before the manifest is written",

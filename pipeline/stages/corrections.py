@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import yaml
 from pipeline.config.schema import ScoreSettings
 from pipeline.corrections.matching import Utterances
 from pipeline.corrections.reading import read
-from pipeline.datasets import CONNECTORS
+from pipeline.datasets import usual_groups
 from pipeline.results.keys import root_of
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
@@ -69,7 +69,7 @@ def import_corrections(directory: RunDirectory, path: Path, say: Callable[[str],
         records = directory.commits()
         if not records:
             return None
-        default = _usual_groups(made_with)
+        default = usual_groups(str(made_with.get("dataset")))
         scores = score_run(directory, records, manifest.table.schema, settings, default=default)
         if directory.has(REPORT):
             _report(directory, say)
@@ -83,15 +83,6 @@ def _score_settings(directory: RunDirectory) -> ScoreSettings:
         return ScoreSettings(by=content["by"], normaliser=content["normaliser"])
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return ScoreSettings()  # the next run scores with its own settings
-
-
-def _usual_groups(made_with: dict[str, Any]) -> Sequence[str] | None:
-    """Return the columns that the dataset of a run is usually scored by; `None` for all."""
-    try:
-        connector = CONNECTORS.load(str(made_with.get("dataset"))).Dataset
-    except UserError:  # the package that has it is not installed here
-        return None
-    return getattr(connector, "score_by", None)
 
 
 def _report(directory: RunDirectory, say: Callable[[str], None]) -> None:

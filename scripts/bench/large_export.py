@@ -65,16 +65,9 @@ def make_run(folder: Path, order: np.ndarray) -> None:
             [(word, start_s + 0.4 * index, start_s + 0.4 * index + 0.3, 0.9) for index, word in enumerate(text)]
             for text, start_s in zip(texts, mine["start_s"].to_pylist(), strict=True)
         ]
-        own = {
-            "text": [" ".join(text) for text in texts],
-            "words": pa.array(
-                [
-                    [dict(zip(("word", "start_s", "end_s", "probability"), word, strict=True)) for word in row]
-                    for row in words
-                ],
-                pa.list_(tables.WORD),
-            ),
-        }
+        keys = [field.name for field in tables.WORD]
+        structs = [[dict(zip(keys, word, strict=True)) for word in row] for row in words]
+        own = {"text": [" ".join(text) for text in texts], "words": pa.array(structs, pa.list_(tables.WORD))}
         rows = [
             own.get(name, mine[name] if name in ("id", "path", "duration_s") else pa.nulls(len(mine), type_))
             for name, type_ in zip(schema.names, schema.types, strict=True)
@@ -98,7 +91,8 @@ def measure(run: Path, format: str, out: Path) -> str:
     if status:
         sys.exit(os.waitstatus_to_exitcode(status))
     took_s = time.monotonic() - started
-    return f"{run.name} {format}: {took_s:.0f} s, memory {usage.ru_maxrss / 2**20:.2f} GiB at most"
+    memory = f"{usage.ru_maxrss / 2**20:.2f} GiB at most"
+    return f"{run.name} {format}: {took_s:.0f} s, {usage.ru_utime:.0f} CPU seconds, memory {memory}"
 
 
 def main() -> None:

@@ -10,17 +10,7 @@ from pathlib import Path
 import pipeline
 
 _ORDER = (
-    "run",
-    "status",
-    "verify",
-    "report",
-    "compare",
-    "tune",
-    "lm",
-    "export",
-    "import",
-    "duplicates",
-    "plot",
+    *("run", "status", "verify", "report", "compare", "tune", "lm", "export", "import", "sample", "duplicates", "plot"),
     "models",
 )
 

@@ -101,6 +101,19 @@ def test_memory_holds_a_window_of_utterances_and_recordings_stay_together(
     assert len((tmp_path / "few.ctm").read_text().splitlines()) == 30
 
 
+def test_line_breaks_in_paths_references_and_speakers_break_no_line(tmp_path: Path) -> None:
+    spoken = Spoken("a", [("hi", 0, 9, 1.0)], "one\ntwo", {"speaker": "the\nboss"}, path="/x/a\nb.wav")
+    run = make_run(tmp_path / "run", [[spoken]], {"speaker": "string"}, ["transcripts"])
+    said = export(run, "kaldi", out=tmp_path / "kaldi", references=True)
+    assert said.endswith("left out: 1 with a line break in the path")
+    for format, references, line in (
+        ("stm", True, "a_b 1 the_boss 0.000 1.000 one two"),
+        ("rttm", False, "SPEAKER a_b 1 0.000 0.180 <NA> <NA> the_boss <NA> <NA>"),
+    ):
+        export(run, format, out=tmp_path / format, references=references)
+        assert (tmp_path / format).read_text().splitlines() == [line]
+
+
 def test_the_help_page_names_every_format(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--help"]) == 0
     assert f"  ctm           {ctm.DESCRIPTION}\n" in capsys.readouterr().out

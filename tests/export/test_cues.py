@@ -11,7 +11,7 @@ from pipeline.export.material import Recording, Segment, Word
 
 def spoken(words: list[Word], duration_s: float = 1000.0) -> Recording:
     segment = Segment("id", " ".join(word.word for word in words), 0.0, duration_s, tuple(words))
-    return Recording("talk", "/talk.wav", duration_s, 16000, 1, None, (segment,))
+    return Recording("talk", "/talk.wav", duration_s, 16000, 1, None, True, (segment,))
 
 
 def evenly(text: str, every_s: float = 0.4) -> list[Word]:

@@ -190,10 +190,10 @@ def test_lhotse_reads_a_kaldi_folder(exported: Callable[..., Path]) -> None:
         lines = (folder / name).read_bytes().splitlines()
         assert lines == sorted(lines), name
     recordings, supervisions, _ = lhotse.kaldi.load_kaldi_data_dir(folder, sampling_rate=16000)
-    assert sorted(each.id for each in recordings) == [f"{CALL}-c1", f"{CALL}-c2", "noise", TALK]
+    assert sorted(each.id for each in recordings) == [f"{CALL}#c1", f"{CALL}#c2", "noise", TALK]
     found = {each.id: (each.text, each.start, each.duration, each.speaker) for each in supervisions}
     assert found["c2-calls/a#1%C3.wav#c2"] == ("hi", 0.0, 4.0, "c2")
-    assert found["día/talk_1.wav#3000-6000"][:3] == ("good morning", 3.0, 3.0)
+    assert found["día/talk%201.wav#3000-6000"][:3] == ("good morning", 3.0, 3.0)
     assert found["noise.wav"][0] == ""
 
 

@@ -22,7 +22,7 @@ def make_odd_run(root: Path) -> Path:
     talk, call = str(root / TALK), str(root / CALL)
 
     def side(number: int, words: list[tuple[str, int, int, float]]) -> Spoken:
-        columns = {"channel": number}
+        columns = {"channel": number, "num_channels": 2}
         return Spoken(f"{CALL}#c{number}", words, path=call, columns=columns, num_frames=200, reference="hello")
 
     later = [("good", 10, 30, 0.5), ("morning", 30, 60, 0.75)]

@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from urllib.parse import quote
 
 from pipeline.export.clips import measured
-from pipeline.export.formats import word_of
 from pipeline.export.material import Exported, Recording, Segment
 from pipeline.export.sorted_lines import SortedLines
 
@@ -31,10 +31,13 @@ def write(recordings: Iterable[Recording], path: Path, exported: Exported) -> No
         by_speaker = stack.enter_context(SortedLines(path))
         channels = False
         for recording in recordings:
+            if "\n" in recording.path or "\r" in recording.path:
+                exported.left_out["with a line break in the path"] += len(recording.segments)
+                continue
             if (header := measured(recording, exported)) is None:
                 continue
             for channel in dict.fromkeys(segment.channel for segment in recording.segments):
-                name = recording.name if channel is None else f"{recording.name}-c{channel}"
+                name = recording.name if channel is None else f"{recording.name}#c{channel}"  # no name has a #
                 files["wav.scp"].add(f"{name} {recording.path}")
                 files["reco2dur"].add(f"{name} {header.duration_s:.6f}")
                 files["reco2file_and_channel"].add(f"{name} {recording.name} {channel or 1}")
@@ -56,10 +59,14 @@ def write(recordings: Iterable[Recording], path: Path, exported: Exported) -> No
                 file.write(" ".join([speaker, *(utterance for _, utterance in lines_of)]) + "\n")
 
 
+def _word(text: str) -> str:
+    return "".join(quote(char) if char.isspace() else char for char in text) or "_"
+
+
 def _ids(segment: Segment) -> tuple[str, str]:
-    """Return the id of an utterance, which has no white space, and its speaker. An unknown speaker is a new one."""
-    utterance = word_of(segment.id, "_")
+    """Return the id of an utterance and its speaker, with `%20` for a space. An unknown speaker is a new one."""
+    utterance = _word(segment.id)
     if segment.speaker is None:
         return utterance, utterance
-    speaker = word_of(segment.speaker, "_")
+    speaker = _word(segment.speaker)
     return (utterance if utterance.startswith(speaker) else f"{speaker}-{utterance}"), speaker
