@@ -93,9 +93,7 @@ def test_joined_columns_stand_before_the_others_and_with_each_utterance(
     before = {path: path.read_bytes() for path in out.rglob("*.parquet")}
     assert command.main([str(out), "--metadata", str(tmp_path / "devices.csv"), "--on", "path"]) == 0
     found = capsys.readouterr()
-    assert (
-        f"{len(paths) - 5} of {len(paths) - 4} rows belong to an utterance, the first that does not has" in found.err
-    )
+    assert f"{len(paths) - 5} of {len(paths) - 4} rows belong to an utterance, the first that does not has" in found.err
     assert found.out == f"report in {out}/report/index.html\n"
     markup = (out / "report" / "index.html").read_text()
     groups = (
