@@ -24,8 +24,8 @@ HOSTILE = '</script><script>owned=1</script><img src=x onerror="owned=1">\'$x^2$
 
 
 def voices_like_run(folder: Path) -> Path:
-    """A finished run over 35 recordings in rooms and noise, two of which fail; every layer is kept."""
-    make_corpus(folder / "VOiCES_devkit", recordings=5)
+    """A finished run over 49 recordings in rooms and noise, two of which fail; every layer is kept."""
+    make_corpus(folder / "VOiCES_devkit", recordings=7)
     done = run(
         *("dataset=voices", f"dataset.root={folder / 'VOiCES_devkit'}", "model=digits", "features.layers=all"),
         *("shard.hours=0.02", f"run_dir={folder / 'out'}"),
