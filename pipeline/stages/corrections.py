@@ -1,4 +1,4 @@
-"""Takes corrected references into a run: writes them down, makes scores anew, and the report if there is one."""
+"""Takes corrected references into a run: writes them down, and makes scores and reports anew, if there are some."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.stages.score import score_run
 from pipeline.storage import manifest as manifests
 from pipeline.storage import references
 from pipeline.storage.committing import finish_renewals
-from pipeline.storage.names import CONFIG, REPORT
+from pipeline.storage.names import CONFIG
 from pipeline.storage.run_directory import RunDirectory
 
 
@@ -52,6 +52,7 @@ def import_corrections(directory: RunDirectory, path: Path, say: Callable[[str],
     if not matched.texts:
         raise UserError(f"{path}: no correction belongs to an utterance of {directory.root}; nothing imported")
     with directory.lock():
+        decodings = [each for each in map(directory.of_decoding, directory.decodings()) if each.scores.is_there]
         directory.remove_leftovers()
         finish_renewals(directory)
         manifest, made_with = manifests.read(directory.manifest)
@@ -66,14 +67,17 @@ def import_corrections(directory: RunDirectory, path: Path, say: Callable[[str],
             + (f", {same:,} as before" if same > 0 else "")
             + f"; kept in {directory.references}"
         )
-        records = directory.commits()
-        if not records:
+        if not directory.commits():
             return None
         default = usual_groups(str(made_with.get("dataset")))
-        scores = score_run(directory, records, manifest.table.schema, settings, default=default)
-        if directory.has(REPORT):
-            _report(directory, say)
-        return scores
+        scores = [
+            score_run(each, each.commits(), manifest.table.schema, settings, default=default)
+            for each in (directory, *decodings)
+        ]
+        for each in (directory, *decodings):
+            if each.has(each.report):
+                _report(each, say)
+        return scores[0]
 
 
 def _score_settings(directory: RunDirectory) -> ScoreSettings:

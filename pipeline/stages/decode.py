@@ -138,8 +138,9 @@ def describe_decodings_again(
 ) -> None:
     """Write references and other columns that have changed into the transcripts of all decodings."""
     for name in directory.decodings():
-        directory.of_decoding(name).remove_scores()
         work = ShardDecoder(directory, manifest, records, name, "", None)
         for shard, record in work.table.records().items():
-            if shard in records and record.sources["emissions"] == work.sources(shard)["emissions"]:
+            sources = work.sources(shard) if shard in records else {}
+            if record.sources != sources and record.sources["emissions"] == sources.get("emissions"):
+                directory.of_decoding(name).remove_scores()
                 replace(work, fingerprint=record.fingerprint).describe_again(shard)

@@ -80,6 +80,16 @@ def test_corrections_change_references_and_scores_and_stay_after_the_next_run(
     assert references(corpus) == ["one", None, None, None]
 
 
+def test_scores_of_decodings_are_made_anew_too(corpus: Corpus) -> None:
+    assert corpus.run("stages=[decode,score]") == 0
+    assert open_run(corpus.out / "transcripts-greedy").scores.reference_words[0] == 1
+    assert main([str(corpus.out), corrections(corpus, a1="nine nine")]) == 0
+    decoded = open_run(corpus.out / "transcripts-greedy")
+    assert decoded.scores.reference_words[0] == 3
+    assert decoded.scores.equals(open_run(corpus.out).scores)
+    assert decoded.transcripts.reference.tolist()[:2] == ["one", "nine nine"]
+
+
 def test_a_new_manifest_and_a_corpus_that_grows_have_the_corrections(corpus: Corpus, tmp_path: Path) -> None:
     assert main([str(corpus.out), corrections(corpus, a1="six")]) == 0
     (corpus.out / "manifest.parquet").unlink()
