@@ -85,6 +85,13 @@ class _DecodeSettings:
 
 
 @dataclass(kw_only=True)
+class _AlignSettings:
+    numbers: Annotated[
+        str | None, Rule("null, or a code of a language, such as en", re.compile(r"[a-z]{2,3}(_[A-Z]{2})?").fullmatch)
+    ]
+
+
+@dataclass(kw_only=True)
 class _MetricsSettings:
     textfile: Annotated[str | None, Rule("null, or a file that ends in .prom", lambda path: path.endswith(".prom"))]
 
@@ -114,7 +121,7 @@ class Settings:
     decoder: Any
     executor: Any
     run_dir: str | None
-    stages: Annotated[list[str], _some_of("manifest", "infer", "decode", "score", "report")]
+    stages: Annotated[list[str], _some_of("manifest", "infer", "decode", "align", "score", "report")]
     outputs: Annotated[list[str], _some_of("transcripts", "emissions", "features")]
     device: Annotated[str, _DEVICE]
     threads: Annotated[int | None, Rule("a whole number from 1 to 1024, or null", lambda n: 1 <= n <= 1024)]
@@ -127,6 +134,7 @@ class Settings:
     shard: _ShardSettings
     loader: _LoaderSettings
     decode: _DecodeSettings
+    align: _AlignSettings
     score: ScoreSettings
     report: ReportSettings
     metrics: _MetricsSettings
@@ -165,6 +173,10 @@ def check_values(config: DictConfig) -> None:
         raise UserError(
             f"stages=[{','.join(config.stages)}]: infer decodes already; to decode again, run infer first, then the "
             "same command with stages=[decode,score,report]"
+        )
+    if {"infer", "align"} <= {*config.stages} and "emissions" not in config.outputs:
+        raise UserError(
+            f"outputs=[{','.join(config.outputs)}]: the stage align reads stored emissions; add emissions to outputs"
         )
     chunk = config.chunk
     if chunk.context_seconds > chunk.seconds / 4:

@@ -8,7 +8,9 @@ from dataclasses import asdict
 
 from pipeline import __version__
 from pipeline.config.schema import ReportSettings
+from pipeline.runtime.digests import encode_checked
 from pipeline.storage.commits import encode_record
+from pipeline.storage.names import ALIGNMENTS
 from pipeline.storage.run_directory import RunDirectory
 
 _MARK = re.compile(rb'<meta name="made-of" content="([0-9a-f]{64})">')
@@ -16,11 +18,13 @@ _HEAD_BYTES = 4096
 
 
 def mark_of(directory: RunDirectory, settings: ReportSettings) -> str:
-    """Return a digest of the committed shards, the scores and the settings of the page."""
+    """Return a digest of the committed shards, the alignments, the scores and the settings of the page."""
     digest = hashlib.sha256(f"{__version__} {sorted(asdict(settings).items())}".encode())
     for shard in directory.commits().values():
         for record in shard.records:
             digest.update(encode_record(record))
+    for made in directory.derived(ALIGNMENTS).records().values():
+        digest.update(encode_checked(asdict(made)))
     if directory.scores.is_there:
         digest.update(directory.read(directory.scores.name))
     return digest.hexdigest()

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from pipeline.results import selection
+from pipeline.results.alignments import read_alignments
 from pipeline.results.committed import Committed
 from pipeline.results.frames import WORDS, read_rows, read_words, to_frame
 from pipeline.results.joining import Joined, On, join
@@ -142,6 +143,15 @@ class RunTables:
         """One row per word: id, word, start_s, end_s (seconds in the original file), probability."""
         found = [read_words(stored, ids) for stored, ids in self._committed.files("transcripts")]
         return to_frame(pa.concat_tables(found) if found else WORDS.empty_table())
+
+    @cached_property
+    def alignments(self) -> pd.DataFrame:
+        """One row per utterance that the stage `align` has read; empty if it has not run.
+
+        Rows of references that have been corrected since are left out.
+        """
+        ids = None if self._whole is self else self._committed.ids
+        return to_frame(read_alignments(self._directory, self.commits, ids))
 
     @property
     def scores(self) -> pd.DataFrame:
