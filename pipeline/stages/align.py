@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -99,16 +100,15 @@ def _with_aligner(work: ShardAligner, stored: StoredEmissions, language: str | N
 def _align(work: ShardAligner, todo: list[int], processes: int, console: Console, say: Callable[[str], None]) -> None:
     """Align shards, and show how far it is."""
     started = said = time.monotonic()
-    audio_s, shards, aligned = 0.0, 0, 0
-    reasons: dict[str, int] = {}
+    audio_s, shards = 0.0, 0
+    reasons: Counter[str | None] = Counter()
     with console.status("aligning") as status:
         for shard, rows in each_shard(work, todo, processes):
             work.commit(shard, rows)
             shards += 1
             mine = work.manifest.rows_of_shard(shard)
             audio_s += pc.sum(work.manifest.table["duration_s"].slice(mine.start, len(mine))).as_py() or 0.0
-            for reason in rows["reason"].to_pylist():
-                reasons[reason] = reasons.get(reason, 0) + 1
+            reasons.update(rows["reason"].to_pylist())
             now = time.monotonic()
             line = (
                 f"aligning: {shards:,} of {counted(len(todo), 'shard')}, {format_hours(audio_s)} of audio, "
@@ -119,8 +119,8 @@ def _align(work: ShardAligner, todo: list[int], processes: int, console: Console
                 said = now
                 say(line)
     spent = max(time.monotonic() - started, 1e-9)
-    aligned = reasons.pop(None, 0)  # type: ignore[call-overload]
+    said_not = (f"; {number:,} not ({reason})" for reason, number in reasons.most_common() if reason is not None)
     say(
-        f"aligned {counted(aligned, 'utterance')}, {format_hours(audio_s)} of audio, {audio_s / spent:.0f} x real time"
-        + "".join(f"; {number:,} not ({reason})" for reason, number in sorted(reasons.items()))
+        f"aligned {counted(reasons[None], 'utterance')}, {format_hours(audio_s)} of audio, "
+        f"{audio_s / spent:.0f} x real time{''.join(said_not)}"
     )
