@@ -15,6 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.alignment.numbers import Numbers
 from pipeline.config.compose import compose, naming, read
 from pipeline.config.groups import DETECTORS, OwnConf
 from pipeline.config.schema import Settings, check_values
@@ -155,6 +156,8 @@ def _checked(composed: DictConfig, arguments: tuple[str, ...]) -> RunConfig:
     source: ModelSource = SOURCES.load(model.source).Source(model.name, model)
     if "infer" in settings.stages:
         source.check_file()
+    if "align" in settings.stages and settings.align.numbers is not None:
+        Numbers(settings.align.numbers)
     selection.check_outputs(source.facts, settings.outputs, takes_labels=hasattr(model, "labels"))
     layers = selection.select_layers(source.facts, settings.features.layers) if "features" in settings.outputs else ()
     shown = set(settings.report.layers or ()) if {"infer", "report"} <= {*settings.stages} else set()

@@ -85,6 +85,13 @@ class _DecodeSettings:
 
 
 @dataclass(kw_only=True)
+class _AlignSettings:
+    numbers: Annotated[
+        str | None, Rule("null, or a code of a language, such as en", re.compile(r"[a-z]{2,3}(_[A-Z]{2})?").fullmatch)
+    ]
+
+
+@dataclass(kw_only=True)
 class _MetricsSettings:
     textfile: Annotated[str | None, Rule("null, or a file that ends in .prom", lambda path: path.endswith(".prom"))]
 
@@ -115,7 +122,7 @@ class Settings:
     executor: Any
     vad: Any
     run_dir: str | None
-    stages: Annotated[list[str], _some_of("manifest", "vad", "infer", "decode", "score", "report")]
+    stages: Annotated[list[str], _some_of("manifest", "vad", "infer", "decode", "align", "score", "report")]
     outputs: Annotated[list[str], _some_of("transcripts", "emissions", "features")]
     device: Annotated[str, _DEVICE]
     threads: Annotated[int | None, Rule("a whole number from 1 to 1024, or null", lambda n: 1 <= n <= 1024)]
@@ -128,6 +135,7 @@ class Settings:
     shard: _ShardSettings
     loader: _LoaderSettings
     decode: _DecodeSettings
+    align: _AlignSettings
     score: ScoreSettings
     report: ReportSettings
     metrics: _MetricsSettings
@@ -171,6 +179,10 @@ def check_values(config: DictConfig) -> None:
         if "decode" in config.stages and (value := OmegaConf.select(config, key)) != usual:
             said = f"{key.removesuffix('.name')}={value}"
             raise UserError(f"{said}: the stage decode takes the whole run on this machine; leave {said} out")
+    if {"infer", "align"} <= {*config.stages} and "emissions" not in config.outputs:
+        raise UserError(
+            f"outputs=[{','.join(config.outputs)}]: the stage align reads stored emissions; add emissions to outputs"
+        )
     chunk = config.chunk
     if chunk.context_seconds > chunk.seconds / 4:
         raise UserError(

@@ -32,12 +32,15 @@ class StoredEmissions(NamedTuple):
     seconds_per_frame: float
 
 
-def describe_emissions(directory: StoredRun, shards: Mapping[int, CommittedShard]) -> StoredEmissions:
+def describe_emissions(
+    directory: StoredRun, shards: Mapping[int, CommittedShard], to_align: bool = False
+) -> StoredEmissions:
     """Read what the emissions of a run have in common from the metadata of a file.
 
     Args:
         directory: The run.
         shards: The committed shards, by shard.
+        to_align: Whether labels that cannot be written as words will do, such as those of `mms_fa`.
 
     Raises:
         UserError: No emissions are stored, they cannot be read, or the labels cannot be written as words.
@@ -51,7 +54,7 @@ def describe_emissions(directory: StoredRun, shards: Mapping[int, CommittedShard
     try:
         metadata = metadata_of(stored.schema())
         names = tuple(metadata["labels"])
-        delimiter = _delimiter(directory, metadata, names)
+        delimiter = _delimiter(directory, metadata, names, to_align)
         labels = Labels(
             names,
             int(metadata["blank"]),
@@ -64,13 +67,15 @@ def describe_emissions(directory: StoredRun, shards: Mapping[int, CommittedShard
         raise unreadable(stored, error) from None
 
 
-def _delimiter(directory: StoredRun, metadata: Mapping[str, Any], names: tuple[str, ...]) -> str:
+def _delimiter(directory: StoredRun, metadata: Mapping[str, Any], names: tuple[str, ...], to_align: bool) -> str:
     """Return the label between two words. The emissions of an earlier release do not say it, so the model does."""
     if "delimiter" in metadata:
         delimiter: str | None = metadata["delimiter"]
     else:
         facts = MODELS.get(str(metadata.get("model")))
         delimiter = facts.delimiter if facts is not None else next((name for name in ("|", " ") if name in names), "")
+    if delimiter is None and to_align:
+        return ""
     if delimiter is None:
         raise UserError(f"{directory.root}: the labels of its model cannot be written as words")
     return delimiter

@@ -8,7 +8,9 @@ from dataclasses import asdict
 
 from pipeline import __version__
 from pipeline.config.schema import ReportSettings
+from pipeline.runtime.digests import encode_checked
 from pipeline.storage.commits import encode_record
+from pipeline.storage.names import ALIGNMENTS
 from pipeline.storage.run_directory import RunDirectory
 
 _MARK = re.compile(rb'<meta name="made-of" content="([0-9a-f]{64})">')
@@ -16,11 +18,13 @@ _HEAD_BYTES = 4096
 
 
 def mark_of(directory: RunDirectory, settings: ReportSettings) -> str:
-    """Return a digest of what the page shows: the committed shards, the scores, the coverage and the settings."""
+    """Return a digest of what the page shows: its tables and its settings."""
     digest = hashlib.sha256(f"{__version__} {sorted(asdict(settings).items())}".encode())
     for shard in directory.commits().values():
         for record in shard.records:
             digest.update(encode_record(record))
+    for made in directory.derived(ALIGNMENTS).records().values():
+        digest.update(encode_checked(asdict(made)))
     others = [] if directory.decoded is not None else map(directory.of_decoding, directory.decodings())
     for table in (directory.scores, directory.coverage, *(each.scores for each in others)):
         if table.is_there:

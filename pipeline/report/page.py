@@ -30,6 +30,7 @@ from pipeline.report.population import Population, read_population
 from pipeline.report.rendering import render
 from pipeline.report.selection import Choice, choose
 from pipeline.report.stretches import CLIP_S
+from pipeline.report.suspects import SUSPECT_LLR, read_suspects
 from pipeline.report.timing import Timing, read_timing
 from pipeline.report.utterances import read_utterances
 from pipeline.results.joining import Joined
@@ -88,6 +89,10 @@ def _context(directory: RunDirectory, settings: ReportSettings, joined: Joined |
         "charts": _charts(population, timing),
         "confusions": read_confusions(directory),
         "coverage": read_section(directory),
+        "suspects": read_suspects(
+            directory, records, population, settings.utterances, identity.channels if identity else "mix"
+        ),
+        "suspect_llr": SUSPECT_LLR,
         "duplicates": read_duplicates(directory, records, recorded),
         "kinds": [
             (kind, _KINDS[kind], [each for each in utterances if each.kind == kind]) for kind in choice.positions

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["worst", "typical", "best", "sample"]
+Kind = Literal["worst", "typical", "best", "sample", "suspect"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Choice:
     """
 
     positions: dict[Kind, NDArray[np.int64]]
-    by: Literal["wer", "avg_logprob", "position"]
+    by: Literal["wer", "avg_logprob", "position", "worst_llr"]
 
 
 def choose(wer: NDArray[np.float64], avg_logprob: NDArray[np.float64], count: int) -> Choice:

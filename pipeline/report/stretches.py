@@ -20,7 +20,7 @@ def choose_stretch(
     """Choose the part of an utterance to show.
 
     For an utterance longer than `longest_s`, this is the part with the most speech. For one of the worst utterances,
-    it is the part with the most uncertain words. Without words, it is the beginning.
+    and for a suspect reference, it is the part with the most uncertain words. Without words, it is the beginning.
 
     Args:
         words: Words of the utterance.
@@ -37,7 +37,7 @@ def choose_stretch(
         return start_s, min(end_s, start_s + longest_s)
     starts, ends = np.array([word.start_s for word in words]), np.array([word.end_s for word in words])
     weights = ends - starts
-    if kind == "worst":
+    if kind in ("worst", "suspect"):
         weights = weights * (1.0 - np.array([word.probability for word in words]))
     firsts = np.clip(starts - _LEAD_S, start_s, max(start_s, end_s - longest_s))
     sums = np.concatenate([[0.0], np.cumsum(weights)])

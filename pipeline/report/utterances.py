@@ -57,6 +57,7 @@ def read_utterances(
     channels: str,
     layers: Sequence[int] | None,
     joined: Joined | None = None,
+    stretches: Mapping[str, Sequence[Word]] | None = None,
 ) -> list[ShownUtterance]:
     """Read everything that the page shows of the chosen utterances.
 
@@ -68,8 +69,9 @@ def read_utterances(
         channels: `mix`, `first` or `each`, as in the run.
         layers: Layers to show; `None` shows no pictures of features and emissions.
         joined: Columns that are shown like the dataset's own; `None` for none.
+        stretches: Words by which the part of a long utterance is chosen, by id; `None` for those of the transcript.
     """
-    rows = list(_rows(directory, population, choice, joined))
+    rows = list(_rows(directory, population, choice, joined, stretches or {}))
     clips = read_clips([_wanted(row, channels) for row in rows])
     ends = [
         row.start_s + clip.duration_s if isinstance(clip, Clip) else row.end_s
@@ -91,7 +93,13 @@ def read_utterances(
     ]
 
 
-def _rows(directory: RunDirectory, population: Population, choice: Choice, joined: Joined | None) -> Iterator[_Row]:
+def _rows(
+    directory: RunDirectory,
+    population: Population,
+    choice: Choice,
+    joined: Joined | None,
+    stretches: Mapping[str, Sequence[Word]],
+) -> Iterator[_Row]:
     chosen = [(kind, rank, int(at)) for kind, found in choice.positions.items() for rank, at in enumerate(found, 1)]
     ids = population.ids(np.array([at for _, _, at in chosen], dtype=np.int64))
     manifest = directory.manifest.read(filters=pc.field("id").isin(ids)) if ids else None
@@ -106,7 +114,7 @@ def _rows(directory: RunDirectory, population: Population, choice: Choice, joine
         begin_s, duration_s = row["start_s"] or 0.0, row["duration_s"]
         heard_s = max([0.1, *(word.end_s - begin_s for word in words)])
         longest_s = min(CLIP_S, MAX_SAMPLES / row["sample_rate"]) if row["sample_rate"] else CLIP_S
-        start_s, end_s = choose_stretch(words, begin_s, duration_s or heard_s, kind, longest_s)
+        start_s, end_s = choose_stretch(stretches.get(id_, words), begin_s, duration_s or heard_s, kind, longest_s)
         yield _Row(kind, rank, row, transcript, words, start_s, end_s, duration_s)
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipeline.coverage.stored import SCHEMA, read_coverage
 from pipeline.results import selection
+from pipeline.results.alignments import read_alignments
 from pipeline.results.committed import Committed
 from pipeline.results.frames import WORDS, read_rows, read_words, to_frame
 from pipeline.results.joining import Joined, On, join
@@ -204,6 +205,15 @@ class RunTables:
         made_with = tables.metadata_of(self._directory.manifest.schema()).get("made_with") or {}
         paths: list[str] = self.manifest["path"].tolist()
         return root_of(made_with, paths)
+
+    @cached_property
+    def alignments(self) -> pd.DataFrame:
+        """One row per utterance that the stage `align` has read; empty if it has not run.
+
+        Rows of references that have been corrected since are left out.
+        """
+        ids = None if self._whole is self else self._committed.ids
+        return to_frame(read_alignments(self._directory, self.commits, ids))
 
     @property
     def scores(self) -> pd.DataFrame:

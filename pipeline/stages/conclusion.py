@@ -16,6 +16,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.terminal import counted
 from pipeline.scoring.terminal import pictures
+from pipeline.stages.align import align
 from pipeline.stages.coverage import cover
 from pipeline.stages.decode import decode
 from pipeline.stages.duplicates import is_settled, settle_same_as
@@ -78,6 +79,7 @@ class Conclusion:
         if "decode" in settings.stages:
             return self._decoded(computed.manifest)
         records: Mapping[int, CommittedShard] = self._directory.commits() if finished is None else finished
+        self._align(computed.manifest, records)
         to_write = settings.stages if finished is None else self.to_write(finished)
         if finished is not None and to_write:  # where `infer` ran it has written them
             self._directory.write(CONFIG, self._config.yaml.encode())
@@ -87,9 +89,15 @@ class Conclusion:
             return 0
         return self.close(records, "" if finished is None else "complete already; ", computed.speed)
 
+    def _align(self, manifest: Manifest, records: Mapping[int, CommittedShard]) -> None:
+        """Do the stage `align`, if it is asked for."""
+        if "align" in self._config.settings.stages:
+            align(self._config, self._directory, manifest, records, self._console, self._say)
+
     def _decoded(self, manifest: Manifest) -> int:
         """Do the stage `decode`, and the stages after it over what it has decoded."""
         settings = self._config.settings
+        self._align(manifest, self._directory.commits())
         name = decode(self._config, self._directory, manifest, self._directory.commits(), self._console, self._say)
         own = Conclusion(self._config, self._directory.of_decoding(name), self._console, self._say, self._textfile)
         records = own._directory.commits()
@@ -117,6 +125,7 @@ class Conclusion:
                 left = sorted({*range(manifest.num_shards)} - self._complete(records))
                 if not left:
                     self._directory.remove_leftovers()
+                    self._align(manifest, records)
                     records = self._write(manifest, records, self.to_write(records), "")
                     self.close(records, "all parts are done: ")
                 else:

@@ -25,6 +25,8 @@ METRICS = "logs/metrics.jsonl"
 LOG = "logs/run.log"
 """The metrics and the log of a run; each part of a run has files of its own (`Part.file`)."""
 STAGING = ".staging"
+ALIGNMENTS = "alignments"
+"""Folder of the alignments with references, which are made of the emissions."""
 DECODED = "transcripts-"
 """What the folder of a decoding begins with: `transcripts-beam` has the transcripts of the decoding `beam`."""
 _STAGING_OF_SHARD = re.compile(r"shard-(\d{5,})-.+")

@@ -62,6 +62,24 @@ AUDIO_DIGEST, SAME_AS = "audio_digest", "same_as"
 AUDIO_FIELDS = (pa.field(AUDIO_DIGEST, pa.string()), pa.field(SAME_AS, pa.string()))
 """Columns of `transcripts/` that follow `TRANSCRIPT_FIELDS`, except in runs that an earlier release began."""
 
+ALIGNMENTS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("reference", pa.string()),
+        pa.field("spelled", pa.string()),
+        pa.field("reference_logprob", pa.float64()),
+        pa.field("transcript_logprob", pa.float64()),
+        pa.field("llr_per_s", pa.float32()),
+        pa.field("worst_llr", pa.float32()),
+        pa.field("words", pa.list_(pa.struct([*WORD, pa.field("llr", pa.float32())]))),
+        pa.field(
+            "characters",
+            pa.list_(pa.struct([pa.field("character", pa.string()), *list(WORD)[1:]])),
+        ),
+        pa.field("reason", pa.string()),
+    ]
+)
+
 FAILURES = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),

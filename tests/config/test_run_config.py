@@ -147,8 +147,8 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("outputs=[features,features]", ["outputs=[features,features]", "once"]),
     ("model=hubert_base outputs=[transcripts]", ["outputs=[transcripts]", "hubert_base", "outputs=[features]", BASE]),
     ("model=hubert_base outputs=[emissions,features]", ["outputs=[emissions,features]", "hubert_base", BASE]),
-    ("stages=[]", ["stages=[]", "manifest, vad, infer, decode, score, report"]),
-    ("stages=[train]", ["stages=", "train", "manifest, vad, infer, decode, score, report"]),
+    ("stages=[]", ["stages=[]", "manifest, vad, infer, decode, align, score, report"]),
+    ("stages=[train]", ["stages=", "train", "manifest, vad, infer, decode, align, score, report"]),
     ("stages=[infer,infer]", ["stages=[infer,infer]", "once"]),
     # scores and report
     ("score.by=[[a]]", ["score.by=", "a list of the dataset's own columns"]),
@@ -250,7 +250,7 @@ def test_a_wrong_configuration_is_refused_in_one_line_with_key_value_and_what_is
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("stages=[null]", ["stages=[null]", "manifest, vad, infer, decode, score, report"]),
+        ("stages=[null]", ["stages=[null]", "manifest, vad, infer, decode, align, score, report"]),
         ("device=[cpu]", ["device=[cpu]", "cuda:<number>"]),
         ("emissions.dtype=[float16]", ["emissions.dtype=[float16]", "float16, float32"]),
         ("dataset=folder dataset.root=null", ["dataset.root=null", "cannot be null"]),

@@ -282,6 +282,7 @@ def test_every_public_name_of_the_results_has_its_place(site: Path) -> None:
         ("reading.md", tables.FAILURES),
         ("scores.md", SCORES),
         ("scores.md", CONFUSIONS),
+        ("alignment.md", pa.schema([*tables.ALIGNMENTS, *tables.WORD, ("llr", pa.float32())])),
         ("compare.md", comparison_schema([])),
         ("compare.md", COMPARED_GROUPS),
         ("compare.md", WORDS),

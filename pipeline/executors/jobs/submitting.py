@@ -81,7 +81,7 @@ class ClusterSubmission:
         """See `Submission.submit`."""
         self.check()
         _require_own(self._folder)
-        stages = [stage for stage in self._config.settings.stages if stage in ("vad", "score", "report")]
+        stages = [stage for stage in self._config.settings.stages if stage in ("vad", "align", "score", "report")]
         parts = [
             self._task(f"executor.part={part}/{self._num_parts}", "stages=[infer]")
             for part in range(1, self._num_parts + 1)
