@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from make_run import Spoken, make_run
 
+from pipeline import sample
 from pipeline.export import __main__ as command
 from pipeline.export import reading, sorted_lines
 from pipeline.export.exporting import export
@@ -112,6 +113,17 @@ def test_line_breaks_in_paths_references_and_speakers_break_no_line(tmp_path: Pa
     ):
         export(run, format, out=tmp_path / format, references=references)
         assert (tmp_path / format).read_text().splitlines() == [line]
+
+
+def test_a_damaged_table_is_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", [[Spoken("a", [("hi", 0, 9, 1.0)])]], outputs=["transcripts"])
+    table = run / "transcripts" / "shard-00000.parquet"
+    table.write_bytes(bytes(table.stat().st_size))
+    given = [str(run), "--out", str(tmp_path / "out")]
+    assert "a table cannot be read (ArrowInvalid" in refused([*given, "--format", "ctm"], capsys)
+    assert sample.main(given) == 2
+    assert "a table cannot be read (ArrowInvalid" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_the_help_page_names_every_format(capsys: pytest.CaptureFixture[str]) -> None:
