@@ -115,6 +115,21 @@ def test_line_breaks_in_paths_references_and_speakers_break_no_line(tmp_path: Pa
         assert (tmp_path / format).read_text().splitlines() == [line]
 
 
+@pytest.mark.parametrize(("speakers", "named"), [(("s", "s"), ["c1", "c2"]), (("s", "t"), ["s", "t"])])
+def test_the_sides_of_a_call_are_told_apart_by_channel_unless_the_dataset_names_both(
+    speakers: tuple[str, str], named: list[str], tmp_path: Path
+) -> None:
+    sides = [
+        Spoken(
+            f"call#c{n}", [("hi", n, 9, 1.0)], path="/x/call.wav", columns={"channel": n, "speaker": speakers[n - 1]}
+        )
+        for n in (1, 2)
+    ]
+    run = make_run(tmp_path / "run", [sides], {"channel": "int16", "speaker": "string"}, ["transcripts"])
+    export(run, "rttm", out=tmp_path / "all.rttm")
+    assert [line.split()[7] for line in (tmp_path / "all.rttm").read_text().splitlines()] == named
+
+
 def test_a_damaged_table_is_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "run", [[Spoken("a", [("hi", 0, 9, 1.0)])]], outputs=["transcripts"])
     table = run / "transcripts" / "shard-00000.parquet"
