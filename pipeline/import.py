@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.runtime import failpoints
 from pipeline.runtime.command import Parser, command
+from pipeline.runtime.errors import unreadable
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import console
 from pipeline.runtime.terminal import printable
@@ -58,17 +59,24 @@ def _perform(arguments: Sequence[str]) -> int:
     parser.add_argument("file", metavar="FILE", type=Path)
     given = parser.parse_args(arguments)
     # These imports are slow, and the help page does not need them.
+    import pyarrow as pa
+
     from pipeline.scoring.terminal import pictures
     from pipeline.stages.corrections import import_corrections
 
     screen = console()
-    scores = import_corrections(
-        RunDirectory(given.run_dir), given.file, lambda line: screen.print(printable(line), markup=False)
-    )
+
+    def say(line: str) -> None:
+        screen.print(printable(line), markup=False)
+
+    try:
+        scores = import_corrections(RunDirectory(given.run_dir), given.file, say)
+    except pa.ArrowException as error:
+        raise unreadable(given.run_dir, error) from error
     if scores is not None:
         for picture in pictures(scores, screen.width):
             screen.print(picture)
-        screen.print(printable(f"scores in {RunDirectory(given.run_dir).scores}"), markup=False)
+        say(f"scores in {RunDirectory(given.run_dir).scores}")
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.runtime.command import Parser, command
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, unreadable
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import console
 from pipeline.runtime.terminal import counted, printable
@@ -61,6 +61,8 @@ def main(arguments: Sequence[str]) -> int:
 def _perform(arguments: Sequence[str]) -> int:
     given = _parsed(arguments)
     # These imports are slow, and the help page does not need them.
+    import pyarrow as pa
+
     from pipeline.export.output import beside
     from pipeline.results import open_run
     from pipeline.sampling.folder import Tasks
@@ -73,7 +75,10 @@ def _perform(arguments: Sequence[str]) -> int:
         raise UserError(f"{given.run_dir}: the run has no transcripts; run it with outputs=[transcripts] to add them")
     run, folder = open_run(given.run_dir), given.out or beside(given.run_dir, "-sample")
     tasks = Tasks(run, recorded.combined.channels == "first", given.audio_url)
-    (_estimate if given.estimate else _draw)(given, directory, run, folder, tasks)
+    try:
+        (_estimate if given.estimate else _draw)(given, directory, run, folder, tasks)
+    except pa.ArrowException as error:
+        raise unreadable(given.run_dir, error) from error
     return 0
 
 

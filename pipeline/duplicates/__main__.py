@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.runtime.command import Parser, command
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import unreadable
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import console
 from pipeline.runtime.terminal import counted, printable
@@ -62,10 +62,7 @@ def _list(arguments: Sequence[str]) -> int:
     try:
         analysis = analyse(directory, directory.commits(), given.by)
     except pa.ArrowException as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(
-            f"{directory.root}: a table cannot be read ({reason}); python -m pipeline.verify RUN_DIR names the table"
-        ) from error
+        raise unreadable(directory.root, error) from error
     screen = console()
     for picture in pictures(analysis, screen.width):
         screen.print(picture)

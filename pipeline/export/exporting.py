@@ -12,7 +12,7 @@ from pipeline.export.output import beside, check_output, replacing_folder
 from pipeline.export.reading import Reader
 from pipeline.results import Run, open_run
 from pipeline.results.speakers import read_speakers
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, unreadable
 from pipeline.runtime.terminal import counted
 from pipeline.storage.files import replacing
 from pipeline.storage.run_directory import RunDirectory
@@ -55,10 +55,7 @@ def export(
     try:
         exported = write(reader, format, path, audio_prefix)
     except pa.ArrowException as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(
-            f"{run_dir}: a table cannot be read ({reason}); python -m pipeline.verify RUN_DIR names the table"
-        ) from error
+        raise unreadable(run_dir, error) from error
     return _said(run, exported, path, references=references)
 
 

@@ -58,6 +58,18 @@ class Segment:
         """Length in seconds."""
         return self.end_s - self.start_s
 
+    def turns(self, pause_s: float | None = None) -> Iterator[Turn]:
+        """Yield what each speaker says without another one in between; see `Recording.turns`."""
+        groups = [tuple(group) for _, group in groupby(self.words, key=lambda word: word.speaker)]
+        if pause_s is None and len(groups) <= 1:
+            speaker = groups[0][0].speaker if groups else self.speaker
+            yield Turn(speaker, self.channel, self.start_s, self.end_s, self.text, self.words)
+            return
+        for group in groups:
+            for words in stretches(group, pause_s):
+                text = " ".join(word.word for word in words)
+                yield Turn(words[0].speaker, self.channel, words[0].start_s, words[-1].end_s, text, words)
+
 
 @dataclass(frozen=True, slots=True)
 class Recording:
@@ -95,7 +107,7 @@ class Recording:
             pause_s: Also begin a new turn after a silence of this length. The turns then have the times of their words,
                 and an utterance without words has none.
         """
-        found = [turn for segment in self.segments for turn in _turns_of(segment, pause_s)]
+        found = [turn for segment in self.segments for turn in segment.turns(pause_s)]
         return sorted(found, key=lambda turn: (turn.start_s, turn.channel or 0))
 
 
@@ -129,18 +141,6 @@ class Exported:
     utterances: int = 0
     recordings: int = 0
     overlapping: int = 0
-
-
-def _turns_of(segment: Segment, pause_s: float | None) -> Iterator[Turn]:
-    groups = [tuple(group) for _, group in groupby(segment.words, key=lambda word: word.speaker)]
-    if pause_s is None and len(groups) <= 1:
-        speaker = groups[0][0].speaker if groups else segment.speaker
-        yield Turn(speaker, segment.channel, segment.start_s, segment.end_s, segment.text, segment.words)
-        return
-    for group in groups:
-        for words in stretches(group, pause_s):
-            text = " ".join(word.word for word in words)
-            yield Turn(words[0].speaker, segment.channel, words[0].start_s, words[-1].end_s, text, words)
 
 
 def stretches(words: Sequence[Word], pause_s: float | None) -> Iterator[tuple[Word, ...]]:

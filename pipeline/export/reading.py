@@ -83,7 +83,9 @@ class Reader:
         self, name: str, path: str, pairs: Sequence[tuple[dict[str, Any], dict[str, Any] | None]]
     ) -> Recording | None:
         several = len({_known(fact.get(CHANNEL)) for fact, _ in pairs}) > 1
-        segments = [self._segment(path, fact, row, several=several) for fact, row in pairs if row is not None]
+        speakers = {row["said_by"] for _, row in pairs if row is not None}
+        sides = several and len(speakers) == 1  # the dataset does not tell the sides of a call apart
+        segments = [self._segment(path, fact, row, sides=sides) for fact, row in pairs if row is not None]
         if not segments:
             return None
         first, _ = pairs[0]
@@ -99,12 +101,12 @@ class Reader:
             segments=tuple(ordered),
         )
 
-    def _segment(self, path: str, fact: Mapping[str, Any], row: Mapping[str, Any], *, several: bool) -> Segment:
+    def _segment(self, path: str, fact: Mapping[str, Any], row: Mapping[str, Any], *, sides: bool) -> Segment:
         channel = _known(fact.get(CHANNEL))
         start_s = _known(fact["start_s"])
         begin_s = start_s or 0.0
         times = [(word["start_s"], word["end_s"]) for word in row["words"] or ()]
-        usual = _one_line(row["said_by"]) or (f"c{channel}" if several else None)
+        usual = f"c{channel}" if sides else _one_line(row["said_by"]) or None
         if self.speakers is None:
             said = [(usual, False)] * len(times)
         else:

@@ -102,6 +102,12 @@ def did_you_mean(word: str, candidates: Sequence[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+def unreadable(run_dir: object, error: BaseException) -> UserError:
+    """Return the error for a run that has a damaged table."""
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    return UserError(f"{run_dir}: a table cannot be read ({reason}); python -m pipeline.verify RUN_DIR names the table")
+
+
 def one_of(key: str, value: str, allowed: Sequence[str], otherwise: str = "") -> None:
     """Refuse a value that is not among those allowed.
 

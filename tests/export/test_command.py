@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from make_run import Spoken, make_run
 
+from pipeline import sample
 from pipeline.export import __main__ as command
 from pipeline.export import reading, sorted_lines
 from pipeline.export.exporting import export
@@ -112,6 +113,32 @@ def test_line_breaks_in_paths_references_and_speakers_break_no_line(tmp_path: Pa
     ):
         export(run, format, out=tmp_path / format, references=references)
         assert (tmp_path / format).read_text().splitlines() == [line]
+
+
+@pytest.mark.parametrize(("speakers", "named"), [(("s", "s"), ["c1", "c2"]), (("s", "t"), ["s", "t"])])
+def test_the_sides_of_a_call_are_told_apart_by_channel_unless_the_dataset_names_both(
+    speakers: tuple[str, str], named: list[str], tmp_path: Path
+) -> None:
+    sides = [
+        Spoken(
+            f"call#c{n}", [("hi", n, 9, 1.0)], path="/x/call.wav", columns={"channel": n, "speaker": speakers[n - 1]}
+        )
+        for n in (1, 2)
+    ]
+    run = make_run(tmp_path / "run", [sides], {"channel": "int16", "speaker": "string"}, ["transcripts"])
+    export(run, "rttm", out=tmp_path / "all.rttm")
+    assert [line.split()[7] for line in (tmp_path / "all.rttm").read_text().splitlines()] == named
+
+
+def test_a_damaged_table_is_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", [[Spoken("a", [("hi", 0, 9, 1.0)])]], outputs=["transcripts"])
+    table = run / "transcripts" / "shard-00000.parquet"
+    table.write_bytes(bytes(table.stat().st_size))
+    given = [str(run), "--out", str(tmp_path / "out")]
+    assert "a table cannot be read (ArrowInvalid" in refused([*given, "--format", "ctm"], capsys)
+    assert sample.main(given) == 2
+    assert "a table cannot be read (ArrowInvalid" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_the_help_page_names_every_format(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from make_run import Spoken, make_run
 
+from pipeline.corrections.matching import Utterances
+from pipeline.corrections.reading import read
 from pipeline.export.exporting import export
 from pipeline.results import open_run
 from pipeline.runtime.errors import UserError
+from pipeline.storage.run_directory import RunDirectory
 
 TURNS = """\
 ;; who speaks when
@@ -63,6 +67,19 @@ def test_an_export_has_a_tier_and_a_turn_for_each_speaker(meeting: Path, tmp_pat
         ["bob", "0.900", "1.400", "later"],
         ["unknown", "2.400", "2.800", "nobody"],
     ]
+
+
+def test_annotators_get_a_region_for_each_turn_which_come_back_as_one_reference(meeting: Path, tmp_path: Path) -> None:
+    export(meeting, "labelstudio", out=tmp_path / "tasks", rttm=rttm(tmp_path, TURNS))
+    path = tmp_path / "tasks" / "tasks.json"
+    tasks = json.loads(path.read_text())
+    (task,) = (each for each in tasks if each["data"]["recording"] == "meeting")
+    texts = [each for each in task["predictions"][0]["result"] if each["type"] == "textarea"]
+    assert [each.get("meta") for each in texts] == [{"text": ["alice"]}, {"text": ["bob"]}, None]
+    task["annotations"] = [{"result": texts[::-1]}]
+    path.write_text(json.dumps([task]))
+    utterances = Utterances(RunDirectory(meeting).manifest.read(), "/x")
+    assert utterances.match(read(path)).texts == {"meeting.wav": "mine both later nobody"}
 
 
 @pytest.mark.parametrize(

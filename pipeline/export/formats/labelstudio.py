@@ -1,4 +1,6 @@
-"""Tasks of Label Studio with the transcripts as predictions: a task for each recording, a region for each utterance.
+"""Tasks of Label Studio with the transcripts as predictions: a task for each recording, regions for its utterances.
+
+An utterance has a region, or one for each turn of a speaker where it has several.
 
 The folder holds `tasks.json`, which a project imports, and `config.xml`, its labelling interface. What annotators write
 comes back by `python -m pipeline.import`: each task lists the ids of its utterances.
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.export.material import Exported, Recording, Segment
+from pipeline.export.material import Exported, Recording, Turn
 
 DESCRIPTION = "tasks of Label Studio with the transcripts as predictions"
 SUFFIX = ""
@@ -43,7 +45,11 @@ def write(recordings: Iterable[Recording], path: Path, exported: Exported) -> No
 
 
 def _task(recording: Recording, exported: Exported) -> dict[str, Any]:
-    regions = [(hashlib.sha256(segment.id.encode()).hexdigest()[:10], segment) for segment in recording.segments]
+    regions = [
+        (hashlib.sha256(f"{number} {segment.id}".encode()).hexdigest()[:10], segment, turn)
+        for segment in recording.segments
+        for number, turn in enumerate(segment.turns())
+    ]
     path = quote(os.path.relpath(recording.path, exported.root))
     logprobs = [segment.avg_logprob for segment in recording.segments if segment.avg_logprob is not None]
     return {
@@ -52,26 +58,26 @@ def _task(recording: Recording, exported: Exported) -> dict[str, Any]:
             "recording": recording.name,
             "path": recording.path,
             "utterances": [
-                {"id": segment.id, "region": region, "start": segment.start_s, "end": segment.end_s}
-                for region, segment in regions
+                {"id": segment.id, "region": region, "start": turn.start_s, "end": turn.end_s}
+                for region, segment, turn in regions
             ],
         },
         "predictions": [
             {
                 "model_version": "transcript",
                 "score": sum(logprobs) / len(logprobs) if logprobs else 0.0,
-                "result": [each for region, segment in regions for each in _region(region, segment, recording)],
+                "result": [each for region, _, turn in regions for each in _region(region, turn, recording)],
             }
         ],
     }
 
 
-def _region(region: str, segment: Segment, recording: Recording) -> list[dict[str, Any]]:
-    place = {"start": segment.start_s, "end": segment.end_s, "channel": (segment.channel or 1) - 1}
-    common = {"id": region, "to_name": "audio", "original_length": recording.duration_s}
-    if segment.speaker is not None:
-        common["meta"] = {"text": [segment.speaker]}
+def _region(region: str, turn: Turn, recording: Recording) -> list[dict[str, Any]]:
+    place = {"start": turn.start_s, "end": turn.end_s, "channel": (turn.channel or 1) - 1}
+    common: dict[str, Any] = {"id": region, "to_name": "audio", "original_length": recording.duration_s}
+    if turn.speaker is not None:
+        common["meta"] = {"text": [turn.speaker]}
     return [
         common | {"from_name": "label", "type": "labels", "value": place | {"labels": ["Speech"]}},
-        common | {"from_name": "transcription", "type": "textarea", "value": place | {"text": [segment.text]}},
+        common | {"from_name": "transcription", "type": "textarea", "value": place | {"text": [turn.text]}},
     ]
