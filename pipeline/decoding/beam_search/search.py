@@ -62,8 +62,16 @@ def make_search(options: Options, labels: Labels) -> Search:
         UserError: The extra `beam` is not installed, or a file does not fit the labels or is damaged.
     """
     _require_packages(*(("flashlight", "kenlm") if options.lm else ("flashlight",)))
-    stats = [path.stat() for paths in options.files().values() for path in paths]
-    return _make_search(options, labels, tuple((stat.st_size, stat.st_mtime_ns) for stat in stats))
+    versions: list[tuple[int, int]] = []
+    for key, paths in options.files().items():
+        for path in paths:
+            try:
+                stat = path.stat()
+            except OSError as error:  # on another machine, where the decoder was sent
+                reason = f"{error.strerror}; every machine that computes needs the file in this place"
+                raise UserError(f"decoder.{key}={path}: {reason}") from None
+            versions.append((stat.st_size, stat.st_mtime_ns))
+    return _make_search(options, labels, tuple(versions))
 
 
 def _require_packages(*names: str) -> None:
