@@ -26,7 +26,7 @@ from common import Table, parser, prepared, publish, ready, say
 from numpy.typing import NDArray
 
 from pipeline.decoding import beam, greedy
-from pipeline.decoding.beam_search.search import quiet_stderr
+from pipeline.decoding.beam_search.making import quiet_stderr
 from pipeline.lm.__main__ import main as make_language_model
 from pipeline.records import BestPath, Labels, UtteranceEmission
 from pipeline.results import open_run

@@ -390,11 +390,12 @@ def test_files_that_do_not_go_together_are_refused(tmp_path: Path, model: str) -
     letters = write_arpa(tmp_path / "letters.arpa", [*"|ABCD"], [*pairwise("A|BA")])
     words = write(tmp_path / "words", *WORDS)
     others = write(tmp_path / "others", "AAA", "BBB")
-    no_delimiter = replace(LABELS, delimiter="")
+    no_delimiter = replace(LABELS, names=("-", "one", "two", "six"), delimiter="")
     for labels, options, said in (
         (LABELS, {"lm": letters, "lexicon": words}, "is a model of letters, which needs no words"),
         (LABELS, {"lm": letters, "word_score": 1.0}, "needs a lexicon or a language model of words"),
         (LABELS, {"lm": model, "lexicon": others}, "knows none of its words"),
+        (no_delimiter, {"lm": model}, "knows none of the labels of the model, each of which is a word"),
         (no_delimiter, {"lexicon": words}, "every label is a word of its own; leave decoder.lexicon out"),
         (no_delimiter, {"hotwords": words}, "every label is a word of its own; leave decoder.hotwords out"),
     ):
