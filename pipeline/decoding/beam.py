@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 
 from pipeline.decoding import greedy
 from pipeline.decoding.beam_search.language_model import model_files
-from pipeline.decoding.beam_search.search import Found, make_search
+from pipeline.decoding.beam_search.making import make_search
+from pipeline.decoding.beam_search.search import Found
 from pipeline.records import BestPath, Labels, UtteranceEmission
 from pipeline.runtime.errors import UserError
 from pipeline.transcripts import Hypothesis, Transcript, Transcripts

@@ -28,7 +28,19 @@ from rich.table import Table as RichTable  # noqa: E402
 from pipeline.runtime.cores import available_cores  # noqa: E402
 
 CORES = available_cores()
-_PACKAGES = ("overnight-speech", "torch", "torchaudio", "transformers", "numpy", "pyarrow", "soundfile")
+_PACKAGES = (
+    "overnight-speech",
+    "torch",
+    "torchaudio",
+    "transformers",
+    "numpy",
+    "pyarrow",
+    "soundfile",
+    "flashlight-text",
+    "kenlm",
+    "pyctcdecode",
+    "ctc-beam-decoder",
+)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import multiprocessing
 import pickle
 import re
 import sys
@@ -264,6 +265,22 @@ def test_a_decoder_that_was_pickled_loads_its_files_again(model: str) -> None:
     again = pickle.loads(pickle.dumps(one))
     heard = [noise(40, 3)]
     assert list(again(heard)) == list(one(heard))
+    sent = pickle.dumps(one)
+    Path(model).unlink()  # as on a machine that does not have the file
+    with pytest.raises(UserError, match=r"decoder.lm=.*: No such file .* needs the file in this place"):
+        pickle.loads(sent)
+
+
+def test_forked_processes_use_the_decoder_that_was_made_before(model: str) -> None:
+    one, heard = decoder(lm=model, nbest=2), [noise(40, 3)]
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    children = [context.Process(target=lambda: theirs.send(list(one(heard)))) for _ in range(2)]
+    for child in children:
+        child.start()
+    assert [ours.recv(), ours.recv()] == [list(one(heard))] * 2
+    for child in children:
+        child.join()
 
 
 def test_the_language_model_is_loaded_once_until_its_file_changes(tmp_path: Path, model: str) -> None:
@@ -373,11 +390,12 @@ def test_files_that_do_not_go_together_are_refused(tmp_path: Path, model: str) -
     letters = write_arpa(tmp_path / "letters.arpa", [*"|ABCD"], [*pairwise("A|BA")])
     words = write(tmp_path / "words", *WORDS)
     others = write(tmp_path / "others", "AAA", "BBB")
-    no_delimiter = replace(LABELS, delimiter="")
+    no_delimiter = replace(LABELS, names=("-", "one", "two", "six"), delimiter="")
     for labels, options, said in (
         (LABELS, {"lm": letters, "lexicon": words}, "is a model of letters, which needs no words"),
         (LABELS, {"lm": letters, "word_score": 1.0}, "needs a lexicon or a language model of words"),
         (LABELS, {"lm": model, "lexicon": others}, "knows none of its words"),
+        (no_delimiter, {"lm": model}, "knows none of the labels of the model, each of which is a word"),
         (no_delimiter, {"lexicon": words}, "every label is a word of its own; leave decoder.lexicon out"),
         (no_delimiter, {"hotwords": words}, "every label is a word of its own; leave decoder.hotwords out"),
     ):

@@ -52,39 +52,39 @@ class LabelBoost(LM):  # type: ignore[misc]
             delimiter: Index of the label between words.
         """
         super().__init__()
-        self._model, self._lm_weight, self._weights, self._delimiter = model, lm_weight, weights, delimiter
-        self._shares: dict[tuple[int, ...], float] = {(): 0.0}
+        self._model, self._lm_weight = model, lm_weight
+        shares: dict[tuple[int, ...], float] = {(): 0.0}  # by the letters of a word so far
         for spelling, weight in weights.items():
             for length in range(1, len(spelling) + 1):
                 share = weight * length / len(spelling)
-                self._shares[spelling[:length]] = max(share, self._shares.get(spelling[:length], share))
-        self._begun: dict[Any, tuple[int, ...] | None] = {}
+                shares[spelling[:length]] = max(share, shares.get(spelling[:length], share))
+        places = {begun: place for place, begun in enumerate(shares)}
+        lost = len(places)  # no hotword begins with the letters
+        # What follows the letters at a place: for each label the next place, and what the label adds.
+        self._steps: list[dict[int, tuple[int, float]]] = [{} for _ in range(lost + 1)]
+        self._others = [(lost, -share) for share in shares.values()] + [(lost, 0.0)]
+        for begun, share in shares.items():
+            self._steps[places[begun]][delimiter] = 0, weights.get(begun, 0.0) - share
+            if begun:
+                self._steps[places[begun[:-1]]][begun[-1]] = places[begun], share - shares[begun[:-1]]
+        self._steps[lost][delimiter] = 0, 0.0
+        self._delimiter = delimiter
+        self._places: dict[Any, int] = {}  # of the states of this utterance
 
     def start(self, start_with_nothing: bool) -> Any:
         """Return the state before the first label."""
         state = self._model.start(start_with_nothing)
-        self._begun = {state: ()}  # the letters of each state's word, or `None` if no hotword begins with them
+        self._places = {state: 0}
         return state
 
     def score(self, state: Any, label: int) -> tuple[Any, float]:
         """Return the state after a label, and the label's score."""
         after, score = self._model.score(state, label)
-        begun = self._begun[state]
-        if label == self._delimiter:
-            self._begun[after] = ()
-            return after, self._lm_weight * score + self._ended(begun)
-        goes_on = None if begun is None or (*begun, label) not in self._shares else (*begun, label)
-        self._begun[after] = goes_on
-        return after, self._lm_weight * score + self._share(goes_on) - self._share(begun)
+        place = self._places[state]
+        self._places[after], more = self._steps[place].get(label, self._others[place])
+        return after, self._lm_weight * score + more
 
     def finish(self, state: Any) -> tuple[Any, float]:
-        """Return the state after the last label, and the score of the end."""
+        """Return the state after the last label, and the score of the end, which ends a word too."""
         after, score = self._model.finish(state)
-        return after, self._lm_weight * score + self._ended(self._begun[state])
-
-    def _share(self, begun: tuple[int, ...] | None) -> float:
-        return 0.0 if begun is None else self._shares[begun]
-
-    def _ended(self, begun: tuple[int, ...] | None) -> float:
-        """What the end of a word adds: the whole weight of a hotword in place of its shares."""
-        return 0.0 if begun is None else self._weights.get(begun, 0.0) - self._shares[begun]
+        return after, self._lm_weight * score + self._steps[self._places[state]][self._delimiter][1]
