@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,11 +15,9 @@ from pipeline.alignment.spelling import Speller
 from pipeline.config.run_config import RunConfig
 from pipeline.postprocessing.alignment import ShardAligner
 from pipeline.postprocessing.emissions import StoredEmissions, describe_emissions
-from pipeline.postprocessing.processes import in_processes
-from pipeline.runtime.cores import available_cores
 from pipeline.runtime.digests import digest_of_json
-from pipeline.runtime.progress import PLAIN_EVERY_S, format_hours
 from pipeline.runtime.terminal import counted
+from pipeline.stages.shards import work_on_shards
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.names import ALIGNMENTS
@@ -72,7 +69,13 @@ def align(
         say("alignments: complete already")
         return
     say(f"alignments: {len(todo):,} of {counted(len(having), 'shard')} to do")
-    _align(_with_aligner(work, stored, language), todo, config.settings.threads or available_cores(), console, say)
+    work = _with_aligner(work, stored, language)
+    reasons: Counter[str | None] = Counter()
+    for shard, rows in work_on_shards("aligning", work, todo, manifest, config.settings.threads, console, say):
+        work.commit(shard, rows)
+        reasons.update(rows["reason"].to_pylist())
+    said_not = (f"; {number:,} not ({reason})" for reason, number in reasons.most_common() if reason is not None)
+    say(f"aligned {counted(reasons[None], 'utterance')}{''.join(said_not)}")
 
 
 def _language(config: RunConfig, manifest: Manifest, say: Callable[[str], None]) -> str | None:
@@ -95,32 +98,3 @@ def _with_aligner(work: ShardAligner, stored: StoredEmissions, language: str | N
 
     speller = Speller(stored.labels, None if language is None else numbers.Numbers(language))
     return replace(work, aligner=Aligner(stored.labels, stored.seconds_per_frame, speller, find_states))
-
-
-def _align(work: ShardAligner, todo: list[int], processes: int, console: Console, say: Callable[[str], None]) -> None:
-    """Align shards, and show how far it is."""
-    started = said = time.monotonic()
-    audio_s, shards = 0.0, 0
-    reasons: Counter[str | None] = Counter()
-    with console.status("aligning") as status:
-        for shard, rows in in_processes(work, todo, processes):
-            work.commit(shard, rows)
-            shards += 1
-            mine = work.manifest.rows_of_shard(shard)
-            audio_s += pc.sum(work.manifest.table["duration_s"].slice(mine.start, len(mine))).as_py() or 0.0
-            reasons.update(rows["reason"].to_pylist())
-            now = time.monotonic()
-            line = (
-                f"aligning: {shards:,} of {counted(len(todo), 'shard')}, {format_hours(audio_s)} of audio, "
-                f"{audio_s / (now - started):.0f} x real time"
-            )
-            status.update(line)
-            if not console.is_terminal and now - said >= PLAIN_EVERY_S:
-                said = now
-                say(line)
-    spent = max(time.monotonic() - started, 1e-9)
-    said_not = (f"; {number:,} not ({reason})" for reason, number in reasons.most_common() if reason is not None)
-    say(
-        f"aligned {counted(reasons[None], 'utterance')}, {format_hours(audio_s)} of audio, "
-        f"{audio_s / spent:.0f} x real time{''.join(said_not)}"
-    )

@@ -79,7 +79,6 @@ class Conclusion:
         if "decode" in settings.stages:
             return self._decoded(computed.manifest)
         records: Mapping[int, CommittedShard] = self._directory.commits() if finished is None else finished
-        self._align(computed.manifest, records)
         to_write = settings.stages if finished is None else self.to_write(finished)
         if finished is not None and to_write:  # where `infer` ran it has written them
             self._directory.write(CONFIG, self._config.yaml.encode())
@@ -89,16 +88,13 @@ class Conclusion:
             return 0
         return self.close(records, "" if finished is None else "complete already; ", computed.speed)
 
-    def _align(self, manifest: Manifest, records: Mapping[int, CommittedShard]) -> None:
-        """Do the stage `align`, if it is asked for."""
-        if "align" in self._config.settings.stages:
-            align(self._config, self._directory, manifest, records, self._console, self._say)
-
     def _decoded(self, manifest: Manifest) -> int:
         """Do the stage `decode`, and the stages after it over what it has decoded."""
         settings = self._config.settings
-        self._align(manifest, self._directory.commits())
-        name = decode(self._config, self._directory, manifest, self._directory.commits(), self._console, self._say)
+        records = self._directory.commits()
+        if "align" in settings.stages:
+            align(self._config, self._directory, manifest, records, self._console, self._say)
+        name = decode(self._config, self._directory, manifest, records, self._console, self._say)
         own = Conclusion(self._config, self._directory.of_decoding(name), self._console, self._say, self._textfile)
         records = own._directory.commits()
         if "score" in settings.stages:
@@ -125,7 +121,6 @@ class Conclusion:
                 left = sorted({*range(manifest.num_shards)} - self._complete(records))
                 if not left:
                     self._directory.remove_leftovers()
-                    self._align(manifest, records)
                     records = self._write(manifest, records, self.to_write(records), "")
                     self.close(records, "all parts are done: ")
                 else:
@@ -155,11 +150,16 @@ class Conclusion:
         """
         if {"infer", "score"} & {*stages} and self._complete(records) >= {*range(manifest.num_shards)}:
             records = self._settle(manifest, records)
+        if "align" in stages:
+            align(self._config, self._directory, manifest, records, self._console, self._say)
         if "score" in stages:
             self._score(manifest, records)
         if "vad" in stages:
             self._cover(manifest, records)
-        if "report" in stages:
+        settings = self._config.settings
+        if "report" in stages or (
+            {"align", "report"} <= {*settings.stages} and not is_current(self._directory, settings.report)
+        ):
             try:
                 self._report()
             except UserError:  # the tables are there, and are told of before the reason why the page is not
@@ -176,7 +176,8 @@ class Conclusion:
         stale += [] if self._is_covered(records) or "vad" not in settings.stages else ["vad"]
         if "report" in settings.stages and (stale or not is_current(self._directory, settings.report)):
             stale.append("report")
-        return stale
+        # Only the stage itself knows whether it is complete; where it has changed anything, the report follows.
+        return [*stale, *(["align"] if "align" in settings.stages else [])]
 
     def close(self, records: Mapping[int, CommittedShard], prefix: str, speed: str = "") -> int:
         """Say what is in the tables of a run, and where they are; returns the exit code."""

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import pyarrow.compute as pc
 from rich.console import Console
 
 from pipeline import decoding
 from pipeline.config.run_config import RunConfig
 from pipeline.postprocessing.decoding import ShardDecoder
 from pipeline.postprocessing.emissions import describe_emissions
-from pipeline.postprocessing.processes import in_processes
-from pipeline.runtime.cores import available_cores
 from pipeline.runtime.digests import digest_of_json
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.progress import PLAIN_EVERY_S, format_hours
 from pipeline.runtime.terminal import counted
 from pipeline.stages.resume import difference
+from pipeline.stages.shards import work_on_shards
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.derived import DerivedTable
 from pipeline.storage.manifest import Manifest
@@ -73,7 +69,9 @@ def decode(
     todo = _find_pending(work)
     if todo:
         say(f"decoder {name}: {len(todo):,} of {counted(len(work.records), 'shard')} to do")
-        _decode(work, todo, config.settings.threads or available_cores(), console, say)
+        threads = config.settings.threads
+        for shard, decoded in work_on_shards("decoding", work, todo, manifest, threads, console, say):
+            work.commit(shard, decoded)
     else:
         say(f"decoder {name}: complete already")
     return name
@@ -105,32 +103,6 @@ def _find_pending(work: ShardDecoder) -> list[int]:
         elif done[shard].sources != sources:
             work.describe_again(shard)
     return todo
-
-
-def _decode(work: ShardDecoder, todo: list[int], processes: int, console: Console, say: Callable[[str], None]) -> None:
-    """Decode shards, and show how far it is."""
-    started = said = time.monotonic()
-    audio_s, shards, utterances = 0.0, 0, 0
-    with console.status("decoding") as status:
-        for shard, decoded in in_processes(work, todo, processes):
-            work.commit(shard, decoded)
-            shards += 1
-            utterances += len(decoded.transcripts)
-            audio_s += pc.sum(decoded.transcripts["duration_s"]).as_py() or 0.0
-            now = time.monotonic()
-            line = (
-                f"decoding: {shards:,} of {counted(len(todo), 'shard')}, {format_hours(audio_s)} of audio, "
-                f"{audio_s / (now - started):.0f} x real time"
-            )
-            status.update(line)
-            if not console.is_terminal and now - said >= PLAIN_EVERY_S:
-                said = now
-                say(line)
-    spent = max(time.monotonic() - started, 1e-9)
-    say(
-        f"decoded {counted(utterances, 'utterance')}, {format_hours(audio_s)} of audio, "
-        f"{audio_s / spent:.0f} x real time"
-    )
 
 
 def describe_decodings_again(

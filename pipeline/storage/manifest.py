@@ -94,6 +94,11 @@ class Manifest:
         first, last = np.searchsorted(self.shard_of_row, [shard, shard + 1])
         return range(int(first), int(last))
 
+    def audio_s_of_shard(self, shard: int) -> float:
+        """Return the seconds of audio of one shard, as far as their headers could be read."""
+        rows = self.rows_of_shard(shard)
+        return float(np.nansum(self.duration_s[rows.start : rows.stop]))
+
     def num_samples_at(self, sample_rate: int) -> NDArray[np.int64]:
         """Return the samples of each row after resampling, `(rows,)`; 0 if the header could not be read.
 

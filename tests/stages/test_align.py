@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from make_run import Spoken, make_run
+from running import SHORT
 
 from pipeline.datasets import SHIPPED
 from pipeline.models.catalog import MODELS
@@ -110,6 +111,26 @@ def test_labels_that_cannot_be_written_as_words_can_be_aligned(tmp_path: Path) -
         with pytest.raises(UserError, match="cannot be written as words"):
             describe_emissions(directory, directory.commits())
         assert describe_emissions(directory, directory.commits(), to_align=True).labels.delimiter == ""
+
+
+def test_a_finished_run_is_aligned_by_the_command_of_the_run_and_its_report_follows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*SHORT, f"run_dir={tmp_path / 'run'}"]
+    stages = "stages=[manifest,infer,align,score,report]"
+    assert main([*given, "stages=[manifest,infer,score,report]"]) == 0
+    capsys.readouterr()
+    for extend in ("extend=auto", "extend=off"):
+        shutil.rmtree(tmp_path / "run" / ALIGNMENTS, ignore_errors=True)
+        assert main([*given, stages, extend]) == 0
+        said = capsys.readouterr().out
+        assert "alignments: 1 of 1 shard to do" in said
+        assert "report in " in said
+        assert main([*given, stages, extend]) == 0
+        said = capsys.readouterr().out
+        assert "alignments: complete already" in said
+        assert "report in " not in said
+        assert "complete already; 24 of 24 utterances" in said
 
 
 def test_without_stored_emissions_there_is_nothing_to_align(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

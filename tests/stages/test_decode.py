@@ -217,7 +217,7 @@ def test_a_grown_corpus_is_decoded_where_it_is_new_and_corrected_references_need
     first = corpus.root / corpus.manifest()["id"][0].as_py()
     first.with_suffix(".txt").write_text("nine nine")
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.stages.decode.in_processes", None)
+        patched.setattr("pipeline.stages.shards.in_processes", None)
         assert corpus.run(outputs) == 0  # also writes the reference into the decoding
     run = open_run(corpus.out / "transcripts-greedy")
     assert len(run.transcripts) == 4

@@ -1,0 +1,58 @@
+"""Works on the shards of a run in several processes, and shows how far it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+
+from pipeline.postprocessing.processes import in_processes
+from pipeline.runtime.cores import available_cores
+from pipeline.runtime.progress import PLAIN_EVERY_S, format_hours
+from pipeline.runtime.terminal import counted
+from pipeline.storage.manifest import Manifest
+
+Result = TypeVar("Result")
+
+
+def work_on_shards(
+    doing: str,
+    work: Callable[[int], Result],
+    todo: Sequence[int],
+    manifest: Manifest,
+    threads: int | None,
+    console: Console,
+    say: Callable[[str], None],
+) -> Iterator[tuple[int, Result]]:
+    """Yield each shard with the result of `work`; at the end, say the audio and the speed.
+
+    Args:
+        doing: What is done, such as `decoding`.
+        work: What to do with a shard.
+        todo: The shards.
+        manifest: The manifest of the run.
+        threads: Number of processes; `None` for as many as there are cores.
+        console: Console of the live view.
+        say: Prints and logs a line.
+
+    Raises:
+        RunError: A process died.
+    """
+    started = said = time.monotonic()
+    audio_s, line = 0.0, ""
+    with console.status(doing) as status:
+        for number, (shard, result) in enumerate(in_processes(work, todo, threads or available_cores()), start=1):
+            yield shard, result
+            audio_s += manifest.audio_s_of_shard(shard)
+            now = time.monotonic()
+            line = (
+                f"{doing}: {number:,} of {counted(len(todo), 'shard')}, {format_hours(audio_s)} of audio, "
+                f"{audio_s / max(now - started, 1e-9):.0f} x real time"
+            )
+            status.update(line)
+            if not console.is_terminal and now - said >= PLAIN_EVERY_S and number < len(todo):
+                said = now
+                say(line)
+    say(line)
