@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any, NamedTuple
 
 from pipeline.config import commandline, completion
 from pipeline.config import help as usage
 from pipeline.config import run_config as configuration
+from pipeline.config.commandline import Command
 from pipeline.config.run_config import RunConfig
 from pipeline.runtime import failpoints
 from pipeline.runtime import redaction as masking
@@ -20,7 +23,7 @@ from pipeline.runtime import signals as stopping
 from pipeline.runtime.errors import RunError, UserError, torchaudio_misfit
 from pipeline.runtime.memory import is_out_of_memory, shortage
 from pipeline.runtime.signals import Stopped
-from pipeline.runtime.stdout import console
+from pipeline.runtime.stdout import console, standard_output
 from pipeline.runtime.terminal import escape_what_cannot_be_encoded
 from pipeline.stages.session import Session
 from pipeline.stages.sweep import summary_table
@@ -42,8 +45,18 @@ def main(arguments: Sequence[str]) -> int:
         return _run(arguments)
 
 
+class _Ended(NamedTuple):
+    """The exit code of a run, and why it ended if it was not done."""
+
+    code: int
+    error: str | None = None
+
+
 def _run(arguments: Sequence[str]) -> int:
-    return _guarded(lambda: _command(arguments))
+    ended = _guarded(lambda: _command(arguments))
+    if ended.error is not None and {"-j", "--json"} & {*arguments}:  # the settings could not be used
+        _say_json(ended, {})
+    return ended.code
 
 
 def _command(arguments: Sequence[str]) -> int:
@@ -60,14 +73,32 @@ def _command(arguments: Sequence[str]) -> int:
         configs = configuration.load_sweep(command.overrides, command.own)
         if command.check_only:
             return _show("\n---\n".join(config.yaml.rstrip() for config in configs))
-        return _sweep(configs)
+        return _sweep(configs, command)
     config = configuration.load(command.overrides, command.own)
-    return _show(config.yaml.rstrip()) if command.check_only else _work(config)
+    if command.check_only:
+        return _show(config.yaml.rstrip())
+    return _work_as_asked(config, command).code if command.json else _work(config, command.quiet)
 
 
-def _work(config: RunConfig) -> int:
+def _work_as_asked(config: RunConfig, command: Command) -> _Ended:
+    """Do one run to its end, whatever happens, and print its outcome as JSON if that was asked for."""
+    ended = _guarded(partial(_work, config, command.quiet))
+    if command.json:
+        outcome: Mapping[str, Any] = {}
+        with suppress(UserError, OSError):  # a damaged file has been named already, or a command that reads it names it
+            outcome = Session(config, quiet=True).outcome()
+        _say_json(ended, outcome)
+    return ended
+
+
+def _say_json(ended: _Ended, outcome: Mapping[str, Any]) -> None:
+    line = json.dumps({**outcome, "exit_code": ended.code, "error": ended.error}, ensure_ascii=False)
+    print(masking.mask(line), file=standard_output())
+
+
+def _work(config: RunConfig, quiet: bool) -> int:
     """Do one run, and note its exit code for Prometheus."""
-    session = Session(config)
+    session = Session(config, quiet)
     try:
         code = _ran(session)
     except BaseException as error:
@@ -94,22 +125,23 @@ def _ran(session: Session) -> int:
         ) from None
 
 
-def _sweep(configs: Sequence[RunConfig]) -> int:
+def _sweep(configs: Sequence[RunConfig], command: Command) -> int:
     """Do the runs of a sweep in their order, and print a summary; returns the worst of their exit codes."""
     codes: list[int] = []
     for number, config in enumerate(configs, start=1):
-        _show(f"run {number} of {len(configs)}: {config.model.name}, run_dir={config.run_dir}")
-        codes.append(_guarded(partial(_work, config)))
+        if not command.quiet:
+            _show(f"run {number} of {len(configs)}: {config.model.name}, run_dir={config.run_dir}")
+        codes.append(_work_as_asked(config, command).code)
         if codes[-1] > 128:  # a signal ends the sweep, not only the run
             break
-    console().print(summary_table(configs, codes), soft_wrap=False)
+    console(command.quiet).print(summary_table(configs, codes), soft_wrap=False)
     return codes[-1] if codes[-1] > 128 else max(codes, key=_SEVERITY.index)
 
 
-def _guarded(do: Callable[[], int]) -> int:
+def _guarded(do: Callable[[], int]) -> _Ended:
     """Call `do`, turn what it raises into one line and an exit code, and close the log of the run."""
     try:
-        return do()
+        return _Ended(do())
     except (UserError, RunError) as error:
         return _end(error, _code_of(error))
     except Stopped as stop:
@@ -140,10 +172,10 @@ def _show(text: str) -> int:
     return 0
 
 
-def _end(reason: object, code: int) -> int:
+def _end(reason: object, code: int) -> _Ended:
     LOG.error("%s", reason)
     print(f"{'error: ' if code < 128 else ''}{reason}", file=sys.stderr)
-    return code
+    return _Ended(code, str(reason))
 
 
 if __name__ == "__main__":

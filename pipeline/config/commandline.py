@@ -32,6 +32,8 @@ OPTIONS = (
     Option("-cn", "--config-name", "NAME", "the settings of a run from DIR/NAME.yaml"),
     Option("-c", "--cfg", "job", "check the settings, print every one as YAML, do nothing"),
     Option("-m", "--multirun", "", "one run after the other for every combination of key=a,b"),
+    Option("-q", "--quiet", "", "print only errors; logs/run.log in the run directory has the rest"),
+    Option("-j", "--json", "", "print only errors, and at the end one line of JSON for each run"),
     Option("-sc", "--shell-completion", "install=SHELL", 'Tab completion: eval "$(... -sc install=bash)"; or zsh'),
 )
 _DASHES = "-\u2013\u2014"
@@ -48,6 +50,8 @@ class Command:
     version: bool = False
     check_only: bool = False
     multirun: bool = False
+    quiet: bool = False
+    json: bool = False
     completion: str | None = None
 
 
@@ -71,8 +75,8 @@ def parse(arguments: Sequence[str]) -> Command:
     own = None
     if given.config_dir is not None:
         own = groups.open_conf(given.config_dir, given.config_name or groups.PRIMARY)
-    asked = given.help, given.version, given.cfg is not None, given.multirun, given.shell_completion
-    return Command(tuple(overrides), own, *asked)
+    asked = given.help, given.version, given.cfg is not None, given.multirun, given.quiet or given.json, given.json
+    return Command(tuple(overrides), own, *asked, given.shell_completion)
 
 
 def _no_setting(typed: Sequence[str], at: int) -> str:

@@ -22,12 +22,17 @@ def standard_output() -> TextIO:
     return cast(TextIO, FaultTolerantStream(sys.stdout))
 
 
-def console() -> Console:
-    """Return a console for standard output. If it is no terminal, as under cron, tables are `PLAIN_WIDTH` wide."""
+def console(quiet: bool = False) -> Console:
+    """Return a console for standard output. If it is no terminal, as under cron, tables are `PLAIN_WIDTH` wide.
+
+    Args:
+        quiet: Print nothing.
+    """
     from rich.console import Console  # slow to import, and many commands print plain lines only
 
     stream = standard_output()
-    return Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else PLAIN_WIDTH)
+    width = None if stream.isatty() else PLAIN_WIDTH
+    return Console(file=stream, highlight=False, soft_wrap=True, width=width, quiet=quiet)
 
 
 class FaultTolerantStream(io.TextIOBase):

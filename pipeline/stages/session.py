@@ -23,6 +23,7 @@ from pipeline.stages import identity
 from pipeline.stages import resume as refusals
 from pipeline.stages.conclusion import Computed, Conclusion
 from pipeline.stages.manifest import ManifestStage
+from pipeline.stages.score import read_overall
 from pipeline.storage import manifest as manifests
 from pipeline.storage import summary
 from pipeline.storage.commits import CommittedShard
@@ -45,12 +46,17 @@ class _Log(logging.FileHandler):
 class Session:
     """One invocation: what it was asked, where it writes, what it says."""
 
-    def __init__(self, config: RunConfig) -> None:
-        """Nothing is written before the first stage."""
+    def __init__(self, config: RunConfig, quiet: bool = False) -> None:
+        """Nothing is written before the first stage.
+
+        Args:
+            config: What the run was asked.
+            quiet: Print nothing; the log has it all.
+        """
         self.config = config
         part: str | None = getattr(config.settings.executor, "part", None)
         self.directory = RunDirectory(config.run_dir, None if part is None else Part.parse(part))
-        self.console = console()
+        self.console = console(quiet)
         self.textfile = self._new_textfile()
         self.manifest_stage = ManifestStage(config, self.directory, self.console, self.say)
         self.conclusion = Conclusion(config, self.directory, self.console, self.say, self.textfile)
@@ -73,6 +79,14 @@ class Session:
         if notice:
             self.say(notice)
         return code or 0
+
+    def outcome(self) -> dict[str, Any]:
+        """Return what the run has now in plain values: counts, failures by name, seconds of audio and errors."""
+        settings, directory = self.config.settings, self.directory
+        if "decode" in settings.stages:
+            directory = directory.of_decoding(settings.decode.name or settings.decoder.name)
+        found = {"run_dir": str(directory.place), "model": self.config.model.name}
+        return found | (summary.as_plain(directory, read_overall(directory)) if directory.manifest.is_there else {})
 
     def end(self, code: int) -> None:
         """Note the exit code for Prometheus, unless another run goes on, which writes there."""

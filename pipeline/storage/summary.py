@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -156,6 +157,32 @@ def _read_computed_by(directory: RunDirectory, name: str, complete: Collection[i
         if batch == 0:
             break
     return found
+
+
+def as_plain(directory: RunDirectory, scored: tuple[int, int, str] | None) -> dict[str, Any]:
+    """Return the progress and the errors of a run in plain values, for programs.
+
+    Args:
+        directory: The run.
+        scored: As for `lines`.
+    """
+    standing = read_standing(directory, directory.commits())
+    totals = standing.totals
+    errors, words, normaliser = scored or (totals.word_errors, totals.reference_words, "standard")
+    return {
+        "complete": standing.complete,
+        "shards": standing.num_shards,
+        "shards_committed": totals.shards,
+        "utterances": standing.num_utterances,
+        "utterances_done": standing.done,
+        "audio_s": round(totals.audio_s, 3),
+        "failures": dict(totals.failures),
+        "empty_transcripts": totals.empty,
+        "word_errors": errors if words else None,
+        "reference_words": words if words else None,
+        "wer": errors / words if words else None,
+        "normaliser": normaliser if words else None,
+    }
 
 
 def after_stop(directory: RunDirectory) -> str:
