@@ -333,6 +333,8 @@ def stub(overrides: list[str], data: Path) -> list[str]:
         path = Path(named["dataset.path"])
         (path.parent if path.suffix else path).mkdir(parents=True, exist_ok=True)
         (path if path.suffix else path / "wav.scp").write_text("")
+    if "decoder.lm" in named:
+        Path(named["decoder.lm"]).write_text("")
     if named.get("model") == "checkpoint":
         Path(named["model.checkpoint"]).write_bytes(b"PK")
         Path(named["model.labels"]).write_text("| 9\na 8\n")
