@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rich import box
 from rich.table import Table
@@ -17,32 +17,58 @@ from pipeline.scoring.normalisers import DESCRIPTIONS
 
 MAX_VALUES = 12
 """Number of values shown of a group: those with the highest rates."""
-MAX_CONFUSIONS = 8
+MAX_CONFUSIONS, _FEW_CONFUSIONS = 8, 2
 MAX_WORST = 3
+_OTHER_LINES = 16
+"""Lines on a screen besides groups and worst utterances: the heading, the overall row, and the last lines of a run."""
 _ALL_COLUMNS = 96
 """Width in characters from which substitutions, deletions and insertions are shown."""
 _NAME_WIDTH, _LEAST_NAME, _TEXT_WIDTH = 40, 12, 200
 Row = TypeVar("Row")
 
 
-def pictures(scores: Scores, width: int) -> Iterator[Table | Text]:
+def pictures(scores: Scores, width: int, height: int | None = None) -> Iterator[Table | Text]:
     """Yield the table of rates, the most frequent errors and the worst utterances; nothing if nothing is scored.
 
     Args:
         scores: The scores of a run.
         width: Width of the terminal in characters.
+        height: Height of the terminal in lines, which these and the last lines of a run are to fit into; `None` shows
+            all.
     """
     rows = scores.table.to_pylist()
     if not rows:
         return
+    names = list(dict.fromkeys(row["group"] for row in rows[1:]))
+    fitting = None if height is None else _fit(height, len(names))
+    if fitting is not None:
+        rows = [row for row in rows if row["group"] not in names[fitting.groups :]]
     metadata = {key.decode(): value.decode() for key, value in scores.table.schema.metadata.items()}
-    yield _rates(rows, width)
+    yield _rates(rows, width, MAX_VALUES if fitting is None else fitting.values)
+    if fitting is not None and (hidden := names[fitting.groups :]):
+        yield Text(f"not shown: {printable(', '.join(hidden), _NAME_WIDTH)}")
     yield Text(how_compared(metadata), "dim")
-    confusions = scores.confusions.slice(0, MAX_CONFUSIONS).to_pylist()
+    confusions = scores.confusions.slice(0, MAX_CONFUSIONS if fitting is None else _FEW_CONFUSIONS).to_pylist()
     if confusions:
         yield Text("most frequent errors: " + ", ".join(_confusion(row) for row in confusions))
-    for worst in scores.worst[:MAX_WORST]:
+    for worst in scores.worst[: MAX_WORST if fitting is None else fitting.worst]:
         yield _worst(worst)
+
+
+class _Fitting(NamedTuple):
+    """How many groups, values of each group and worst utterances fit on a screen."""
+
+    groups: int
+    values: int
+    worst: int
+
+
+def _fit(height: int, groups: int) -> _Fitting:
+    """Return what fits. A group takes two lines more than its values, a worst utterance three lines."""
+    left = height - _OTHER_LINES
+    shown = max(1, min(groups, left // 3))
+    values = max(1, min(MAX_VALUES, left // shown - 2))
+    return _Fitting(shown, values, max(0, min(MAX_WORST, (left - shown * (values + 2)) // 3)))
 
 
 def how_compared(metadata: Mapping[str, str]) -> str:
@@ -55,7 +81,7 @@ def how_compared(metadata: Mapping[str, str]) -> str:
     return "; ".join(said)
 
 
-def _rates(rows: Sequence[dict[str, Any]], width: int) -> Table:
+def _rates(rows: Sequence[dict[str, Any]], width: int, most: int) -> Table:
     kinds = ("sub", "del", "ins") if width >= _ALL_COLUMNS else ()
     header = ["scores by", "utterances", "audio", "WER %", "95 %", *kinds, "CER %"]
     lines = group_lines(
@@ -64,6 +90,7 @@ def _rates(rows: Sequence[dict[str, Any]], width: int) -> Table:
         lambda row: _cells(row, bool(kinds)),
         _rate,
         "highest",
+        most,
     )
     return rate_table(header, lines, width)
 
@@ -74,6 +101,7 @@ def group_lines(
     cells: Callable[[Row], Sequence[str]],
     rank: Callable[[Row], float],
     first: str,
+    most: int = MAX_VALUES,
 ) -> list[tuple[list[str], str]]:
     """Return the lines of a `rate_table`: the overall row, then each group with its values.
 
@@ -81,8 +109,9 @@ def group_lines(
         rows: The rows, those of a group together; the first is the overall row.
         named: Returns the group and the value of a row.
         cells: Returns the cells behind the name of a row.
-        rank: Returns the number by which the `MAX_VALUES` values of a larger group are chosen, largest first.
+        rank: Returns the number by which the values of a larger group are chosen, largest first.
         first: What these values are, in words.
+        most: The most values of a group.
     """
     lines: list[tuple[list[str], str]] = []
     for number, (name, found) in enumerate(groupby(rows, lambda row: named(row)[0])):
@@ -90,8 +119,8 @@ def group_lines(
         if number == 0:
             lines.append((["overall", *cells(group[0])], "bold"))
             continue
-        shown = group if len(group) <= MAX_VALUES else sorted(group, key=rank, reverse=True)[:MAX_VALUES]
-        hidden = f" ({MAX_VALUES} {first} of {len(group)})" if len(group) > MAX_VALUES else ""
+        shown = group if len(group) <= most else sorted(group, key=rank, reverse=True)[:most]
+        hidden = f" ({most} {first} of {len(group)})" if len(group) > most else ""
         lines.append(([printable(name, _NAME_WIDTH) + hidden], "italic"))
         for row in shown:
             value = named(row)[1]

@@ -224,7 +224,8 @@ class Conclusion:
 
             usual = getattr(self._config.dataset, "score_by", None)
             scores = score_run(self._directory, records, manifest.table.schema, settings, tell, usual)
-        for picture in pictures(scores, self._console.width):
+        height = self._console.height if self._console.is_terminal else None
+        for picture in pictures(scores, self._console.width, height):
             self._console.print(picture, soft_wrap=isinstance(picture, Text) and not self._console.is_terminal)
         if not scores.table.num_rows and "infer" not in self._config.settings.stages:
             self._say("no transcript has a reference, so there is nothing to score")

@@ -521,10 +521,10 @@ def test_the_same_numbers_give_the_same_interval() -> None:
     assert rate_intervals(errors, totals) == rate_intervals(errors, totals)
 
 
-def shown(scores: Scores, width: int = 110) -> str:
+def shown(scores: Scores, width: int = 110, height: int | None = None) -> str:
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
-        for picture in pictures(scores, width):
+        for picture in pictures(scores, width, height):
             console.print(picture)
     return capture.get()
 
@@ -752,3 +752,20 @@ def test_group_is_limited_only_where_it_was_not_asked_for() -> None:
 
 def test_characters_are_counted_with_their_spaces() -> None:
     assert char_errors("ab", "a b") == 1
+
+
+@pytest.mark.parametrize("height", [24, 40])
+@pytest.mark.parametrize("groups", [1, 2, 3, 6])
+def test_scores_and_the_last_lines_of_a_run_fit_on_a_screen(groups: int, height: int) -> None:
+    pairs = [(f"a b{index} c", "a b c") for index in range(36)]
+    columns = {f"column{number}": [f"value{index % 18}" for index in range(36)] for number in range(groups)}
+    found = scored([shard(pairs, **columns)], *columns)
+    said = shown(found, 80, height)
+    last_lines = 6  # report, counts, failures, WER, results, how to read them
+    assert len(said.splitlines()) + last_lines < height
+    assert "overall" in said
+    assert "column0 (" in said
+    shown_groups = said.count(" highest of 18)")
+    assert said.count("  value") >= shown_groups >= 1
+    assert ("not shown: column" in said) == (shown_groups < groups)
+    assert shown_groups == groups or height == 24
