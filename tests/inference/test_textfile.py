@@ -85,7 +85,9 @@ def test_in_the_middle_of_a_run_the_file_says_since_when_each_worker_has_its_old
 
     monkeypatch.setattr(textfile, "EVERY_S", 0.0)
     monkeypatch.setattr(Monitor, "batch", batch)
-    assert run(prom, "executor.workers=2", "loader.workers=1") == 0
+    # As many shards as it takes until the second worker has started too.
+    given = ["dataset=digits", *GIVEN, f"metrics.textfile={prom}", "executor.workers=2", "loader.workers=1"]
+    assert main(given) == 0
     oldest = [each[f"{PREFIX}oldest_shard_timestamp_seconds"] for each in seen]
     workers = {dict(labels)["worker"] for each in oldest for labels in each}
     assert workers == {"worker 0 on cpu", "worker 1 on cpu"}

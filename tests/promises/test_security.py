@@ -89,20 +89,21 @@ def unsafe_calls(source: str) -> list[str]:
     return found
 
 
-BETWEEN_OWN_PROCESSES = {
+ALLOWED = {
     "pipeline/executors/processes/link.py": ["pickle.dumps"],
     "pipeline/executors/processes/messages.py": ["pickle.dumps", "pickle.loads", "pickle.loads", "pickle.dumps"],
     "pipeline/inference/batches.py": ["pickle.loads", "pickle.dumps"],
+    "pipeline/vad/engine/network.py": ["torch.jit.load"],
 }
-"""Between processes that the run has started, in memory or pipes that nobody else has: no more than `multiprocessing`
-does itself."""
+"""Pickles between processes that the run has started, in memory or pipes that nobody else has: no more than
+`multiprocessing` does itself. And the weights in the installed package `silero-vad`, which is code that runs anyway."""
 SOURCES = [path for folder in ("pipeline", "scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def test_no_source_loads_more_than_data_or_runs_text() -> None:
     assert len(SOURCES) > 60
     found = {str(path.relative_to(ROOT)): calls for path in SOURCES if (calls := unsafe_calls(path.read_text()))}
-    assert found == BETWEEN_OWN_PROCESSES
+    assert found == ALLOWED
 
 
 @pytest.mark.parametrize(
@@ -458,10 +459,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], bool
     own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "CANARY_FILE": str(folder / "canary")}
     arguments = ("dataset=manifest", "dataset.path=list.jsonl", "model=digits", "run_dir=out", "loader.workers=2")
     stages = "stages=[manifest,infer,score,report]"
-    own["MPLCONFIGDIR"] = str(folder / "fonts")  # where matplotlib knows the machine's fonts already
-    listing = [sys.executable, "-c", "import matplotlib.font_manager"]
-    subprocess.run(listing, env=environment(**own), check=True, capture_output=True)
-    places = (folder / "cwd", folder / "home", folder / "tmp", folder / "fonts")
+    places = (folder / "cwd", folder / "home", folder / "tmp")
     before = tree(*places, without=cwd / "out")
     done, noted = watched_warm(*arguments, stages, cwd=cwd, folder=folder, **own)
     assert done.returncode == 0, done.stderr

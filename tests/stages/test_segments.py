@@ -159,6 +159,7 @@ def test_a_grown_corpus_is_searched_only_where_it_is_new(
     assert grown[-1].startswith("b.wav#")
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_a_stop_costs_only_what_was_not_stored_yet(
     tmp_path: Path, searched: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

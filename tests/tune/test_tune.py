@@ -90,10 +90,12 @@ def test_the_best_setting_is_measured_on_utterances_it_was_not_chosen_on(
 def test_a_decoder_that_does_not_help_is_a_warning(
     noisy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tune.main([str(noisy), "decoder.beam_size=5,20", "--out", str(tmp_path / "tuned")]) == 0
+    (tmp_path / "words.txt").write_text("zero\n")
+    given = [f"decoder.lexicon={tmp_path / 'words.txt'}", "decoder.nbest=1,2", "decoder.beam_size=5"]
+    assert tune.main([str(noisy), *given, "--out", str(tmp_path / "tuned")]) == 0
     said = capsys.readouterr().out
     assert "warning: the best setting does not help" in said
-    assert "decoder.beam_size makes no difference here" in said
+    assert "decoder.nbest makes no difference here" in said
 
 
 def test_some_of_the_usual_settings_are_drawn_where_none_are_given(
