@@ -23,7 +23,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.transcripts import Hypothesis, Transcript, Transcripts
 
 MAX_BEAM_SIZE = 10_000
-TUNED = {"lm_weight": (0, 0.5, 1, 1.5, 2, 3, 4), "word_score": (-2, -1, 0, 1, 2)}
+TUNED = {"lm_weight": (0, 0.5, 1, 2, 4, 8, 16), "word_score": (-2, -1, 0, 1, 2)}
 """The values that `pipeline.tune` tries if none are given."""
 
 
