@@ -58,7 +58,7 @@ def read_status(run_dir: Path) -> Status:
     Raises:
         UserError: There is no run in that folder.
     """
-    directory = RunDirectory(run_dir)
+    directory = RunDirectory.at(run_dir)
     directory.require_run()
     standing = read_standing(directory, directory.commits())
     derived = {table.folder: len(table.records()) for table in directory.derived_tables()}

@@ -74,7 +74,7 @@ class Options:
         for key, paths in self.files().items():
             for path in paths:
                 if not path.is_file():
-                    reason = "is a folder" if path.is_dir() else "no such file"
+                    reason = "is no file" if path.exists() else "no such file"
                     raise UserError(f"decoder.{key}={getattr(self, key)}: {reason}; give a file that exists")
 
     def files(self) -> dict[str, list[Path]]:

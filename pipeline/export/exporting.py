@@ -30,7 +30,7 @@ def export(
     """Export a run and return one line that says what is written, and what is left out.
 
     Args:
-        run_dir: The run directory.
+        run_dir: The run directory, or the folder of a decoding in it.
         format: Name of the format.
         out: The file or folder; `None` takes a place beside the run directory.
         references: Whether to write references instead of transcripts.
@@ -41,14 +41,15 @@ def export(
         UserError: There is no run, it has no transcripts, or the place cannot be used.
         OSError: A file cannot be written.
     """
-    directory = RunDirectory(run_dir)
+    directory = RunDirectory.at(run_dir)
     directory.require_run()
     folder = not load(format).SUFFIX
-    path = out or beside(run_dir, f"-{format}" if folder else load(format).SUFFIX)
-    check_output("--out", path, run_dir, folder=folder)
+    decoding = "" if directory.decoded is None else f"-{directory.decoded.decoding}"
+    path = out or beside(directory.root, decoding + (f"-{format}" if folder else load(format).SUFFIX))
+    check_output("--out", path, directory.root, folder=folder)
     run = open_run(run_dir)
     recorded = directory.read_record()
-    if recorded is None or "transcripts" not in recorded.combined.outputs:
+    if recorded is None or not (decoding or "transcripts" in recorded.combined.outputs):
         raise UserError(f"{run_dir}: the run has no transcripts; run it with outputs=[transcripts] to add them")
     speakers = None if rttm is None else read_speakers(rttm, run.manifest["path"].unique())
     reader = Reader(run, recorded.combined.channels == "first", references, speakers)

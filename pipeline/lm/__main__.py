@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import console
 from pipeline.runtime.terminal import counted, printable
+from pipeline.storage.files import replacing
 
 _USAGE = "python -m pipeline.lm TEXTS ... [--order N] [--letters] -o FILE"
 _PAGE = """\
@@ -60,13 +60,8 @@ def _make(arguments: Sequence[str]) -> int:
         model = estimate(sentences(), given.order)
     except ValueError:
         raise UserError(f"{' '.join(map(str, given.texts))}: no words; name files that have texts") from None
-    partial = given.out.with_name(f"{given.out.name}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            model.write(file)
-        os.replace(partial, given.out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(given.out) as partial, open(partial, "w", encoding="utf-8") as file:
+        model.write(file)
     unit = "letter" if given.letters else "word"
     grams = sum(len(grams.word) for grams in model.orders)
     said = f"{given.out}: {counted(len(model.words) - 3, unit)}, {counted(grams, 'n-gram')} up to order {given.order}"
@@ -80,9 +75,11 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-o", "--out", metavar="FILE", type=Path, required=True)
     parser.add_argument("--order", metavar="N", type=int, default=4)
     parser.add_argument("--letters", action="store_true")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     if not 2 <= given.order <= 6:
         raise UserError(f"--order={given.order}: must be from 2 to 6, as KenLM reads no other")
+    if given.out.resolve() in {path.resolve() for path in given.texts}:
+        raise UserError(f"--out={given.out}: is one of the texts, which would be lost; give another file")
     return given
 
 

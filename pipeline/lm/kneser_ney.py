@@ -137,7 +137,7 @@ def _counted(
 def _discounts(count: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return what is taken from counts of 0, 1, 2 and 3 or more (Chen and Goodman 1998)."""
     n = np.bincount(np.minimum(count, 5), minlength=6)[1:5]
-    if not n.all():
+    if not n[:3].all():  # n[3] may be 0, as for lmplz
         return _FALLBACK
     ratio = n[0] / (n[0] + 2 * n[1])
     found = np.asarray([0.0, *(each - (each + 1) * ratio * n[each] / n[each - 1] for each in (1, 2, 3))])

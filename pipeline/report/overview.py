@@ -20,7 +20,7 @@ from pipeline.scoring.terminal import how_compared
 from pipeline.storage import tables
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import StoredTable
-from pipeline.storage.names import CONFIG, DECODED
+from pipeline.storage.names import CONFIG
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import RunRecord
 from pipeline.storage.summary import total
@@ -117,7 +117,7 @@ def _decoding(directory: RunDirectory) -> str:
     settings = {**(directory.decoded.identity() or {})}
     settings.pop("schema_version", None)
     shown = ", ".join(f"{name}={value}" for name, value in settings.items())
-    return f"{directory.decoded.folder.removeprefix(DECODED)}, {shown}"
+    return f"{directory.decoded.decoding}, {shown}"
 
 
 def _rate_of(decoding: RunDirectory) -> str:

@@ -76,8 +76,23 @@ def commit(
         return there
     # An old record goes before its first file changes.
     directory.retract(record.shard, record.supplement)
+    _remove_outdated(directory, record, files)
     directory.remove_tables(record.shard, record.supplement, but=staged)
     return _publish(directory, replace(record, files=files), staged)
+
+
+def _remove_outdated(directory: RunDirectory, record: CommitRecord, files: Mapping[str, CommittedFile]) -> None:
+    """Remove what was made of other emissions of the shard: its files in derived tables, and scores of decodings."""
+    if record.supplement and "emissions" not in files:
+        return  # the emissions of an earlier pass stay
+    digest = files["emissions"].sha256 if "emissions" in files else None
+    for table in directory.derived_tables():
+        there = table.read_record(record.shard)
+        if there is not None and there.sources.get("emissions") == digest:
+            continue
+        if there is not None and table.decoding is not None:
+            directory.of_decoding(table.decoding).remove_scores()
+        table.remove(record.shard)
 
 
 def renew(directory: RunDirectory, record: CommitRecord, table: str, path: Path) -> None:

@@ -1,9 +1,9 @@
 """Tables that are made from the committed tables of a run, shard by shard, without the model.
 
 Such a table has a folder, for example `transcripts-beam/`, with one file for each shard. The commit record of a file
-lies in `commits-transcripts-beam/`. It says from which contents the file was made. So if a shard is computed again, or
-a reference is corrected, the file is out of date, and the same command makes it again. `identity.json` beside the
-records says with which settings all files of the table were made.
+lies in `commits-transcripts-beam/`. It says from which contents the file was made. If a shard is computed again with
+other emissions, the file is removed. If a reference is corrected, the file is out of date. Then the same command makes
+it again. `identity.json` beside the records says with which settings all files of the table were made.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.runtime.errors import naming
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.commits import CommittedFile, CommittedShard
 from pipeline.storage.files import Files, StoredTable, fsync
-from pipeline.storage.names import COMMITS, name_of_pass, pass_of_name
+from pipeline.storage.names import COMMITS, DECODED, name_of_pass, pass_of_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class DerivedTable:
     Attributes:
         folder: The folder of its files, such as `transcripts-beam`.
         commits: The folder of its commit records.
+        decoding: Name of the decoding whose transcripts it has; `None` if it has something else.
     """
 
     def __init__(self, files: Files, folder: str) -> None:
@@ -64,6 +65,7 @@ class DerivedTable:
         self._files = files
         self.folder = folder
         self.commits = f"{COMMITS}-{folder}"
+        self.decoding = folder.removeprefix(DECODED) if folder.startswith(DECODED) else None
 
     def table(self, shard: int) -> StoredTable:
         """Return the file of a shard."""
@@ -80,7 +82,13 @@ class DerivedTable:
         return None
 
     def begin(self, identity: Mapping[str, Any]) -> None:
-        """Write the settings of the table. Files that were made with other settings no longer count."""
+        """Write the settings of the table. Files that were made with other settings are removed before.
+
+        So who reads the folder never finds files of two settings.
+        """
+        for folder, ending in ((self.commits, "json"), (self.folder, "parquet")):
+            for shard in {written[0] for name in self._files.names(folder) if (written := pass_of_name(name, ending))}:
+                self.remove(shard)
         self._files.write(f"{self.commits}/identity.json", encode_checked(identity))
 
     def records(self) -> dict[int, DerivedRecord]:
@@ -145,6 +153,11 @@ class DerivedTable:
         """Remove the commit record of a shard, so that its file is made again."""
         if self._files.size(self.commit_name(shard)) is not None:
             self._files.remove(self.commit_name(shard), durable=True)
+
+    def remove(self, shard: int) -> None:
+        """Remove the file of a shard, its commit record first."""
+        self.retract(shard)
+        self._files.remove(self.table(shard).name)
 
     def in_place_of_transcripts(self, done: Mapping[int, CommittedShard]) -> dict[int, CommittedShard]:
         """Return the committed shards that this table has too, with its files in place of their transcripts.

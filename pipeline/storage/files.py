@@ -240,8 +240,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield the path of a new file beside `path`, which replaces it at the end of the context, and never in part.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: The file cannot be written, or something else than a file is there, such as /dev/stdout.
     """
+    if not path.name or (path.exists() and not path.is_file()):
+        raise OSError(errno.EEXIST, "is there already, and is no file that could be replaced", str(path))
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with naming(path):
         try:

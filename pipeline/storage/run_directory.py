@@ -35,8 +35,9 @@ class RunDirectory(LockedRun):
         Raises:
             UserError: The run has no such decoding.
         """
-        directory, name = cls(path.parent), path.name.removeprefix(DECODED)
-        if name == path.name or cls(path).manifest.is_there or not directory.manifest.is_there:
+        named = Path(os.path.abspath(path)) if path.name in ("", "..") else path
+        directory, name = cls(named.parent), named.name.removeprefix(DECODED)
+        if name == named.name or cls(path).manifest.is_there or not directory.manifest.is_there:
             return cls(path)
         if name not in (names := directory.decodings()):
             there = f"it has {', '.join(names)}" if names else "it has none; stages=[decode] makes one"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from copy import copy
 from pathlib import Path, PurePosixPath
@@ -72,13 +73,12 @@ class RunFiles:
     @property
     def name(self) -> str:
         """Name of the folder, with that of the decoding: `wav2vec2_asr_base_960h-beam`."""
-        name = self.root.absolute().name
-        return name if self.decoded is None else f"{name}-{self.decoded.folder.removeprefix(DECODED)}"
+        name = os.path.basename(os.path.abspath(self.root))
+        return name if self.decoded is None else f"{name}-{self.decoded.decoding}"
 
     def decodings(self) -> list[str]:
         """Return the names of the decodings of this run."""
-        folders = (table.folder for table in self.derived_tables())
-        return [folder.removeprefix(DECODED) for folder in folders if folder.startswith(DECODED)]
+        return [table.decoding for table in self.derived_tables() if table.decoding is not None]
 
     def derived_tables(self) -> list[DerivedTable]:
         """Return all tables that are made of committed tables of this run."""
@@ -167,6 +167,9 @@ class RunFiles:
             UserError: It does not.
         """
         if not self.manifest.is_there:
+            path = Path(os.path.abspath(self.root))
+            if path.name.startswith(DECODED) and RunFiles(path.parent).manifest.is_there:
+                raise UserError(f"{self.root}: is a decoding, and the command takes whole runs; give {path.parent}")
             raise UserError(f"{self.root}: no run there (no {MANIFEST}); give the run_dir of a run")
 
     def file_record(self, name: str) -> StoredFile:

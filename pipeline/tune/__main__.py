@@ -37,7 +37,7 @@ them with a picture, and says with which command to decode the whole run.
 options
   decoder.KEY=A,B,C  values to try of a key of the decoder; one value is the
                      same in every setting (default: the values that the decoder
-                     itself names)
+                     itself names). Files: 'decoder.lm=choice(A.arpa,B.arpa)'
   --decoder NAME     the decoder (default: beam)
   --random N         try N of the combinations, drawn at random (default: all)
   --hours H          the most hours of audio in each part (default: 1)
@@ -69,6 +69,8 @@ def _tune(arguments: Sequence[str]) -> int:
 
     directory = RunDirectory(given.run_dir)
     directory.require_run()
+    if given.out is not None and given.out.resolve().is_relative_to(directory.root.resolve()):
+        raise UserError(f"--out={given.out}: is inside the run directory {directory.root}; give a folder outside it")
     folder = given.out or directory.root.absolute().with_name(f"{directory.name}-tuning")
     points = load_decoders(given.decoder, _with_usual_values(given.decoder, given.overrides))
     if len(points) < 2:
@@ -139,6 +141,8 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"--random={given.random}: must be 1 or more, the number of settings to try")
     if not 0 < given.hours <= 1e6:
         raise UserError(f"--hours={given.hours}: must be above 0, the most hours of audio in each part")
+    if given.seed < 0:
+        raise UserError(f"--seed={given.seed}: must be 0 or a larger whole number")
     for text in given.overrides:
         if not text.startswith("decoder."):
             raise UserError(f"{text}: is no key of the decoder; write decoder.KEY=A,B,C; usage: {_USAGE}")

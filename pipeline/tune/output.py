@@ -47,7 +47,9 @@ class Tried:
         best: dict[Any, float] = {}
         for point, wer in zip(self.points, self.wer, strict=True):
             best[point[key]] = min(wer, best.get(point[key], wer))
-        return sorted(best.items(), key=lambda item: (not isinstance(item[0], (int, float)), item[0]))
+        return sorted(
+            best.items(), key=lambda item: (0, item[0]) if isinstance(item[0], int | float) else (1, str(item[0]))
+        )
 
 
 def pictures(tried: Tried, part: Part) -> Iterator[Text | Table]:
@@ -103,7 +105,7 @@ def command_of(decoder: str, point: Mapping[str, Any], usual: Mapping[str, Any])
         usual: Its options if nothing is given.
     """
     given = [f"{key}={value}" for key, value in point.items() if value != usual[key]]
-    return f"to decode the run, add: stages=[decode,score,report] decoder={decoder} {shlex.join(given)}"
+    return f"to decode the run, add: stages=[decode,score,report] {shlex.join([f'decoder={decoder}', *given])}"
 
 
 def write(tried: Tried, folder: Path) -> None:

@@ -73,7 +73,7 @@ class _Verification:
 
     def __init__(self, given: argparse.Namespace) -> None:
         self._given = given
-        self._directory = RunDirectory(given.run_dir)
+        self._directory = RunDirectory(RunDirectory.at(given.run_dir).root)  # all of the run that has the decoding
         self._console = console()
 
     def run(self) -> int:

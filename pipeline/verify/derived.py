@@ -9,7 +9,7 @@ from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.derived import DerivedTable, emissions_digest
 from pipeline.storage.files import UNREADABLE
-from pipeline.storage.names import DECODED, pass_of_name
+from pipeline.storage.names import pass_of_name
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.verify.findings import Problem, reason
 
@@ -58,7 +58,7 @@ def _find_damage(directory: RunDirectory, table: DerivedTable, shard: int, commi
         ids = stored.read(["id"])["id"].to_pylist()
         if len(ids) != record.file.rows:
             return f"has {len(ids)} rows, {record.file.rows} were committed"
-        if not table.folder.startswith(DECODED):
+        if table.decoding is None:
             return None
         heard = {
             id_ for each in directory.tables(committed, "emissions") for id_ in each.read(["id"])["id"].to_pylist()

@@ -207,6 +207,13 @@ def test_hotwords_are_words_of_the_lexicon_too(tmp_path: Path, model: str) -> No
     assert text_of(decoder(lm=model, hotwords=write(tmp_path / "hot", "CC")), heard) == "AB CC D"
 
 
+def test_hotwords_are_spelled_as_the_lexicon_says(tmp_path: Path) -> None:
+    lexicon = write(tmp_path / "lexicon", "42 A B", "AB", "D")
+    for weights, text in ((("42 3", "AB 1"), "42 D"), (("42 1", "AB 3"), "AB D")):
+        heard = emission("AB|D")
+        assert text_of(decoder(lexicon=lexicon, hotwords=write(tmp_path / text[:2], *weights)), heard) == text
+
+
 def test_a_lexicon_may_say_how_its_words_are_spelled(tmp_path: Path) -> None:
     lexicon = write(tmp_path / "lexicon", "Abba A B |", "42\tC A D", "D d")
     one = decoder(lexicon=lexicon, nbest=2)
@@ -329,11 +336,20 @@ def test_an_alphabet_that_does_not_fit_the_labels_is_refused(alphabet: list[str]
         decoder(lm=folder)
 
 
+@pytest.mark.parametrize(("alpha", "said"), [("NaN", "is nan"), ('"x"', "is 'x'"), ("[1]", r"is \[1\]")])
+def test_weights_of_a_checkpoint_that_are_no_numbers_are_refused(alpha: str, said: str, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "own", ["", " ", *"ABCD"])
+    (tmp_path / "own" / "language_model" / "attrs.json").write_text(f'{{"alpha": {alpha}}}')
+    with pytest.raises(UserError, match=f"alpha in attrs.json {said}, which is no finite number"):
+        decoder(lm=folder)
+
+
 BINARY = b"mmap lm http://kheafield.com/code format version 5\n\0" + bytes(40)
 FILES: dict[str, bytes] = {
     "notes.txt": b"nine o'clock",
     "cut.arpa": b"\\data\\\nngram 1=3\nngram 2=1\n\n\\1-grams:\n-1\t<s>\t0\n-1\t</s>\n-1\tA\t0\n\n\\2-grams:\n",
     "other.arpa": b"\\data\\\nngram 1=3\n\n\\1-grams:\n-1\t<s>\t0\n-1\t</s>\n-1\t\xc3\xbc\t0\n\n\\end\\\n",
+    "latin.arpa": b"\\data\\\nngram 1=3\n\n\\1-grams:\n-1\t<s>\t0\n-1\t</s>\n-1\t\xfc\t0\n\n\\end\\\n",
     "cut.bin": BINARY,
     "words": b"AB\nABX\n",
     "empty": b"\n",
@@ -348,7 +364,8 @@ FILES: dict[str, bytes] = {
     [
         ({"lm": "none.arpa"}, "decoder.lm=none.arpa: no such file; give a file that exists"),
         ({"lm": "."}, "decoder.lm=.: a folder must have alphabet.json and one .arpa or .bin file in language_model/"),
-        ({"lexicon": "."}, "decoder.lexicon=.: is a folder; give a file that exists"),
+        ({"lexicon": "."}, "decoder.lexicon=.: is no file; give a file that exists"),
+        ({"lm": "latin.arpa"}, "decoder.lm=latin.arpa: is not text in UTF-8; convert it with iconv"),
         ({"lm": "notes.txt"}, "decoder.lm=notes.txt: is neither an ARPA file, which begins with"),
         ({"lm": "cut.arpa"}, "decoder.lm=cut.arpa: KenLM cannot read it (End"),
         ({"lm": "cut.bin"}, "decoder.lm=cut.bin: KenLM cannot read it ("),

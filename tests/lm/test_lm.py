@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -68,6 +69,18 @@ def test_the_formulas_are_those_of_the_paper() -> None:
     assert found["<s> a"][0] == pytest.approx(math.log10(0.5 + 0.5 * unigram), abs=1e-6)
 
 
+def test_discounts_are_estimated_where_no_gram_occurs_four_times() -> None:
+    """As by lmplz, which needs only grams that occur once, twice and three times."""
+    found = written(["a b", "a b", "a c d"], 2)
+    # Once: a c, c d, d </s>; twice: a b, b </s>; three times: <s> a.
+    ratio = 3 / (3 + 2 * 2)
+    once, twice = 1 - 2 * ratio * 2 / 3, 2 - 3 * ratio * 1 / 2
+    weight = (twice + once) / 3  # what is taken from the three words after a
+    assert found["a"][1] == pytest.approx(math.log10(weight), abs=1e-6)
+    assert found["a b"][0] == pytest.approx(math.log10((2 - twice) / 3 + weight * 10 ** found["b"][0]), abs=1e-6)
+    assert found["<s> a"][0] == pytest.approx(found["a"][0], abs=1e-6)  # 3 is taken from 3
+
+
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="the extra `beam` has no KenLM for this Python")
 def test_kenlm_reads_the_file_and_probabilities_add_up_to_one(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -122,6 +135,9 @@ def test_texts_come_from_files_tables_and_runs_and_are_normalised(tmp_path: Path
         (["."], 2, "no run"),
         (["latin.parquet"], 2, "latin.parquet: is no table ("),
         (["other.csv"], 2, "other.csv: has none of the columns reference, text, transcript, sentence"),
+        (["other.csv", "-o", "./other.csv"], 2, "--out=other.csv: is one of the texts, which would be lost"),
+        (["other.txt", "-o", "device"], 1, "device: is there already, and is no file that could be replaced"),
+        (["-o", ".", "other.txt"], 1, ".: is there already, and is no file that could be replaced; no language model"),
         (["empty.txt", "--order", "7"], 2, "--order=7: must be from 2 to 6, as KenLM reads no other"),
     ],
 )
@@ -138,7 +154,9 @@ def test_what_cannot_be_used_is_refused_in_one_line(
     Path("latin.txt").write_bytes(b"\xfc\n")
     Path("latin.parquet").write_bytes(b"\xfc\n")
     Path("other.csv").write_text("id,said\n1,one\n")
-    assert main([*arguments, "-o", "lm.arpa"]) == code
+    Path("other.txt").write_text("one\n")
+    os.mkfifo("device")
+    assert main(["-o", "lm.arpa", *arguments]) == code
     error = capfd.readouterr().err
     assert said in error
     assert error.count("\n") == 1

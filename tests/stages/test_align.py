@@ -101,6 +101,8 @@ def test_a_corrected_reference_aligns_its_shard_again_in_the_command_of_the_run(
     assert pd.read_parquet(tmp_path / "run" / ALIGNMENTS)["spelled"].tolist()[1] == "DREIZEHN"
     found = audit(RunDirectory(tmp_path / "run"))
     assert not found.problems
+    table.begin({"align.numbers": "fr"})  # and then a kill: readers find no alignments of other settings
+    assert not [*(tmp_path / "run" / ALIGNMENTS).iterdir()]
 
 
 def test_labels_that_cannot_be_written_as_words_can_be_aligned(tmp_path: Path) -> None:

@@ -12,16 +12,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from changing import Corpus
+from changing import RECORDINGS, Corpus
 from running import main, read
 
 from pipeline import status
 from pipeline.decoding import greedy
+from pipeline.export import __main__ as export
 from pipeline.postprocessing import processes
 from pipeline.postprocessing.emissions import describe_emissions
 from pipeline.report import __main__ as report
 from pipeline.results import open_run
 from pipeline.storage.run_directory import RunDirectory
+from pipeline.tune import __main__ as tune
 from pipeline.verify import __main__ as verify
 
 
@@ -90,6 +92,24 @@ def test_a_decoding_is_opened_like_a_run(decoded: Path, capsys: pytest.CaptureFi
     assert f"report in {decoded / 'report-greedy' / 'index.html'}" in capsys.readouterr().out
     assert status.main([str(decoded)]) == 0
     assert "made     transcripts-greedy of 6 of 6 shards" in capsys.readouterr().out
+
+
+def test_the_folder_of_a_decoding_is_taken_as_one_stands_in_it(
+    decoded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(decoded / "transcripts-greedy")
+    assert len(open_run(".").transcripts) == 60
+    assert status.main(["."]) == 0
+    assert "done     60 of 60 utterances" in capsys.readouterr().out
+    assert verify.main(["."]) == 0
+    assert "6 shards sound" in capsys.readouterr().out
+    assert RunDirectory.at(Path()).name == f"{decoded.name}-greedy"
+    assert export.main([f"{decoded}/transcripts-greedy/", "--format", "ctm"]) == 0
+    assert decoded.with_name(f"{decoded.name}-greedy.ctm").read_text().count("\n") == 186
+    assert tune.main([f"{decoded}/transcripts-greedy/"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {decoded}/transcripts-greedy: is a decoding, and the command takes whole runs; give {decoded}\n"
+    )
 
 
 def test_the_number_of_processes_changes_nothing_and_what_is_done_is_not_done_again(
@@ -230,6 +250,26 @@ def test_a_grown_corpus_is_decoded_where_it_is_new_and_corrected_references_need
     assert (
         open_run(corpus.out / "transcripts-greedy").scores.word_errors[0] == open_run(corpus.out).scores.word_errors[0]
     )
+
+
+def test_what_was_made_of_the_emissions_of_a_replaced_recording_goes_with_them(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path, "outputs=[transcripts,emissions]")
+    for path in corpus.add(range(5)):
+        path.with_suffix(".txt").write_text("nine nine")
+    assert corpus.run() == 0
+    assert corpus.run("stages=[decode,align,score]", "threads=1") == 0
+    first = corpus.manifest()["id"][0].as_py()
+    shutil.copy(RECORDINGS[20], corpus.root / first)
+    assert corpus.run("redo_changed=true") == 0
+    kept = set(read(corpus.out, "transcripts-greedy")["id"].to_pylist())
+    assert len(kept) == 2
+    assert first not in kept
+    assert {*read(corpus.out, "alignments")["id"].to_pylist()} == kept
+    assert open_run(corpus.out / "transcripts-greedy").scores.empty  # those of the other recording are gone
+    assert status.read_status(corpus.out).derived == {"alignments": 1, "transcripts-greedy": 1}
+    assert corpus.run("stages=[decode,align,score]", "threads=1") == 0
+    texts = [read(corpus.out, f"transcripts{name}")["text"].to_pylist() for name in ("", "-greedy")]
+    assert texts[0] == texts[1]
 
 
 def test_a_run_of_emissions_only_gets_its_transcripts_afterwards(made: Path, tmp_path: Path) -> None:

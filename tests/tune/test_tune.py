@@ -14,6 +14,7 @@ from running import SHIPPED, main
 from pipeline.results import open_run
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.tune import __main__ as tune
+from pipeline.tune.output import Tried, command_of
 from pipeline.tune.parts import draw_parts
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -117,6 +118,7 @@ def test_some_of_the_usual_settings_are_drawn_where_none_are_given(
         (["model=digits"], "model=digits: is no key of the decoder"),
         (["--decoder", "beem"], "decoder=beem"),
         (["--hours", "0"], "--hours=0.0: must be above 0"),
+        (["--seed", "-1"], "--seed=-1: must be 0 or a larger whole number"),
         (["--hours", "0.001", "decoder.beam_size=5,6"], "utterances with a reference and an emission"),
     ],
 )
@@ -127,3 +129,16 @@ def test_what_cannot_be_tuned_is_one_line(
     message = capsys.readouterr().err
     assert said in message
     assert message.count("\n") == 1
+    assert tune.main([str(noisy), "--out", str(noisy / "tuned")]) == 2
+    assert f"--out={noisy / 'tuned'}: is inside the run directory" in capsys.readouterr().err
+
+
+def test_a_curve_takes_numbers_in_order_before_files_and_nothing() -> None:
+    points = [{"decoder.lm": value} for value in ("b.arpa", None, 10, 9.5)]
+    assert [value for value, _ in Tried(points, [0.1, 0.2, 0.3, 0.4]).curve("decoder.lm")] == [9.5, 10, None, "b.arpa"]
+
+
+def test_the_usual_options_are_not_part_of_the_command() -> None:
+    usual = {"decoder.beam_size": 50, "decoder.lm": None}
+    assert command_of("beam", usual, usual).endswith(" decoder=beam")
+    assert command_of("beam", {**usual, "decoder.lm": "a b"}, usual).endswith(" decoder=beam 'decoder.lm=a b'")

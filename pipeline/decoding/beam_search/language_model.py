@@ -105,8 +105,13 @@ def _words(path: Path) -> list[str] | None:
             if line.startswith(b"\\"):
                 break
             if len(parts := line.split()) >= 2:
-                words.append(parts[1].decode(errors="replace"))
-    return [word for word in words if word not in _MARKS]
+                words.append(parts[1])
+    try:
+        return [word for word in map(bytes.decode, words) if word not in _MARKS]
+    except UnicodeDecodeError:
+        raise UserError(
+            f"decoder.lm={path}: is not text in UTF-8; convert it with iconv, or give another one"
+        ) from None
 
 
 def _vocabulary(path: Path, words: list[str] | None) -> Container[str]:
@@ -150,9 +155,17 @@ def _check_alphabet(folder: Path, labels: Labels) -> None:
 
 
 def _attributes(folder: Path) -> dict[str, float]:
+    """Return `alpha` and `beta`, as far as the folder has them."""
     path = folder / FOLDER / ATTRIBUTES
     content = _json(path, folder) if path.is_file() else {}
-    return {key: float(value) for key, value in content.items() if isinstance(value, int | float)}
+    found = {key: content[key] for key in ("alpha", "beta") if content.get(key) is not None}
+    for key, value in found.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(
+                f"decoder.lm={folder}: {key} in {ATTRIBUTES} is {value!r}, which is no finite number; mend it, or "
+                "fetch the checkpoint again"
+            )
+    return found
 
 
 def _json(path: Path, folder: Path) -> dict[str, Any]:

@@ -72,8 +72,10 @@ def _make_search(options: Options, labels: Labels, files: tuple[tuple[int, int],
             f"of its own; leave decoder.{key} out"
         )
     model = None if options.lm is None else open_model(Path(options.lm), labels)
-    hotwords = read_hotwords(Path(options.hotwords), options.hotword_weight, labels) if options.hotwords else {}
     entries = _lexicon(options, model, labels)
+    hotwords: dict[Entry, float] = {}
+    if options.hotwords:
+        hotwords = read_hotwords(Path(options.hotwords), options.hotword_weight, labels, entries or ())
     if entries is None:
         return _search_labels(options, model, hotwords, labels)
     return _search_words(options, model, entries, hotwords, labels)

@@ -98,18 +98,20 @@ def read_lexicon(path: Path, labels: Labels) -> list[Entry]:
     return entries
 
 
-def read_hotwords(path: Path, weight: float, labels: Labels) -> dict[Entry, float]:
+def read_hotwords(path: Path, weight: float, labels: Labels, lexicon: Iterable[Entry]) -> dict[Entry, float]:
     """Read words and their weights: a word a line, with its own weight or without.
 
     Args:
         path: The file.
         weight: Weight of a word without one.
         labels: Labels of the model.
+        lexicon: Words that are spelled as the lexicon says.
 
     Raises:
         UserError: A line is neither, or the labels cannot spell the word.
     """
     speller, found = Speller(labels), {}
+    known = {entry.word: entry for entry in lexicon}
     for line in read_lines("hotwords", path):
         word, *rest = line.split()
         try:
@@ -120,12 +122,13 @@ def read_hotwords(path: Path, weight: float, labels: Labels) -> dict[Entry, floa
             raise UserError(
                 f"decoder.hotwords={path}: {line!r} is neither a word nor a word and its weight, as each line must be"
             )
-        if not (spelling := speller(word)):
+        entry = known.get(word) or Entry(word, speller(word))
+        if not entry.spelling:
             raise UserError(
                 f"decoder.hotwords={path}: the labels of the model cannot spell {word!r}; "
                 f"they are {' '.join(labels.names)}; remove the word, or write it with these letters"
             )
-        found[Entry(word, spelling)] = own
+        found[entry] = own
     if not found:
         raise UserError(f"decoder.hotwords={path}: has no words; write one word a line")
     return found
