@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from copy import copy
 from pathlib import Path, PurePosixPath
@@ -72,7 +73,7 @@ class RunFiles:
     @property
     def name(self) -> str:
         """Name of the folder, with that of the decoding: `wav2vec2_asr_base_960h-beam`."""
-        name = self.root.absolute().name
+        name = os.path.basename(os.path.abspath(self.root))
         return name if self.decoded is None else f"{name}-{self.decoded.folder.removeprefix(DECODED)}"
 
     def decodings(self) -> list[str]:
