@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.corrections.correction import Correction
@@ -17,6 +18,9 @@ from pipeline.datasets.formats.naming import spelled
 from pipeline.datasets.formats.values import shown
 from pipeline.results.recording_names import recording_names, safe_name, stem_of
 from pipeline.storage.tables import CHANNEL
+
+_SAME_S = 0.01
+"""Seconds by which the times of a tier, which ELAN rounds, may differ from those of its utterance."""
 
 
 @dataclass
@@ -78,6 +82,8 @@ class Utterances:
             end_s = correction.start_s if correction.end_s is None else correction.end_s
             middle_s = (correction.start_s + end_s) / 2
             rows = [row for row in rows if row["start_s"] <= middle_s < row["end_s"]]
+            own = (correction.start_s, end_s)
+            rows = [row for row in rows if np.allclose((row["start_s"], row["end_s"]), own, 0, _SAME_S)] or rows
         ids = {row["id"] for row in rows}
         return ids.pop() if len(ids) == 1 else None
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pipeline.corrections.correction import Correction
 
-_UTTERANCES = re.compile(r"(?:.* - )?utterances", re.IGNORECASE)
-_PARTS = re.compile(r"(?:.* - )?(?:words?|phones?)", re.IGNORECASE)
+_UTTERANCES = re.compile(r"(?:.* - )?utterances(?: \d+)?", re.IGNORECASE)
+_PARTS = re.compile(r"(?:.* - )?(?:words?|phones?)(?: \d+)?", re.IGNORECASE)
 _CHANNEL = re.compile(r"c(\d{1,4}) - .*")
 
 
