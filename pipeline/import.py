@@ -12,11 +12,10 @@ from pathlib import Path
 
 from pipeline.runtime import failpoints
 from pipeline.runtime.command import Parser, command
-from pipeline.runtime.errors import unreadable
+from pipeline.runtime.errors import UserError, unreadable
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import console
 from pipeline.runtime.terminal import printable
-from pipeline.storage.run_directory import RunDirectory
 
 _USAGE = "python -m pipeline.import RUN_DIR FILE"
 _PAGE = """\
@@ -63,20 +62,24 @@ def _perform(arguments: Sequence[str]) -> int:
 
     from pipeline.scoring.terminal import pictures
     from pipeline.stages.corrections import import_corrections
+    from pipeline.storage.run_directory import RunDirectory
 
-    screen = console()
+    directory, screen = RunDirectory.at(given.run_dir), console()
+    if directory.decoded is not None:
+        run = directory.root
+        raise UserError(f"{given.run_dir}: is a decoding, and references belong to the whole run; give {run}")
 
     def say(line: str) -> None:
         screen.print(printable(line), markup=False)
 
     try:
-        scores = import_corrections(RunDirectory(given.run_dir), given.file, say)
+        scores = import_corrections(directory, given.file, say)
     except pa.ArrowException as error:
         raise unreadable(given.run_dir, error) from error
     if scores is not None:
         for picture in pictures(scores, screen.width):
             screen.print(picture)
-        say(f"scores in {RunDirectory(given.run_dir).scores}")
+        say(f"scores in {directory.scores}")
     return 0
 
 

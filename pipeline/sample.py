@@ -32,7 +32,8 @@ utterances are divided into strata by group, by the model's certainty and by
 duration, and more are drawn where more errors are expected. When they are
 labelled and python -m pipeline.import has taken the references into RUN_DIR,
 --estimate gives the word error rate of the whole corpus and of each group,
-with a 95 % interval, and lists what is worth labelling next.
+with a 95 % interval, and lists what is worth labelling next. For
+RUN_DIR/transcripts-NAME, this is done for the decoding NAME.
 
 options
   --hours H         hours of audio to draw, or to list next (default 1)
@@ -64,17 +65,12 @@ def _perform(arguments: Sequence[str]) -> int:
     import pyarrow as pa
 
     from pipeline.export.output import beside
-    from pipeline.results import open_run
+    from pipeline.export.reading import open_transcribed
     from pipeline.sampling.folder import Tasks
-    from pipeline.storage.run_directory import RunDirectory
 
-    directory = RunDirectory(given.run_dir)
-    directory.require_run()
-    recorded = directory.read_record()
-    if recorded is None or "transcripts" not in recorded.combined.outputs:
-        raise UserError(f"{given.run_dir}: the run has no transcripts; run it with outputs=[transcripts] to add them")
-    run, folder = open_run(given.run_dir), given.out or beside(given.run_dir, "-sample")
-    tasks = Tasks(run, recorded.combined.channels == "first", given.audio_url)
+    directory, run, first_channel = open_transcribed(given.run_dir)
+    folder = given.out or beside(directory, "-sample")
+    tasks = Tasks(run, first_channel, given.audio_url)
     try:
         (_estimate if given.estimate else _draw)(given, directory, run, folder, tasks)
     except pa.ArrowException as error:
@@ -121,7 +117,7 @@ def _draw(given: argparse.Namespace, directory: RunDirectory, run: Run, folder: 
 
     if (folder / SAMPLE).exists():
         raise UserError(f"--out={folder}: has a sample already; --estimate reads it, and --out names another folder")
-    check_output("--out", folder, given.run_dir, folder=True)
+    check_output("--out", folder, directory, folder=True)
     frame = _frame(directory, run, given.by)
     population = np.flatnonzero(~frame.labelled)
     if not len(population):
@@ -176,7 +172,7 @@ def _estimate(given: argparse.Namespace, directory: RunDirectory, run: Run, fold
     if not frame.labelled.any():
         raise UserError(
             f"{folder}: no utterance of the run has a reference yet; label {folder / TASKS}, then python -m "
-            f"pipeline.import {given.run_dir} FILE"
+            f"pipeline.import {directory.root} FILE"
         )
     found = estimate(frame, sample, 3600 * given.hours)
     write_estimate(folder, found, tasks)

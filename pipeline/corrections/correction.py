@@ -10,7 +10,8 @@ class Correction:
     """What somebody says that an utterance, or a stretch of a recording, really is.
 
     Attributes:
-        place: Where it stands, such as `labels.csv: line 3`.
+        document: The file, or the task in a file of Label Studio. Only stretches of one document are joined.
+        place: Where it stands, such as `labels.csv: row 3`.
         text: The text.
         id: Id of the utterance; `None` if the file does not name it.
         recording: Name or path of the recording; `None` if there is an id.
@@ -18,6 +19,7 @@ class Correction:
         channel: Channel of the recording, from 1; `None` if not named.
     """
 
+    document: str
     place: str
     text: str
     id: str | None = None

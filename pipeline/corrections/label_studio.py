@@ -9,18 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from pipeline.corrections.correction import Correction
 from pipeline.datasets.formats.json_objects import objects
 from pipeline.datasets.formats.source import Source
+from pipeline.datasets.formats.values import channel, point
 from pipeline.runtime.errors import UserError
+
+_TRANSCRIPTION = "transcription"
+"""The name that the text of a region has in the labelling interface of an export."""
 
 
 def read(source: Source) -> Iterator[Correction]:
     """Yield a correction for each region with a text, from the last annotation of each task that is not cancelled.
 
     Raises:
-        UserError: The file cannot be read, or no task has annotations.
+        UserError: The file cannot be read, has a wrong value, or no task has an annotation.
     """
     annotated = False
     for place, task in objects(source):
@@ -39,27 +44,31 @@ def _regions(
 ) -> Iterator[Correction]:
     data = task.get("data")
     data = data if isinstance(data, dict) else {}
-    known = {each.get("region"): each for each in _objects(data.get("utterances"))}
-    named = data.get("path") or data.get("recording") or data.get("audio")
-    for result in _objects(annotation.get("result")):
-        value = result.get("value")
-        if result.get("type") != "textarea" or not isinstance(value, dict):
-            continue
+    ids = {str(each.get("region")): str(each["id"]) for each in _objects(data.get("utterances")) if each.get("id")}
+    audio = unquote(str(data.get("audio") or "")).rpartition("?d=")[2]  # the path in a URL of local files
+    named = data.get("path") or data.get("recording") or audio
+    texts = [
+        each
+        for each in _objects(annotation.get("result"))
+        if each.get("type") == "textarea" and isinstance(each.get("value"), dict)
+    ]
+    # A configuration of somebody's own may also ask for notes.
+    for result in [each for each in texts if each.get("from_name") == _TRANSCRIPTION] or texts:
+        value = result["value"]
         lines = value.get("text")
         text = " ".join(map(str, lines)) if isinstance(lines, list) else str(lines or "")
-        utterance = known.get(result.get("id"), {})
-        start, end, channel = value.get("start"), value.get("end"), value.get("channel")
         try:
             yield Correction(
                 f"{source.name}: {place}",
+                f"{source.name}: {place}",
                 text,
-                id=utterance.get("id"),
-                recording=None if named is None else str(named),
-                start_s=None if start is None else float(start),
-                end_s=None if end is None else float(end),
-                channel=None if channel is None else int(channel) + 1,
+                id=ids.get(str(result.get("id"))),
+                recording=str(named),
+                start_s=point("start", value.get("start")),
+                end_s=point("end", value.get("end")),
+                channel=channel("channel", value.get("channel"), first=0),
             )
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise source.refusal(place, error) from None
 
 

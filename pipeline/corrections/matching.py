@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.corrections.correction import Correction
@@ -17,6 +18,9 @@ from pipeline.datasets.formats.naming import spelled
 from pipeline.datasets.formats.values import shown
 from pipeline.results.recording_names import recording_names, safe_name, stem_of
 from pipeline.storage.tables import CHANNEL
+
+_SAME_S = 0.01
+"""Seconds by which the times of a tier, which ELAN rounds, may differ from those of its utterance."""
 
 
 @dataclass
@@ -44,27 +48,28 @@ class Utterances:
     def match(self, corrections: Iterable[Correction]) -> Matched:
         """Return the reference of each utterance that is corrected.
 
-        Of several corrections of a whole utterance, the last counts. Several stretches of one utterance are joined in
-        the order of time.
+        Several stretches of an utterance in one document are joined in the order of time. Of several documents, and of
+        several corrections of a whole utterance, the last counts.
         """
         found = Matched()
-        pieces: dict[str, list[tuple[float, str]]] = {}
+        corrected: dict[str, list[list[Correction]]] = {}
         for each in corrections:
-            text = " ".join(each.text.split())
             id_ = self._id_of(each)
-            where = f"{shown(each.id or each.recording or '')} ({each.place})"
             if id_ is None:
-                found.warnings.add("corrections whose utterance is not in the run", where)
-            elif not text:
-                found.warnings.add("empty corrections, which change nothing", where)
-            elif each.start_s is not None:
-                pieces.setdefault(id_, []).append((each.start_s, text))
+                found.warnings.add("corrections that belong to no utterance of the run, or to several", _where(each))
+            elif not each.text.strip():
+                found.warnings.add("empty corrections, which change nothing", _where(each))
             else:
-                if found.texts.get(id_, text) != text:
-                    found.warnings.add("utterances with several corrections, of which the last counts", where)
-                found.texts[id_] = text
-        for id_, stretches in pieces.items():
-            found.texts[id_] = " ".join(text for _, text in sorted(stretches, key=lambda piece: piece[0]))
+                versions = corrected.setdefault(id_, [])
+                if not versions or not _continues(versions[-1][-1], each):
+                    versions.append([])
+                versions[-1].append(each)
+        for id_, versions in corrected.items():
+            texts = [_joined(each) for each in versions]
+            if len(set(texts)) > 1:
+                kind = "utterances with several corrections, of which the last counts"
+                found.warnings.add(kind, _where(versions[-1][0]))
+            found.texts[id_] = texts[-1]
         return found
 
     def _id_of(self, correction: Correction) -> str | None:
@@ -77,6 +82,8 @@ class Utterances:
             end_s = correction.start_s if correction.end_s is None else correction.end_s
             middle_s = (correction.start_s + end_s) / 2
             rows = [row for row in rows if row["start_s"] <= middle_s < row["end_s"]]
+            own = (correction.start_s, end_s)
+            rows = [row for row in rows if np.allclose((row["start_s"], row["end_s"]), own, 0, _SAME_S)] or rows
         ids = {row["id"] for row in rows}
         return ids.pop() if len(ids) == 1 else None
 
@@ -107,3 +114,18 @@ class Utterances:
             start_s = row["start_s"] or 0.0
             end_s = math.inf if row["duration_s"] is None else start_s + row["duration_s"]
             yield {**row, "start_s": start_s, "end_s": end_s, "channel": row.get(CHANNEL)}
+
+
+def _continues(before: Correction, after: Correction) -> bool:
+    """Whether two corrections of an utterance are stretches of it that stand in the same document."""
+    return None not in (before.start_s, after.start_s) and before.document == after.document
+
+
+def _joined(stretches: Iterable[Correction]) -> str:
+    """Return the texts in the order of time, with single spaces."""
+    ordered = sorted(stretches, key=lambda each: each.start_s or 0.0)
+    return " ".join(" ".join(each.text for each in ordered).split())
+
+
+def _where(correction: Correction) -> str:
+    return f"{shown(correction.id or correction.recording or '')} ({correction.place})"

@@ -9,7 +9,7 @@ from pipeline.corrections.correction import Correction
 from pipeline.datasets.formats.mapping import usual_columns
 from pipeline.datasets.formats.source import Source
 from pipeline.datasets.formats.table import read_table
-from pipeline.datasets.formats.values import shown
+from pipeline.datasets.formats.values import channel, is_missing, number_in, point, shown, written
 from pipeline.runtime.errors import UserError
 
 _TEXT = "reference"
@@ -18,33 +18,39 @@ _TEXT = "reference"
 def read(source: Source) -> Iterator[Correction]:
     """Yield the rows of a CSV, TSV, JSON lines or Parquet file.
 
+    A row whose id is empty is found by its path.
+
     Raises:
-        UserError: The file cannot be read, or it is not known which column holds what.
+        UserError: The file cannot be read, has no row or a wrong value, or it is not known which column holds what.
     """
     rows = read_table(source.path)
+    if not rows.num_rows:
+        raise UserError(f"{source.name}: has no row; give a table with a column id or path, and a column {_TEXT}")
     names = rows.column_names
     text = _TEXT if _TEXT in names else _column(source, "text", names)
     id_ = _column(source, "id", names, required=False)
-    path = None if id_ is not None else _column(source, "path", names, or_else=" or id")
+    path = _column(source, "path", names, required=id_ is None, or_else=" or id")
     columns = {role: _column(source, role, names, required=False) for role in ("start", "end", "channel")}
     for number, row in enumerate(rows.to_pylist(), start=1):
 
-        def value(name: str | None, row: dict[str, Any] = row) -> Any:
-            return None if name is None else row[name]
+        def value(name: str | None, row: dict[str, Any] = row) -> str | None:
+            return None if name is None or is_missing(row[name]) else written(row[name])
 
-        start, end, channel = (value(columns[role]) if path else None for role in ("start", "end", "channel"))
+        place, named = f"row {number}", value(id_)
+        start, end, side = (None if named else number_in(value(columns[role])) for role in ("start", "end", "channel"))
         try:
             yield Correction(
-                f"{source.name}: row {number}",
-                str(value(text) or ""),
-                id=None if id_ is None else str(value(id_) or ""),
-                recording=None if path is None else str(value(path) or ""),
-                start_s=None if start is None else float(start),
-                end_s=None if end is None else float(end),
-                channel=None if channel is None else int(channel),
+                source.name,
+                f"{source.name}: {place}",
+                value(text) or "",
+                id=named,
+                recording=None if named else value(path),
+                start_s=point("start", start),
+                end_s=point("end", end),
+                channel=channel("channel", side),
             )
         except ValueError as error:
-            raise source.refusal(f"row {number}", error) from None
+            raise source.refusal(place, error) from None
 
 
 def _column(source: Source, role: str, names: list[str], *, required: bool = True, or_else: str = "") -> str | None:

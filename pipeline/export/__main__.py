@@ -20,6 +20,7 @@ usage: python -m pipeline.export RUN_DIR --format FORMAT [option ...]
 Writes the transcripts of a run in a format of other tools. Times are those of
 the original file. RUN_DIR is the folder that the run writes to, such as
 runs/digits/digits. The run may be going on; what is committed is written.
+For RUN_DIR/transcripts-NAME, the transcripts are those of the decoding NAME.
 Nothing in RUN_DIR is changed.
 
 formats
@@ -47,10 +48,13 @@ exit codes
 
 def main(arguments: Sequence[str]) -> int:
     """Export a run and return the exit code."""
+    return command(arguments, _page, _perform, "nothing exported")
+
+
+def _page() -> str:
     from pipeline.export.formats import load, names
 
-    formats = "\n".join(f"  {name:<13} {load(name).DESCRIPTION}" for name in names())
-    return command(arguments, _PAGE.format(formats=formats), _perform, "nothing exported")
+    return _PAGE.format(formats="\n".join(f"  {name:<13} {load(name).DESCRIPTION}" for name in names()))
 
 
 def _perform(arguments: Sequence[str]) -> int:

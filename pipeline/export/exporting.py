@@ -9,13 +9,12 @@ import pyarrow as pa
 from pipeline.export.formats import load
 from pipeline.export.material import Exported
 from pipeline.export.output import beside, check_output, replacing_folder
-from pipeline.export.reading import Reader
-from pipeline.results import Run, open_run
+from pipeline.export.reading import Reader, open_transcribed
+from pipeline.results import Run
 from pipeline.results.speakers import read_speakers
-from pipeline.runtime.errors import UserError, unreadable
+from pipeline.runtime.errors import unreadable
 from pipeline.runtime.terminal import counted
 from pipeline.storage.files import replacing
-from pipeline.storage.run_directory import RunDirectory
 
 
 def export(
@@ -30,7 +29,7 @@ def export(
     """Export a run and return one line that says what is written, and what is left out.
 
     Args:
-        run_dir: The run directory, or the folder of a decoding in it.
+        run_dir: The run directory, or `RUN_DIR/transcripts-NAME` for a decoding.
         format: Name of the format.
         out: The file or folder; `None` takes a place beside the run directory.
         references: Whether to write references instead of transcripts.
@@ -41,18 +40,12 @@ def export(
         UserError: There is no run, it has no transcripts, or the place cannot be used.
         OSError: A file cannot be written.
     """
-    directory = RunDirectory.at(run_dir)
-    directory.require_run()
+    directory, run, first_channel = open_transcribed(run_dir)
     folder = not load(format).SUFFIX
-    decoding = "" if directory.decoded is None else f"-{directory.decoded.decoding}"
-    path = out or beside(directory.root, decoding + (f"-{format}" if folder else load(format).SUFFIX))
-    check_output("--out", path, directory.root, folder=folder)
-    run = open_run(run_dir)
-    recorded = directory.read_record()
-    if recorded is None or not (decoding or "transcripts" in recorded.combined.outputs):
-        raise UserError(f"{run_dir}: the run has no transcripts; run it with outputs=[transcripts] to add them")
+    path = out or beside(directory, f"-{format}" if folder else load(format).SUFFIX)
+    check_output("--out", path, directory, folder=folder)
     speakers = None if rttm is None else read_speakers(rttm, run.manifest["path"].unique())
-    reader = Reader(run, recorded.combined.channels == "first", references, speakers)
+    reader = Reader(run, first_channel, references, speakers)
     try:
         exported = write(reader, format, path, audio_prefix)
     except pa.ArrowException as error:

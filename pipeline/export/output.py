@@ -4,43 +4,47 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.runtime.errors import UserError, naming
+from pipeline.storage.run_directory import RunDirectory
 
 MARK = ".overnight-speech"
 """A file in each folder that this project exports. A later export replaces such a folder."""
 
 
-def beside(run_dir: Path, ending: str) -> Path:
-    """Return the place beside a run directory that has its name and an ending."""
-    own = run_dir.resolve() if run_dir.name in ("", "..") else run_dir
-    return own.with_name(own.name + ending)
+def beside(directory: RunDirectory, ending: str) -> Path:
+    """Return the place beside a run directory that has the name of the run, or of its decoding, and an ending."""
+    root = directory.root
+    own = Path(os.path.abspath(root)) if root.name in ("", "..") else root
+    return own.with_name(directory.name + ending)
 
 
-def check_output(option: str, path: Path, run_dir: Path, *, folder: bool) -> None:
+def check_output(option: str, path: Path, directory: RunDirectory, *, folder: bool) -> None:
     """Refuse a place inside the run directory, and one that holds something else than an earlier export.
 
     Args:
         option: What named the place, for messages.
         path: The place.
-        run_dir: The run directory, which holds only what the run writes.
+        directory: The run, whose folder holds only what the run writes.
         folder: Whether a folder is written there.
 
     Raises:
         UserError: The place cannot be used.
     """
-    if path.resolve().is_relative_to(run_dir.resolve()):
-        raise UserError(f"{option}={path}: is inside the run directory {run_dir}; give a place outside it")
+    if path.resolve().is_relative_to(directory.root.resolve()):
+        raise UserError(f"{option}={path}: is inside the run directory {directory.root}; give a place outside it")
     if folder and os.path.lexists(path) and not (path.is_dir() and (not any(path.iterdir()) or (path / MARK).exists())):
         raise UserError(
             f"{option}={path}: there is something that no export has written; remove it, or give another folder"
         )
-    if not folder and path.is_dir():
-        raise UserError(f"{option}={path}: is a folder; give the name of a file")
+    if not folder and os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+        # A finished file takes the place of what is there, also of a device such as /dev/null.
+        raise UserError(f"{option}={path}: is a folder, a link or a device; give the name of a file")
 
 
 @contextmanager

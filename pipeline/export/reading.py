@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from pipeline.export.material import Exported, Recording, Segment, Word
 from pipeline.results import Run
 from pipeline.results.recording_names import recording_names
 from pipeline.results.speakers import Speakers
+from pipeline.runtime.errors import UserError
 from pipeline.scoring.membership import speaker_column
+from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.tables import CHANNEL
 
 WINDOW_ROWS = 200_000
@@ -26,6 +29,23 @@ _BLOCK_ROWS = 2_000
 """Utterances that are Python objects at a time, except those of a recording that has more."""
 _FACTS = ("path", "start_s", "duration_s", "sample_rate", "num_channels", "file_size")
 _READ = ["id", "text", "words", "reference", "avg_logprob"]
+
+
+def open_transcribed(run_dir: Path) -> tuple[RunDirectory, Run, bool]:
+    """Open a run that has transcripts, or a decoding of a run.
+
+    Returns:
+        Its files, its tables, and whether it took the first channel of each recording.
+
+    Raises:
+        UserError: There is no run or no such decoding, or the run has no transcripts.
+    """
+    directory = RunDirectory.at(run_dir)
+    directory.require_run()
+    recorded = directory.read_record()
+    if recorded is None or (directory.decoded is None and "transcripts" not in recorded.combined.outputs):
+        raise UserError(f"{run_dir}: the run has no transcripts; run it with outputs=[transcripts] to add them")
+    return directory, Run(directory), recorded.combined.channels == "first"
 
 
 @dataclass(frozen=True)
@@ -102,7 +122,8 @@ class Reader:
         )
 
     def _segment(self, path: str, fact: Mapping[str, Any], row: Mapping[str, Any], *, sides: bool) -> Segment:
-        channel = _known(fact.get(CHANNEL))
+        written = _known(fact.get(CHANNEL))
+        channel = int(written) if written else 1 if self.first_channel else None
         start_s = _known(fact["start_s"])
         begin_s = start_s or 0.0
         times = [(word["start_s"], word["end_s"]) for word in row["words"] or ()]
@@ -122,9 +143,9 @@ class Reader:
             start_s=begin_s,
             end_s=begin_s + (_known(fact["duration_s"]) or 0.0),
             words=() if self.references else words,
-            channel=int(channel) if channel else 1 if self.first_channel else None,
+            channel=channel,
             speaker=usual,
-            whole=start_s is None and channel is None and not self.first_channel,
+            whole=start_s is None and channel is None,
             reference=None if row["reference"] is None else _one_line(row["reference"]),
             avg_logprob=row["avg_logprob"],
             overlapping=sum(overlap for _, overlap in said),

@@ -182,10 +182,12 @@ class RunTables:
         words = pa.concat_tables(found) if found else WORDS.empty_table()
         if self._speakers is not None:
             known = self.manifest.set_index("id")
-            channels = known[tables.CHANNEL].dropna() if tables.CHANNEL in known else {}
-            words = self._speakers.beside(
-                words, dict(known["path"]), {id_: int(each) for id_, each in channels.items()}
-            )
+            recorded = self._directory.read_record()
+            first = recorded is not None and recorded.combined.channels == "first"
+            channels = dict.fromkeys(known.index, 1) if first else {}
+            if tables.CHANNEL in known:
+                channels |= {id_: int(each) for id_, each in known[tables.CHANNEL].dropna().items()}
+            words = self._speakers.beside(words, dict(known["path"]), channels)
         return to_frame(words)
 
     def transcripts_of(self, shard: int) -> pa.Table:

@@ -50,29 +50,30 @@ class Speakers:
 
     Attributes:
         name: The file, for messages.
-        turns: The turns by file name in the RTTM and by channel. The channel is `None` where all lines of a file have
-            the same one, because most programs write 1 also for a mixture of channels.
+        turns: The turns by file name in the RTTM and by channel; `None` has the turns of all channels, and stands alone
+            where all lines of a file have the same channel, because most programs write 1 also for a mixture of
+            channels.
     """
 
     name: str
-    turns: Mapping[tuple[str, int | None], _Turns]
+    turns: Mapping[str, Mapping[int | None, _Turns]]
 
     def of(self, path: str, channel: int | None, words: Iterable[tuple[float, float]]) -> list[tuple[str | None, bool]]:
         """Return the speaker of each word, and whether somebody else speaks during the word.
 
         The speaker is the one who talks longest during the word. Of several, it is the one whose turn begins first. A
-        word during which nobody talks has no speaker.
+        word during which nobody talks has no speaker. A word without length counts as one of a microsecond.
 
         Args:
             path: Path of the recording, as in the manifest.
             channel: Channel of the utterance, from 1; `None` if it has all channels.
             words: Start and end of each word in seconds.
         """
-        key = _key(path)
-        turns = self.turns.get((key, None)) or self.turns.get((key, channel))
+        sides = self.turns.get(_key(path), {})
+        turns = sides.get(None if len(sides) == 1 else channel)
         if turns is None:
             return [(None, False) for _ in words]
-        found = [turns.during(start_s, end_s) for start_s, end_s in words]
+        found = [turns.during(start_s, max(end_s, start_s + 1e-6)) for start_s, end_s in words]
         return [(max(each, key=each.__getitem__) if each else None, len(each) > 1) for each in found]
 
     def beside(self, words: pa.Table, path: Mapping[str, str], channel: Mapping[str, int]) -> pa.Table:
@@ -124,13 +125,14 @@ def read_speakers(path: str | Path, recordings: Iterable[str]) -> Speakers:
     if not path_of:
         first = f"; the first line names {shown(next(iter(lines)))}" if lines else ", for it has no SPEAKER line"
         raise UserError(f"{source.name}: no line names a recording of the run{first}")
-    turns: dict[tuple[str, int | None], _Turns] = {}
+    turns: dict[str, dict[int | None, _Turns]] = {}
     for key, found in lines.items():
-        several = len({turn.channel for turn in found}) > 1
-        sides: dict[int | None, list[Turn]] = {}
-        for turn in found:
-            sides.setdefault(_side(turn.channel) if several else None, []).append(turn)
-        turns |= {(key, side): _sorted(each) for side, each in sides.items()}
+        sides: dict[int | None, list[Turn]] = {None: found}
+        if len({turn.channel for turn in found}) > 1:
+            for turn in found:
+                if (side := _side(turn.channel)) is not None:
+                    sides.setdefault(side, []).append(turn)
+        turns[key] = {side: _sorted(each) for side, each in sides.items()}
     return Speakers(source.name, turns)
 
 

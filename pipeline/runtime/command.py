@@ -37,14 +37,16 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; usage: {self.usage}")
 
 
-def command(arguments: Sequence[str], page: str, perform: Callable[[Sequence[str]], int], undone: str) -> int:
+def command(
+    arguments: Sequence[str], page: str | Callable[[], str], perform: Callable[[Sequence[str]], int], undone: str
+) -> int:
     """Run a command and return its exit code.
 
     Output that the terminal's encoding lacks is escaped. A reader that closes the pipe (`| head`) causes no message.
 
     Args:
         arguments: Arguments after the name of the command.
-        page: Help page. `-h` or `--help` prints it, unless `--` stands before.
+        page: Help page, or a function that makes it. `-h` or `--help` prints it, unless `--` stands before.
         perform: Does the work of the command and returns an exit code. Gets `arguments`.
         undone: What the command has not done if it fails or is stopped, such as "no report written".
 
@@ -53,10 +55,10 @@ def command(arguments: Sequence[str], page: str, perform: Callable[[Sequence[str
     """
     escape_what_cannot_be_encoded()
     LOG.addHandler(_QUIET)  # without any handler, Python prints warnings to stderr
-    if {"-h", "--help"} & set(takewhile(lambda argument: argument != "--", arguments)):
-        print(page, file=standard_output())
-        return 0
     try:
+        if {"-h", "--help"} & set(takewhile(lambda argument: argument != "--", arguments)):
+            print(page if isinstance(page, str) else page(), file=standard_output())
+            return 0
         return perform(arguments)
     except UserError as error:
         return _end(f"error: {error}", 2)

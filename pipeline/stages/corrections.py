@@ -1,4 +1,4 @@
-"""Takes corrected references into a run: writes them down, and makes scores and reports anew, if there are some."""
+"""Takes corrected references into a run: writes them down, makes its scores anew, and the reports that it has."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def import_corrections(directory: RunDirectory, path: Path, say: Callable[[str],
         say: Takes a line for each kind of what could not be used, and one with what has changed.
 
     Returns:
-        The scores; `None` if no shard is committed.
+        The scores of the run itself; `None` if no shard is committed. Its decodings are scored too.
 
     Raises:
         UserError: There is no run, another process works on it, its manifest was edited, the file cannot be read, or no
@@ -52,7 +52,7 @@ def import_corrections(directory: RunDirectory, path: Path, say: Callable[[str],
     if not matched.texts:
         raise UserError(f"{path}: no correction belongs to an utterance of {directory.root}; nothing imported")
     with directory.lock():
-        decodings = [each for each in map(directory.of_decoding, directory.decodings()) if each.scores.is_there]
+        decodings = [directory.of_decoding(name) for name in directory.decodings()]
         directory.remove_leftovers()
         finish_renewals(directory)
         manifest, made_with = manifests.read(directory.manifest)

@@ -21,6 +21,10 @@ from pipeline.storage.run_directory import RunDirectory
 
 FIRST, LATER = "día/talk 1.wav#0-3000", "día/talk 1.wav#3000-6000"
 LEFT, RIGHT = "calls/a#1%C3.wav#c1", "calls/a#1%C3.wav#c2"
+ODD_TASK = (
+    '[{"data": {"utterances": [{"region": ["r"], "id": 5}]}, '
+    '"annotations": [{"result": [{"type": "textarea", "id": ["r"], "value": {"text": "a", "start": %s}}]}]}]'
+)
 
 
 @pytest.fixture
@@ -101,13 +105,50 @@ def test_a_table_names_utterances_by_id_or_by_path_and_time(tmp_path: Path, matc
     assert found.texts == {FIRST: "so it was"}
     assert [line.partition(";")[0] for line in found.warnings.lines()] == [
         "empty corrections, which change nothing: 1",
-        "corrections whose utterance is not in the run: 1",
+        "corrections that belong to no utterance of the run, or to several: 1",
         "utterances with several corrections, of which the last counts: 1",
     ]
     rows = "path\tstart\tend\ttext\ndía/talk 1.wav\t3.1\t5\tevening\nnoise.wav\t\t\tpsst\ncalls/a#1%C3.wav\t\t\twho\n"
     found = matched(saved(tmp_path / "b.tsv", rows))
     assert found.texts == {LATER: "evening", "noise.wav": "psst"}
     assert len(found.warnings.lines()) == 1  # both channels of the call may be meant
+    found = matched(saved(tmp_path / "c.csv", "id,path,start,reference\n,noise.wav,0.1,007\nnoise.wav,,,\n"))
+    assert found.texts == {"noise.wav": "007"}
+
+
+def test_stretches_are_joined_in_one_document_and_of_several_documents_the_last_counts(
+    odd_run: Path, tmp_path: Path, matched: Callable[[Path], Matched]
+) -> None:
+    """A folder holds two states of a recording, and Label Studio has a task twice."""
+    area = {"type": "textarea", "from_name": "transcription", "value": {"start": 3.1, "end": 4, "text": ["old"]}}
+    notes = area | {"from_name": "notes", "value": area["value"] | {"text": ["loud"]}}
+    later = area | {"value": {"start": 5, "end": 5.5, "text": ["new"]}}
+    audio = "/data/local-files/?d=d%C3%ADa/talk%201.wav"
+    tasks = [{"data": {"audio": audio}, "annotations": [{"result": each}]} for each in ([area, notes], [area, later])]
+    found = matched(saved(tmp_path / "a.json", json.dumps(tasks)))
+    assert found.texts == {LATER: "old new"}
+    (line,) = found.warnings.lines()
+    assert line.startswith("utterances with several corrections, of which the last counts: 1")
+    export(odd_run, "textgrid", out=tmp_path / "tiers")
+    (tmp_path / "a.json").rename(tmp_path / "tiers" / "a.json")
+    found = matched(tmp_path / "tiers")
+    assert found.texts[LATER] == "good morning"  # talk_1.TextGrid is behind a.json
+    assert len(found.warnings.lines()) == 1
+
+
+def test_notes_beside_the_tiers_of_an_export_are_not_read(
+    odd_run: Path, tmp_path: Path, matched: Callable[[Path], Matched]
+) -> None:
+    export(odd_run, "textgrid", out=tmp_path / "tiers")
+    path = str(tmp_path / "tiers" / "talk_1.TextGrid")
+    grid = textgrid.openTextgrid(path, includeEmptyIntervals=False)
+    grid.addTier(textgrid.IntervalTier("notes", [Interval(1.0, 2.0, "laughs")], minT=0, maxT=6))
+    grid.save(path, format="short_textgrid", includeBlankSpaces=True)
+    assert matched(Path(path)).texts == {FIRST: 'it\'s <b> "so"', LATER: "good morning"}
+    grid.renameTier("utterances", "mine")
+    grid.removeTier("notes")
+    grid.save(path, format="short_textgrid", includeBlankSpaces=True)
+    assert matched(Path(path)).texts == {FIRST: 'it\'s <b> "so"', LATER: "good morning"}
 
 
 @pytest.mark.parametrize(
@@ -116,6 +157,20 @@ def test_a_table_names_utterances_by_id_or_by_path_and_time(tmp_path: Path, matc
         ("a.docx", "", r"the ending \.docx is not one of \.json"),
         ("a.csv", "id,words\na,b\n", "no column is known to hold the reference; its columns are 'id', 'words'"),
         ("a.csv", "speaker,text\na,b\n", "no column is known to hold the path"),
+        ("a.csv", "id,reference\n", "has no row; give a table with a column id or path"),
+        (
+            "a.csv",
+            "path;start;reference\nnoise.wav;0,5;a\n",
+            r"row 1: start='0,5': .* write the decimal comma as a point",
+        ),
+        (
+            "a.csv",
+            "path,channel,reference\nnoise.wav,0,a\n",
+            "row 1: channel=0: must be a channel number, counted from 1",
+        ),
+        ("a.json", ODD_TASK % '"x"', "item 1: start='x': must be a number of seconds"),
+        ("a.json", ODD_TASK % "NaN", "item 1: start=nan: must be a number of seconds"),
+        ("a.TextGrid", "p\0a\0t\0h\0", "line 1: has NUL characters; save the list as UTF-8$"),
         ("a.TextGrid", "nothing", "TextGrid: cannot be read; save it again in Praat"),
         ("a.eaf", "<a>", "EAF: cannot be read"),
         ("a.eaf", '<!DOCTYPE a [<!ENTITY b "c">]><a/>', "EAF: has a document type"),

@@ -74,6 +74,10 @@ def test_wrong_options_are_refused_in_one_line(
     assert "which srt needs" in refused([run, "--format", "srt", "--text", "reference"], capsys)
     assert "is inside the run directory" in refused([run, "--format", "ctm", "--out", f"{run}/a.ctm"], capsys)
     assert "no run there" in refused([str(tmp_path), "--format", "ctm"], capsys)
+    (tmp_path / "full").symlink_to("/dev/full")
+    for odd in (tmp_path / "full", tmp_path):
+        assert "a link or a device; give the name" in refused([run, "--format", "ctm", "--out", str(odd)], capsys)
+    assert (tmp_path / "full").is_symlink()
     features = make_run(tmp_path / "features", [[Spoken("a")]], outputs=["emissions"])
     assert "the run has no transcripts" in refused([str(features), "--format", "ctm"], capsys)
 

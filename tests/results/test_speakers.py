@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from make_run import Spoken, make_run
+from praatio import textgrid
 
 from pipeline.corrections.matching import Utterances
 from pipeline.corrections.reading import read
 from pipeline.export.exporting import export
 from pipeline.results import open_run
+from pipeline.results.speakers import read_speakers
 from pipeline.runtime.errors import UserError
 from pipeline.storage.run_directory import RunDirectory
 
@@ -55,6 +57,46 @@ def test_the_channels_of_a_file_have_speakers_of_their_own(meeting: Path, tmp_pa
     lines = [f"SPEAKER call {side} 0 1 <NA> <NA> {name} <NA> <NA>\n" for side, name in (("A", "ann"), ("B", "ben"))]
     words = open_run(meeting).with_speakers(rttm(tmp_path, "".join(lines))).words
     assert words[words.word == "hi"].speaker.tolist() == ["ann", "ben"]
+
+
+def test_a_mixture_of_channels_has_the_speakers_of_all_and_a_word_without_length_has_one(tmp_path: Path) -> None:
+    content = "SPEAKER talk 1 0 1 <NA> <NA> ann <NA> <NA>\nSPEAKER talk 2 1 1 <NA> <NA> ben <NA> <NA>\n"
+    speakers = read_speakers(rttm(tmp_path, content), ["/x/talk.wav"])
+    words = [(0.0, 1.0), (0.5, 2.0), (1.0, 1.0), (2.0, 2.0)]
+    said = {channel: [each for each, _ in speakers.of("/x/talk.wav", channel, words)] for channel in (None, 1, 2, 3)}
+    assert said[None] == ["ann", "ben", "ben", None]
+    assert (said[1], said[2]) == (["ann", "ann", None, None], [None, "ben", "ben", None])
+    assert said[3] == [None] * 4
+
+
+def test_tiers_of_a_call_with_named_speakers_come_back_by_their_channels(meeting: Path, tmp_path: Path) -> None:
+    lines = [f"SPEAKER call {side} 0 1 <NA> <NA> {name} <NA> <NA>\n" for side, name in ((1, "ann"), (2, "ben"))]
+    turns = rttm(tmp_path, "".join(lines))
+    utterances = Utterances(RunDirectory(meeting).manifest.read(), "/x")
+    for format, ending in (("textgrid", "TextGrid"), ("elan", "eaf")):
+        export(meeting, format, out=tmp_path / format, rttm=turns)
+        path = tmp_path / format / f"call.{ending}"
+        assert "c2 - ben - utterances" in path.read_text()
+        assert utterances.match(read(path)).texts == {"call.wav#c1": "hi", "call.wav#c2": "hi"}
+
+
+def test_tiers_of_segments_that_overlap_lose_no_text_and_come_back(tmp_path: Path) -> None:
+    times = {"a": (0, 4), "b": (1, 2), "c": (2, 5)}
+    spoken = [
+        Spoken(f"x.wav#{name}", [(name, 5, 9, 1.0)], path="/x/x.wav", start_s=start, num_frames=50 * (end - start))
+        for name, (start, end) in times.items()
+    ]
+    run = make_run(tmp_path / "run", [spoken], outputs=["transcripts"])
+    export(run, "textgrid", out=tmp_path / "out")
+    grid = textgrid.openTextgrid(str(tmp_path / "out" / "x.TextGrid"), includeEmptyIntervals=False)
+    assert grid.tierNames == ("utterances", "words", "utterances 2", "words 2")
+    found = {each.label: (each.start, each.end) for name in grid.tierNames[::2] for each in grid.getTier(name).entries}
+    assert found == times
+    found = {each.label for name in grid.tierNames[1::2] for each in grid.getTier(name).entries}
+    assert found == {*times}
+    read_back = Utterances(RunDirectory(run).manifest.read(), "/x").match(read(tmp_path / "out"))
+    assert read_back.texts == {f"x.wav#{name}": name for name in times}
+    assert read_back.warnings.lines() == []
 
 
 def test_an_export_has_a_tier_and_a_turn_for_each_speaker(meeting: Path, tmp_path: Path) -> None:

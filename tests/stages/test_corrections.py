@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from changing import Corpus
 
+from pipeline import sample
+from pipeline.export import __main__ as export
 from pipeline.results import open_run
 from pipeline.runtime import failpoints
 from pipeline.storage.run_directory import RunDirectory
@@ -81,6 +83,8 @@ def test_corrections_change_references_and_scores_and_stay_after_the_next_run(
 
 
 def test_scores_of_decodings_are_made_anew_too(corpus: Corpus) -> None:
+    """Also those of a decoding that was never scored, as after a kill that came before its scores."""
+    assert corpus.run("stages=[decode]", "decode.name=other") == 0
     assert corpus.run("stages=[decode,score]") == 0
     assert open_run(corpus.out / "transcripts-greedy").scores.reference_words[0] == 1
     assert main([str(corpus.out), corrections(corpus, a1="nine nine")]) == 0
@@ -88,6 +92,25 @@ def test_scores_of_decodings_are_made_anew_too(corpus: Corpus) -> None:
     assert decoded.scores.reference_words[0] == 3
     assert decoded.scores.equals(open_run(corpus.out).scores)
     assert decoded.transcripts.reference.tolist()[:2] == ["one", "nine nine"]
+    assert open_run(corpus.out / "transcripts-other").scores.equals(decoded.scores)
+
+
+def test_a_decoding_is_exported_and_sampled_like_a_run_and_its_references_are_those_of_the_run(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert corpus.run("stages=[decode]", "decode.name=other") == 0
+    decoded = corpus.out / "transcripts-other"
+    table = pq.read_table(decoded / "shard-00000.parquet")
+    words = sum(map(len, open_run(decoded).transcripts.words))
+    assert export.main([str(decoded), "--format", "ctm"]) == 0
+    assert len((corpus.out.parent / "run-other.ctm").read_text().splitlines()) == words > len(table)
+    assert sample.main([str(decoded)]) == 0
+    assert len(pq.read_table(corpus.out.parent / "run-other-sample" / "sample.parquet")) == 4
+    capsys.readouterr()
+    assert export.main([str(corpus.out / "transcripts-none"), "--format", "ctm"]) == 2
+    assert "the run has no decoding none (it has other)" in capsys.readouterr().err
+    assert main([str(decoded), corrections(corpus, a1="nine")]) == 2
+    assert f"is a decoding, and references belong to the whole run; give {corpus.out}" in capsys.readouterr().err
 
 
 def test_a_new_manifest_and_a_corpus_that_grows_have_the_corrections(corpus: Corpus, tmp_path: Path) -> None:

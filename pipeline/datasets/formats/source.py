@@ -98,7 +98,8 @@ class Source:
             bad = f"not {error.encoding.upper()} (byte {line[error.start]:#04x} after {error.start} bytes)"
             raise self.refusal(number, f"{bad}; {remedy}") from None
         if number == 1 and "\0" in text:
-            raise self.refusal(number, f"has NUL characters; save the list as UTF-8, or {utf16_remedy(text)}")
+            named = f", or {utf16_remedy(text)}" if self.name.startswith("dataset.") else ""
+            raise self.refusal(number, f"has NUL characters; save the list as UTF-8{named}")
         return text
 
 
