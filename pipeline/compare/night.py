@@ -29,7 +29,6 @@ from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.summary import Totals, total
 
 RATES = ("wer", "cer", "avg_logprob")
-_EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def read_night(directory: RunDirectory, since: datetime, by: Sequence[str] | Non
     directory.require_run()
     groups = groups_of(directory, by)
     records = list(directory.commits().values())
-    is_new = [_committed_at(record) >= since for record in records]
+    is_new = [record.new_since >= since for record in records]
     own = [each.name for each in tables.own_columns(directory.manifest.schema())]
     membership = Membership(groups, speaker_column(own))
     old = total(record for record, new in zip(records, is_new, strict=True) if not new)
@@ -164,18 +163,6 @@ def read_night(directory: RunDirectory, since: datetime, by: Sequence[str] | Non
         _new_failures(directory, records, is_new, set(added.failures) - set(old.failures)),
         list(_drifts(directory, records, is_new, membership)),
     )
-
-
-def _committed_at(shard: CommittedShard) -> datetime:
-    """Return the time at which the transcripts of a shard were committed; without transcripts, that of its first pass.
-
-    Other outputs that were added to old shards do not make their utterances new.
-    """
-    record = (shard.having("transcripts") or shard.records)[0]
-    try:
-        return datetime.fromisoformat(record.committed_at).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return _EARLIEST
 
 
 def _new_failures(

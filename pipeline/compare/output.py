@@ -15,17 +15,18 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
 from pipeline.scoring.counting import COUNTED_AFTER
 from pipeline.storage.files import replacing
+from pipeline.storage.names import COMPARISON, VERSUS
 from pipeline.storage.stored_run import StoredRun
 from pipeline.storage.tables import open_writer
 
 TABLE = "comparison.parquet"
 GROUPS, WORDS, LOGPROBS = (f"comparison_{name}.parquet" for name in ("groups", "words", "logprobs"))
-PAGE = "comparison.html"
+PAGE = COMPARISON
 
 
 def default_folder(run_a: StoredRun, run_b: StoredRun) -> Path:
     """Return the folder of a comparison without `--out`: beside the first run, with the names of both."""
-    return run_a.root.absolute().parent / f"{run_a.name}-vs-{run_b.name}"
+    return run_a.root.absolute().parent / f"{run_a.name}{VERSUS}{run_b.name}"
 
 
 def check_folder(folder: Path, run_dirs: tuple[Path, Path]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from pipeline import __version__
 from pipeline.config.schema import ReportSettings
+from pipeline.report.news import read_comparisons
 from pipeline.runtime.digests import encode_checked
 from pipeline.storage.commits import encode_record
 from pipeline.storage.names import ALIGNMENTS
@@ -29,6 +30,7 @@ def mark_of(directory: RunDirectory, settings: ReportSettings) -> str:
     for table in (directory.scores, directory.coverage, *(each.scores for each in others)):
         if table.is_there:
             digest.update(directory.read(table.name))
+    digest.update(repr(read_comparisons(directory)).encode())
     return digest.hexdigest()
 
 

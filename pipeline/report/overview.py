@@ -1,14 +1,14 @@
-"""Reads what the page shows of the whole run: facts, scores, failures and configuration."""
+"""Reads what the page shows of the whole run: title, facts, scores and configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby, islice
+from itertools import groupby
+from pathlib import PurePath
 from typing import Any
 
-import pyarrow as pa
 import yaml
 
 from pipeline.report.texts import masked, shown
@@ -19,18 +19,14 @@ from pipeline.runtime.redaction import mask_secrets
 from pipeline.scoring.terminal import how_compared
 from pipeline.storage import tables
 from pipeline.storage.commits import CommittedShard
-from pipeline.storage.files import StoredTable
 from pipeline.storage.names import CONFIG
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import RunRecord
-from pipeline.storage.summary import total
 
 MAX_GROUPS, MAX_VALUES = 16, 12
 """Maximum of groups, and of values in a group. The values with the highest rates are shown."""
 MAX_CONFUSIONS = 10
 """Maximum of wrong words of each kind."""
-MAX_FAILURES = 5
-"""Maximum of rows for each kind of failure."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,8 @@ class Rate:
         utterances, words: Number of utterances, and of words in their references.
         wer: Word error rate; `None` if there are no words.
         low, high: Ends of its 95 % interval; `None` if there is none.
+        cer, cer_low, cer_high: Character error rate, and the ends of its interval, in the same way.
+        substitutions, deletions, insertions: Number of wrong words of each kind.
     """
 
     value: str | None
@@ -50,6 +48,18 @@ class Rate:
     low: float | None
     high: float | None
     words: int
+    cer: float | None
+    cer_low: float | None
+    cer_high: float | None
+    substitutions: int
+    deletions: int
+    insertions: int
+
+    @property
+    def kinds(self) -> list[tuple[str, int]]:
+        """Name and number of the wrong words of each kind, in the order in which the page draws them."""
+        names = ("substitutions", "deletions", "insertions")
+        return list(zip(names, (self.substitutions, self.deletions, self.insertions), strict=True))
 
 
 @dataclass(frozen=True)
@@ -71,19 +81,17 @@ class Scores:
     made: str
 
 
-@dataclass(frozen=True)
-class FailureGroup:
-    """One kind of failure.
+def read_title(directory: RunDirectory, model: str) -> str:
+    """Return the names of the corpus and the model.
 
-    Attributes:
-        error: Name of the error.
-        count: Number of failures.
-        rows: The first failures: id, path and message.
+    `folder` and `manifest` are formats of a corpus, so the name of the folder or of the list stands in their place.
     """
-
-    error: str
-    count: int
-    rows: Sequence[Mapping[str, str]]
+    made_with = tables.metadata_of(directory.manifest.schema()).get("made_with") or {}
+    corpus, place = str(made_with.get("dataset", "")), str(made_with.get("root") or made_with.get("path") or "")
+    if corpus in ("folder", "manifest"):
+        parts = PurePath(place).parts[-1 if corpus == "folder" else -2 :]
+        corpus = "/".join(part for part in parts if part != "/") or corpus
+    return " · ".join(masked(name, 100) for name in (corpus, model) if name) or "run"
 
 
 def read_facts(
@@ -179,6 +187,10 @@ def _rate(row: Mapping[str, Any]) -> Rate:
         low=row.get("wer_low"),
         high=row.get("wer_high"),
         words=row["reference_words"],
+        cer=row["cer"],
+        cer_low=row.get("cer_low"),
+        cer_high=row.get("cer_high"),
+        **{kind: row[kind] for kind in ("substitutions", "deletions", "insertions")},
     )
 
 
@@ -192,25 +204,6 @@ def read_confusions(directory: RunDirectory) -> dict[str, list[tuple[str, str, i
         if len(of_kind) < MAX_CONFUSIONS:
             of_kind.append((shown(row["reference"] or "", 60), shown(row["hypothesis"] or "", 60), row["count"]))
     return {kind: rows for kind, rows in kinds.items() if rows}
-
-
-def read_failures(directory: RunDirectory, records: Mapping[int, CommittedShard]) -> list[FailureGroup]:
-    """Read the failures by kind, the most frequent first, each with its first rows."""
-    counts = total(records.values()).failures
-    found: dict[str, list[dict[str, str]]] = {name: [] for name in counts}
-    for shard in records.values():
-        wanted = [name for name in shard.failures if len(found[name]) < MAX_FAILURES]
-        for stored in directory.tables(shard, "failures") if wanted else ():
-            for row in _failures(stored, wanted):
-                found[row["error"]].append({key: masked(row[key], 300) for key in ("id", "path", "message")})
-    return [FailureGroup(shown(name), count, found[name][:MAX_FAILURES]) for name, count in counts.most_common()]
-
-
-def _failures(stored: StoredTable, names: Sequence[str]) -> Iterator[dict[str, str]]:
-    table = stored.read(["id", "path", "error", "message"])
-    for name in names:
-        rows = table.filter(pa.compute.equal(table["error"], name)).slice(0, MAX_FAILURES)
-        yield from islice(rows.to_pylist(), MAX_FAILURES)
 
 
 def read_configuration(directory: RunDirectory) -> str:

@@ -15,15 +15,17 @@ from pipeline.config.schema import ReportSettings
 from pipeline.report import charts
 from pipeline.report.coverage import read_section
 from pipeline.report.duplicates import read_duplicates
+from pipeline.report.failures import read_failures
 from pipeline.report.freshness import mark_of
+from pipeline.report.news import read_comparisons, read_news
 from pipeline.report.overview import (
     Scores,
     fingerprint_lines,
     read_configuration,
     read_confusions,
     read_facts,
-    read_failures,
     read_scores,
+    read_title,
 )
 from pipeline.report.pictures import LOWEST_PROBABILITY, scale_colours
 from pipeline.report.population import Population, read_population
@@ -39,7 +41,12 @@ from pipeline.storage.identity import Identity
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.summary import Standing, read_standing
 
-_KINDS = {"worst": "Worst", "typical": "Typical", "best": "Best", "sample": ""}
+_KINDS = {
+    "wer": {"worst": "Worst", "typical": "Typical", "best": "Best", "sample": ""},
+    "avg_logprob": {"worst": "Least certain", "typical": "Typical", "best": "Most certain", "sample": ""},
+    "position": {"sample": ""},
+}
+"""Titles of the kinds of utterances, by what ranks them."""
 
 
 def build_page(directory: RunDirectory, settings: ReportSettings, joined: Joined | None = None) -> str:
@@ -76,11 +83,14 @@ def _context(directory: RunDirectory, settings: ReportSettings, joined: Joined |
     facts = read_facts(directory, records, recorded, timing)
     scores = read_scores(directory, records, joined)
     return {
-        "title": " · ".join(facts[name].split(", ")[0] for name in ("dataset", "model") if name in facts) or "run",
+        "title": read_title(directory, facts.get("model", "")),
         "made_of": made_of,
         "facts": facts,
         "standing": standing,
         "wer": _wer(scores, standing),
+        "certainty": _certainty(population),
+        "news": read_news(records, standing),
+        "comparisons": read_comparisons(directory),
         "scores": scores,
         "has_transcripts": any(shard.having("transcripts") for shard in records.values()),
         "has_references": bool(standing.totals.reference_words),
@@ -95,7 +105,8 @@ def _context(directory: RunDirectory, settings: ReportSettings, joined: Joined |
         "suspect_llr": SUSPECT_LLR,
         "duplicates": read_duplicates(directory, records, recorded),
         "kinds": [
-            (kind, _KINDS[kind], [each for each in utterances if each.kind == kind]) for kind in choice.positions
+            (kind, _KINDS[choice.by][kind], [each for each in utterances if each.kind == kind])
+            for kind in choice.positions
         ],
         "ranking": _ranking(choice, population),
         "population": len(population),
@@ -133,6 +144,12 @@ def _wer(scores: Scores | None, standing: Standing) -> dict[str, Any] | None:
         return None
     rate = totals.word_errors / totals.reference_words
     return {"rate": rate, "low": None, "high": None, "words": totals.reference_words}
+
+
+def _certainty(population: Population) -> tuple[float, float] | None:
+    """Return the median of `avg_logprob`, and the value that a tenth of the utterances is below; `None` without any."""
+    logprobs = _finite(population.avg_logprob)
+    return (float(np.median(logprobs)), float(np.quantile(logprobs, 0.1))) if len(logprobs) else None
 
 
 def _shares(timing: Timing | None) -> list[tuple[str, str, float]]:
@@ -175,8 +192,9 @@ def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _ranking(choice: Choice, population: Population) -> str:
     if choice.by == "position":
         return "Spread evenly over the run, because without transcripts there is no ranking."
-    if "worst" not in choice.positions:
+    if "sample" in choice.positions:
         return "All utterances with a result."
     by = "word error rate, then by avg_logprob" if choice.by == "wer" else "avg_logprob, the model's own certainty"
     ranked = int(np.isfinite(population.wer).sum()) if choice.by == "wer" else len(population)
-    return f"Chosen among {ranked:,} utterances, ranked by {by}."
+    none = " No utterance has a wrong word." if choice.by == "wer" and "worst" not in choice.positions else ""
+    return f"Chosen among {ranked:,} utterances, ranked by {by}.{none}"

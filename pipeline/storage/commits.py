@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -108,6 +109,18 @@ class CommittedShard:
     def committed_at(self) -> str:
         """Time of the first pass's commit in UTC, as ISO 8601."""
         return self.records[0].committed_at
+
+    @property
+    def new_since(self) -> datetime:
+        """Time at which the transcripts were committed; without transcripts, that of the first pass.
+
+        Other outputs that were added to an old shard do not make its utterances new.
+        """
+        record = (self.having("transcripts") or self.records)[0]
+        try:
+            return datetime.fromisoformat(record.committed_at).astimezone(UTC)
+        except (ValueError, OverflowError):
+            return datetime.min.replace(tzinfo=UTC)
 
     def having(self, table: str) -> tuple[CommitRecord, ...]:
         """Return the records of the passes that wrote a table. Only `failures` and `features` can have several."""

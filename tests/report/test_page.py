@@ -79,7 +79,12 @@ def test_the_page_says_how_the_run_went(finished: Path, finished_page: str) -> N
 
 def test_rates_by_group_stand_with_their_intervals(finished_page: str) -> None:
     text = text_of(finished_page)
-    assert re.search(r"distractor value drawn WER 95 % utterances babb [\d.]+ % [\d.]+.[\d.]+ (?:13|14) ", text)
+    kinds = r"\d+ substitutions \d+ deletions \d+ insertions"
+    rate = rf"babb {kinds} [\d.]+ % [\d.]+.[\d.]+ [\d.]+ % (?:13|14) "
+    assert re.search(rf"distractor value drawn WER 95 % CER utterances {rate}", text)
+    assert re.search(
+        r"Character error rate [\d.]+ % 95 %: [\d.]+ % to [\d.]+ % Substitutions \d+ [\d.]+ % of the", text
+    )
     assert "intervals: 95 %, 1000 bootstrap samples of speakers" in text
     assert re.search(r"Substitutions reference text count \w+ \w+ \d+", text)
 
@@ -96,9 +101,7 @@ def test_joined_columns_stand_before_the_others_and_with_each_utterance(
     assert f"{len(paths) - 5} of {len(paths) - 4} rows belong to an utterance, the first that does not has" in found.err
     assert found.out == f"report in {out}/report/index.html\n"
     markup = (out / "report" / "index.html").read_text()
-    groups = (
-        r"device value drawn WER 95 % utterances mic [\d.]+ % [\d.]+.[\d.]+ \d+ .* no value .* distractor value drawn"
-    )
+    groups = r"device value drawn WER 95 % CER utterances mic \d+ sub.* no value .* distractor value drawn"
     assert re.search(groups, text_of(markup))
     assert any("device" in text_of(part) for part in utterances(markup).values())
     assert "device value drawn" not in text_of(finished_page)
@@ -123,8 +126,38 @@ def test_metadata_that_cannot_be_joined_is_refused(
 
 def test_failures_stand_with_their_reasons(finished_page: str) -> None:
     text = text_of(finished_page)
-    assert re.search(r"truncated 1 Lab41\S+ \d+ bytes expected, 3956 are there", text)
-    assert re.search(r"unsupported_format 1 Lab41\S+ .*<html>the disk", text)
+    assert re.search(r"truncated 1 .* What to do: Copy or .* Lab41\S+ \d+ bytes expected, 3956 are there", text)
+    assert re.search(r"unsupported_format 1 .* What to do: .* pip install av.* Lab41\S+ .*<html>the disk", text)
+    assert "2 of 49 utterances have no result. When a cause is removed, the same command with retry_failed=true" in text
+
+
+def test_what_matters_first_stands_first(finished_page: str) -> None:
+    sections = re.findall(r'<section id="(\w+)">', finished_page)
+    assert sections == ["summary", "failures", "scores", "utterances", "distributions", "speed", "configuration"]
+    assert re.findall(r'<a href="#(\w+)">', finished_page.partition("</nav>")[0]) == sections
+
+
+def test_a_page_is_called_after_the_corpus_and_says_what_is_new_since_it_grew(tmp_path: Path) -> None:
+    calls = tmp_path / "spring calls"
+    calls.mkdir()
+    for name in ("0_theo_0", "1_theo_1", "2_jackson_1"):
+        shutil.copy(DATA / "fsdd" / f"{name}.wav", calls)
+        (calls / f"{name}.txt").write_text("zero")
+    given = ("dataset=folder", f"dataset.root={calls}", "outputs=[transcripts]", "stages=[manifest,infer]")
+    out = infer(tmp_path, *given)
+    assert "New since" not in text_of(page(out, utterances=0))
+    shutil.copy(DATA / "fsdd" / "7_george_0.wav", calls)
+    text = text_of(page(infer(tmp_path, *given), utterances=0))
+    assert "report spring calls · digits" in text
+    assert re.search(r"New 1 since \d{4}-\d\d-\d\d", text)
+    assert "New since the corpus grew: 1 utterances, and 0 failures" in text
+    assert "Comparison" not in text
+    other = tmp_path / "a b-vs-out"
+    other.mkdir()
+    (other / "comparison.html").write_text("")
+    markup = page(out, utterances=0)
+    assert '<a href="../../a%20b-vs-out/comparison.html">Comparison <bdi>a b-vs-out</bdi></a>' in markup
+    assert (out / "report" / "../../a b-vs-out/comparison.html").is_file()
 
 
 def test_utterances_are_worst_typical_and_best_and_none_is_shown_twice(finished_page: str) -> None:
@@ -224,7 +257,7 @@ def test_a_run_in_which_everything_failed_shows_the_reasons(tmp_path: Path) -> N
         (tmp_path / "calls" / name).write_text("no recording")
     text = text_of(page(infer(tmp_path, "dataset=folder", f"dataset.root={tmp_path / 'calls'}", code=3)))
     assert "all utterances so far failed" in text
-    assert re.search(r"unsupported_format 2 a\.wav .* b\.wav", text)
+    assert re.search(r"unsupported_format 2 .* What to do: .* a\.wav .* b\.wav", text)
     assert "Utterances 0 of 2" in text
 
 
@@ -261,7 +294,9 @@ def test_each_side_of_a_call_plays_its_own_channel_and_there_need_be_no_referenc
     assert {*played} == {"call.wav#c1", "call.wav#c2"}
     for channel in (0, 1):
         assert np.abs(played[f"call.wav#c{channel + 1}"] - call[:, channel]).max() < 2**-14
-    assert "no references, so there is nothing to score" in text_of(markup)
+    text = text_of(markup)
+    assert "no references, so there is nothing to score" in text
+    assert re.search(r"Certainty -0\.\d{3} median log-probability of a frame", text)
     assert "data:image" not in markup
     assert "This run has no emissions and no features (outputs=...)" in text_of(markup)
 

@@ -44,6 +44,13 @@ def test_ties_in_wer_are_ranked_by_avg_logprob() -> None:
     }  # fmt: skip
 
 
+def test_an_utterance_without_an_error_is_never_among_the_worst() -> None:
+    wer, logprob = np.zeros(9), -np.arange(9.0)
+    assert {kind: len(found) for kind, found in choose(wer, logprob, 2).positions.items()} == {"typical": 2, "best": 2}
+    wer[4] = 0.5
+    assert list(choose(wer, logprob, 2).positions["worst"]) == [4]
+
+
 @pytest.mark.parametrize("total", [0, 1, 2, 3, 5, 7, 11, 12, 13, 200])
 def test_no_utterance_is_chosen_twice_and_small_runs_show_all(total: int) -> None:
     logprob = -np.arange(total, dtype=float)
