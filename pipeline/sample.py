@@ -119,6 +119,8 @@ def _draw(given: argparse.Namespace, directory: RunDirectory, run: Run, folder: 
         raise UserError(f"--out={folder}: has a sample already; --estimate reads it, and --out names another folder")
     check_output("--out", folder, directory, folder=True)
     frame = _frame(directory, run, given.by)
+    if not len(frame):
+        raise UserError(f"{given.run_dir}: no utterance has a transcript yet; nothing to draw")
     population = np.flatnonzero(~frame.labelled)
     if not len(population):
         raise UserError(f"{given.run_dir}: each utterance with a transcript has a reference; nothing to draw")

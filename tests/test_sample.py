@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from changing import Corpus
+from make_run import Spoken, make_run
 
 from pipeline import sample
 from pipeline.results import open_run
@@ -72,3 +73,9 @@ def test_a_sample_is_drawn_labelled_and_estimated_from(tmp_path: Path, capsys: p
     assert import_main([run, str(tmp_path / "more.json")]) == 0
     assert sample.main([*given, "--estimate"]) == 0
     assert pq.read_table(folder / "estimate.parquet")["labelled"][0].as_py() == len(ids) + len(following)
+
+
+def test_a_run_without_transcripts_yet_has_nothing_to_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", [[Spoken("a", failed=True)]], outputs=["transcripts"])
+    assert sample.main([str(run)]) == 2
+    assert "no utterance has a transcript yet; nothing to draw" in capsys.readouterr().err

@@ -150,6 +150,11 @@ def test_a_stop_before_the_first_commit_says_that_all_is_done_again(directory: R
     assert after_stop(directory) == nothing
     write_metrics(directory, metrics_line(900.0, shard=0))
     assert after_stop(directory) == f"{nothing} and computes 15.0 min of audio again"
+    (directory.root / "manifest.parquet").unlink()
+    assert after_stop(directory) == nothing
+    (directory.root / "speech").mkdir()
+    (directory.root / "speech" / "batch-00000.parquet").touch()
+    assert after_stop(directory) == "the speech that was found in recordings so far stays, the same command continues"
 
 
 def test_speed_is_that_of_the_last_batches(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,7 @@ def gather(
 ) -> Iterator[Gathered]:
     """Yield each recording, after the last shard that has utterances of it.
 
+    Utterances of an earlier file, in whose place there is another one since, are left out: their words are not of it.
     The words in memory are those of the recordings that go on in a later shard.
 
     Args:
@@ -81,26 +82,33 @@ def gather(
         durations: Returns the length of a recording in seconds; `None` if it is not known.
     """
     left, open_ = Counter(keys), dict[Key, Gathered]()
+    file_size = manifest.table["file_size"].to_pylist()
+    newest = dict(zip(keys, file_size, strict=True))
     start_s = manifest.table["start_s"].fill_null(0.0).to_numpy()
     end_s = manifest.table["end_s"].to_numpy(zero_copy_only=False)
+
+    def add(each: Gathered, row: int, *, decoded: bool, failed: bool, words: np.ndarray) -> None:
+        each.utterances += 1
+        each.failures += int(failed)
+        if each.account.duration_s is None:
+            each.account.duration_s = durations(each.key)
+        end = end_s[row] if np.isfinite(end_s[row]) else each.account.duration_s
+        if decoded:
+            each.account.words.append(words)
+        if end is not None:
+            stretch = np.array([[start_s[row], end]], dtype=np.float64)
+            each.account.decoded += [stretch] * int(decoded)
+            each.account.failed += [stretch] * int(failed)
+
     for shard in range(manifest.num_shards):
         rows = manifest.rows_of_shard(shard)
         decoded, words = _results(directory, manifest, records.get(shard), rows)
         failed = _failed(directory, manifest, records.get(shard), rows)
         for position, row in enumerate(rows):
             each = open_.setdefault(keys[row], Gathered(keys[row]))
-            each.utterances += 1
-            if each.account.duration_s is None:
-                each.account.duration_s = durations(keys[row])
-            end = end_s[row] if np.isfinite(end_s[row]) else each.account.duration_s
-            stretch = np.array([[start_s[row], end]], dtype=np.float64)
-            if decoded[position]:
-                each.account.words.append(words[position])
-            each.failures += int(failed[position])
-            if end is not None:
-                each.account.decoded += [stretch] * int(decoded[position])
-                each.account.failed += [stretch] * int(failed[position])
             left[keys[row]] -= 1
+            if file_size[row] == newest[keys[row]]:
+                add(each, row, decoded=decoded[position], failed=failed[position], words=words[position])
             if not left[keys[row]]:
                 yield open_.pop(keys[row])
 
@@ -120,7 +128,7 @@ def _results(
         times = np.stack([flat.field("start_s").to_numpy(), flat.field("end_s").to_numpy()], axis=1)
         ends = np.cumsum(lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
         places = pc.index_in(table["id"].combine_chunks(), value_set=ids).to_numpy(zero_copy_only=False)
-        starts = np.append(0, ends[:-1])
+        starts = np.append(0, ends)[:-1]
         for place, first, last in zip(places.astype(np.int64), starts, ends, strict=True):
             decoded[place] = True
             words[place] = times[first:last]

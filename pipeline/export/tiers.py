@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pipeline.export.material import UNKNOWN, Recording, Turn
 
 UTTERANCES, WORDS = "utterances", "words"
+_ROUNDING_S = 1e-6
+"""Seconds by which the end of a segment may lie behind the start of the next, where the two touch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def _without_overlap(turns: Sequence[Turn]) -> list[list[Turn]]:
     """Divide turns, which are sorted by start, into as few lists as possible none of which has two that overlap."""
     found: list[list[Turn]] = []
     for turn in turns:
-        free = next((some for some in found if some[-1].end_s <= turn.start_s), None)
+        free = next((some for some in found if some[-1].end_s <= turn.start_s + _ROUNDING_S), None)
         if free is None:
             found.append([turn])
         else:

@@ -24,9 +24,10 @@ from pipeline.runtime.terminal import counted, printable
 from pipeline.stages import identity
 from pipeline.stages import resume as refusals
 from pipeline.stages.build_manifest import Listing, first_generation
-from pipeline.stages.growth import Changes, compare, grown, replace_manifest
+from pipeline.stages.growth import Changes, compare, grown
 from pipeline.stages.listing import list_corpus
 from pipeline.stages.references import refuse_edited, take_over_references
+from pipeline.stages.replacing import replace_manifest
 from pipeline.storage import manifest as manifests
 from pipeline.storage import references
 from pipeline.storage.manifest import Manifest

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline.stages import identity
 from pipeline.stages import resume as refusals
-from pipeline.stages.growth import replace_manifest
+from pipeline.stages.replacing import replace_manifest
 from pipeline.storage import references
 from pipeline.storage.manifest import Generation, Manifest, chain_of
 from pipeline.storage.names import MANIFEST

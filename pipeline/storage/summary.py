@@ -19,10 +19,11 @@ from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import UNREADABLE
 from pipeline.storage.manifest import Generation, generations_in, unreadable
-from pipeline.storage.names import METRICS
+from pipeline.storage.names import METRICS, SPEECH
 from pipeline.storage.run_directory import RunDirectory
 
 NOTHING_KEPT = "nothing is committed yet, the same command starts from the beginning"
+SPEECH_KEPT = "the speech that was found in recordings so far stays, the same command continues"
 _RECENT_BATCHES = 20_000
 """Batches that are searched for those of unfinished shards: more than those of some shards of `shard.hours`."""
 
@@ -188,7 +189,7 @@ def as_plain(directory: RunDirectory, scored: tuple[int, int, str] | None) -> di
 def after_stop(directory: RunDirectory) -> str:
     """Say what a stopped run keeps, and what the same command does next."""
     if not directory.manifest.is_there:
-        return NOTHING_KEPT
+        return SPEECH_KEPT if directory.names(SPEECH) else NOTHING_KEPT
     try:
         standing = read_standing(directory, directory.commits())
     except UserError:

@@ -86,8 +86,13 @@ def test_tiers_of_segments_that_overlap_lose_no_text_and_come_back(tmp_path: Pat
         Spoken(f"x.wav#{name}", [(name, 5, 9, 1.0)], path="/x/x.wav", start_s=start, num_frames=50 * (end - start))
         for name, (start, end) in times.items()
     ]
-    run = make_run(tmp_path / "run", [spoken], outputs=["transcripts"])
+    touching = [
+        Spoken(f"y.wav#{n}", [("y", 1, 5, 1.0)], path="/x/y.wav", start_s=s, num_frames=10)
+        for n, s in enumerate((0.1, 0.3))  # 0.1 + 0.2 > 0.3
+    ]
+    run = make_run(tmp_path / "run", [spoken, touching], outputs=["transcripts"])
     export(run, "textgrid", out=tmp_path / "out")
+    assert (tmp_path / "out" / "y.TextGrid").read_text().count("name = ") == 2
     grid = textgrid.openTextgrid(str(tmp_path / "out" / "x.TextGrid"), includeEmptyIntervals=False)
     assert grid.tierNames == ("utterances", "words", "utterances 2", "words 2")
     found = {each.label: (each.start, each.end) for name in grid.tierNames[::2] for each in grid.getTier(name).entries}
@@ -95,7 +100,7 @@ def test_tiers_of_segments_that_overlap_lose_no_text_and_come_back(tmp_path: Pat
     found = {each.label for name in grid.tierNames[1::2] for each in grid.getTier(name).entries}
     assert found == {*times}
     read_back = Utterances(RunDirectory(run).manifest.read(), "/x").match(read(tmp_path / "out"))
-    assert read_back.texts == {f"x.wav#{name}": name for name in times}
+    assert read_back.texts == {f"x.wav#{name}": name for name in times} | {"y.wav#0": "y", "y.wav#1": "y"}
     assert read_back.warnings.lines() == []
 
 
