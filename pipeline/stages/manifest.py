@@ -24,7 +24,7 @@ from pipeline.runtime.terminal import counted, printable
 from pipeline.stages import identity
 from pipeline.stages import resume as refusals
 from pipeline.stages.build_manifest import Listing, first_generation
-from pipeline.stages.growth import Changes, compare, grown, replace_manifest
+from pipeline.stages.growth import Changes, compare, finish_change, grown, replace_manifest
 from pipeline.stages.listing import list_corpus
 from pipeline.stages.references import refuse_edited, take_over_references
 from pipeline.storage import manifest as manifests
@@ -161,7 +161,10 @@ class ManifestStage:
         self.unlisted = len(changes.new)
         self._say_changes(changes)
         settings = self._config.settings
-        if settings.extend == "check" or not changes.to_take_over(settings.redo_changed):
+        if settings.extend == "check":
+            return manifest
+        finish_change(self._directory, manifest)
+        if not changes.to_take_over(settings.redo_changed):
             return manifest
         return self._take_over(changes, made_with)
 
