@@ -34,7 +34,6 @@ class Decoder:
         """Create the decoder. `labels` are in the order of the logits; `seconds_per_frame` is the stride in seconds."""
         self._blank = labels.blank
         # Without a delimiter, each label is a word.
-        # Without a delimiter, each label is a word.
         self._delimits = np.asarray([bool(name) and name == labels.delimiter for name in labels.names])
         self._silent = np.isin(np.arange(len(labels.names)), [*labels.silent])
         self._lower_case = labels.lower_case

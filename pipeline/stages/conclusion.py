@@ -18,7 +18,7 @@ from pipeline.runtime.terminal import counted
 from pipeline.scoring.terminal import pictures
 from pipeline.stages.align import align
 from pipeline.stages.coverage import cover
-from pipeline.stages.decode import decode
+from pipeline.stages.decode import decode, describe_decodings_again
 from pipeline.stages.duplicates import is_settled, settle_same_as
 from pipeline.stages.score import is_scored, read_overall, score_run
 from pipeline.storage import manifest as manifests
@@ -209,9 +209,12 @@ class Conclusion:
         return 3 if totals.num_failures else 0
 
     def _settle(self, manifest: Manifest, records: Mapping[int, CommittedShard]) -> Mapping[int, CommittedShard]:
-        """Complete `same_as` in the transcripts; returns the committed shards after that."""
+        """Complete `same_as` in the transcripts and in decodings; returns the committed shards after that."""
         with self._console.status("comparing the audio of all utterances"):
-            return settle_same_as(self._directory, manifest, records)
+            settled = settle_same_as(self._directory, manifest, records)
+            if settled is not records:
+                describe_decodings_again(self._directory, manifest, settled)
+            return settled
 
     def _score(self, manifest: Manifest, records: Mapping[int, CommittedShard]) -> None:
         """Stage `score`: errors and rates over everything committed, overall and per group."""

@@ -19,6 +19,7 @@ from pipeline.runtime.paths import encode_path
 from pipeline.runtime.terminal import counted, printable
 from pipeline.scoring.grouping import Scores
 from pipeline.stages.references import refuse_edited, take_over_references
+from pipeline.stages.replacing import finish_change
 from pipeline.stages.score import score_run
 from pipeline.storage import manifest as manifests
 from pipeline.storage import references
@@ -57,6 +58,7 @@ def import_corrections(directory: RunDirectory, path: Path, say: Callable[[str],
         finish_renewals(directory)
         manifest, made_with = manifests.read(directory.manifest)
         refuse_edited(directory, manifest)
+        finish_change(directory, manifest)
         settings = _score_settings(directory)
         time = datetime.now(UTC).isoformat(timespec="seconds")
         references.add(directory, matched.texts, encode_path(str(path)), time)

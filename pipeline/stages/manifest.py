@@ -27,7 +27,7 @@ from pipeline.stages.build_manifest import Listing, first_generation
 from pipeline.stages.growth import Changes, compare, grown
 from pipeline.stages.listing import list_corpus
 from pipeline.stages.references import refuse_edited, take_over_references
-from pipeline.stages.replacing import replace_manifest
+from pipeline.stages.replacing import finish_change, replace_manifest
 from pipeline.storage import manifest as manifests
 from pipeline.storage import references
 from pipeline.storage.manifest import Manifest
@@ -162,7 +162,10 @@ class ManifestStage:
         self.unlisted = len(changes.new)
         self._say_changes(changes)
         settings = self._config.settings
-        if settings.extend == "check" or not changes.to_take_over(settings.redo_changed):
+        if settings.extend == "check":
+            return manifest
+        finish_change(self._directory, manifest)
+        if not changes.to_take_over(settings.redo_changed):
             return manifest
         return self._take_over(changes, made_with)
 

@@ -60,6 +60,17 @@ def replace_manifest(
     return files
 
 
+def finish_change(directory: RunDirectory, manifest: Manifest) -> None:
+    """Write the manifest's references and columns into the transcripts, if a kill came while they were changed.
+
+    Otherwise the change would stay in them where it is not asked for again. The caller holds the lock.
+    """
+    recorded = directory.read_record()
+    if recorded is not None and len(recorded.manifests) > 1:
+        _describe_again(directory, manifest, directory.commits(), np.arange(len(manifest)))
+        identity.note_manifest(directory, manifest.content)
+
+
 def _describe_again(
     directory: RunDirectory, manifest: Manifest, records: Mapping[int, CommittedShard], rows: NDArray[np.int64]
 ) -> int:

@@ -263,7 +263,11 @@ def test_a_long_utterance_is_searched_in_windows_that_end_between_words(
     assert one.words == other.words
     assert other.nbest is not None
     assert len({each.text for each in other.nbest}) == 3
-    # Where no word ends, a window ends at its longest.
+    # Where no word ends, a window ends after its longest silence: not in the middle of the word after it.
+    silence = 8 * np.eye(len(LABELS.names), dtype=np.float32)[[LABELS.blank] * 45]
+    late = emission("CAD", noise=1.0).logits
+    assert late is not None
+    assert text_of(decoder(lm=model), of_logits(np.concatenate([silence, late]))) == "CAD"
     assert text_of(decoder(), emission("AB" * 20)) == "AB" * 20
 
 

@@ -171,3 +171,21 @@ def test_what_cannot_be_imported_is_refused_in_one_line(
     (corpus.out / "references.parquet").unlink()
     pq.write_table(edited, corpus.out / "manifest.parquet")
     assert "manifest.parquet has been edited" in refused(str(corpus.out), table)
+
+
+def test_a_correction_that_is_taken_back_after_a_kill_leaves_no_trace(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for takes_back in (
+        lambda: main([str(corpus.out), corrections(corpus, a0="one")]),
+        lambda: (corpus.out / "references.parquet").unlink() or corpus.run(),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.stages.growth.manifests.write", stop)  # after the transcripts were written
+            assert main([str(corpus.out), corrections(corpus, a0="nine nine")]) == 130
+        assert takes_back() == 0
+        assert references(corpus) == ["one", None, None, None]
+        assert verify.main([str(corpus.out)]) == 0

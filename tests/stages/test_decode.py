@@ -272,6 +272,22 @@ def test_what_was_made_of_the_emissions_of_a_replaced_recording_goes_with_them(t
     assert texts[0] == texts[1]
 
 
+def test_duplicates_that_the_end_of_the_run_finds_are_duplicates_in_decodings_too(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path, "outputs=[transcripts,emissions]")
+    corpus.add(range(4))
+    corpus.add([0], into="tuesday")
+    assert corpus.run("executor.part=2/2") == 0  # the shard with the copy comes first
+    assert corpus.run("stages=[decode]", "threads=1") == 0
+    assert read(corpus.out, "transcripts-greedy")["same_as"].null_count == len(read(corpus.out, "transcripts-greedy"))
+    assert corpus.run() == 0
+    copies = dict(
+        zip(*read(corpus.out, "transcripts-greedy").select(["id", "same_as"]).to_pydict().values(), strict=True)
+    )
+    whole = dict(zip(*read(corpus.out, "transcripts").select(["id", "same_as"]).to_pydict().values(), strict=True))
+    assert copies.items() <= whole.items()
+    assert [copy for copy in copies.values() if copy] == [corpus.manifest()["id"][0].as_py()]
+
+
 def test_a_run_of_emissions_only_gets_its_transcripts_afterwards(made: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert main([*given(out), "outputs=[emissions]", "emissions.dtype=float16", "emissions.layout=binary"]) == 0

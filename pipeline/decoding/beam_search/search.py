@@ -71,7 +71,7 @@ class Search:
             logits: `(frames, labels)`.
         """
         found = [Found(np.zeros(0, np.int64), np.zeros(0, np.float32), 0.0)]
-        for window in _windows(_log_softmax(logits), self._boundary):
+        for window in _windows(_log_softmax(logits), self._boundary, self._labels.blank):
             pairs = itertools.product(found, self._search(window))
             found = sorted(itertools.starmap(_joined, pairs), key=lambda each: -each.score)[: self._nbest]
         return found
@@ -114,12 +114,15 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)), np.float32)
 
 
-def _windows(logprobs: NDArray[np.float32], boundary: int) -> Iterator[NDArray[np.float32]]:
-    """Cut the log-probabilities into windows, after a frame whose best label is the boundary if there is one.
+def _windows(logprobs: NDArray[np.float32], boundary: int, blank: int) -> Iterator[NDArray[np.float32]]:
+    """Cut the log-probabilities into windows, each of which ends after a word.
+
+    That is a frame whose best label is the boundary. If there is none, the window ends after its longest silence.
 
     Args:
         logprobs: `(frames, labels)`.
         boundary: The label between words, or the blank where every label is a word.
+        blank: The blank.
     """
     best = logprobs.argmax(axis=1)
     first = 0
@@ -127,9 +130,16 @@ def _windows(logprobs: NDArray[np.float32], boundary: int) -> Iterator[NDArray[n
         last = first + WINDOW_FRAMES
         if last < len(logprobs):
             ends = np.flatnonzero((best[first : last - 1] == boundary) & (best[first + 1 : last] != boundary))
-            last = first + int(ends[-1]) + 1 if len(ends) else last
+            last = first + (int(ends[-1]) + 1 if len(ends) else _end_of_silence(best[first:last] == blank))
         yield logprobs[first:last]
         first = last
+
+
+def _end_of_silence(silent: NDArray[np.bool_]) -> int:
+    """Return the frame after the longest run of silent frames, `(frames,)`; the number of frames if none is silent."""
+    changes = np.flatnonzero(np.diff(silent, prepend=False, append=False))
+    begins, ends = changes[::2], changes[1::2]
+    return int(ends[np.argmax(ends - begins)]) if len(ends) else len(silent)
 
 
 def _joined(left: Found, right: Found) -> Found:
