@@ -80,7 +80,11 @@ class _LoaderSettings:
 @dataclass(kw_only=True)
 class _DecodeSettings:
     name: Annotated[
-        str | None, Rule("null, or up to 40 of a-z, 0-9, - and _", re.compile(r"[a-z0-9][a-z0-9_-]{0,39}").fullmatch)
+        str | None,
+        Rule(
+            "null, or up to 40 of a-z, 0-9, - and _, of which the first is a letter or a digit",
+            re.compile(r"[a-z0-9][a-z0-9_-]{0,39}").fullmatch,
+        ),
     ]
 
 

@@ -188,7 +188,7 @@ def test_other_settings_need_another_name(
     ("overrides", "said"),
     [
         (["stages=[infer,decode]"], "stages=[infer,decode]: infer decodes already"),
-        (["decode.name=../x"], "decode.name=../x: must be null, or up to 40 of a-z"),
+        (["decode.name=-x"], "of a-z, 0-9, - and _, of which the first is a letter or a digit"),
         (["stages=[decode]", "executor.part=1/2"], "executor.part=1/2: the stage decode takes the whole run"),
         (
             ["stages=[decode]", "executor=slurm", "executor.tasks=2"],
