@@ -184,7 +184,7 @@ def test_a_correction_that_is_taken_back_after_a_kill_leaves_no_trace(
         lambda: (corpus.out / "references.parquet").unlink() or corpus.run(),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr("pipeline.stages.growth.manifests.write", stop)  # after the transcripts were written
+            patch.setattr("pipeline.stages.replacing.manifests.write", stop)  # after the transcripts were written
             assert main([str(corpus.out), corrections(corpus, a0="nine nine")]) == 130
         assert takes_back() == 0
         assert references(corpus) == ["one", None, None, None]
