@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.report.differences import side_by_side
@@ -114,14 +115,27 @@ def choose_rows(
 
 
 def _read(population: Population, positions: NDArray[np.int64], own: Sequence[str]) -> pa.Table:
-    """Read rows of the table, one file after the other. `positions` are in order."""
+    """Read rows of the table, one file after the other, and cut them. `positions` are in order."""
     read = []
     for file in np.unique(population.file[positions]):
         stored = population.files[file]
         there = set(stored.schema().names)
         rows = pa.array(population.row[positions[population.file[positions] == file]])
-        read.append(stored.read([name for name in (*_COLUMNS, *own) if name in there]).take(rows))
+        read.append(_shortened(stored.read([name for name in (*_COLUMNS, *own) if name in there]).take(rows)))
     return pa.concat_tables(read, promote_options="default")
+
+
+def _shortened(rows: pa.Table) -> pa.Table:
+    """Cut texts and lists of words, so that recordings of hours do not fill the memory."""
+    for name in ("text", "reference", "words"):
+        if name in rows.column_names:
+            cut = (
+                pc.list_slice(rows[name], 0, MAX_WORDS)
+                if name == "words"
+                else pc.utf8_slice_codeunits(rows[name], 0, MAX_CHARACTERS + 1)
+            )
+            rows = rows.set_column(rows.column_names.index(name), name, cut)
+    return rows
 
 
 def _plain(rows: pa.Table) -> dict[str, Any]:
@@ -204,7 +218,7 @@ def _words(of_rows: Sequence[Sequence[Mapping[str, Any]] | None], texts: Sequenc
     counts, starts, lengths, probabilities = [], [], [], []
     spelled: dict[int, list[str]] = {}
     for row, (words, text) in enumerate(zip(of_rows, texts, strict=True)):
-        kept = (words or ())[:MAX_WORDS]
+        kept = words or ()
         counts.append(len(kept))
         names = [word["word"] for word in kept]
         if names and names != (text or "").split(" ")[: len(names)]:

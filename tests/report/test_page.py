@@ -107,6 +107,7 @@ def test_joined_columns_stand_before_the_others_and_with_each_utterance(
     groups = r"device value drawn WER 95 % CER utterances mic \d+ sub.* no value .* distractor value drawn"
     assert re.search(groups, text_of(markup))
     assert any("device" in text_of(part) for part in utterances(markup).values())
+    assert table_of(markup)["own"][0]["name"] == "device"
     assert "device value drawn" not in text_of(finished_page)
     assert {path: path.read_bytes() for path in out.rglob("*.parquet")} == before
     assert not is_current(RunDirectory(out), ReportSettings())  # the next run writes its own page
@@ -259,7 +260,9 @@ def test_of_a_large_run_the_table_has_the_worst_the_least_certain_and_a_sample(
     assert (len(everything), nothing) == (20_000, None)
 
 
-def test_words_that_are_not_those_of_the_text_and_paths_that_are_no_links_are_spelled_out(out: Path) -> None:
+def test_words_that_are_not_those_of_the_text_and_paths_that_are_no_links_are_spelled_out(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def changed(row: dict[str, Any]) -> dict[str, Any]:
         written = {"text": f"Twenty-one, {row['text']}", "path": f"/a%20b/{row['id']}?token=s3cr3ts3cr3t"}
         return {**row, **written, "word_errors": 3}
@@ -272,6 +275,13 @@ def test_words_that_are_not_those_of_the_text_and_paths_that_are_no_links_are_sp
     assert len(letters) == len(ours) == len(theirs)
     assert theirs[:2] == ["twenty", "one"]
     assert set(table["links"].values()) == {""}
+    monkeypatch.setattr("pipeline.report.table.MAX_CHARACTERS", 20)
+    monkeypatch.setattr("pipeline.report.table.MAX_WORDS", 2)
+    table = table_of(page(out, utterances=0))
+    assert {len(text) for text in table["text"]} == {21}
+    assert table["text"][0].startswith("Twenty-one, ")
+    assert table["text"][0].endswith("…")
+    assert max(table["words"]["counts"]) == 2
     assert "s3cr3t" not in str(table)
 
 

@@ -72,6 +72,11 @@
         return (data.avg_logprob[one] ?? 0) - (data.avg_logprob[other] ?? 0) || one - other;
       };
     };
+    const say = () => {
+      const [some, all] = [order.length, total].map((count) => count.toLocaleString("en"));
+      const said = some === all ? `${all} utterances` : `${some} of ${all} utterances`;
+      status.textContent = printing && order.length > PRINTED ? `${said}, of which the first ${PRINTED} are printed` : said;
+    };
     const refresh = () => {
       order = matching().sort(compare(...sorting));
       open = -1;
@@ -81,7 +86,7 @@
       for (const cell of head.children) {
         cell.setAttribute("aria-sort", cell.dataset.key === sorting[0] ? (sorting[1] > 0 ? "ascending" : "descending") : "none");
       }
-      status.textContent = order.length === total ? `${total.toLocaleString("en")} utterances` : `${order.length.toLocaleString("en")} of ${total.toLocaleString("en")} utterances`;
+      say();
       render(true);
     };
 
@@ -196,8 +201,8 @@
     field("copy").addEventListener("click", () => copyText(order.map((row) => data.id[row]).join("\n"), field("copy")));
     viewport.addEventListener("scroll", () => render());
     new ResizeObserver(() => render(true)).observe(viewport);
-    addEventListener("beforeprint", () => { printing = true; render(true); });
-    addEventListener("afterprint", () => { printing = false; render(true); });
+    addEventListener("beforeprint", () => { printing = true; say(); render(true); });
+    addEventListener("afterprint", () => { printing = false; say(); render(true); });
 
     for (const each of filters.querySelectorAll("[data-needs]")) each.hidden = !has(each.dataset.needs);
     for (const each of explorer.querySelectorAll("[hidden]:not(label)")) each.hidden = false;
