@@ -174,6 +174,9 @@ def _inline(svg: str, description: str) -> str:
     svg = re.sub(r" font-family: [^;\"]*;", "", svg)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, variable)
+    # Charts share the names of their groups, and a page must not have a name twice. What is referred to has its own.
+    referred = set(re.findall(r"#([\w-]+)", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in referred else "", svg)
     return re.sub(r"\s*\n\s*", " ", svg)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import zip_longest
 from typing import Literal
 
@@ -34,7 +35,7 @@ def side_by_side(reference: str, text: str) -> list[Pair] | None:
     """
     if max(reference.count(" "), text.count(" ")) >= MAX_WORDS:
         return None
-    expected, found = _words(reference, standard), _words(text, standard)
+    expected, found = _words(reference, _normalised), _words(text, _normalised)
     pairs: list[Pair] = []
     left, right = [key for key, _ in expected], [key for key, _ in found]
     for step in Levenshtein.opcodes(left, right):
@@ -44,6 +45,10 @@ def side_by_side(reference: str, text: str) -> list[Pair] | None:
             shown = ("" if one is None else expected[one][1], "" if other is None else found[other][1])
             pairs.append(Pair(operation, *shown))
     return pairs
+
+
+# A table of utterances has the same words again and again.
+_normalised = lru_cache(maxsize=50_000)(standard)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from pipeline.report.rendering import render
 from pipeline.report.selection import Choice, choose
 from pipeline.report.stretches import CLIP_S
 from pipeline.report.suspects import SUSPECT_LLR, read_suspects
+from pipeline.report.table import SAMPLED, read_table
 from pipeline.report.timing import Timing, read_timing
 from pipeline.report.utterances import read_utterances
 from pipeline.results.joining import Joined
@@ -57,7 +58,7 @@ def build_page(directory: RunDirectory, settings: ReportSettings, joined: Joined
     """
     directory.require_run()
     try:
-        return render("report.html", _context(directory, settings, joined))
+        return render("report.html", _context(directory, settings, joined), scripts=("report.js", "row.js", "table.js"))
     except (pa.ArrowException, OSError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
@@ -108,6 +109,7 @@ def _context(directory: RunDirectory, settings: ReportSettings, joined: Joined |
             (kind, _KINDS[choice.by][kind], [each for each in utterances if each.kind == kind])
             for kind in choice.positions
         ],
+        "table": read_table(directory, population, choice, joined),
         "ranking": _ranking(choice, population),
         "population": len(population),
         "missing": [name for name in ("emissions", "features") if not identity or name not in identity.outputs],
@@ -117,6 +119,7 @@ def _context(directory: RunDirectory, settings: ReportSettings, joined: Joined |
         "legend": scale_colours(),
         "lowest": LOWEST_PROBABILITY,
         "clip_s": CLIP_S,
+        "sampled": SAMPLED,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -12,13 +12,16 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from pipeline.runtime.progress import format_duration, format_hours
 
 
-def render(template: str, context: Mapping[str, Any], package: str = "pipeline.report") -> str:
+def render(
+    template: str, context: Mapping[str, Any], package: str = "pipeline.report", scripts: Sequence[str] = ("report.js",)
+) -> str:
     """Render a page.
 
     Args:
         template: Name of the template.
         context: Its variables. The style sheet, the script and their hashes are added.
         package: Package whose folder `templates` has the template. It may use those of `pipeline.report` too.
+        scripts: Files of the script, in this order.
     """
     shared = PackageLoader("pipeline.report")
     environment = Environment(
@@ -29,7 +32,8 @@ def render(template: str, context: Mapping[str, Any], package: str = "pipeline.r
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "hours": format_hours, "took": format_duration}
-    style, script = (shared.get_source(environment, name)[0] for name in ("report.css", "report.js"))
+    style, *parts = (shared.get_source(environment, name)[0] for name in ("report.css", *scripts))
+    script = "\n".join(parts)
     return environment.get_template(template).render(
         **context, style=style, script=script, style_hash=_hash(style), script_hash=_hash(script)
     )

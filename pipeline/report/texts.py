@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from pipeline.runtime.paths import encode_path
-from pipeline.runtime.redaction import mask
+from pipeline.runtime.redaction import mask_all
 
 LIMIT = 2_000
 """Maximum of characters of one text on the page."""
@@ -26,4 +27,9 @@ def shown(text: object, limit: int = LIMIT) -> str:
 
 def masked(text: object, limit: int = LIMIT) -> str:
     """Return `shown` of the text without secrets. For paths, settings and messages; transcripts are not masked."""
-    return shown(mask(encode_path(str(text))), limit)
+    return masked_all([text], limit)[0]
+
+
+def masked_all(texts: Iterable[object], limit: int = LIMIT) -> list[str]:
+    """Return `masked` of many texts."""
+    return [shown(text, limit) for text in mask_all(encode_path(str(text)) for text in texts)]

@@ -1,9 +1,11 @@
 """Make the run directory of a large corpus with invented results, and measure its report: time, size, memory.
 
 Example:
-    python scripts/bench/large_report.py /tmp/large --utterances 100000
+    python scripts/bench/large_report.py /tmp/large --utterances 100000 --words 15
 
-The project's own code writes the tables. All utterances are the same shipped recording under different ids.
+The project's own code writes the tables. All utterances are the same shipped recording under different ids. Their words
+are digits; with `--words`, made-up words, which do not compress as well. Give the same command twice: it makes the run,
+then measures its report, and how long it takes to open where Chromium is installed.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shutil
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -41,12 +45,24 @@ FRAMES, DIM, STRIDE_S = 40, 32, 0.02
 ROOMS = ("rm1", "rm2", "rm3", "rm4")
 
 
-def make_run(folder: Path, utterances: int, shard_rows: int = 1_000) -> RunDirectory:
-    """A run of `utterances` rows with transcripts, emissions and features of three layers; one in 500 failed."""
+def make_run(
+    folder: Path, utterances: int, shard_rows: int = 1_000, words: int = 0, arrays: bool = True
+) -> RunDirectory:
+    """A run of `utterances` rows with transcripts, emissions and features of three layers; one in 500 failed.
+
+    Args:
+        folder: The run directory.
+        utterances: Number of rows.
+        shard_rows: Rows of a shard.
+        words: Number of made-up words of an utterance; 0 for four digits.
+        arrays: Whether to write emissions and features.
+    """
     directory, rng = RunDirectory(folder), np.random.default_rng(1)
     info = soundfile.info(RECORDING)
     numbers = np.arange(utterances)
-    said = [" ".join(DIGITS[each] for each in row) for row in rng.integers(10, size=(utterances, 4))]
+    vocabulary = _made_up_words(rng) if words else DIGITS
+    chosen = rng.zipf(1.3, size=(utterances, words or 4)) if words else rng.integers(10, size=(utterances, 4))
+    said = [" ".join(vocabulary[each % len(vocabulary)] for each in row) for row in chosen]
     table = pa.table(
         {
             "id": [f"speaker{number % 97:03d}/utterance-{number:07d}.flac" for number in numbers],
@@ -67,7 +83,7 @@ def make_run(folder: Path, utterances: int, shard_rows: int = 1_000) -> RunDirec
     manifest = manifests.Manifest(table, manifests.digest_of(table))
     manifests.write(directory, manifest, {"dataset": "made_up"})
     layers = (1, 2, 3)
-    outputs = ("emissions", "features", "transcripts")
+    outputs = ("emissions", "features", "transcripts") if arrays else ("transcripts",)
     identity = Identity(
         tables.SCHEMA_VERSION, manifest.digest, "made_up", "none", "fp32", outputs, "mix", 60.0, 4.0, "none", "none",
         layers, "float16", "float32", "greedy",
@@ -87,7 +103,9 @@ def make_run(folder: Path, utterances: int, shard_rows: int = 1_000) -> RunDirec
                 utterance = manifest.utterance(row)
                 results.fail(Failure(utterance.id, utterance.path, "load", "truncated", "made up"))
                 continue
-            results.transcribe(Transcribed([row], Transcripts.of([_transcript(said[row], rng)]), [f"{row:032x}"]))
+            results.transcribe(
+                Transcribed([row], Transcripts.of([_transcript(said[row], vocabulary, rng)]), [f"{row:032x}"])
+            )
             results.add(Emission(Chunk(row, info.frames), FRAMES, logits, features, None))
         results.commit()
     _metrics(directory, utterances, info.duration)
@@ -95,10 +113,17 @@ def make_run(folder: Path, utterances: int, shard_rows: int = 1_000) -> RunDirec
     return directory
 
 
-def _transcript(said: str, rng: np.random.Generator) -> Transcript:
-    words = [DIGITS[rng.integers(10)] if rng.random() < 0.1 else word for word in said.split()]
+def _made_up_words(rng: np.random.Generator) -> list[str]:
+    letters = np.array(list("ETAOINSHRDLU"))
+    return ["".join(rng.choice(letters, size=size)) for size in rng.integers(2, 10, size=5_000)]
+
+
+def _transcript(said: str, vocabulary: Sequence[str], rng: np.random.Generator) -> Transcript:
+    words = [vocabulary[rng.integers(len(vocabulary))] if rng.random() < 0.1 else word for word in said.split()]
     certain = float(rng.beta(8, 1))
-    timed = tuple(Word(word, 0.2 * place, 0.2 * place + 0.15, certain) for place, word in enumerate(words))
+    starts = 0.2 * np.arange(len(words)) + 0.02 * rng.integers(3, size=len(words))
+    ends, probabilities = starts + 0.02 * rng.integers(1, 6, size=len(words)), certain ** rng.random(len(words))
+    timed = tuple(map(Word, words, starts.tolist(), ends.tolist(), probabilities.tolist()))
     return Transcript(" ".join(words), "|".join(words), float(np.log(certain)), FRAMES, timed)
 
 
@@ -121,11 +146,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--utterances", type=int, default=100_000)
+    parser.add_argument("--words", type=int, default=0, help="made-up words of an utterance; 0 for four digits")
+    parser.add_argument("--no-arrays", action="store_true", help="write neither emissions nor features")
     options = parser.parse_args()
     directory = RunDirectory(options.folder)
     if not directory.scores.is_there:
         started = time.monotonic()
-        make_run(options.folder, options.utterances)
+        make_run(options.folder, options.utterances, words=options.words, arrays=not options.no_arrays)
         print(f"made in {time.monotonic() - started:.1f} s; run again to measure the report in a process of its own")
         return
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -136,6 +163,25 @@ def main() -> None:
         f"{options.utterances} utterances: {time.monotonic() - started:.1f} s, {path.stat().st_size / 2**20:.1f} MiB, "
         f"memory {before / 1024:.0f} MiB before, {peak / 1024:.0f} MiB at most"
     )
+    if (browser := shutil.which("chromium")) is not None:
+        loaded, listed = zip(*(_opened(path, browser) for _ in range(5)), strict=True)
+        print(f"opens in {np.median(loaded):.2f} s, with the rows of its table in {np.median(listed):.2f} s")
+
+
+def _opened(path: Path, browser: str) -> tuple[float, float]:
+    """Open the page in Chromium; return the seconds until it is loaded, and until its table has rows."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
+        page = started.new_page()
+        begun = time.monotonic()
+        page.goto(path.absolute().as_uri())
+        loaded = time.monotonic() - begun
+        page.locator("#explorer .line").first.wait_for()
+        listed = time.monotonic() - begun
+        started.close()
+    return loaded, listed
 
 
 if __name__ == "__main__":

@@ -25,11 +25,12 @@ from scripts.data.make_voices_like import make_corpus
 
 WIDTH = 1280
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-# A picture has room for the top and one utterance.
+# A picture has room for the top, some rows of the table, and one utterance.
 LEFT_OUT = """
-    #distributions, .charts, #scores h3, #scores .confusions, #scores .note, #failures, #configuration, footer,
-    #utterances > h3, #utterances > .utterance:not(.pictured) { display: none }
+    #distributions, #speed, #scores h3, #scores .confusions, #scores .note, #failures, #configuration, footer,
+    #utterances > h3, #utterances > .note, .keys, #utterances > .utterance:not(.pictured) { display: none }
     nav { display: none }
+    .viewport { max-height: 258px }
     :root { --row: 12px }
 """
 SHOW_ONE = """() => {
@@ -93,6 +94,7 @@ def _screenshot(path: Path, work: str) -> bytes:
         page = context.new_page()
         page.goto(path.as_uri())
         page.add_style_tag(content=LEFT_OUT)
+        page.locator("#explorer .line").first.wait_for()
         page.evaluate(SHOW_ONE)
         page.evaluate(SHORTEN, work)
         page.wait_for_timeout(1_000)

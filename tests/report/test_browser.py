@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from report_fixtures import HOSTILE, hostile_run, page, voices_like_run
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -93,13 +95,14 @@ def test_the_page_renders_without_errors_requests_or_scrolling_sideways(
     size: tuple[int, int], browser: Browser, finished: Path
 ) -> None:
     opened = open_page(browser, finished, size)
+    table_of(opened).locator(".line button").first.click()
     open_all(opened)
     # As if each were as long as one can be: it scrolls by itself.
     stretched = "each => { each.style.setProperty('--seconds', '30'); return each.scrollWidth; }"
     assert all(stage.evaluate(stretched) > 1_400 for stage in opened.page.locator(".stage").all())
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= size[0]
     sticking_out = """() => [...document.querySelectorAll('main *')].filter(each =>
-        !each.closest('.scroll, svg, .unseen, pre') && each.getBoundingClientRect().right > innerWidth + 1)
+        !each.closest('.scroll, svg, .unseen, pre, .line') && each.getBoundingClientRect().right > innerWidth + 1)
         .map(each => each.className + ' ' + each.textContent.slice(0, 40))"""
     assert opened.page.evaluate(sticking_out) == []
     for picture in opened.page.locator("img").all():
@@ -201,6 +204,106 @@ def test_words_do_not_cover_one_another_and_stand_at_their_times(browser: Browse
     opened.page.context.close()
 
 
+def table_of(opened: Opened) -> Locator:
+    """The table of utterances, once it is unpacked."""
+    opened.page.locator("#explorer .line").first.wait_for()
+    return opened.page.locator("#explorer")
+
+
+def column(table: Locator, key: str) -> list[str]:
+    return table.locator(f".line .{key}").all_text_contents()
+
+
+def test_the_table_is_sorted_searched_and_filtered(opened: Opened) -> None:
+    table = table_of(opened)
+    status = table.locator("[role=status]")
+    assert status.text_content() == "47 utterances"
+    assert table.locator(".line").count() < 47  # only those in sight, and some around them
+    rates = [float(each) for each in column(table, "wer")]
+    assert rates == sorted(rates, reverse=True)
+    heading = table.get_by_role("columnheader", name="log-prob")
+    heading.get_by_role("button").click()
+    certain = [float(each) for each in column(table, "avg_logprob")]
+    assert certain == sorted(certain)
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert table.locator("[aria-sort=ascending], [aria-sort=descending]").count() == 1
+    table.get_by_role("searchbox").fill("rm2 MUSI")
+    expect(status).to_have_text(re.compile(r"\d of 47 utterances"))
+    found = column(table, "id")
+    assert found
+    assert all("rm2" in each and "musi" in each for each in found)
+    table.get_by_role("button", name="Reset").click()
+    assert status.text_content() == "47 utterances"
+    table.get_by_label("room").select_option(label="rm1")
+    table.get_by_label("WER from, %").fill("10")
+    expect(status).to_have_text(re.compile(r"\d of 47 utterances"))
+    assert all("rm1" in each for each in column(table, "id"))
+    assert all(float(each) >= 10 for each in column(table, "wer"))
+    table.get_by_role("searchbox").fill("no such utterance")
+    expect(status).to_have_text("0 of 47 utterances")
+    assert opened.said == []
+
+
+def test_a_row_opens_by_keyboard_with_texts_words_and_a_link_and_can_be_copied(opened: Opened) -> None:
+    table = table_of(opened)
+    opened.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    opened.page.keyboard.press("/")
+    opened.page.keyboard.press("ArrowDown")
+    opened.page.keyboard.press("ArrowDown")
+    opened.page.keyboard.press("ArrowUp")
+    opened.page.keyboard.press("Enter")
+    row = table.locator(".line.opened")
+    button = row.get_by_role("button")
+    assert (row.get_attribute("aria-rowindex"), button.get_attribute("aria-expanded")) == ("2", "true")
+    assert button.evaluate("button => button === document.activeElement")
+    panel = table.locator(".panel")
+    text = row.locator(".text").text_content() or ""
+    words = panel.locator(".timed .word bdi").all_text_contents()
+    assert words == text.split()
+    assert re.fullmatch(r" \d+\.\d\d to \d+\.\d\d s, \d+ %", panel.locator(".timed small").first.text_content() or "")
+    theirs = panel.locator(".pair:not(.head) > :last-child bdi").all_text_contents()
+    assert theirs == words
+    path = panel.locator(".path").text_content() or ""
+    assert panel.get_by_role("link", name="Open the recording").get_attribute("href") == Path(path).as_uri()
+    assert panel.get_by_role("link", name="Play it").get_attribute("href") == "#worst-1"
+    for name, copied in (("Copy id", button.text_content()), ("Copy path", path), ("Copy text", text)):
+        panel.get_by_role("button", name=name).click()
+        assert opened.page.evaluate("navigator.clipboard.readText()") == copied
+    opened.page.keyboard.press("Escape")
+    assert table.locator(".panel").count() == 0
+    opened.page.keyboard.press("End")
+    last = table.locator(".line button:focus")
+    assert last.evaluate("button => button.closest('tr').ariaRowIndex") == "48"
+    last.press("Enter")
+    assert table.locator(".panel").is_visible()
+    assert opened.said == []
+
+
+def test_a_screen_reader_finds_names_and_one_heading_of_each_level_above(opened: Opened) -> None:
+    table_of(opened).locator(".line button").first.click()
+    unnamed = """() => [...document.querySelectorAll("button, input, select, a, audio ~ *[role], [role=slider]")]
+        .filter(each => each.checkVisibility() && !each.ariaLabel && !each.textContent.trim() && !each.labels?.length)
+        .map(each => each.outerHTML.slice(0, 80))"""
+    assert opened.page.evaluate(unnamed) == []
+    levels = opened.page.evaluate(
+        "[...document.querySelectorAll('h1, h2, h3, h4')].map(each => Number(each.tagName[1]))"
+    )
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    ids = opened.page.evaluate("[...document.querySelectorAll('[id]')].map(each => each.id)")
+    assert len({*ids}) == len(ids)
+    assert opened.page.locator("tbody tr:not([aria-hidden]) > :not(th, td)").count() == 0
+
+
+def test_a_browser_that_cannot_unpack_the_table_says_so(browser: Browser, finished: Path) -> None:
+    context = browser.new_context()
+    context.add_init_script("delete window.DecompressionStream")
+    page_ = context.new_page()
+    page_.goto((finished / "report" / "index.html").as_uri())
+    assert "This browser cannot unpack the table" in (page_.locator("#explorer [role=status]").text_content() or "")
+    context.close()
+
+
 def test_dark_and_light_follow_the_system_and_the_button(browser: Browser, finished: Path) -> None:
     opened = open_page(browser, finished, color_scheme="dark")
 
@@ -222,6 +325,10 @@ def test_dark_and_light_follow_the_system_and_the_button(browser: Browser, finis
     button.evaluate("button => button.click()")
     assert lightness("body", "backgroundColor") > 200
     assert not opened.page.locator("nav").is_visible()
+    table = table_of(opened)
+    opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert table.locator(".line").count() == 47
+    assert not table.locator(".filters").is_visible()
     opened.page.context.close()
 
 
@@ -237,6 +344,12 @@ def test_hostile_text_shows_as_text_and_none_of_it_runs(browser: Browser, finish
     assert seen in (utterance.locator(".own").text_content() or "")
     pairs = utterance.locator(".pairs").text_content() or ""
     assert "owned" in pairs
+    table = table_of(opened)
+    assert seen in (table.locator(".line .id").first.text_content() or "")
+    assert seen in (table.locator(".line .text").first.text_content() or "")
+    table.locator(".line button").first.click()
+    assert seen in (table.locator(".panel .own").text_content() or "")
+    assert seen in (table.locator(".panel .timed").text_content() or "")
     assert seen in (opened.page.locator("#failures").text_content() or "")
     assert seen in (opened.page.locator("#scores").text_content() or "")
     ready(utterance)

@@ -13,13 +13,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from report_fixtures import copied, hostile_run, page, rewritten, text_of, utterances, voices_like_run
+from report_fixtures import copied, hostile_run, page, rewritten, table_of, text_of, utterances, voices_like_run
 from running import DATA, SHIPPED, environment, run
 
 from pipeline.audio.waveforms import read_waveform
@@ -28,7 +29,9 @@ from pipeline.report import __main__ as command
 from pipeline.report import write_report
 from pipeline.report.freshness import is_current
 from pipeline.report.stretches import CLIP_S
+from pipeline.report.table import choose_rows
 from pipeline.report.texts import shown
+from pipeline.results import open_run
 from pipeline.runtime.errors import UserError
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.verify import __main__ as verify
@@ -105,6 +108,7 @@ def test_joined_columns_stand_before_the_others_and_with_each_utterance(
     groups = r"device value drawn WER 95 % CER utterances mic \d+ sub.* no value .* distractor value drawn"
     assert re.search(groups, text_of(markup))
     assert any("device" in text_of(part) for part in utterances(markup).values())
+    assert table_of(markup)["own"][0]["name"] == "device"
     assert "device value drawn" not in text_of(finished_page)
     assert {path: path.read_bytes() for path in out.rglob("*.parquet")} == before
     assert not is_current(RunDirectory(out), ReportSettings())  # the next run writes its own page
@@ -205,6 +209,82 @@ def test_the_page_needs_nothing_but_itself(finished_page: str) -> None:
     policy = html.unescape(*re.findall(r'Content-Security-Policy" content="([^"]+)"', finished_page))
     assert policy.startswith("default-src 'none'; img-src data:; media-src data:; style-src 'sha256-")
     assert "unsafe-inline" not in policy.replace("style-src-attr 'unsafe-inline'", "")
+
+
+# The table of utterances
+
+
+def test_the_table_has_every_utterance_with_its_words_difference_and_metadata(
+    finished: Path, finished_page: str
+) -> None:
+    table = table_of(finished_page)
+    rows = open_run(finished).transcripts
+    assert table["id"] == rows["id"].tolist()
+    for key in ("text", "reference", "word_errors", "reference_words", "path"):
+        assert table[key] == rows[key].tolist()
+    assert table["wer"] == [round(value, 4) for value in rows["wer"]]
+    (room,) = (column for column in table["own"] if column["name"] == "room")
+    values = [None if code < 0 else room["values"][code] for code in room["codes"]]
+    assert values == pq.read_table(finished / "transcripts")["room"].to_pylist()
+    counts = np.cumsum([0, *table["words"]["counts"]])
+    for row, words in enumerate(rows["words"]):
+        times = slice(counts[row], counts[row + 1])
+        starts, lengths = (table["words"][name][times] for name in ("starts", "lengths"))
+        ends = np.cumsum(np.array(starts) + lengths)
+        assert (ends / 100).tolist() == pytest.approx([word["end_s"] for word in words], abs=0.006)
+        letters = table["pairs"].get(str(row), "=" * rows["reference_words"][row])
+        assert len(letters) - letters.count("=") == rows["word_errors"][row]
+    shown_with_audio = table["examples"]
+    assert len(shown_with_audio) == 12
+    part = utterances(finished_page)["worst-1"]
+    (row,) = (int(row) for row, name in shown_with_audio.items() if name == "worst-1")
+    assert f"<bdi>{table['id'][row]}</bdi>" in part
+
+
+def test_of_a_large_run_the_table_has_the_worst_the_least_certain_and_a_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.report.table.SAMPLED", 200)
+    random = np.random.default_rng(1)
+    wer, logprob = random.random(30_000), -random.random(30_000)
+    wer[:29_900], logprob[5] = 0.0, np.nan
+    positions, why = choose_rows(wer, logprob)
+    assert why is not None
+    worst = {int(at) for at, name in zip(positions, why, strict=True) if "worst" in name}
+    assert worst == set(range(29_900, 30_000))  # not one without an error
+    least = {int(at) for at, name in zip(positions, why, strict=True) if "least certain" in name}
+    assert least == {*np.argsort(logprob)[:200].tolist()}
+    assert sum("random" in name for name in why) == 200
+    again, _ = choose_rows(wer, logprob)
+    assert (again == positions).all()
+    assert (np.diff(positions) > 0).all()
+    everything, nothing = choose_rows(wer[:20_000], logprob[:20_000])
+    assert (len(everything), nothing) == (20_000, None)
+
+
+def test_words_that_are_not_those_of_the_text_and_paths_that_are_no_links_are_spelled_out(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(row: dict[str, Any]) -> dict[str, Any]:
+        written = {"text": f"Twenty-one, {row['text']}", "path": f"/a%20b/{row['id']}?token=s3cr3ts3cr3t"}
+        return {**row, **written, "word_errors": 3}
+
+    ids = table_of(page(out, utterances=0))["id"]
+    rewritten(out, "transcripts", changed)
+    table = table_of(page(out, utterances=0))
+    assert len(table["words"]["spelled"]) == len(ids)
+    letters, ours, theirs = table["pairs"]["0"]
+    assert len(letters) == len(ours) == len(theirs)
+    assert theirs[:2] == ["twenty", "one"]
+    assert set(table["links"].values()) == {""}
+    monkeypatch.setattr("pipeline.report.table.MAX_CHARACTERS", 20)
+    monkeypatch.setattr("pipeline.report.table.MAX_WORDS", 2)
+    table = table_of(page(out, utterances=0))
+    assert {len(text) for text in table["text"]} == {21}
+    assert table["text"][0].startswith("Twenty-one, ")
+    assert table["text"][0].endswith("…")
+    assert max(table["words"]["counts"]) == 2
+    assert "s3cr3t" not in str(table)
 
 
 # What may be missing
@@ -488,12 +568,16 @@ def test_a_report_needs_no_torch(finished: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_page_of_a_large_run_is_that_of_a_small_one(tmp_path: Path) -> None:
+def test_the_page_of_a_large_run_is_that_of_a_small_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.report.table.MAX_ALL", 300)
+    monkeypatch.setattr("pipeline.report.table.SAMPLED", 100)
     sizes = {}
     for rows in (300, 3_000):
         markup = page(make_run(tmp_path / str(rows), rows).root)
         assert len(utterances(markup)) == 12
         sizes[rows] = len(markup)
+        assert len(table_of(markup)["id"]) < 300
+        assert ("This finds any others" in markup) == (rows == 3_000)
     assert sizes[3_000] < 1.1 * sizes[300]
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import json
 import re
 import shutil
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +106,13 @@ def page(run_dir: Path, **settings: Any) -> str:
     path = write_report(RunDirectory(run_dir), ReportSettings(**settings))
     assert path == run_dir / "report" / "index.html"
     return path.read_text(encoding="utf-8")
+
+
+def table_of(markup: str) -> dict[str, Any]:
+    """The table of utterances, as the script of the page unpacks it."""
+    (packed,) = re.findall(r'data-rows="([^"]*)"', markup)
+    content: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(packed)))
+    return content
 
 
 def text_of(markup: str) -> str:
