@@ -25,7 +25,7 @@ from pipeline.runtime.memory import is_out_of_memory, shortage
 from pipeline.runtime.signals import Stopped
 from pipeline.runtime.stdout import console, standard_output
 from pipeline.runtime.terminal import escape_what_cannot_be_encoded
-from pipeline.stages.session import Session
+from pipeline.stages.session import Session, outcome
 from pipeline.stages.sweep import summary_table
 
 _SEVERITY = (0, 3, 2, 1)
@@ -84,15 +84,15 @@ def _work_as_asked(config: RunConfig, command: Command) -> _Ended:
     """Do one run to its end, whatever happens, and print its outcome as JSON if that was asked for."""
     ended = _guarded(partial(_work, config, command.quiet))
     if command.json:
-        outcome: Mapping[str, Any] = {}
+        found: Mapping[str, Any] = {}
         with suppress(UserError, OSError):  # a damaged file has been named already, or a command that reads it names it
-            outcome = Session(config, quiet=True).outcome()
-        _say_json(ended, outcome)
+            found = outcome(config)
+        _say_json(ended, found)
     return ended
 
 
-def _say_json(ended: _Ended, outcome: Mapping[str, Any]) -> None:
-    line = json.dumps({**outcome, "exit_code": ended.code, "error": ended.error}, ensure_ascii=False)
+def _say_json(ended: _Ended, found: Mapping[str, Any]) -> None:
+    line = json.dumps({**found, "exit_code": ended.code, "error": ended.error}, ensure_ascii=False)
     print(masking.mask(line), file=standard_output())
 
 

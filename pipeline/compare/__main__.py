@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.runtime.command import Parser, command
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import unreadable
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import console, standard_output
 from pipeline.runtime.terminal import printable
@@ -74,11 +74,7 @@ def _perform(arguments: Sequence[str]) -> int:
     try:
         return _compare(given) if given.night is None else _night(given)
     except pa.ArrowException as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        runs = " and ".join(map(str, given.runs or [given.night]))
-        raise UserError(
-            f"{runs}: a table cannot be read ({reason}); python -m pipeline.verify RUN_DIR names the table"
-        ) from error
+        raise unreadable(" and ".join(map(str, given.runs or [given.night])), error) from error
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
@@ -112,7 +108,8 @@ def _compare(given: argparse.Namespace) -> int:
     run_a, run_b = given.runs
     directory_a, directory_b = RunDirectory.at(run_a), RunDirectory.at(run_b)
     folder = given.out or output.default_folder(directory_a, directory_b)
-    output.check_folder(folder, (directory_a.root, directory_b.root))
+    for directory in (directory_a, directory_b):
+        directory.require_outside("--out", folder, "folder")
     match = Match(TranscribedRun.of(directory_a), TranscribedRun.of(directory_b))
     comparison, logprobs = output.write_tables(match, given.by, folder)
     if given.html:

@@ -11,7 +11,6 @@ from pipeline.compare.comparison import Comparison, compare, groups_of
 from pipeline.compare.emissions import Logprobs, read_logprobs, table_of
 from pipeline.compare.matching import Match, TranscribedRun
 from pipeline.compare.schemas import comparison_schema
-from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
 from pipeline.scoring.counting import COUNTED_AFTER
 from pipeline.storage.files import replacing
@@ -27,17 +26,6 @@ PAGE = COMPARISON
 def default_folder(run_a: StoredRun, run_b: StoredRun) -> Path:
     """Return the folder of a comparison without `--out`: beside the first run, with the names of both."""
     return run_a.root.absolute().parent / f"{run_a.name}{VERSUS}{run_b.name}"
-
-
-def check_folder(folder: Path, run_dirs: tuple[Path, Path]) -> None:
-    """Refuse a folder inside a run directory, which holds only what the run writes.
-
-    Raises:
-        UserError: The folder is inside one of the runs.
-    """
-    for run_dir in run_dirs:
-        if folder.resolve().is_relative_to(run_dir.resolve()):
-            raise UserError(f"--out={folder}: is inside the run directory {run_dir}; give a folder outside it")
 
 
 def write_tables(match: Match, by: Sequence[str] | None, folder: Path) -> tuple[Comparison, dict[int, Logprobs]]:

@@ -77,6 +77,11 @@ class RunConfig:
             options |= self.decoder_options
         return options
 
+    @property
+    def decoding(self) -> str:
+        """The name of what the stage `decode` makes."""
+        return self.settings.decode.name or self.settings.decoder.name
+
     @cached_property
     def decoder_options(self) -> dict[str, Any]:
         """The options of the decoder, which identify transcripts: `decoder.beam_size` and the like."""

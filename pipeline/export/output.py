@@ -36,8 +36,7 @@ def check_output(option: str, path: Path, directory: RunDirectory, *, folder: bo
     Raises:
         UserError: The place cannot be used.
     """
-    if path.resolve().is_relative_to(directory.root.resolve()):
-        raise UserError(f"{option}={path}: is inside the run directory {directory.root}; give a place outside it")
+    directory.require_outside(option, path, "place")
     if folder and os.path.lexists(path) and not (path.is_dir() and (not any(path.iterdir()) or (path / MARK).exists())):
         raise UserError(
             f"{option}={path}: there is something that no export has written; remove it, or give another folder"

@@ -79,7 +79,7 @@ class ShardDecoder:
         for batch in _batches(read_emissions(self.directory, self.records[shard], starts_s)):
             ids += [id_ for id_, _ in batch]
             parts.append(tables.transcript_columns(self.decoder([emission for _, emission in batch])))
-        decoded = pa.concat_tables(parts) if parts else self._schema().empty_table().select(self._decoded())
+        decoded = pa.concat_tables(parts) if parts else self._schema.empty_table().select(self._decoded())
         return self._joined(shard, pa.array(ids, pa.string()), decoded)
 
     def describe_again(self, shard: int) -> None:
@@ -101,13 +101,14 @@ class ShardDecoder:
         """Return the transcripts of a shard. Row i of `decoded` belongs to the utterance `ids[i]`."""
         described = self._described(shard)
         described = described.take(pc.index_in(ids, value_set=described["id"].combine_chunks()))
-        return Decoded(*transcripts_table(described, decoded, self._schema()))
+        return Decoded(*transcripts_table(described, decoded, self._schema))
 
+    @cached_property
     def _schema(self) -> pa.Schema:
         return self.directory.of_decoding(self.name).transcripts_schema(self.manifest.table.schema)
 
     def _decoded(self) -> list[str]:
-        return [name for name in self._schema().names if name in tables.DECODED]
+        return [name for name in self._schema.names if name in tables.DECODED]
 
     def _described(self, shard: int) -> pa.Table:
         """Return the columns of the transcripts of a shard that do not come from the decoder, a row for each id.
@@ -116,7 +117,7 @@ class ShardDecoder:
         """
         for stored in self.directory.tables(self.records[shard], "transcripts"):
             try:
-                return stored.read([name for name in self._schema().names if name not in tables.DECODED])
+                return stored.read([name for name in self._schema.names if name not in tables.DECODED])
             except UNREADABLE as error:
                 raise unreadable(stored, error) from None
         mine = self.manifest.rows_of_shard(shard)

@@ -213,7 +213,7 @@ class Conclusion:
         with self._console.status("comparing the audio of all utterances"):
             settled = settle_same_as(self._directory, manifest, records)
             if settled is not records:
-                describe_decodings_again(self._directory, manifest, settled)
+                describe_decodings_again(self._directory, manifest)
             return settled
 
     def _score(self, manifest: Manifest, records: Mapping[int, CommittedShard]) -> None:

@@ -50,7 +50,7 @@ def decode(
             with other settings.
         RunError: A process died.
     """
-    name = config.settings.decode.name or config.settings.decoder.name
+    name = config.decoding
     stored = describe_emissions(directory, records)
     options = config.decoder_options
     identity = {"schema_version": SCHEMA_VERSION, "decoder": config.settings.decoder.name, **options}
@@ -105,11 +105,11 @@ def _find_pending(work: ShardDecoder) -> list[int]:
     return todo
 
 
-def describe_decodings_again(
-    directory: RunDirectory, manifest: Manifest, records: Mapping[int, CommittedShard]
-) -> None:
+def describe_decodings_again(directory: RunDirectory, manifest: Manifest) -> None:
     """Write references and other columns that have changed into the transcripts of all decodings."""
-    for name in directory.decodings():
+    names = directory.decodings()
+    records = directory.commits() if names else {}
+    for name in names:
         work = ShardDecoder(directory, manifest, records, name, "", None)
         for shard, record in work.table.records().items():
             sources = work.sources(shard) if shard in records else {}

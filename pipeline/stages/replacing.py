@@ -100,5 +100,5 @@ def _describe_again(
         columns |= {name: taken[name] for name in own}
         renew_transcripts(directory, record, pa.table([columns[name] for name in schema.names], schema=schema))
         failpoint("described", record.shard)
-    describe_decodings_again(directory, manifest, directory.commits() if todo else records)
+    describe_decodings_again(directory, manifest)
     return len(todo)

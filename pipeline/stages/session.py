@@ -80,14 +80,6 @@ class Session:
             self.say(notice)
         return code or 0
 
-    def outcome(self) -> dict[str, Any]:
-        """Return what the run has now in plain values: counts, failures by name, seconds of audio and errors."""
-        settings, directory = self.config.settings, self.directory
-        if "decode" in settings.stages:
-            directory = directory.of_decoding(settings.decode.name or settings.decoder.name)
-        found = {"run_dir": str(directory.place), "model": self.config.model.name}
-        return found | (summary.as_plain(directory, read_overall(directory)) if directory.manifest.is_there else {})
-
     def end(self, code: int) -> None:
         """Note the exit code for Prometheus, unless another run goes on, which writes there."""
         if self.textfile.begun or not self.directory.is_locked():
@@ -204,3 +196,12 @@ class Session:
         failed = any(records[shard].num_failures for shard in mine if shard in records)
         retry = self.config.settings.retry_failed and failed
         return records if complete and not retry else None
+
+
+def outcome(config: RunConfig) -> dict[str, Any]:
+    """Return what a run has now in plain values: counts, failures by name, seconds of audio and errors."""
+    directory = RunDirectory(config.run_dir)
+    if "decode" in config.settings.stages:
+        directory = directory.of_decoding(config.decoding)
+    found = {"run_dir": str(directory.place), "model": config.model.name}
+    return found | (summary.as_plain(directory, read_overall(directory)) if directory.manifest.is_there else {})

@@ -160,6 +160,20 @@ class RunFiles:
         """Return the name of a commit record."""
         return f"{COMMITS}/{name_of_pass(shard, supplement)}.json"
 
+    def require_outside(self, option: str, path: Path, what: str) -> None:
+        """Refuse a place inside the run directory, which holds only what the run writes.
+
+        Args:
+            option: What named the place, for the message.
+            path: The place.
+            what: What is to be given instead, such as `folder`.
+
+        Raises:
+            UserError: The place is inside the run directory.
+        """
+        if path.resolve().is_relative_to(self.root.resolve()):
+            raise UserError(f"{option}={path}: is inside the run directory {self.root}; give a {what} outside it")
+
     def require_run(self) -> None:
         """Check that the folder holds a run.
 

@@ -69,18 +69,18 @@ def _tune(arguments: Sequence[str]) -> int:
 
     directory = RunDirectory(given.run_dir)
     directory.require_run()
-    if given.out is not None and given.out.resolve().is_relative_to(directory.root.resolve()):
-        raise UserError(f"--out={given.out}: is inside the run directory {directory.root}; give a folder outside it")
     folder = given.out or directory.root.absolute().with_name(f"{directory.name}-tuning")
+    directory.require_outside("--out", folder, "folder")
     points = load_decoders(given.decoder, _with_usual_values(given.decoder, given.overrides))
     if len(points) < 2:
         raise UserError(f"--decoder={given.decoder}: one setting, so there is nothing to choose; write decoder.KEY=A,B")
     if given.random is not None and given.random < len(points):
         points = random.Random(given.seed).sample(points, given.random)
-    stored = describe_emissions(directory, directory.commits())
+    records = directory.commits()
+    stored = describe_emissions(directory, records)
     screen = console()
     with screen.status("reading emissions") as status:
-        chosen, measured = draw_parts(directory, given.hours, given.seed)
+        chosen, measured = draw_parts(directory, records, given.hours, given.seed)
         found = search(
             given.decoder,
             points,

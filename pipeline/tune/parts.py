@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.scoring.membership import speaker_column
 from pipeline.scoring.normalisers import standard
 from pipeline.storage import manifest as manifests
+from pipeline.storage.commits import CommittedShard
 from pipeline.storage.run_directory import RunDirectory
 
 MIN_UTTERANCES = 10
@@ -39,11 +40,14 @@ class Part:
     audio_s: float
 
 
-def draw_parts(directory: RunDirectory, hours: float, seed: int) -> tuple[Part, Part]:
+def draw_parts(
+    directory: RunDirectory, records: Mapping[int, CommittedShard], hours: float, seed: int
+) -> tuple[Part, Part]:
     """Draw the part for the choice and the part for the measurement at random. They share no utterance.
 
     Args:
         directory: The run.
+        records: The committed shards, by shard.
         hours: The most hours of audio in each part. A run with less than twice as much is halved.
         seed: Seed of the draw.
 
@@ -51,15 +55,15 @@ def draw_parts(directory: RunDirectory, hours: float, seed: int) -> tuple[Part, 
         UserError: Too few utterances have a reference and an emission, or a table is damaged.
     """
     manifest, _ = manifests.read(directory.manifest)
-    records = {shard: each for shard, each in directory.commits().items() if each.having("emissions")}
     table = manifest.table
     known = [reference is not None and bool(standard(reference)) for reference in table["reference"].to_pylist()]
-    rows = np.flatnonzero(np.isin(manifest.shard_of_row, [*records]) & np.asarray(known, bool))
+    heard = [shard for shard, committed in records.items() if committed.having("emissions")]
+    rows = np.flatnonzero(np.isin(manifest.shard_of_row, heard) & np.asarray(known, bool))
     drawn = np.random.default_rng(seed).permutation(rows)
     seconds = np.cumsum(np.nan_to_num(manifest.duration_s[drawn]))
     both = drawn[seconds <= min(2 * hours * 3600, seconds[-1] if len(seconds) else 0.0)]
     # Rows of the manifest are sorted by shard, so that each file is read once.
-    chosen, measured = (_read(directory, manifest, np.sort(half)) for half in np.array_split(both, 2))
+    chosen, measured = (_read(directory, manifest, records, np.sort(half)) for half in np.array_split(both, 2))
     if min(len(chosen.references), len(measured.references)) < MIN_UTTERANCES:
         found = len(chosen.references) + len(measured.references)
         raise UserError(
@@ -69,21 +73,25 @@ def draw_parts(directory: RunDirectory, hours: float, seed: int) -> tuple[Part, 
     return chosen, measured
 
 
-def _read(directory: RunDirectory, manifest: manifests.Manifest, rows: NDArray[np.int64]) -> Part:
+def _read(
+    directory: RunDirectory,
+    manifest: manifests.Manifest,
+    records: Mapping[int, CommittedShard],
+    rows: NDArray[np.int64],
+) -> Part:
     """Read the emissions of some rows of the manifest, ascending. Utterances that failed have none."""
     described = manifest.table.take(rows)
     columns = ["id", "start_s", "reference", "duration_s"]
     speaker = speaker_column(manifest.own_columns)
     columns += [] if speaker is None else [speaker]
     by_id = {row["id"]: row for row in described.select(columns).to_pylist()}
-    records = directory.commits(np.unique(manifest.shard_of_row[rows]).tolist())
     found: list[UtteranceEmission] = []
     ids: list[str] = []
     shards = manifest.shard_of_row[rows]
-    for shard, committed in records.items():
+    for shard in np.unique(shards).tolist():
         wanted = described.filter(shards == shard)
         starts_s = {id_: by_id[id_]["start_s"] or 0.0 for id_ in wanted["id"].to_pylist()}
-        for id_, emission in read_emissions(directory, committed, starts_s):
+        for id_, emission in read_emissions(directory, records[shard], starts_s):
             ids.append(id_)
             found.append(emission)
     speakers = None

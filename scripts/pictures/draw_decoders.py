@@ -49,13 +49,14 @@ def curves(folder: Path) -> tuple[list[float], list[float]]:
     (folder / "texts.txt").write_text("\n".join(strings))
     assert make_model([str(folder / "texts.txt"), "--order", "2", "-o", str(folder / "lm.arpa")]) == 0
     directory = RunDirectory(folder / "run")
-    stored = describe_emissions(directory, directory.commits())
+    records = directory.commits()
+    stored = describe_emissions(directory, records)
     points = load_decoders(
         "beam", [f"decoder.lm={folder / 'lm.arpa'}", f"decoder.lm_weight={','.join(map(str, WEIGHTS))}"]
     )
     found = [
         [100 * each.wer for each in search("beam", points, stored, part, 2, lambda done: None)]
-        for part in draw_parts(directory, 1.0, seed=0)
+        for part in draw_parts(directory, records, 1.0, seed=0)
     ]
     return found[0], found[1]
 

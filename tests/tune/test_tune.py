@@ -47,14 +47,14 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_the_parts_share_no_utterance_and_depend_on_the_seed_only(noisy: Path) -> None:
     directory = RunDirectory(noisy)
-    first, second = draw_parts(directory, 1.0, seed=1)
+    first, second = draw_parts(directory, directory.commits(), 1.0, seed=1)
     assert len(first.references) == len(second.references) == 30
     assert sorted([*first.references, *second.references]) == sorted(open_run(noisy).manifest.reference)
-    again, _ = draw_parts(directory, 1.0, seed=1)
+    again, _ = draw_parts(directory, directory.commits(), 1.0, seed=1)
     assert again.references == first.references
-    other, _ = draw_parts(directory, 1.0, seed=2)
+    other, _ = draw_parts(directory, directory.commits(), 1.0, seed=2)
     assert other.references != first.references
-    fewer, _ = draw_parts(directory, 0.01, seed=1)
+    fewer, _ = draw_parts(directory, directory.commits(), 0.01, seed=1)
     assert fewer.audio_s <= 0.011 * 3600
     assert first.speakers is not None
     assert len(set(first.speakers.tolist())) == 6
@@ -82,7 +82,8 @@ def test_the_best_setting_is_measured_on_utterances_it_was_not_chosen_on(
     listed = ["dataset=manifest", f"dataset.path={noisy.parent / 'list.csv'}", "model=digits", f"run_dir={noisy}"]
     assert main([*listed, "shard.hours=0.01", "stages=[decode]", "decoder=beam", *settings]) == 0
     errors = open_run(noisy / "transcripts-beam").transcripts.set_index("id")
-    parts = draw_parts(RunDirectory(noisy), 1.0, seed=0)
+    directory = RunDirectory(noisy)
+    parts = draw_parts(directory, directory.commits(), 1.0, seed=0)
     chosen, measured = (errors.loc[[*part.ids]][["word_errors", "reference_words"]].sum() for part in parts)
     assert float(best["wer"]) == chosen.word_errors / chosen.reference_words > 0
     assert f"best setting {100 * measured.word_errors / measured.reference_words:.2f} %" in said
