@@ -67,6 +67,10 @@ docs: $(INSTALLED) ## Builds the user guide into site/ offline; open site/index.
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	@echo "The guide is in site/index.html."
 
+.PHONY: outputs
+outputs: $(BEAM_INSTALLED) ## Writes what commands print into README.md and the guide anew; ARGS=--check only says what is old
+	@$(PY) scripts/docs/outputs.py $(ARGS)
+
 .PHONY: lint
 lint: $(INSTALLED) ## Checks style, types, imports and the Dockerfile
 	$(PY) -m ruff check .

@@ -116,4 +116,6 @@ def _write(path: Path, samples: Samples, rate: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    make_corpus(parser.parse_args().folder)
+    parser.add_argument("--recordings", type=int, help="how many of the shipped recordings to use; all by default")
+    options = parser.parse_args()
+    make_corpus(options.folder, options.recordings)

@@ -26,7 +26,6 @@ import running
 from omegaconf import DictConfig, OmegaConf
 from running import ROOT
 
-from pipeline import status
 from pipeline.compare.schemas import GROUPS as COMPARED_GROUPS
 from pipeline.compare.schemas import LOGPROBS, WORDS, comparison_schema
 from pipeline.config import commandline
@@ -42,7 +41,6 @@ from pipeline.records import ErrorName
 from pipeline.runtime.errors import UserError
 from pipeline.scoring.schemas import CONFUSIONS, SCORES
 from pipeline.storage import tables
-from pipeline.verify import __main__ as verify
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -393,52 +391,6 @@ def test_a_command_that_is_shown_is_one_that_there_is(page: Path, words: list[st
             assert (ROOT / script).is_file()
         case _:
             pytest.fail(f"{words}: nothing knows this command")
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with the run of the demo in it, as far as the pages read it, and what it said."""
-    folder = tmp_path_factory.mktemp("demo")
-    ended = running.run("dataset=digits", "stages=[manifest,infer,score]", cwd=folder)
-    assert ended.returncode == 0, ended.stderr
-    (folder / "said.txt").write_text(ended.stdout)
-    return folder
-
-
-def test_the_first_run_says_what_its_page_shows(demo: Path) -> None:
-    (shown,) = blocks(DOCS / "first-run.md", "text")
-    said = [line.rstrip() for line in (demo / "said.txt").read_text().splitlines()]
-    lines = [line for line in shown.splitlines() if "x real time" not in line and not line.startswith("report in")]
-    assert len(lines) > 20
-    assert [line for line in lines if line not in said] == []
-
-
-def test_the_readme_shows_what_the_first_three_commands_print(
-    demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(demo)
-    run, how_far, checked = ([*block.splitlines()] for block in blocks(ROOT / "README.md", "text")[:3])
-    said = [line.rstrip() for line in (demo / "said.txt").read_text().splitlines()]
-    assert [line for line in run if line not in said and "x real time" not in line] == []
-    assert status.main(["runs/digits/digits"]) == 0
-    shown = capsys.readouterr().out.splitlines()
-    assert [line.partition("x real")[2] or line for line in shown] == [
-        line.partition("x real")[2] or line for line in how_far
-    ]
-    assert verify.main(["runs/digits/digits"]) == 0
-    assert capsys.readouterr().out.splitlines() == checked
-
-
-@pytest.mark.parametrize("page", [page for page in READ if blocks(page, "python")], ids=lambda page: page.stem)
-def test_the_python_of_a_page_runs_on_the_run_of_the_demo(
-    page: Path, demo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(demo)
-    code = "\n".join(blocks(page, "python"))
-    if "runs/digits/digits" not in code:  # of a corpus that is not here
-        compile(code, str(page), "exec")
-        return
-    exec(compile(code, str(page), "exec"), {})
 
 
 # --- links, as they work on a forge
