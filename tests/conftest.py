@@ -26,8 +26,9 @@ LONGEST = (
     "stages/test_duplicates", "models/test_huggingface_runs", "executors/test_processes", "storage/test_run_directory",
     "executors/test_parts", "test_plot", "test_package", "config/test_run_config", "test_extending",
     "runtime/test_supervisor", "stages/test_report", "docs/test_guide", "scripts/test_gpu_check",
-    "promises/test_resume", "config/test_completion", "config/test_user_files", "models/test_huggingface_exactness",
-    "report/test_browser", "models/test_checkpoint", "promises/test_memory", "promises/test_soak",
+    "docs/test_outputs", "promises/test_resume", "config/test_completion", "config/test_user_files",
+    "models/test_huggingface_exactness", "report/test_browser", "models/test_checkpoint", "promises/test_memory",
+    "promises/test_soak",
     "promises/test_strange_directories", "models/test_catalog", "config/test_help", "inference/test_textfile",
     "promises/test_secrets", "test_multirun", "scripts/test_analysis", "compare/test_page", "promises/test_tutorial",
 )  # fmt: skip
