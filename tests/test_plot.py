@@ -327,16 +327,27 @@ def test_a_character_without_a_font_is_no_box(
     assert "fonts-noto-core" in said
 
 
+def test_neighbouring_frames_share_a_column_only_where_there_are_too_many_and_no_peak_is_lost() -> None:
+    emission = np.zeros((10_000, 3), np.float32)
+    emission[5_003, 2] = 9
+    shown = image_of(emission_figure(emission, "logits", Excerpt("x", "", 0, 0.02, [], labels="abc"))).get_array()
+    assert shown.shape == (3, figures.MAX_COLUMNS)
+    assert np.argwhere(shown).tolist() == [[2, 5_003 * figures.MAX_COLUMNS // 10_000]]
+    feature = np.repeat(np.arange(10.0, dtype=np.float32), 1_000)[:, None]
+    mean = image_of(feature_figure(feature, 1, Excerpt("x", "", 0, 0.02, []))).get_array()
+    assert (mean.min(), mean.max(), mean.mean()) == (0, 9, pytest.approx(4.5, abs=0.01))
+
+
 def test_many_words_are_turned_and_never_stand_on_one_another() -> None:
     feature = RANDOM.normal(size=(3000, 4))
 
     def shown(count: int) -> tuple[set[float], list[float]]:
         step = 60 / count
         words = [("WORDS", step * at, step * (at + 0.5)) for at in range(count)]
-        figure = feature_figure(feature, 1, Excerpt("x" * 300, "0 to 1 s", 0, 0.02, words))
+        figure = feature_figure(feature, 1, Excerpt("x" * 600, "0 to 1 s", 0, 0.02, words))
         figure.draw_without_rendering()
         title, name = (figure.axes[0].get_title(loc=loc) for loc in ("left", "right"))
-        assert (title, len(name) < 300) == ("Feature from transformer layer 1", True)
+        assert (title, len(name) < 600) == ("Feature from transformer layer 1", True)
         assert len(figure.axes[0].get_lines()) == count
         texts = figure.axes[0].texts
         boxes = sorted((text.get_window_extent() for text in texts), key=lambda box: box.x0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from pipeline.report.fonts import FIRST, fonts_for
-from pipeline.report.labels import code_points, roles_of, visible
+from pipeline.report.labels import code_points, label_names
 from pipeline.results import Run
 from pipeline.runtime.terminal import counted, printable
 
@@ -60,15 +60,8 @@ def read_excerpt(run: Run, frames: tuple[int, int], seconds: tuple[float, float]
     segment = f"; the utterance is {begins_s:.2f} to {begins_s + row.duration_s:.2f} s of it" if is_segment else ""
     shown = f"{seconds[0]:.2f} to {seconds[1]:.2f} s, {1000 * stride_s:g} ms a frame"
     excerpt = Excerpt(printable(row.id), shown, start_s, stride_s, words)
-    labels = _label_names(run) if has_emission else []
+    labels = [printable(name) for name in label_names(run.emission_metadata)] if has_emission else []
     return _with_fonts(replace(excerpt, time_axis=f"{excerpt.time_axis}{segment}", labels=labels))
-
-
-def _label_names(run: Run) -> list[str]:
-    """Return a readable name for each label. Those of the blank and the delimiter begin with these words."""
-    roles = roles_of(run.emission_metadata)
-    names = [visible(printable(label)) for label in run.alphabet]
-    return [f"{roles[index]} {name}" if index in roles else name for index, name in enumerate(names)]
 
 
 def _with_fonts(excerpt: Excerpt) -> Excerpt:

@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.report.excerpts import Excerpt
@@ -25,7 +26,11 @@ from pipeline.runtime.terminal import counted
 
 MAX_LABELS = 64
 """Maximum of labels in a picture. If a model has more, the most likely ones are shown."""
+MAX_COLUMNS = 3_600
+"""Maximum of frames in a picture that are drawn one by one. If there are more, neighbouring frames share a column."""
+_WIDEST_IN = 36.0  # has room for each of MAX_COLUMNS, and for most words of a minute
 _LETTER_IN, _LINE_IN = 0.085, 0.15  # width of a letter and height of a line, in inches
+_TICK_IN = 1.1  # for a label such as 7210.125
 _WORD, _INK = "#0b5394", "#333333"
 
 # Fixed settings, so that neither a user's matplotlibrc nor a `$` in a name changes the pictures.
@@ -53,7 +58,8 @@ def feature_figure(feature: NDArray[np.floating], layer: int, excerpt: Excerpt) 
         values = feature.astype(np.float32)
         # In some layers, a few dimensions are so large that all others would have the same colour.
         low, high = np.percentile(values, (1, 99))
-        image = axes.imshow(values.T, vmin=low, vmax=high, **_placed(values, excerpt))
+        columns = _pooled(values, np.add) / _pooled(np.ones((len(values), 1), np.float32), np.add)
+        image = axes.imshow(columns.T, vmin=low, vmax=high, **_placed(values, excerpt))
         axes.set(ylabel="Feature dimension")
         above.set_title(f"Feature from transformer layer {layer}", loc="left", fontweight="bold", fontfamily=FIRST)
         label = "value; 1 % of the values are lower, 1 % are higher"
@@ -79,7 +85,8 @@ def emission_figure(emission: NDArray[np.floating], values_are: str, excerpt: Ex
     with matplotlib.rc_context(_STYLE | {"font.family": list(excerpt.families)}):
         figure, axes, above = _panels(len(values), height_in=max(1.5, 0.17 * len(labels)), excerpt=excerpt)
         unit, lowest, more = _SCALES[values_are]
-        image = axes.imshow(values.T, vmin=lowest, vmax=None if lowest is None else 0.0, **_placed(values, excerpt))
+        columns = _pooled(values, np.maximum)  # a label is often the best one for a single frame
+        image = axes.imshow(columns.T, vmin=lowest, vmax=None if lowest is None else 0.0, **_placed(values, excerpt))
         axes.set_yticks(range(len(labels)), [_shortened(label, 20) for label in labels], fontsize=8)
         axes.tick_params(axis="y", length=0)
         axes.set(ylabel=shown)
@@ -100,7 +107,7 @@ def encode(figure: Figure, format_: str) -> bytes:
 
 def _panels(frames: int, height_in: float, excerpt: Excerpt) -> tuple[Figure, Axes, Axes]:
     """Create a figure with axes for a picture of `height_in` inches, and axes for the words above it."""
-    width_in = float(np.clip(5 + 0.02 * frames, 9, 24))
+    width_in = float(np.clip(5 + 0.02 * frames, 9, _WIDEST_IN))
     seconds = frames * excerpt.stride_s
     upright = _is_crowded(excerpt.words, seconds, 0.85 * width_in)
     longest = max((_letters(word) for word, *_ in excerpt.words), default=0)
@@ -115,6 +122,7 @@ def _panels(frames: int, height_in: float, excerpt: Excerpt) -> tuple[Figure, Ax
     of_words = f"; {left_out} of {counted(len(excerpt.words), 'word')} have no room" if left_out else ""
     axes.set_xlabel(excerpt.time_axis + of_words)
     axes.set_xlim(excerpt.start_s, excerpt.start_s + seconds)
+    axes.xaxis.set_major_locator(MaxNLocator(int(0.85 * width_in / _TICK_IN), steps=[1, 2, 2.5, 5, 10]))
     return figure, axes, above
 
 
@@ -159,8 +167,15 @@ def _placed(values: NDArray[np.float32], excerpt: Excerpt) -> dict[str, Any]:
     """Return options of `imshow` that place a picture of `(frames, rows)` on the time axis, with row 0 at the top."""
     frames, rows = values.shape
     extent = (excerpt.start_s, excerpt.start_s + frames * excerpt.stride_s, rows - 0.5, -0.5)
-    # If there are more frames than pixels, `auto` averages frames instead of dropping some.
-    return {"aspect": "auto", "interpolation": "auto", "interpolation_stage": "data", "extent": extent}
+    return {"aspect": "auto", "interpolation": "nearest", "extent": extent}
+
+
+def _pooled(values: NDArray[np.float32], pool: np.ufunc) -> NDArray[np.float32]:
+    """Reduce values `(frames, rows)` to at most `MAX_COLUMNS` frames, with the sum or the maximum of neighbours."""
+    if len(values) <= MAX_COLUMNS:
+        return values
+    starts = np.linspace(0, len(values), MAX_COLUMNS, endpoint=False).astype(np.int64)
+    return np.asarray(pool.reduceat(values, starts, axis=0))
 
 
 def _shortened(text: str, longest: int) -> str:

@@ -23,6 +23,19 @@ def roles_of(metadata: Mapping[str, Any]) -> dict[int, str]:
     return roles if metadata.get("blank") is None else {**roles, int(metadata["blank"]): "blank"}
 
 
+def label_names(metadata: Mapping[str, Any]) -> list[str]:
+    """Return a readable name for each label, in the order of an emission's columns.
+
+    Args:
+        metadata: The metadata of the table `emissions`.
+
+    >>> label_names({"labels": ["<pad>", "|", "a", " "], "blank": 0, "delimiter": "|"})
+    ['blank <pad>', 'delimiter |', 'a', 'U+0020']
+    """
+    roles, names = roles_of(metadata), [visible(label) for label in metadata["labels"]]
+    return [f"{roles[index]} {name}" if index in roles else name for index, name in enumerate(names)]
+
+
 def visible(label: str) -> str:
     """Return a label, or the code points of one that is only white space."""
     return label if label.strip() else code_points(label)
