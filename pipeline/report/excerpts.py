@@ -68,9 +68,9 @@ def _with_fonts(excerpt: Excerpt) -> Excerpt:
     """Choose the fonts. Replace characters that none of them has: of a label by code points, of other texts by `?`."""
     fonts = fonts_for([excerpt.name, *excerpt.labels, *(word for word, *_ in excerpt.words)])
     if fonts.missing:
-        some = " ".join(map(printable, sorted(fonts.missing)[:3]))
+        number, some = counted(len(fonts.missing), "character"), " ".join(map(printable, sorted(fonts.missing)[:3]))
         print(
-            f"no font of this machine has {counted(len(fonts.missing), 'character')} of the pictures, such as {some}; "
+            f"the fonts of this machine lack {number} of the pictures, such as {some}; "
             "labels show code points (U+0928) and words show ? in their place; after the installation of fonts that "
             "have them, such as fonts-noto-core or fonts-noto-cjk, the same command draws them",
             file=sys.stderr,
