@@ -61,6 +61,10 @@ soak-formats: $(INSTALLED) ## Runs damaged files of every format among good ones
 soak-growth: $(INSTALLED) ## Grows and changes a corpus at random while runs over it are killed, and checks every row
 	@$(PY) scripts/soak/growth.py $(ARGS)
 
+.PHONY: pictures
+pictures: $(BEAM_INSTALLED) ## Draws the pictures of the guide anew; ARGS=--check says which may be out of date
+	@$(PY) -m scripts.pictures.all $(ARGS)
+
 # The variable silences an announcement of MkDocs 2. pyproject.toml allows only MkDocs 1.
 .PHONY: docs
 docs: $(INSTALLED) ## Builds the user guide into site/ offline; open site/index.html from disk

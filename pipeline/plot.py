@@ -13,9 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.results import Run, open_run
+from pipeline.results.arrays import log_probabilities
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.stdout import standard_output
@@ -25,21 +27,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "svg", "pdf")
+VALUES = ("logits", "log-probabilities")
 SHOWN_S = 60.0
 """Seconds shown of a longer utterance without --start and --end."""
 MAX_SHOWN_S = 600.0
 """Maximum of seconds in a picture."""
 _MAX_NAME = 100
 _USAGE = (
-    "python -m pipeline.plot RUN_DIR ID [--out FOLDER] [--layers N,N] [--start S] [--end S] [--format NAME]"
-    "; an ID that begins with -: [option ...] -- RUN_DIR ID"
+    "python -m pipeline.plot RUN_DIR ID [--out FOLDER] [--layers N,N] [--start S] [--end S] [--values NAME] "
+    "[--format NAME]; an ID that begins with -: [option ...] -- RUN_DIR ID"
 )
 _PAGE = """\
 usage: python -m pipeline.plot RUN_DIR ID [option ...]
 
 Draws one utterance as torchaudio's tutorial "Speech Recognition with Wav2Vec2"
 does: one picture of the features of each stored layer, and one of the emission
-with the names of its labels. Time runs to the right; the words stand above.
+with the names of its labels. Time runs to the right, in seconds of the
+recording; the words stand above.
 Prints the names of the files. RUN_DIR is the folder that the run writes to,
 such as runs/digits/digits. ID is an id in its manifest.parquet; if the id
 begins with -, write [option ...] -- RUN_DIR ID. The run may be going on;
@@ -52,6 +56,8 @@ options
                   the start of the file (default: start of the utterance)
   --end S         last second to draw (default: end of the utterance, at most
                   60 s after the start)
+  --values NAME   values of the emission: logits or log-probabilities (default:
+                  as they are stored, which are logits of most models)
   --format NAME   png (default), svg or pdf
   -h, --help      this page
 
@@ -99,11 +105,14 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--layers", metavar="N,N")
     parser.add_argument("--start", metavar="S", type=float)
     parser.add_argument("--end", metavar="S", type=float)
+    parser.add_argument("--values", metavar="NAME")
     parser.add_argument("--format", metavar="NAME", default=FORMATS[0])
     given = parser.parse_args(arguments)
     given.id = "--" if given.id == [] else given.id  # argparse of Python 3.11 drops an id `--`
     if given.format not in FORMATS:
         raise UserError(f"--format={given.format}: not a format; there are {', '.join(FORMATS)}")
+    if given.values is not None and given.values not in VALUES:
+        raise UserError(f"--values={given.values}: no values of an emission; there are {', '.join(VALUES)}")
     for name, value in (("start", given.start), ("end", given.end)):
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise UserError(f"--{name}={value}: must be seconds, 0 or more")
@@ -128,13 +137,14 @@ def _plot(given: argparse.Namespace) -> None:
                 f"{given.id}: failed ({reason}), so there is nothing to draw; retry_failed=true tries again"
             )
         raise UserError(f"{given.run_dir}: has neither emissions nor features; run with outputs=[emissions,features]")
+    values = _values(run, given.values) if has_emissions else None
     for table, there in (("emissions", has_emissions), ("features", bool(layers))):
         if not there:
             print(f"no {table} of this utterance; outputs=[{table}] writes them", file=sys.stderr)
     window = _window(run, given.start, given.end)
     folder = given.out or given.run_dir / "report" / "plots"
     out = standard_output()
-    for name, figure in _figures(run, given.id, layers, has_emissions, window):
+    for name, figure in _figures(run, given.id, layers, values, window):
         path = folder / f"{file_name(given.id)}-{name}.{given.format}"
         _write(path, figure, given.format)
         print(printable(str(path)), file=out)
@@ -200,30 +210,33 @@ def _window(run: Run, start_s: float | None, end_s: float | None) -> _Window:
     return _Window(first, max(first + 1, math.ceil((last_s - row.start_s) / stride_s)), first_s, last_s)
 
 
-def _figures(
-    run: Run, id: str, layers: Sequence[int], has_emissions: bool, window: _Window
-) -> Iterator[tuple[str, Figure]]:
-    """Yield each picture, with its name."""
-    from pipeline.report.figures import Excerpt, emission_figure, feature_figure  # importing matplotlib is slow
+def _values(run: Run, asked: str | None) -> str:
+    """Return which values of the emission to draw: those that are stored, unless others are asked for."""
+    stored: str = run.emission_metadata["values"]
+    if asked == "logits" != stored:
+        raise UserError(f"--values=logits: the run stores {stored}, which cannot be turned into logits; leave it out")
+    return asked or stored
 
-    begins_s, stride_s = float(run.manifest["start_s"].fillna(0.0)[0]), run.seconds_per_frame
-    start_s, end_s = (begins_s + frame * stride_s for frame in (window.first, window.last))
-    words = [
-        (printable(word.word), word.start_s, word.end_s)
-        for word in run.words.itertuples()
-        if start_s - stride_s / 2 <= word.start_s and word.end_s <= end_s + stride_s / 2
-    ]
-    seconds = f"{window.start_s:.2f} to {window.end_s:.2f} s, {1000 * stride_s:g} ms a frame"
-    excerpt = Excerpt(printable(id), seconds, start_s, stride_s, words)
+
+def _figures(
+    run: Run, id: str, layers: Sequence[int], values: str | None, window: _Window
+) -> Iterator[tuple[str, Figure]]:
+    """Yield each picture, with its name. `values` are those of the emission; `None` if there is no emission."""
+    from pipeline.report.excerpts import read_excerpt  # importing matplotlib is slow
+    from pipeline.report.figures import emission_figure, feature_figure
+
+    frames, seconds = (window.first, window.last), (window.start_s, window.end_s)
+    excerpt = read_excerpt(run, frames, seconds, has_emission=values is not None)
     for layer in layers:
         feature = run.feature(id, layer, window.first, window.last)
         _check_frames(len(feature), window)
         yield f"layer-{layer:02d}", feature_figure(feature, layer, excerpt)
-    if has_emissions:
+    if values is not None:
         emission = run.emission(id, window.first, window.last)
         _check_frames(len(emission), window)
-        labels = [printable(label) for label in run.alphabet]
-        yield "emission", emission_figure(emission, labels, run.emission_metadata["values"], excerpt)
+        if values != run.emission_metadata["values"]:
+            emission = log_probabilities(emission.astype(np.float32))
+        yield "emission", emission_figure(emission, values, excerpt)
 
 
 def _check_frames(count: int, window: _Window) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import make_run as make_run_module
 import numpy as np
 import pytest
 from make_run import STRIDE_S, Spoken, make_run
@@ -20,10 +21,16 @@ from running import environment
 
 from pipeline import plot
 from pipeline.plot import file_name
-from pipeline.report import figures
-from pipeline.report.figures import Excerpt, emission_figure, feature_figure
+from pipeline.report import figures, fonts
+from pipeline.report.excerpts import Excerpt
+from pipeline.report.figures import emission_figure, feature_figure
+from pipeline.report.fonts import Fonts, fonts_for
+from pipeline.report.labels import roles_of
+from pipeline.results import Run, open_run
+from pipeline.results.arrays import log_probabilities
 
 RANDOM = np.random.default_rng(5)
+MANY_LABELS = Excerpt("x", "", 0, 0.02, [], labels=[f"L{index}" for index in range(3000)])
 HOSTILE = "../$x^{$<b>\u202egnp\u202c'\"\\ " + "long " * 60
 
 
@@ -96,13 +103,15 @@ def test_every_layer_and_the_emission_are_drawn_and_named(
             image.load()
             assert image.width > 1000
     for layer, figure in zip((1, 2, 12), drawn, strict=False):
-        assert {f"Feature from transformer layer {layer}", "Time (s)", "Feature dimension"} <= set(texts(figure))
+        assert {f"Feature from transformer layer {layer}", "Time in the recording (s)", "Feature dimension"} <= set(
+            texts(figure)
+        )
         feature = SHARDS[0][0].features[layer].astype(np.float16).astype(np.float32)
         assert np.array_equal(image_of(figure).get_array(), feature.T)
     emission = texts(drawn[3])
-    assert {"Classification result", "Time (s)", "Class", "logits", "HELLO", "$x_{"} <= set(emission)
+    assert {"Classification result", "Class", "logits (no unit)", "HELLO", "$x_{"} <= set(emission)
     axes = image_of(drawn[3]).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["-", "|", "A", "B", "C"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["blank -", "delimiter |", "A", "B", "C"]
     assert np.array_equal(image_of(drawn[3]).get_array(), SHARDS[0][0].emission.astype(np.float32).T)
     assert axes.get_xlim() == pytest.approx((0, 60 * STRIDE_S))
     assert axes.get_ylim() == (4.5, -0.5)  # the first label on top, as in the tutorial
@@ -119,6 +128,9 @@ def test_words_stand_over_their_times_in_the_file(run_dir: Path, drawn: list[Fig
         middles = [sum(first) / 2, sum(second) / 2]
         assert [text.get_position()[0] for text in figure.axes[0].texts] == pytest.approx(middles)
         assert image_of(figure).get_extent()[0] == pytest.approx(begins_s)
+    assert image_of(drawn[0]).axes.get_xlabel() == "Time in the recording (s)"
+    said = "Time in the recording (s); the utterance is 100.00 to 101.20 s of it"
+    assert image_of(drawn[2]).axes.get_xlabel() == said
 
 
 def test_only_what_is_asked_for_is_drawn(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,6 +209,7 @@ def test_of_a_very_long_utterance_the_first_minute_is_drawn_and_that_is_said(
         (["pending"], ["pending", "not committed yet", "to continue"]),
         (["part", "--layers", "3"], ["--layers=3", "1, 2, 12"]),
         (["part", "--layers", "last"], ["--layers=last", "such as 1,6,12"]),
+        (["part", "--values", "probability"], ["--values=probability", "logits, log-probabilities"]),
         (["part", "--format", "gif"], ["--format=gif", "png, svg, pdf"]),
         (["part", "--start", "5"], ["--start=5", "100.00 to 101.20 s"]),
         (["part", "--start", "101", "--end", "100.5"], ["--end=100.5", "100.00 to 101.20 s"]),
@@ -246,7 +259,7 @@ def test_what_is_there_is_drawn_and_what_is_not_is_said(tmp_path: Path, capsys: 
 def test_of_thousands_of_labels_the_most_likely_are_shown() -> None:
     emission = RANDOM.normal(size=(30, 3000))
     emission[7, [2, 2999]] = 50
-    figure = emission_figure(emission, [f"L{index}" for index in range(3000)], "logits", Excerpt("x", "", 0, 0.02, []))
+    figure = emission_figure(emission, "logits", MANY_LABELS)
     assert image_of(figure).get_array().shape == (figures.MAX_LABELS, 30)
     assert {"L2", "L2999", "Class (of 3,000, the 64 most likely)"} <= set(texts(figure))
     labels = [label.get_text() for label in image_of(figure).axes.get_yticklabels()]
@@ -260,12 +273,69 @@ def test_the_most_likely_labels_are_those_of_probability_not_of_large_logits(val
     emission[8] += 100  # tells nothing of its labels: no more likely than in any other frame
     if values_are == "log-probabilities":
         emission -= np.log(np.exp(emission).sum(axis=1, keepdims=True))
-    figure = emission_figure(
-        emission, [f"L{index}" for index in range(3000)], values_are, Excerpt("x", "", 0, 0.02, [])
-    )
+    figure = emission_figure(emission, values_are, MANY_LABELS)
     assert {"L2", "L2999"} <= set(texts(figure))
     shown = np.asarray(image_of(figure).get_array())
     assert np.isclose(shown.max(), emission.max())  # as they are stored, whatever they were chosen by
+
+
+def test_log_probabilities_are_drawn_where_they_are_asked_for(
+    tmp_path: Path, drawn: list[Figure], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    says = spoken("x")
+    run_dir, emission = make_run(tmp_path / "run", [[says]], outputs=["emissions"]), says.emission.astype(np.float32)
+    assert plot.main([str(run_dir), "x", "--values", "log-probabilities"]) == 0
+    assert np.allclose(image_of(drawn[0]).get_array().T, log_probabilities(emission), atol=1e-6)
+    assert "log-probabilities (natural logarithm)" in texts(drawn[0])
+    assert image_of(drawn[0]).get_clim() == (pytest.approx(np.log(1e-4)), 0.0)
+    metadata = {**open_run(run_dir).emission_metadata, "values": "log-probabilities"}
+    monkeypatch.setattr(Run, "emission_metadata", metadata)
+    assert plot.main([str(run_dir), "x"]) == 0
+    assert np.array_equal(image_of(drawn[1]).get_array().T, emission)  # as they are stored
+    capsys.readouterr()
+    assert "cannot be turned into logits" in refused(capsys, str(run_dir), "x", "--values", "logits")
+
+
+def test_labels_that_stand_for_no_character_are_named() -> None:
+    labels = ["a", "<pad>", " ", "|"]
+    assert roles_of({"labels": labels, "blank": 1, "delimiter": " "}) == {1: "blank", 2: "delimiter"}
+    assert roles_of({"labels": labels, "blank": 1, "delimiter": ""}) == {1: "blank"}
+    assert roles_of({"labels": labels, "blank": 1}) == {1: "blank", 3: "delimiter"}  # of an earlier release
+
+
+def test_a_font_that_has_the_characters_is_found_and_the_rest_is_named() -> None:
+    assert fonts_for(["Hello, мир\u200d "]) == Fonts(("DejaVu Sans",), frozenset())
+    script_e = "\u212f\U0001d4bb"  # in a font that matplotlib brings along, not in its first one
+    families = fonts_for([script_e, "\U0010fffd"])
+    assert families.missing == {"\U0010fffd"}
+    assert families.families[0] == "DejaVu Sans"
+    assert len(families.families) > 1
+
+
+def test_a_character_without_a_font_is_no_box(
+    tmp_path: Path, drawn: list[Figure], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fonts, "_families", lambda wanted: {})  # a machine without further fonts
+    monkeypatch.setattr(make_run_module, "LABELS", ("-", " ", "न", "a", "xन"))
+    says = Spoken("नx", words=[("aनa", 5, 20, 0.9)], emission=RANDOM.normal(size=(60, 5)), num_frames=60)
+    assert plot.main([str(make_run(tmp_path / "run", [[says]], outputs=["transcripts", "emissions"])), "नx"]) == 0
+    labels = [label.get_text() for label in image_of(drawn[0]).axes.get_yticklabels()]
+    assert labels == ["blank -", "U+0020", "U+0928", "a", "xU+0928"]
+    assert "a?a" in texts(drawn[0])
+    said = capsys.readouterr().err
+    assert "1 character of the pictures, such as न;" in said
+    assert "fonts-noto-core" in said
+
+
+def test_neighbouring_frames_share_a_column_only_where_there_are_too_many_and_no_peak_is_lost() -> None:
+    emission = np.zeros((10_000, 3), np.float32)
+    emission[5_003, 2] = 9
+    shown = image_of(emission_figure(emission, "logits", Excerpt("x", "", 0, 0.02, [], labels="abc"))).get_array()
+    assert shown.shape == (3, figures.MAX_COLUMNS)
+    assert np.argwhere(shown).tolist() == [[2, 5_003 * figures.MAX_COLUMNS // 10_000]]
+    feature = np.repeat(np.arange(10.0, dtype=np.float32), 1_000)[:, None]
+    mean = image_of(feature_figure(feature, 1, Excerpt("x", "", 0, 0.02, []))).get_array()
+    assert (mean.min(), mean.max(), mean.mean()) == (0, 9, pytest.approx(4.5, abs=0.01))
 
 
 def test_many_words_are_turned_and_never_stand_on_one_another() -> None:
@@ -274,14 +344,16 @@ def test_many_words_are_turned_and_never_stand_on_one_another() -> None:
     def shown(count: int) -> tuple[set[float], list[float]]:
         step = 60 / count
         words = [("WORDS", step * at, step * (at + 0.5)) for at in range(count)]
-        figure = feature_figure(feature, 1, Excerpt("x" * 300, "0 to 1 s", 0, 0.02, words))
+        figure = feature_figure(feature, 1, Excerpt("x" * 600, "0 to 1 s", 0, 0.02, words))
         figure.draw_without_rendering()
         title, name = (figure.axes[0].get_title(loc=loc) for loc in ("left", "right"))
-        assert (title, len(name) < 300) == ("Feature from transformer layer 1", True)
+        assert (title, len(name) < 600) == ("Feature from transformer layer 1", True)
         assert len(figure.axes[0].get_lines()) == count
         texts = figure.axes[0].texts
         boxes = sorted((text.get_window_extent() for text in texts), key=lambda box: box.x0)
         assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
+        left_out = f"; {count - len(texts)} of {count} words have no room"
+        assert figure.axes[1].get_xlabel().endswith(left_out) == (len(texts) < count)
         return {text.get_rotation() for text in texts}, [text.get_position()[0] for text in texts]
 
     assert shown(5)[0] == {0.0}

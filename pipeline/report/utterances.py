@@ -14,6 +14,7 @@ from pipeline.audio.waveforms import Extent, channel_to_read
 from pipeline.report.arrays import Cut, Frames, read_emissions, read_features
 from pipeline.report.axis import Span, place_words, span_of, ticks_of
 from pipeline.report.clips import MAX_SAMPLES, Clip, Wanted, read_clips
+from pipeline.report.labels import roles_of, visible
 from pipeline.report.pictures import data_uri, draw_emission, draw_features, outline
 from pipeline.report.population import Population
 from pipeline.report.selection import Choice, Kind
@@ -165,14 +166,14 @@ def _shown(
 def _emissions(stored: StoredTable, rows: Sequence[tuple[_Row, float]]) -> dict[str, Emission]:
     """Draw the emissions of a shard's utterances, by id. Each row comes with the end of the part that is shown."""
     metadata = tables.metadata_of(stored.schema())
-    stride, names, blank = metadata["seconds_per_frame"], list(metadata["labels"]), metadata.get("blank")
+    stride, names, roles = metadata["seconds_per_frame"], list(metadata["labels"]), roles_of(metadata)
     found = read_emissions(stored, [_cut(row, end_s, stride) for row, end_s in rows])
     drawn = {}
     for row, end_s in rows:
         values = found.get(row.manifest["id"])
         if values is not None:
             picture = draw_emission(values)
-            labels = ["blank" if label == blank else shown(names[label], 12) for label in picture.labels]
+            labels = [roles.get(label) or shown(visible(names[label]), 12) for label in picture.labels]
             drawn[row.manifest["id"]] = Emission(picture, _place(row, end_s, stride, values), labels, len(names))
     return drawn
 

@@ -31,6 +31,7 @@ OUTSIDE = {
 """Pages of the site that stand elsewhere in the repository."""
 _IN_REPOSITORY = {page: path for path, page in OUTSIDE.items()}
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
+_IMAGE = re.compile(r'<img [^>]*src="(?P<source>[^"]+)"[^>]*>')
 _MARK = re.compile(r"<!-- generated: (\w+) -->")
 
 
@@ -46,6 +47,11 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> st
     markdown = _MARK.sub(lambda match: GENERATED[match[1]](), markdown)
     place = _IN_REPOSITORY.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     return _LINK.sub(lambda match: _linked(match, posixpath.dirname(place), page.file.src_uri, files), markdown)
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Let a click on a picture open it in its own size: pages are narrower than most pictures."""
+    return _IMAGE.sub(r'<a href="\g<source>">\g<0></a>', html)
 
 
 def _linked(match: re.Match[str], folder: str, page: str, files: Files) -> str:

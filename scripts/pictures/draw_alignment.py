@@ -19,6 +19,7 @@ from pipeline.alignment.aligner import Aligner, Alignment
 from pipeline.alignment.forced import find_states
 from pipeline.alignment.spelling import Speller
 from pipeline.postprocessing.emissions import StoredEmissions, describe_emissions
+from pipeline.report.labels import label_names
 from pipeline.report.suspects import SUSPECT_LLR
 from pipeline.results import open_run
 from pipeline.results.arrays import log_probabilities
@@ -43,10 +44,12 @@ def main() -> None:
     aligner = Aligner(stored.labels, stored.seconds_per_frame, Speller(stored.labels), find_states)
     found = aligner(logprobs, " ".join(reference), 0.0)
     assert isinstance(found, Alignment), found
-    draw(row.path, logprobs, found, stored, options.out)
+    draw(row.path, logprobs, found, stored, label_names(run.emission_metadata), options.out)
 
 
-def draw(path: str, logprobs: NDArray[np.float32], found: Alignment, stored: StoredEmissions, out: Path) -> None:
+def draw(
+    path: str, logprobs: NDArray[np.float32], found: Alignment, stored: StoredEmissions, shown: list[str], out: Path
+) -> None:
     names, stride = stored.labels.names, stored.seconds_per_frame
     samples, rate = soundfile.read(path)
     used = sorted(set(logprobs.argmax(1)) | {names.index(each.character) for each in found.characters} | {0, 1})
@@ -64,7 +67,7 @@ def draw(path: str, logprobs: NDArray[np.float32], found: Alignment, stored: Sto
         place = used.index(names.index(each.character))
         middle.plot([each.start_s, each.end_s], [place, place], color="#4fd1c5", linewidth=3, solid_capstyle="butt")
     middle.set(ylabel="emission, reference", yticks=range(len(used)))
-    middle.set_yticklabels([names[label] for label in used], fontsize=8)
+    middle.set_yticklabels([shown[label] for label in used], fontsize=8)
     for word in found.words:
         colour = "#c0392b" if word.llr < SUSPECT_LLR else "#2f8f6b"
         top.axvspan(word.start_s, word.end_s, color=colour, alpha=0.22, linewidth=0)

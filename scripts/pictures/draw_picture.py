@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import soundfile
 
+from pipeline.report.labels import label_names
 from pipeline.results import open_run
 
 
@@ -31,6 +32,7 @@ def main() -> None:
     emission = run.emission(options.id)
     probability = np.exp(emission - np.logaddexp.reduce(emission, axis=1, keepdims=True))
     used = sorted(set(emission.argmax(1)) | {0, 1})
+    names = label_names(run.emission_metadata)
     stride = run.emission_metadata["seconds_per_frame"]
 
     plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
@@ -49,7 +51,7 @@ def main() -> None:
         extent=(0, len(emission) * stride, -0.5, len(used) - 0.5),
     )  # fmt: skip
     bottom.set(ylabel="emission", xlabel="seconds", yticks=range(len(used)))
-    bottom.set_yticklabels([run.alphabet[label] for label in used], fontsize=8)
+    bottom.set_yticklabels([names[label] for label in used], fontsize=8)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out, dpi=110)
 

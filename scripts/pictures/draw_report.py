@@ -1,38 +1,40 @@
-"""Draw the picture of the report for the README: part of the report of a run over a small corpus like VOiCES.
+"""Draw the pictures of the report: a run over a small corpus like VOiCES, light, dark and on a phone.
 
 Example:
     pip install playwright && apt-get install chromium
-    python -m scripts.pictures.draw_report docs/report.png
+    python -m scripts.pictures.draw_report docs
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from pipeline.config.schema import ReportSettings
 from pipeline.report import write_report
 from pipeline.storage.run_directory import RunDirectory
 from scripts.data.make_voices_like import make_corpus
+from scripts.pictures.browser import at_each, opened
+from scripts.pictures.saving import save
 
-WIDTH = 1280
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+WIDTH, PHONE = 1280, 375
 # A picture has room for the top, some rows of the table, and one utterance.
-LEFT_OUT = """
+LIGHT = """
     #distributions, #speed, #scores h3, #scores .confusions, #scores .note, #failures, #configuration, footer,
     #utterances > h3, #utterances > .note, .keys, #utterances > .utterance:not(.pictured) { display: none }
     nav { display: none }
     .viewport { max-height: 258px }
     :root { --row: 12px }
 """
+# What the first picture leaves out.
+DARK = "nav, #summary, #utterances, #suspects, #configuration, footer { display: none }"
+PHONE_STYLE = "#utterances > .utterance:not(.pictured) { display: none }"
 SHOW_ONE = """() => {
     const words_of = (each, kind) => each.querySelectorAll(".pair" + kind).length;
     const wrong = each => words_of(each, ".sub") + words_of(each, ".del") + words_of(each, ".ins");
@@ -44,28 +46,29 @@ SHOW_ONE = """() => {
     const words = one.querySelectorAll(".word");
     words[Math.floor(words.length / 2)].click();
 }"""
-# Where the picture was made is nobody's concern.
-SHORTEN = """work => {
-    for (const each of document.querySelectorAll("dd bdi, .path bdi"))
-        each.textContent = each.textContent.replace(work, "/data");
-}"""
 
 
 def main() -> None:
-    """Write one PNG."""
+    """Write three PNGs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
+    parser.add_argument("folder", type=Path)
     parser.add_argument("--run-dir", type=Path, help="a run that is there already")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="report-") as work:
-        path = write_report(
-            RunDirectory(options.run_dir or _run(Path(work))), ReportSettings(utterances=20, layers=[1, 4])
-        )
-        picture = _screenshot(path, work)
-    # A palette takes a third of the bytes.
-    image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    image.save(options.out, optimize=True)
-    print(f"{options.out}: {image.width} x {image.height}, {options.out.stat().st_size / 1000:.0f} kB")
+        run = RunDirectory(options.run_dir or _run(Path(work)))
+        path = write_report(run, ReportSettings(utterances=20, layers=[1, 4]))
+        with opened(path, work, WIDTH, style=LIGHT) as page:
+            page.locator("#explorer .line").first.wait_for()
+            page.evaluate(SHOW_ONE)
+            page.wait_for_timeout(1_000)
+            save(page.screenshot(full_page=True), options.folder / "report.png")
+        with opened(path, work, WIDTH, "dark", DARK) as page:
+            save(page.screenshot(full_page=True), options.folder / "report-dark.png", 64)
+        with opened(path, work, PHONE, style=PHONE_STYLE) as page:
+            page.locator("#explorer .line").first.wait_for()
+            page.evaluate(SHOW_ONE)
+            screens = at_each(page, ("body", "#utterances", ".pictured"))
+            save(_side_by_side(screens), options.folder / "report-narrow.png")
 
 
 def _run(work: Path) -> Path:
@@ -82,25 +85,13 @@ def _run(work: Path) -> Path:
     return work / "run"
 
 
-def _screenshot(path: Path, work: str) -> bytes:
-    browser = next(filter(None, map(shutil.which, NAMES)), None)
-    if browser is None:
-        sys.exit(f"error: none of {', '.join(NAMES)} is installed; apt-get install chromium")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
-        context = started.new_context(
-            viewport={"width": WIDTH, "height": 900}, color_scheme="light", bypass_csp=True, reduced_motion="reduce"
-        )
-        page = context.new_page()
-        page.goto(path.as_uri())
-        page.add_style_tag(content=LEFT_OUT)
-        page.locator("#explorer .line").first.wait_for()
-        page.evaluate(SHOW_ONE)
-        page.evaluate(SHORTEN, work)
-        page.wait_for_timeout(1_000)
-        picture = page.screenshot(full_page=True)
-        started.close()
-    return picture
+def _side_by_side(screens: list[bytes], space: int = 24) -> Image.Image:
+    opened_ones = [Image.open(io.BytesIO(screen)).convert("RGB") for screen in screens]
+    width, height = opened_ones[0].size
+    canvas = Image.new("RGB", (len(screens) * (width + space) - space, height), "#9aa3ad")
+    for place, image in enumerate(opened_ones):
+        canvas.paste(image, (place * (width + space), 0))
+    return canvas
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Draw the terminal of a run as an SVG: `python -m scripts.pictures.draw_terminal docs/terminal.svg`.
+"""Draw terminals as SVGs: `python -m scripts.pictures.draw_terminal docs`.
 
-The script starts a real run in a pseudo-terminal, over the corpus that `scripts/data/make_voices_like.py` makes. Then
-rich draws the final screen. The SVG does not download a font, as rich's own SVGs do: it uses the reader's monospace
-font, with the widths of the drawing.
+The script starts real commands in a pseudo-terminal: a run over the corpus of `scripts/data/make_voices_like.py`, and
+the commands that look at a finished run. Then rich draws the final screen. The SVG does not download a font, as rich's
+own SVGs do: it uses the reader's monospace font, with the widths of the drawing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from scripts.data.make_voices_like import make_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 CORPUS = "VOiCES_devkit"
-ARGUMENTS = ("-m", "pipeline.run", "dataset=voices", "model=digits", "score.by=[distractor,speaker]")
+RUN = "python -m pipeline.run dataset=voices model=digits score.by=[distractor,speaker]"
+RUN_DIR = "runs/voices/digits"
+LOOKS = (f"python -m pipeline.status {RUN_DIR}", f"python -m pipeline.verify {RUN_DIR} --exactness 3")
 FINISHED = (0, 3)
 """Exit codes; the corpus has damaged files."""
 COLUMNS, ROWS = 100, 60
@@ -39,27 +41,25 @@ BRIGHT = "828c9b ffa587 a5e1b9 ffd78c 9bc3fa dcb4f5 91dce6 f5f7fa"
 _CONTROL = re.compile(r"(\r\n|\n|\r|\x1b\[[0-9;?]*[A-Za-z])")
 
 
-def recorded() -> str:
-    """Everything that the run writes to a terminal of `COLUMNS` columns."""
+def recorded(command: str, folder: Path) -> str:
+    """Everything that a command writes to a terminal of `COLUMNS` columns."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     env = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS")}
     env |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "PYTHONPATH": str(ROOT), "VOICES_ROOT": CORPUS}
-    with tempfile.TemporaryDirectory() as folder:
-        make_corpus(Path(folder, CORPUS))
-        process = subprocess.Popen(
-            [sys.executable, *ARGUMENTS], cwd=folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs
-        )
-        os.close(theirs)
-        written = b""
-        while True:
-            try:
-                written += os.read(ours, 2**16)
-            except OSError:  # its end: the terminal has no writer any more
-                break
-        os.close(ours)
-        if process.wait() not in FINISHED:
-            raise SystemExit(f"the run ended with {process.returncode}:\n{written.decode()}")
+    process = subprocess.Popen(
+        [sys.executable, *command.split()[1:]], cwd=folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            written += os.read(ours, 2**16)
+        except OSError:  # its end: the terminal has no writer any more
+            break
+    os.close(ours)
+    if process.wait() not in FINISHED:
+        raise SystemExit(f"{command} ended with {process.returncode}:\n{written.decode()}")
     return written.decode()
 
 
@@ -79,13 +79,14 @@ def screen(written: str) -> str:
     return "\n".join(lines).rstrip()
 
 
-def drawn(shown: str) -> str:
-    """The SVG: no font is fetched."""
+def drawn(screens: dict[str, str]) -> str:
+    """The SVG of commands with their screens: no font is fetched."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    for command in (f"export VOICES_ROOT={CORPUS}", f"python {' '.join(ARGUMENTS)}"):
+    for command, shown in screens.items():
         console.print(Text.assemble(("$ ", "bold green"), (command, "bold")))
-    console.print(Text.from_ansi(shown))
-    console.print()  # rich cuts the last line off at its baseline
+        if shown:
+            console.print(Text.from_ansi(shown))
+            console.print()  # also at the end, where rich cuts the last line off at its baseline
     without_font = re.sub(r"@font-face \{\{.*?\}\}\n", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     own_font = without_font.replace("Fira Code", "ui-monospace, Menlo, Consolas, DejaVu Sans Mono").replace(
         '<svg class="rich-terminal"', '<svg class="rich-terminal" role="img"'
@@ -103,11 +104,19 @@ def _rgb(colour: str) -> tuple[int, int, int]:
 
 
 def main() -> None:
-    """Write one SVG."""
+    """Write two SVGs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
-    options = parser.parse_args()
-    options.out.write_text(drawn(screen(recorded())) + "\n", encoding="utf-8")
+    parser.add_argument("folder", type=Path)
+    folder: Path = parser.parse_args().folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        make_corpus(work / CORPUS)
+        run = {f"export VOICES_ROOT={CORPUS}": "", RUN: screen(recorded(RUN, work))}
+        looks = {command: screen(recorded(command, work)) for command in LOOKS}
+    for path, screens in ((folder / "terminal.svg", run), (folder / "terminal-checks.svg", looks)):
+        path.write_text(drawn(screens) + "\n", encoding="utf-8")
+        print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def test_each_utterance_has_its_sound_words_emission_and_layers(finished: Path, 
         assert " ".join(words) == " ".join(re.findall(r'<button[^>]* title="(\S+):', part))
         assert part.count("data:image/png;base64,") == 1 + 3  # the emission; the first, the middle and the last layer
         assert [int(layer) for layer in re.findall(r"features of layer (\d+)", part)] == [1, 3, 4]
-        assert "<span><bdi>blank</bdi></span>" in part
+        assert "<span><bdi>blank</bdi></span><span><bdi>delimiter</bdi></span>" in part
         assert "<bdi>Z</bdi>" in part
 
 
