@@ -67,6 +67,10 @@ docs: $(INSTALLED) ## Builds the user guide into site/ offline; open site/index.
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	@echo "The guide is in site/index.html."
 
+.PHONY: notebook
+notebook: $(INSTALLED) ## Runs the notebook of the guide and stores what its cells give
+	@$(PY) -m scripts.docs.execute_notebook docs/tutorial.ipynb
+
 .PHONY: lint
 lint: $(INSTALLED) ## Checks style, types, imports and the Dockerfile
 	$(PY) -m ruff check .

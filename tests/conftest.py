@@ -25,7 +25,7 @@ LONGEST = (
     "promises/test_long", "scoring/test_scoring", "test_run", "promises/test_fuzzing", "inference/test_loader",
     "stages/test_duplicates", "models/test_huggingface_runs", "executors/test_processes", "storage/test_run_directory",
     "executors/test_parts", "test_plot", "test_package", "config/test_run_config", "test_extending",
-    "runtime/test_supervisor", "stages/test_report", "docs/test_guide", "scripts/test_gpu_check",
+    "runtime/test_supervisor", "stages/test_report", "docs/test_notebook", "docs/test_guide", "scripts/test_gpu_check",
     "promises/test_resume", "config/test_completion", "config/test_user_files", "models/test_huggingface_exactness",
     "report/test_browser", "models/test_checkpoint", "promises/test_memory", "promises/test_soak",
     "promises/test_strange_directories", "models/test_catalog", "config/test_help", "inference/test_textfile",
