@@ -75,6 +75,10 @@ docs: $(INSTALLED) ## Builds the user guide into site/ offline; open site/index.
 outputs: $(BEAM_INSTALLED) ## Writes what commands print into README.md and the guide anew; ARGS=--check only says what is old
 	@$(PY) scripts/docs/outputs.py $(ARGS)
 
+.PHONY: notebook
+notebook: $(INSTALLED) ## Runs the notebook of the guide and stores what its cells give
+	@$(PY) -m scripts.docs.execute_notebook docs/tutorial.ipynb
+
 .PHONY: lint
 lint: $(INSTALLED) ## Checks style, types, imports and the Dockerfile
 	$(PY) -m ruff check .

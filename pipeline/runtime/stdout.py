@@ -31,8 +31,10 @@ def console(quiet: bool = False) -> Console:
     from rich.console import Console  # slow to import, and many commands print plain lines only
 
     stream = standard_output()
-    width = None if stream.isatty() else PLAIN_WIDTH
-    return Console(file=stream, highlight=False, soft_wrap=True, width=width, quiet=quiet)
+    if stream.isatty():
+        return Console(file=stream, highlight=False, soft_wrap=True, quiet=quiet)
+    # `force_terminal`: Jupyter and some CI services set FORCE_COLOR, and rich would move a cursor that is not there.
+    return Console(file=stream, highlight=False, soft_wrap=True, quiet=quiet, width=PLAIN_WIDTH, force_terminal=False)
 
 
 class FaultTolerantStream(io.TextIOBase):

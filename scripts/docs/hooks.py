@@ -1,8 +1,8 @@
 """Hooks for mkdocs: they write the reference pages from the code, and turn links to files into links of the site.
 
 A page with `<!-- generated: NAME -->` gets the reference NAME in that place, so the reference cannot be out of date.
-Without the site, such a page holds only its introduction. In the sources, links are relative to the file that holds
-them, so they also work in the repository.
+Without the site, such a page holds only its introduction. A notebook becomes a page with its stored outputs. In the
+sources, links are relative to the file that holds them, so they also work in the repository.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import api
 import commands
 import configuration
+import notebook_page
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -27,8 +28,9 @@ OUTSIDE = {
     "scripts/bench/README.md": "bench.md",
     "scripts/results/decoders.md": "decoders.md",
     "pipeline/shipped/model/README.md": "digits-model.md",
+    "docs/tutorial.ipynb": "tutorial.md",
 }
-"""Pages of the site that stand elsewhere in the repository."""
+"""Pages of the site that have another place or another format in the repository."""
 _IN_REPOSITORY = {page: path for path, page in OUTSIDE.items()}
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 _IMAGE = re.compile(r'<img [^>]*src="(?P<source>[^"]+)"[^>]*>')
@@ -36,7 +38,7 @@ _MARK = re.compile(r"<!-- generated: (\w+) -->")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that stand outside docs/."""
+    """Add the pages that are no Markdown files in docs/."""
     for path, page in OUTSIDE.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
     return files
@@ -44,8 +46,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> str:
     """Write the references, and let links lead into the site."""
-    markdown = _MARK.sub(lambda match: GENERATED[match[1]](), markdown)
     place = _IN_REPOSITORY.get(page.file.src_uri, f"docs/{page.file.src_uri}")
+    if place.endswith(".ipynb"):
+        markdown = notebook_page.page(markdown, posixpath.basename(place))
+    markdown = _MARK.sub(lambda match: GENERATED[match[1]](), markdown)
     return _LINK.sub(lambda match: _linked(match, posixpath.dirname(place), page.file.src_uri, files), markdown)
 
 

@@ -108,6 +108,14 @@ def test_no_page_has_an_anchor_twice(site: Path) -> None:
         assert sorted({*ids}) == sorted(ids), page
 
 
+def test_the_notebook_is_a_page_with_its_tables_sound_and_pictures(site: Path) -> None:
+    page = (site / "tutorial.html").read_text(encoding="utf-8")
+    for tag, count in (("<table>", 4), ("<audio", 1), ('<img alt="The picture', 2), ('class="language-sh ', 2)):
+        assert page.count(tag) == count, tag
+    assert "dataframe" not in page
+    assert (site / "tutorial.ipynb").exists()
+
+
 def test_the_site_works_from_disk_search_included(site: Path) -> None:
     from playwright.sync_api import sync_playwright
 
