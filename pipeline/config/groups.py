@@ -266,5 +266,6 @@ def no_such_key(key: str, keys: Sequence[str]) -> str:
         return f"no such key{' of this choice' if of else ''}; {said}, or leave it out"
     if remedy := remedy_for(key):
         return f"no such key; {remedy}"
-    near = [each for each in keys if each.rpartition(".")[0] in (key, key.rpartition(".")[0])] or keys
-    return f"no such key{did_you_mean(key.lower(), keys)}; there are {', '.join(sorted(near))}"
+    there = keys if "." in key else [*GROUPS, *keys]
+    near = [each for each in there if each.rpartition(".")[0] in (key, key.rpartition(".")[0])] or there
+    return f"no such key{did_you_mean(key.lower(), there)}; there are {', '.join(sorted(near))}"
