@@ -18,6 +18,7 @@ import pyarrow as pa
 from pipeline.results import Run, open_run
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.places import place
 from pipeline.runtime.stdout import standard_output
 from pipeline.runtime.terminal import printable
 
@@ -93,7 +94,7 @@ def _draw(arguments: Sequence[str]) -> int:
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(_USAGE)
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=place)
     parser.add_argument("id", metavar="ID")
     parser.add_argument("--out", metavar="FOLDER", type=Path)
     parser.add_argument("--layers", metavar="N,N")
