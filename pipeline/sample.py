@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError, unreadable
+from pipeline.runtime.places import place
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import console
 from pipeline.runtime.terminal import counted, printable
@@ -80,7 +81,7 @@ def _perform(arguments: Sequence[str]) -> int:
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(_USAGE)
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=place)
     parser.add_argument("--hours", metavar="H", type=float, default=1.0)
     parser.add_argument("--by", metavar="COLUMNS", type=lambda given: given.split(","))
     parser.add_argument("--seed", metavar="N", type=int, default=0)

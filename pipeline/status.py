@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.metrics import PAUSE_S
+from pipeline.runtime.places import place
 from pipeline.runtime.progress import format_duration, format_hours
 from pipeline.runtime.stdout import standard_output
 from pipeline.runtime.terminal import counted
@@ -134,7 +135,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _print_status(arguments: Sequence[str]) -> int:
     parser = Parser(_USAGE)
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=place)
     status = read_status(parser.parse_args(arguments).run_dir)
     print("\n".join(describe(status, datetime.now().astimezone())), file=standard_output())
     return 0

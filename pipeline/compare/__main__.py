@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import unreadable
+from pipeline.runtime.places import place
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import console, standard_output
 from pipeline.runtime.terminal import printable
@@ -79,11 +80,11 @@ def _perform(arguments: Sequence[str]) -> int:
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(_USAGE)
-    parser.add_argument("runs", metavar="RUN_DIR", type=Path, nargs="*")
+    parser.add_argument("runs", metavar="RUN_DIR", type=place, nargs="*")
     parser.add_argument("--by", metavar="COLUMNS", type=lambda given: given.split(","))
     parser.add_argument("--html", action="store_true")
     parser.add_argument("--out", metavar="FOLDER", type=Path)
-    parser.add_argument("--night", metavar="RUN", type=Path)
+    parser.add_argument("--night", metavar="RUN", type=place)
     parser.add_argument("--since", metavar="DATE")
     parser.add_argument("--fail-if", metavar="CONDITION", action="append", default=[])
     given = parser.parse_args(arguments)
@@ -114,7 +115,7 @@ def _compare(given: argparse.Namespace) -> int:
     comparison, logprobs = output.write_tables(match, given.by, folder)
     if given.html:
         from pipeline.compare.page import build_page
-        from pipeline.storage.files import replacing
+        from pipeline.storage.local_files import replacing
 
         with replacing(folder / output.PAGE) as path:
             path.write_text(build_page(comparison, logprobs), encoding="utf-8")

@@ -13,7 +13,7 @@ from pipeline.compare.matching import Match, TranscribedRun
 from pipeline.compare.schemas import comparison_schema
 from pipeline.runtime.paths import encode_path
 from pipeline.scoring.counting import COUNTED_AFTER
-from pipeline.storage.files import replacing
+from pipeline.storage.local_files import replacing
 from pipeline.storage.names import COMPARISON, VERSUS
 from pipeline.storage.stored_run import StoredRun
 from pipeline.storage.tables import open_writer
@@ -25,7 +25,7 @@ PAGE = COMPARISON
 
 def default_folder(run_a: StoredRun, run_b: StoredRun) -> Path:
     """Return the folder of a comparison without `--out`: beside the first run, with the names of both."""
-    return run_a.root.absolute().parent / f"{run_a.name}{VERSUS}{run_b.name}"
+    return run_a.beside / f"{run_a.name}{VERSUS}{run_b.name}"
 
 
 def write_tables(match: Match, by: Sequence[str] | None, folder: Path) -> tuple[Comparison, dict[int, Logprobs]]:

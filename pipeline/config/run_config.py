@@ -26,6 +26,7 @@ from pipeline.models import selection
 from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import SOURCES, ModelSource
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.places import Place, Url, filesystem, place
 from pipeline.runtime.redaction import mask_secrets
 from pipeline.vad import Detector
 
@@ -52,7 +53,7 @@ class RunConfig:
     source: ModelSource
     detector: Detector | None
     layers: tuple[int, ...]
-    run_dir: Path
+    run_dir: Place
     yaml: str
     arguments: tuple[str, ...]
 
@@ -108,16 +109,16 @@ def load_sweep(overrides: Sequence[str], own: OwnConf | None = None) -> list[Run
     Raises:
         UserError: As `load`; or two runs would write to the same folder.
     """
-    configs: dict[Path, RunConfig] = {}
+    configs: dict[Place, RunConfig] = {}
     for typed in itertools.product(*(read(text, sweep=True) for text in overrides)):
         config = _load(typed, own)
-        place = config.run_dir.resolve()
-        if place in configs:
+        resolved = config.run_dir.resolve()
+        if resolved in configs:
             raise UserError(
                 f"run_dir={config.run_dir}: two runs of the sweep would write to it; give each a folder of its own, "
                 f"by a value that differs, such as run_dir='out/${{model.name}}' or run_dir='out/${{features.dtype}}'"
             )
-        configs[place] = config
+        configs[resolved] = config
     return list(configs.values())
 
 
@@ -173,7 +174,7 @@ def _checked(composed: DictConfig, arguments: tuple[str, ...]) -> RunConfig:
         )
     detector = _detector(settings)
     dataset: Connector = CONNECTORS.load(settings.dataset.connector).Dataset(settings.dataset)
-    run_dir = Path(settings.run_dir) if settings.run_dir else Path("runs") / dataset.run_name / source.run_name
+    run_dir = place(settings.run_dir) if settings.run_dir else Path("runs") / dataset.run_name / source.run_name
     composed.run_dir = settings.run_dir or str(run_dir)
     _check_run_dir(run_dir)
     return RunConfig(
@@ -206,7 +207,10 @@ def _detector(settings: Settings) -> Detector | None:
     return detector
 
 
-def _check_run_dir(run_dir: Path) -> None:
+def _check_run_dir(run_dir: Place) -> None:
+    if isinstance(run_dir, Url):
+        filesystem(run_dir)  # refuses a store whose package is not installed
+        return
     try:
         is_file = any(path.exists() and not path.is_dir() for path in (run_dir, *run_dir.parents))
     except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError, one_of
+from pipeline.runtime.places import place
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import standard_output
 from pipeline.runtime.terminal import printable
@@ -77,7 +78,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     from pipeline.export.formats import load
 
     parser = Parser(_USAGE)
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=place)
     parser.add_argument("--format", metavar="FORMAT", required=True)
     parser.add_argument("--out", metavar="PATH", type=Path)
     parser.add_argument("--text", default="transcript")

@@ -14,7 +14,7 @@ from pipeline.results import Run
 from pipeline.results.speakers import read_speakers
 from pipeline.runtime.errors import unreadable
 from pipeline.runtime.terminal import counted
-from pipeline.storage.files import replacing
+from pipeline.storage.local_files import replacing
 
 
 def export(

@@ -19,9 +19,7 @@ MARK = ".overnight-speech"
 
 def beside(directory: RunDirectory, ending: str) -> Path:
     """Return the place beside a run directory that has the name of the run, or of its decoding, and an ending."""
-    root = directory.root
-    own = Path(os.path.abspath(root)) if root.name in ("", "..") else root
-    return own.with_name(directory.name + ending)
+    return directory.beside / (directory.name + ending)
 
 
 def check_output(option: str, path: Path, directory: RunDirectory, *, folder: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from pipeline.records import ErrorName
 from pipeline.runtime.errors import UserError
-from pipeline.storage.files import replacing
+from pipeline.storage.local_files import replacing
 
 LOG = logging.getLogger("pipeline")
 

@@ -12,7 +12,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import console
 from pipeline.runtime.terminal import counted, printable
-from pipeline.storage.files import replacing
+from pipeline.storage.local_files import replacing
 
 _USAGE = "python -m pipeline.lm TEXTS ... [--order N] [--letters] -o FILE"
 _PAGE = """\

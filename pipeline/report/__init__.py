@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config.schema import ReportSettings
+from pipeline.runtime.places import Place
 from pipeline.storage.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from pipeline.results.joining import Joined
 
 
-def write_report(directory: RunDirectory, settings: ReportSettings, joined: Joined | None = None) -> Path:
+def write_report(directory: RunDirectory, settings: ReportSettings, joined: Joined | None = None) -> Place:
     """Write `report/index.html` of a run. An unfinished run shows what is committed.
 
     After a crash, either the old or the new file is there.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline.config.schema import MAX_SHOWN, ReportSettings
 from pipeline.report import write_report
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.places import place
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import standard_output
 from pipeline.runtime.terminal import printable
@@ -65,7 +65,7 @@ def _write(arguments: Sequence[str]) -> int:
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(_USAGE)
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=place)
     parser.add_argument("--utterances", metavar="N", type=int, default=ReportSettings().utterances)
     parser.add_argument("--layers", metavar="LIST")
     parser.add_argument("--metadata", metavar="FILE")

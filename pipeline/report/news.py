@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from urllib.parse import quote
 
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.names import COMPARISON, VERSUS
 from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.run_files import full
 from pipeline.storage.summary import Standing, Totals, total
 
 
@@ -49,7 +51,9 @@ def read_comparisons(directory: RunDirectory) -> list[tuple[str, str]]:
     """Return name and link of each page that `compare --html` has written beside the run, with the run's name."""
     if directory.decoded is not None:
         return []
-    root = directory.root.absolute()
+    root = full(directory.root)
+    if not isinstance(root, Path):
+        return []
     folders = [*root.parent.glob("*" + VERSUS + "*")]
     names = sorted(
         folder.name for folder in folders if root.name in folder.name.split(VERSUS) and (folder / COMPARISON).is_file()

@@ -11,16 +11,15 @@ rows, matrix = near.pooled_table(layer=12)  # one row per utterance; (rows, dim)
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipeline.results.run import Run
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.places import Place
 from pipeline.storage.run_directory import RunDirectory
 
 __all__ = ["Run", "open_run"]
 
 
-def open_run(run_dir: str | Path) -> Run:
+def open_run(run_dir: str | Place) -> Run:
     """Open a run directory. An unfinished run has the results that are committed.
 
     `open_run("RUN_DIR/transcripts-beam")` is the run with the transcripts and the scores of that decoding.
@@ -29,7 +28,7 @@ def open_run(run_dir: str | Path) -> Run:
         FileNotFoundError: There is no run in that folder, or the run has no such decoding.
     """
     try:
-        directory = RunDirectory.at(Path(run_dir))
+        directory = RunDirectory.at(run_dir)
         directory.require_run()
     except UserError as error:
         raise FileNotFoundError(str(error)) from None

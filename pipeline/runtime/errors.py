@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.runtime.redaction import mask
@@ -66,13 +64,13 @@ def torchaudio_misfit(error: OSError) -> str | None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: object) -> Iterator[None]:
     """Add `path` to an `OSError` raised in the block, if the error does not name a file."""
     try:
         yield
     except OSError as error:
         if error.filename is None:
-            error.filename = os.fspath(path)
+            error.filename = str(path)
         raise
 
 

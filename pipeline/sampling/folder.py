@@ -19,7 +19,8 @@ from pipeline.runtime.errors import UserError
 from pipeline.sampling.design import Design
 from pipeline.sampling.estimating import Estimate
 from pipeline.sampling.frame import Frame
-from pipeline.storage.files import UNREADABLE, replacing
+from pipeline.storage.files import UNREADABLE
+from pipeline.storage.local_files import replacing
 from pipeline.storage.tables import metadata_of, open_writer
 
 SAMPLE, ESTIMATE, NEXT = "sample.parquet", "estimate.parquet", "next"

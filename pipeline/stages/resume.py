@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline.config.run_config import RunConfig
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.places import Place
 from pipeline.runtime.redaction import mask_marked
 from pipeline.stages.passes import recover_passes
 from pipeline.storage.identity import Identity, combined
@@ -123,7 +123,7 @@ def differences(config: RunConfig, directory: RunDirectory, recorded: RunRecord,
     return list(found.values())
 
 
-def refusal(run_dir: Path, differences: Sequence[str]) -> UserError:
+def refusal(run_dir: Place, differences: Sequence[str]) -> UserError:
     """Return the error that refuses to continue a run. It names at most twelve differences and the two remedies."""
     shown, more = [*differences[:_MAX_DIFFERENCES]], len(differences) - _MAX_DIFFERENCES
     if more > 0:

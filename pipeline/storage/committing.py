@@ -14,7 +14,6 @@ is there, the renewal is decided: it moves the table and the record to their fin
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -31,7 +30,8 @@ from pipeline.runtime.errors import naming
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.commits import CommitRecord, CommittedFile, check_accounting, encode_record, read_record
 from pipeline.storage.derived import DerivedRecord, DerivedTable
-from pipeline.storage.files import fsync
+from pipeline.storage.files import Published
+from pipeline.storage.local_files import fsync
 from pipeline.storage.names import STAGING, TABLES
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.tables import open_writer
@@ -112,9 +112,7 @@ def renew(directory: RunDirectory, record: CommitRecord, table: str, path: Path)
         return
     files = {**record.files, table: _describe(directory, path, table, record)}
     folder = f"{STAGING}/{_RENEWAL}{record.shard:05d}"
-    staged = directory.locate(folder)
-    staged.mkdir(mode=0o700)
-    os.replace(path, staged / f"{table}.parquet")
+    directory.stage(f"{folder}/{table}.parquet", path)
     failpoint("renewal", record.shard)
     directory.write(f"{folder}/{_RECORD}", encode_record(replace(record, files=files)))
     failpoint("renewal-decided", record.shard)
@@ -155,13 +153,12 @@ def finish_renewals(directory: RunDirectory) -> None:
 
 
 def _finish(directory: RunDirectory, folder: str) -> None:
-    staged = directory.locate(folder)
     name = f"{folder}/{_RECORD}"
     record = read_record(directory.read(name)) if directory.has(name) else None
     if record is not None:
-        paths = {table: path for table in TABLES if (path := staged / f"{table}.parquet").exists()}
-        _publish(directory, record, paths)
-    shutil.rmtree(staged, ignore_errors=True)
+        staged = {table: directory.staged(f"{folder}/{table}.parquet") for table in TABLES}
+        _publish(directory, record, {table: path for table, path in staged.items() if path is not None}, again=True)
+    directory.remove_staged(folder)
 
 
 def _describe(directory: RunDirectory, path: Path, table: str, record: CommitRecord) -> CommittedFile:
@@ -174,39 +171,38 @@ def _describe(directory: RunDirectory, path: Path, table: str, record: CommitRec
         return CommittedFile(name, path.stat().st_size, sha256_of(source), pq.read_metadata(path).num_rows)
 
 
-def _publish(directory: RunDirectory, record: CommitRecord, staged: Mapping[str, Path]) -> CommitRecord | None:
+def _publish(
+    directory: RunDirectory, record: CommitRecord, staged: Mapping[str, Path], again: bool = False
+) -> CommitRecord | None:
     """Move staged tables of a shard to their final names, then write the commit record.
 
-    The record of a renewal keeps the time of the commit.
+    The record of a renewal (`again`) replaces the one that is there, and keeps the time of the commit.
 
     Returns:
         As `commit`.
     """
     shard = record.shard
-    moved = {table: os.stat(path) for table, path in staged.items()}
-    directory.publish(staged, shard, record.supplement)
+    published = directory.publish(staged, shard, record.supplement)
     failpoint("renamed", shard)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     done = replace(record, committed_at=record.committed_at or now)
     try:
-        directory.write(directory.commit_name(shard, record.supplement), encode_record(done))
+        name, data = directory.commit_name(shard, record.supplement), encode_record(done)
+        directory.write(name, data) if again else directory.create(name, data)
+    except FileExistsError:
+        return _of_another(directory, done)
     except OSError:
         with suppress(OSError):  # the record may not survive a power failure
             directory.retract(shard, record.supplement, durable=False)
         raise
     failpoint("committed", shard)
-    return done if _are_ours(directory, done, moved) else _of_another(directory, done)
+    directory.keep_logs()
+    return done if _are_ours(directory, done, published) else _of_another(directory, done)
 
 
-def _are_ours(directory: RunDirectory, record: CommitRecord, moved: Mapping[str, os.stat_result]) -> bool:
-    """Whether the files under the final names are those that this process has moved there, and its record is there."""
-    try:
-        files = {table: os.stat(directory.locate(record.files[table].path)) for table in moved}
-        return all(os.path.samestat(files[table], moved[table]) for table in moved) and (
-            directory.committed_pass(record) == record
-        )
-    except OSError:
-        return False
+def _are_ours(directory: RunDirectory, record: CommitRecord, published: Published) -> bool:
+    """Whether the files under the final names are those that this process has put there, and its record is there."""
+    return directory.are_there(published) and directory.committed_pass(record) == record
 
 
 def _of_another(directory: RunDirectory, record: CommitRecord) -> CommitRecord | None:

@@ -21,7 +21,8 @@ from pipeline.runtime.digests import decode_checked, digest_of_json, encode_chec
 from pipeline.runtime.errors import naming
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.commits import CommittedFile, CommittedShard
-from pipeline.storage.files import Files, StoredTable, fsync
+from pipeline.storage.files import Files, StoredTable
+from pipeline.storage.local_files import fsync
 from pipeline.storage.names import COMMITS, DECODED, name_of_pass, pass_of_name
 
 
@@ -128,7 +129,7 @@ class DerivedTable:
             The record as it is written.
         """
         stored, shard = self.table(record.shard), record.shard
-        with naming(Path(str(stored))):
+        with naming(stored):
             failpoint("sync", shard)
             fsync(staged)
         with open(staged, "rb") as source:

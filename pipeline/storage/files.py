@@ -1,18 +1,14 @@
-"""Files of a run directory, addressed by name. A file appears under its name only when it is complete.
+"""Files of a run, addressed by name. A file appears under its name only when it is complete.
 
-`RunDirectory` uses the file system only through this module, so an object store could take its place. Only real folders
-and regular files below the root are read and written: a FIFO would block, and a link could lead anywhere.
+`RunDirectory` reaches files only through `Files`: `LocalFiles` are in a folder, `ObjectFiles` in an object store.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
-import stat
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,49 +16,58 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.runtime.errors import naming
-from pipeline.runtime.failpoints import failpoint
+from pipeline.runtime.places import Place
+from pipeline.storage.lock import Lock
 
 UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError, TypeError)
 """Exceptions that reading a damaged file can raise."""
 
+Published = Mapping[str, object]
+"""What tells each published file from another one that has taken its name, by name."""
 
-class Files:
-    """Files in a folder. Their names are relative paths such as `transcripts/shard-00000.parquet`."""
 
-    def __init__(self, root: Path, staging: str) -> None:
-        """Create no file yet.
+class Files(ABC):
+    """The files of a folder or of a place in an object store, by names such as `transcripts/shard-00000.parquet`.
 
-        Args:
-            root: The folder, which need not exist yet.
-            staging: Name of the subfolder for unfinished files.
-        """
-        self.root = root
-        self._staging = root / staging
+    Attributes:
+        root: The folder or the place, for messages.
+        scratch: A folder of this machine for files that are being written.
+        on_disk: Whether finished files stay on the disk of `scratch`.
+    """
 
-    def locate(self, name: str) -> Path:
-        """Return the path of a file, for messages."""
+    root: Place
+    scratch: Path
+    on_disk: bool
+
+    def locate(self, name: str) -> Place:
+        """Return the place of a file, for messages."""
         return self.root / name
 
     def free_bytes(self) -> int:
-        """Return the free space on the disk that holds the folder, in bytes."""
-        return shutil.disk_usage(self.root).free
+        """Return the free space on the disk that holds `scratch`, in bytes."""
+        return shutil.disk_usage(next(path for path in (self.scratch, *self.scratch.parents) if path.exists())).free
 
+    @abstractmethod
+    def prepare(self) -> None:
+        """Create the folders that `scratch` and finished files need."""
+
+    # Reading.
+
+    @abstractmethod
     def size(self, name: str) -> int | None:
         """Return the size of a file in bytes; `None` if no regular file has that name."""
-        try:
-            return self._regular(name).st_size
-        except OSError:
-            return None
 
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Whether anything has that name, be it a file, a folder or a link."""
+
+    @abstractmethod
     def open(self, name: str) -> pa.NativeFile:
         """Open a file for reading.
 
         Raises:
             OSError: The file does not exist, it is not a regular file, or its folder is a link.
         """
-        self._regular(name)
-        return pa.OSFile(os.fsencode(self.root / name))
 
     def read(self, name: str) -> bytes:
         """Read a small file.
@@ -74,90 +79,105 @@ class Files:
             content: bytes = source.read()
         return content
 
+    @abstractmethod
     def names(self, folder: str = "") -> list[str]:
         """Return the sorted names of a folder's entries; an empty list if there is no such folder, or it is a link."""
-        path = self.root / folder
-        if not path.is_dir() or (folder and path.is_symlink()):
-            return []
-        return sorted(entry.name for entry in os.scandir(path))
 
-    def make_folder(self, name: str) -> None:
-        """Create the folder of a file if it is missing. The root must exist: it may have been renamed during the run.
+    # Writing.
 
-        Raises:
-            OSError: The root does not exist, or a link or a file is in the place of the folder.
-        """
-        parent = self.root / os.path.dirname(name)
-        try:
-            parent.mkdir()
-        except FileExistsError:
-            if parent != self.root and not stat.S_ISDIR(os.lstat(parent).st_mode):
-                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent)) from None
+    @abstractmethod
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        """Write a small file atomically: after a crash, either the old or the new file is there."""
 
-    def _regular(self, name: str) -> os.stat_result:
-        """Return the status of a regular file in a real folder.
+    @abstractmethod
+    def create(self, name: str, data: bytes) -> None:
+        """Write a small file, such as a commit record, as `write` does. Where the store can, only if there is none.
 
         Raises:
-            OSError: The file does not exist, or it or its folder is something else.
+            FileExistsError: Another process has created the file, with other content.
         """
-        path = self.root / name
-        if path.parent != self.root and not stat.S_ISDIR(os.lstat(path.parent).st_mode):
-            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent))
-        status = os.lstat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return status
 
+    @abstractmethod
     def remove(self, name: str, *, durable: bool = False) -> None:
         """Remove a file if it exists.
 
         Args:
             name: The file.
-            durable: Sync the folder, so that the file stays removed after a power failure.
+            durable: Make sure that the file stays removed after a power failure.
         """
-        path = self.root / name
-        path.unlink(missing_ok=True)
-        if durable:
-            with naming(path.parent):
-                fsync(path.parent)
 
+    @abstractmethod
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder of unfinished files with all that is in it."""
+
+    @abstractmethod
     def rename(self, name: str, other: str) -> None:
         """Give a file another name in the same folder."""
-        os.replace(self.root / name, self.root / other)
 
-    def publish(self, staged: Mapping[str, Path], shard: int) -> None:
-        """Move the staged files of a shard to their final names, and sync the folders."""
-        for index, (name, path) in enumerate(staged.items()):
-            target = self.root / name
-            with naming(target):
-                if index:
-                    failpoint("renaming", shard)
-                self.make_folder(name)
-                os.replace(path, target)
-        for folder in dict.fromkeys((self.root / name).parent for name in staged):
-            with naming(folder):
-                failpoint("moved", shard)
-                fsync(folder)
+    @abstractmethod
+    def stage(self, name: str, path: Path) -> None:
+        """Move a finished local file to a name in staging, from where another process can publish it after a kill."""
 
-    def write(self, name: str, data: bytes | memoryview) -> None:
-        """Write a small file atomically: after a crash, either the old or the new file is there."""
-        target = self.root / name
-        staged = self._staging / f"file-{uuid.uuid4().hex}"
-        try:
-            with naming(target):
-                failpoint("file")
-                staged.touch(exist_ok=False)  # fails if the name exists, even as a symbolic link
-                staged.write_bytes(data)
-                failpoint("file-staged")
-                fsync(staged)
-                failpoint("file-synced")
-                self.make_folder(name)
-                os.replace(staged, target)
-                failpoint("file-moved")
-                fsync(target.parent)
-        finally:
-            with suppress(FileNotFoundError):
-                staged.unlink()
+    @abstractmethod
+    def staged(self, name: str) -> Path | None:
+        """Return a local path of a file in staging; `None` if there is no such file."""
+
+    @abstractmethod
+    def publish(self, staged: Mapping[str, Path], shard: int) -> Published:
+        """Move the staged files of a shard to their final names, so that they stay there after a power failure."""
+
+    @abstractmethod
+    def are_there(self, published: Published) -> bool:
+        """Whether the files under the final names are still those that this process has published."""
+
+    @abstractmethod
+    def log(self, name: str) -> Path:
+        """Return the local path of a log, whose folder is created. `keep_log` stores it."""
+
+    @abstractmethod
+    def keep_log(self, name: str, *, end: bool = False) -> None:
+        """Store a log that lies elsewhere while it is written; `end` says that the run ends."""
+
+    # Locks.
+
+    @abstractmethod
+    def hold(self, name: str, what: str, part: str = "") -> AbstractContextManager[Lock]:
+        """Hold a lock alone while the context lasts. A process must not take the same lock twice.
+
+        Args:
+            name: The file of the lock; created with its folder if it is missing.
+            what: What the lock protects, for messages: `run_dir=...`.
+            part: The part of a run that this process computes; an empty string for a whole run. A part is content
+                with a place that has no locks.
+
+        Raises:
+            Locked: Another process holds the lock.
+            UserError: The place cannot be written or locked.
+        """
+
+    @abstractmethod
+    def hold_as_part(
+        self, name: str, what: str, part: str, waiting: Callable[[str], None]
+    ) -> AbstractContextManager[tuple[Lock, bool]]:
+        """Hold a lock together with other parts of a run while the context lasts; alone if there are no other parts.
+
+        Args:
+            name: The file of the lock.
+            what: What the lock protects.
+            part: The part of the run that this process computes.
+            waiting: Called once if another part plans or closes the run, with who it is. This function waits for it.
+
+        Returns:
+            A context with the lock, and whether this process holds it alone. `Lock.let_others_in` ends that.
+
+        Raises:
+            Locked: A whole run holds the lock.
+            UserError: As `hold`.
+        """
+
+    @abstractmethod
+    def holder(self, name: str) -> str | None:
+        """Return who holds a lock: process, machine and start time in UTC, as far as known. `None` if nobody does."""
 
 
 @dataclass(frozen=True)
@@ -224,30 +244,3 @@ class StoredTable:
         """Return columns and metadata without reading rows."""
         with self.open() as file:
             return file.schema_arrow
-
-
-def fsync(path: Path) -> None:
-    """Sync a file, or the names in a folder, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield the path of a new file beside `path`, which replaces it at the end of the context, and never in part.
-
-    Raises:
-        OSError: The file cannot be written, or something else than a file is there, such as /dev/stdout.
-    """
-    if not path.name or (path.exists() and not path.is_file()):
-        raise OSError(errno.EEXIST, "is there already, and is no file that could be replaced", str(path))
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with naming(path):
-        try:
-            yield staged
-            os.replace(staged, path)
-        finally:
-            staged.unlink(missing_ok=True)

@@ -32,6 +32,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from pipeline.runtime.errors import RunError, UserError
 
@@ -39,7 +40,7 @@ _FLOCK = "hhqqi4x"
 """Layout of C's `struct flock` on 64-bit Linux: type, whence, start, length, process."""
 _DEAD_S = 2.0
 """Seconds to wait for the lock of a process that has ended: a process that it just forked may not have run yet."""
-_PART = "part "
+PART = "part "
 """How the text in the lock file begins if a part of a run holds the lock."""
 _LOOK_S = 0.1
 """Seconds between two attempts to share the lock with a part that plans or closes the run."""
@@ -52,9 +53,44 @@ class Locked(UserError):
     """Another process holds the lock."""
 
 
+class Lock(Protocol):
+    """A lock that this process holds."""
+
+    @property
+    def said(self) -> str:
+        """Who holds the lock."""
+        ...
+
+    @property
+    def works(self) -> bool:
+        """Whether there are locks where the run is. If not, nobody is kept out."""
+        ...
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The open files that a process of this machine inherits, so that the lock lasts as long as the process."""
+        ...
+
+    def check_in_place(self) -> None:
+        """Check that this process still holds the lock.
+
+        Raises:
+            RunError: It does not.
+        """
+        ...
+
+    def share(self) -> None:
+        """Hold the lock together with the process that started this one, until this process ends."""
+        ...
+
+    def let_others_in(self) -> None:
+        """Share the lock, which this process has held alone, with other parts of the run."""
+        ...
+
+
 @dataclass(frozen=True)
-class Lock:
-    """A lock that this process holds.
+class FileLock:
+    """A lock on a file.
 
     Attributes:
         path: The absolute path of the lock file.
@@ -69,6 +105,21 @@ class Lock:
     said: str
     what: str
     works: bool = True
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The open lock file. The lock lasts as long as any process has the file open."""
+        return (self.descriptor,)
+
+    def share(self) -> None:
+        """Hold the lock together with the process that started this one. This process has inherited the open file."""
+        os.set_inheritable(self.descriptor, False)
+        _held[_identity(os.fstat(self.descriptor))] = self
+
+    def let_others_in(self) -> None:
+        """Share the lock, which this process has held alone, with other parts of the run."""
+        if self.works:
+            _request(self.descriptor, _SET, fcntl.F_RDLCK)
 
     def check_in_place(self) -> None:
         """Check that the path still leads to the locked file. If not, another process may lock another file there.
@@ -87,7 +138,7 @@ class Lock:
         )
 
 
-_held: dict[tuple[int, int], Lock] = {}
+_held: dict[tuple[int, int], FileLock] = {}
 """Locks that this process holds, by device and inode of the file."""
 
 
@@ -133,7 +184,7 @@ def hold_as_part(path: Path, what: str, part: str, waiting: Callable[[str], None
             break
         except Locked:
             by = holder(path) or ""
-            if by.startswith(_PART):
+            if by.startswith(PART):
                 patience = time.monotonic() + _DEAD_S  # the text is written a moment after the lock is taken
                 if not waits:
                     waiting(by)
@@ -145,7 +196,7 @@ def hold_as_part(path: Path, what: str, part: str, waiting: Callable[[str], None
         yield lock, alone
 
 
-def _locked_alone_or_shared(path: Path, what: str, part: str) -> tuple[Lock, bool]:
+def _locked_alone_or_shared(path: Path, what: str, part: str) -> tuple[FileLock, bool]:
     """Lock the file alone, or else together with other parts. Return the lock, and whether it is held alone."""
     try:
         return _locked(path, what, fcntl.F_WRLCK, part, 0), True
@@ -153,14 +204,8 @@ def _locked_alone_or_shared(path: Path, what: str, part: str) -> tuple[Lock, boo
         return _locked(path, what, fcntl.F_RDLCK, part, 0), False
 
 
-def let_others_in(lock: Lock) -> None:
-    """Share a lock, which this process has held alone, with other parts of the run."""
-    if lock.works:
-        _request(lock.descriptor, _SET, fcntl.F_RDLCK)
-
-
 @contextmanager
-def _holding(lock: Lock) -> Iterator[Lock]:
+def _holding(lock: FileLock) -> Iterator[FileLock]:
     """Remember a lock and write its text while the context lasts, then release it."""
     key = _identity(os.fstat(lock.descriptor))
     _held[key] = lock
@@ -171,19 +216,6 @@ def _holding(lock: Lock) -> Iterator[Lock]:
     finally:
         if _held.pop(key, None) is not None:  # a forked child has closed the file already
             os.close(lock.descriptor)
-
-
-def share(lock: Lock) -> None:
-    """Hold a lock together with the process that started this one, until this process ends.
-
-    This process has inherited the open lock file. The lock of an open file lasts as long as any process has the file
-    open, so no other run gets it while this process still writes.
-
-    Args:
-        lock: The lock, with the number of the inherited descriptor.
-    """
-    os.set_inheritable(lock.descriptor, False)
-    _held[_identity(os.fstat(lock.descriptor))] = lock
 
 
 def holder(path: Path) -> str | None:
@@ -239,7 +271,7 @@ def _request(descriptor: int, commands: tuple[int, int], kind: int = fcntl.F_WRL
     return kind, process
 
 
-def _locked(path: Path, what: str, kind: int, part: str, patience_s: float = _DEAD_S) -> Lock:
+def _locked(path: Path, what: str, kind: int, part: str, patience_s: float = _DEAD_S) -> FileLock:
     """Lock the file, and return the lock.
 
     Args:
@@ -249,8 +281,7 @@ def _locked(path: Path, what: str, kind: int, part: str, patience_s: float = _DE
         kind: `F_WRLCK` to hold it alone, `F_RDLCK` to share it.
         patience_s: Seconds to wait for the lock of a process that has ended.
     """
-    by = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC).isoformat(timespec='seconds')}"
-    said = f"{_PART}{part}, {by}" if part else by
+    said = this_process(part)
     patience = time.monotonic() + patience_s
     while True:
         try:
@@ -263,14 +294,14 @@ def _locked(path: Path, what: str, kind: int, part: str, patience_s: float = _DE
         try:
             _request(descriptor, _SET, kind)
             if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
-                return Lock(os.path.abspath(path), descriptor, said, what)
+                return FileLock(os.path.abspath(path), descriptor, said, what)
         except FileNotFoundError:
             pass  # the last holder has just removed the file
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN) and part:
-                return Lock(os.path.abspath(path), descriptor, said, what, works=False)
+                return FileLock(os.path.abspath(path), descriptor, said, what, works=False)
             os.close(descriptor)
-            if time.monotonic() < patience and _is_of_the_dead(path):
+            if time.monotonic() < patience and has_ended(holder(path) or ""):  # a child has yet to close the file
                 time.sleep(0.01)
                 continue
             if error.errno not in (errno.EACCES, errno.EAGAIN):
@@ -278,16 +309,29 @@ def _locked(path: Path, what: str, kind: int, part: str, patience_s: float = _DE
                     f"{what}: cannot be locked ({error.strerror}); choose a run_dir= on a file system that supports "
                     "locks, or add executor.part=1/1 and start no other run there meanwhile"
                 ) from None
-            raise Locked(
-                f"{what}: locked by {holder(path) or 'another process'}; "
-                f"wait for it, stop it, or choose another run_dir="
-            ) from None
+            raise locked(what, holder(path)) from None
         os.close(descriptor)
 
 
-def _is_of_the_dead(path: Path) -> bool:
-    """Whether the lock was taken by a process of this machine that has ended: a child has yet to close the file."""
-    match = re.search(rf"\bprocess (\d+) on {re.escape(socket.gethostname())} ", holder(path) or "")
+def this_process(part: str = "") -> str:
+    """Return the text by which this process says that it holds a lock."""
+    by = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC).isoformat(timespec='seconds')}"
+    return f"{PART}{part}, {by}" if part else by
+
+
+def locked(what: str, by: str | None) -> Locked:
+    """Return the error that another process holds the lock.
+
+    Args:
+        what: What the lock protects.
+        by: Who holds it, if that is known.
+    """
+    return Locked(f"{what}: locked by {by or 'another process'}; wait for it, stop it, or choose another run_dir=")
+
+
+def has_ended(said: str) -> bool:
+    """Whether a lock was taken by a process of this machine that has ended."""
+    match = re.search(rf"\bprocess (\d+) on {re.escape(socket.gethostname())} ", said)
     return match is not None and not os.path.exists(f"/proc/{match[1]}")
 
 

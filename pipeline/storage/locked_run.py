@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.storage.lock import Lock, Locked, hold, hold_as_part, let_others_in, share
-from pipeline.storage.names import RUN_JSON, Part
+from pipeline.runtime.places import Place
+from pipeline.storage.lock import Lock, Locked
+from pipeline.storage.names import LOCK, LOG, METRICS, RUN_JSON, Part
 from pipeline.storage.stored_run import StoredRun
 
 PLANNED_S = 1.0
@@ -32,7 +32,7 @@ class LockedRun(StoredRun):
         alone: Whether no other part of the run may be at work, so that this process may change what all parts share.
     """
 
-    def __init__(self, root: Path, part: Part | None = None) -> None:
+    def __init__(self, root: Place, part: Part | None = None) -> None:
         """Create nothing yet; the folder need not exist."""
         super().__init__(root)
         self.part = part
@@ -58,9 +58,7 @@ class LockedRun(StoredRun):
         """
         with ExitStack() as stack:
             try:
-                lock = stack.enter_context(
-                    hold(self._staging / "lock", self._what, "" if required else str(Part(1, 1)))
-                )
+                lock = stack.enter_context(self._files.hold(LOCK, self._what, "" if required else str(Part(1, 1))))
             except Locked:
                 # The file of the lock names the part that has shared the lock last, which may have ended.
                 if not (parts := self.parts_at_work()):
@@ -84,7 +82,7 @@ class LockedRun(StoredRun):
         assert self.part is not None, "a run that has parts"
         with ExitStack() as stack:
             try:
-                lock = stack.enter_context(hold(self._staging / "lock", self._what, str(self.part)))
+                lock = stack.enter_context(self._files.hold(LOCK, self._what, str(self.part)))
             except Locked:
                 raise Locked("other parts of the run are at work, and the last one to end closes the run") from None
             if not lock.works and self.part.of > 1:
@@ -110,10 +108,10 @@ class LockedRun(StoredRun):
             UserError, RunError: As `lock`.
         """
         assert self.part is not None, "a run that has parts"
-        path, own = self._staging / "lock", self._staging / self.part.file("lock")
+        own, part = self.part.file(LOCK), str(self.part)
         with (
-            hold(own, f"{self._what} executor.part={self.part}", str(self.part)) as mine,
-            hold_as_part(path, self._what, str(self.part), waiting) as (lock, self.alone),
+            self._files.hold(own, f"{self._what} executor.part={part}", part) as mine,
+            self._files.hold_as_part(LOCK, self._what, part, waiting) as (lock, self.alone),
             self._holding(mine, lock),
         ):
             if not lock.works:
@@ -130,7 +128,7 @@ class LockedRun(StoredRun):
     def let_others_in(self) -> None:
         """Let other parts of the run work from now on. Does nothing if this process computes the whole run."""
         if self.part is not None:
-            let_others_in(self._locks[-1])
+            self._locks[-1].let_others_in()
             self.alone = False
 
     @contextmanager
@@ -143,7 +141,17 @@ class LockedRun(StoredRun):
             self.check_in_place()  # says more than that some file is missing
             raise
         finally:
+            self.keep_logs(end=True)
             self._locks = ()
+
+    def keep_logs(self, *, end: bool = False) -> None:
+        """Store the log and the metrics of the run, if they lie elsewhere while they are written.
+
+        Args:
+            end: Whether the run ends.
+        """
+        for name in (LOG, METRICS) if self._locks else ():
+            self._files.keep_log(name if self.part is None else self.part.file(name), end=end)
 
     @property
     def _what(self) -> str:
@@ -157,7 +165,7 @@ class LockedRun(StoredRun):
     def share_locks(self, locks: tuple[Lock, ...]) -> None:
         """Hold the locks of the process that started this one and that writes to the same directory."""
         for lock in locks:
-            share(lock)
+            lock.share()
         self._locks = locks
 
     def write_under(self, guard: Guard) -> None:

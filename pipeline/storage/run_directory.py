@@ -20,22 +20,25 @@ import pyarrow.parquet as pq
 
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
-from pipeline.storage.lock import hold
+from pipeline.runtime.places import Place, place
+from pipeline.storage.files import Published
 from pipeline.storage.locked_run import LockedRun
-from pipeline.storage.names import COMMITS, DECODED, LOG, STAGING, TABLES, Part, shard_of_staging
+from pipeline.storage.names import COMMITS, DECODED, LOCK, LOG, TABLES, Part, shard_of_staging
+from pipeline.storage.run_files import full
 
 
 class RunDirectory(LockedRun):
     """The files of one run, for reading and writing. File names are relative to the run directory."""
 
     @classmethod
-    def at(cls, path: Path) -> RunDirectory:
-        """Return the run in a folder. `RUN_DIR/transcripts-beam` is the run with the transcripts of that decoding.
+    def at(cls, path: str | os.PathLike[str] | Place) -> RunDirectory:
+        """Return the run at a place. `RUN_DIR/transcripts-beam` is the run with the transcripts of that decoding.
 
         Raises:
-            UserError: The run has no such decoding.
+            UserError: The run has no such decoding, or the place cannot be used.
         """
-        named = Path(os.path.abspath(path)) if path.name in ("", "..") else path
+        path = path if isinstance(path, Place) else place(os.fspath(path))
+        named = full(path) if path.name in ("", "..") else path
         directory, name = cls(named.parent), named.name.removeprefix(DECODED)
         if name == named.name or cls(path).manifest.is_there or not directory.manifest.is_there:
             return cls(path)
@@ -53,24 +56,24 @@ class RunDirectory(LockedRun):
             RunError: As `check_in_place`.
         """
         if not self._locks and self._guard is None:
-            self.root.mkdir(parents=True, exist_ok=True)
-            self._files.make_folder(f"{STAGING}/")
+            self._files.prepare()
         self.check_in_place()
 
     @contextmanager
     def new_or_kept(self) -> Iterator[None]:
         """At the end of the context, remove the run directory if it was created in the context and has no manifest."""
-        new = [path for path in (self.root, *self.root.parents) if not path.exists()]
+        root = self.root if isinstance(self.root, Path) else self._files.scratch
+        new = [path for path in (root, *root.parents) if not path.exists()]
         try:
             yield
         finally:
-            if new and self.root.is_dir() and not self.manifest.is_there:
-                lock, log = self._staging / "lock", self.locate(LOG)
-                own = [] if self.part is None else [path.with_name(self.part.file(path.name)) for path in (lock, log)]
-                with suppress(UserError), hold(lock, self._what):  # another process may have started a run
-                    for path in (lock, log, *own):
-                        path.unlink(missing_ok=True)
-                for path in (self._staging, log.parent, *new):
+            if new and root.is_dir() and not self.manifest.is_there:
+                names = [LOCK, LOG] if self.part is None else [LOCK, LOG, self.part.file(LOCK), self.part.file(LOG)]
+                with suppress(UserError), self._files.hold(LOCK, self._what):  # another process may have started a run
+                    for name in names:
+                        self._files.remove(name)
+                folders = [path.parent for path in (self._files.scratch / "lock", self._files.log(LOG))]
+                for path in (*folders, *new):
                     with suppress(OSError):  # a folder that is not empty stays
                         path.rmdir()
 
@@ -83,12 +86,7 @@ class RunDirectory(LockedRun):
             UserError: Something else than a regular file is there, such as a FIFO.
         """
         self._prepare_to_write()
-        name = name if self.part is None else self.part.file(name)
-        self._files.make_folder(name)
-        path = self.locate(name)
-        if os.path.lexists(path) and not self.has(name):
-            raise UserError(f"{path}: not a regular file; remove it, or choose another run_dir=")
-        return path
+        return self._files.log(name if self.part is None else self.part.file(name))
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Write a small file atomically: after a crash, either the old or the new file is there.
@@ -98,6 +96,16 @@ class RunDirectory(LockedRun):
         """
         self._prepare_to_write()
         self._files.write(name, data)
+
+    def create(self, name: str, data: bytes) -> None:
+        """Write a small file as `write` does. Where the store can, only if there is none.
+
+        Raises:
+            FileExistsError: Another process has created the file, with other content.
+            RunError: As `check_in_place`.
+        """
+        self._prepare_to_write()
+        self._files.create(name, data)
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file atomically: after a crash, either the old or the new file is there."""
@@ -112,9 +120,9 @@ class RunDirectory(LockedRun):
 
     def remove_staging(self, shard: int) -> None:
         """Remove the staging folders of a shard. The caller knows that no process is at work on the shard."""
-        for name in self.names(STAGING):
-            if name.startswith(f"shard-{shard:05d}-"):
-                shutil.rmtree(self._staging / name, ignore_errors=True)
+        for path in self._scratch():
+            if path.name.startswith(f"shard-{shard:05d}-"):
+                shutil.rmtree(path, ignore_errors=True)
 
     def remove_leftovers(self, part: Part | None = None) -> None:
         """Remove unfinished files of earlier attempts from `.staging/`. No process is at work on the shards.
@@ -122,7 +130,7 @@ class RunDirectory(LockedRun):
         Args:
             part: Remove only what is left of shards of this part; `None` removes everything.
         """
-        for path in self._staging.iterdir():
+        for path in self._scratch():
             shard = shard_of_staging(path.name)
             if part is not None and (shard is None or shard not in part):
                 continue
@@ -143,16 +151,36 @@ class RunDirectory(LockedRun):
     def new_staging(self, shard: int) -> Path:
         """Create a staging folder for one attempt at a shard, and return its path."""
         self._prepare_to_write()
-        path = Path(self._staging / f"shard-{shard:05d}-{uuid.uuid4().hex}")
+        path = self._files.scratch / f"shard-{shard:05d}-{uuid.uuid4().hex}"
         path.mkdir(mode=0o700)  # others must not place files here: the names are predictable
         return path
 
     def has_staging(self, shard: int) -> bool:
         """Whether an attempt at a shard left its staging folder."""
-        return any(name.startswith(f"shard-{shard:05d}-") for name in self.names(STAGING))
+        return any(path.name.startswith(f"shard-{shard:05d}-") for path in self._scratch())
 
-    def publish(self, staged: Mapping[str, Path], shard: int, supplement: int = 0) -> None:
-        """Move staged tables of a pass over a shard to their final names, and sync the folders.
+    def _scratch(self) -> list[Path]:
+        """Return what lies in the folder for unfinished files on this machine."""
+        return sorted(self._files.scratch.iterdir()) if self._files.scratch.is_dir() else []
+
+    def stage(self, name: str, path: Path) -> None:
+        """Move a finished local file to a name in staging, from where `staged` takes it, also after a kill."""
+        self._files.stage(name, path)
+
+    def staged(self, name: str) -> Path | None:
+        """Return a local path of a file in staging; `None` if there is no such file."""
+        return self._files.staged(name)
+
+    def remove_staged(self, folder: str) -> None:
+        """Remove a folder of files in staging."""
+        self._files.remove_folder(folder)
+
+    def are_there(self, published: Published) -> bool:
+        """Whether the files under the final names are still those that this process has published."""
+        return self._files.are_there(published)
+
+    def publish(self, staged: Mapping[str, Path], shard: int, supplement: int = 0) -> Published:
+        """Move staged tables of a pass over a shard to their final names, so that a power failure does not undo it.
 
         Args:
             staged: Staged file of each table, by table name.
@@ -163,7 +191,8 @@ class RunDirectory(LockedRun):
             RunError: As `check_in_place`.
         """
         self.check_in_place()
-        self._files.publish({self.table(table, shard, supplement).name: path for table, path in staged.items()}, shard)
+        named = {self.table(table, shard, supplement).name: path for table, path in staged.items()}
+        return self._files.publish(named, shard)
 
     def retract(self, shard: int, supplement: int = 0, *, durable: bool = True) -> None:
         """Remove the commit records of a pass and of all later passes over a shard, so that they are computed again.
@@ -175,7 +204,7 @@ class RunDirectory(LockedRun):
         """
         for number in reversed(self.passes(shard, supplement)):
             name = self.commit_name(shard, number)
-            if os.path.lexists(self.locate(name)):
+            if self._files.exists(name):
                 failpoint("retract", shard)
                 self._files.remove(name, durable=durable)
                 failpoint("retracted", shard)

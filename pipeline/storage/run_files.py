@@ -12,15 +12,17 @@ import pyarrow as pa
 
 from pipeline.runtime.digests import sha256_of
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.places import Place, Url
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.derived import DerivedTable
 from pipeline.storage.files import Files, StoredTable
-from pipeline.storage.lock import holder
+from pipeline.storage.local_files import LocalFiles
 from pipeline.storage.names import (
     COMMITS,
     CONFUSIONS,
     COVERAGE,
     DECODED,
+    LOCK,
     MANIFEST,
     REFERENCES,
     REPORT,
@@ -32,21 +34,34 @@ from pipeline.storage.names import (
 from pipeline.storage.run_record import StoredFile
 
 
+def files_at(root: Place) -> Files:
+    """Return the files of the run at a place."""
+    if isinstance(root, Url):
+        from pipeline.storage.object_files import ObjectFiles  # a run in a folder needs no client of a store
+
+        return ObjectFiles(root, STAGING)
+    return LocalFiles(root, STAGING)
+
+
+def full(root: Place) -> Place:
+    """Return the place of a run as an absolute path, or as the URL that it is."""
+    return Path(os.path.abspath(root)) if isinstance(root, Path) else root
+
+
 class RunFiles:
     """The files of one run, for reading. File names are relative to the run directory.
 
     Attributes:
-        root: The folder, for messages.
+        root: The folder or the place in an object store, for messages.
         manifest, scores, confusions, references, coverage: Tables of the whole run.
         report: Name of the report's page.
         decoded: The transcripts of a decoding, which take the place of those of the stage `infer`; `None` for these.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Place) -> None:
         """Read nothing yet; the folder need not exist."""
         self.root = root
-        self._files = Files(root, STAGING)
-        self._staging = root / STAGING
+        self._files = files_at(root)
         self.manifest = StoredTable(self._files, MANIFEST)
         self.scores = StoredTable(self._files, SCORES)
         self.confusions = StoredTable(self._files, CONFUSIONS)
@@ -66,15 +81,24 @@ class RunFiles:
         return found
 
     @property
-    def place(self) -> Path:
+    def place(self) -> Place:
         """The folder, with that of the decoding: `runs/voices/wav2vec2_asr_base_960h/transcripts-beam`."""
         return self.root if self.decoded is None else self.root / self.decoded.folder
 
     @property
     def name(self) -> str:
         """Name of the folder, with that of the decoding: `wav2vec2_asr_base_960h-beam`."""
-        name = os.path.basename(os.path.abspath(self.root))
+        name = full(self.root).name
         return name if self.decoded is None else f"{name}-{self.decoded.decoding}"
+
+    @property
+    def beside(self) -> Path:
+        """The folder for what is made of the run and is no part of it: the one that the run directory is in.
+
+        For a run in an object store, it is the current folder.
+        """
+        root = full(self.root)
+        return root.parent if isinstance(root, Path) else Path()
 
     def decodings(self) -> list[str]:
         """Return the names of the decodings of this run."""
@@ -93,14 +117,14 @@ class RunFiles:
 
     def is_locked(self) -> bool:
         """Whether a process holds the lock now."""
-        return holder(self._staging / "lock") is not None
+        return self._files.holder(LOCK) is not None
 
     def parts_at_work(self) -> list[str]:
         """Return the parts of the run that are at work now, each with its process and machine."""
-        names = (name for name in self.files_of_parts(f"{STAGING}/lock") if name != f"{STAGING}/lock")
-        return [said for name in names if (said := holder(self.locate(name))) is not None]
+        names = (name for name in self.files_of_parts(LOCK) if name != LOCK)
+        return [said for name in names if (said := self._files.holder(name)) is not None]
 
-    def locate(self, name: str) -> Path:
+    def locate(self, name: str) -> Place:
         """Return the path of a file, for messages."""
         return self._files.locate(name)
 
@@ -171,7 +195,7 @@ class RunFiles:
         Raises:
             UserError: The place is inside the run directory.
         """
-        if path.resolve().is_relative_to(self.root.resolve()):
+        if isinstance(self.root, Path) and path.resolve().is_relative_to(self.root.resolve()):
             raise UserError(f"{option}={path}: is inside the run directory {self.root}; give a {what} outside it")
 
     def require_run(self) -> None:
@@ -181,7 +205,7 @@ class RunFiles:
             UserError: It does not.
         """
         if not self.manifest.is_there:
-            path = Path(os.path.abspath(self.root))
+            path = full(self.root)
             if path.name.startswith(DECODED) and RunFiles(path.parent).manifest.is_there:
                 raise UserError(f"{self.root}: is a decoding, and the command takes whole runs; give {path.parent}")
             raise UserError(f"{self.root}: no run there (no {MANIFEST}); give the run_dir of a run")

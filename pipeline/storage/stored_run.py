@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import count, takewhile
@@ -85,7 +84,7 @@ class StoredRun(RunFiles):
         """
         last, number = first, first + 1
         while number <= last + 2:
-            if any(map(os.path.lexists, map(self.locate, self._names_of(shard, number)))):
+            if any(map(self._files.exists, self._names_of(shard, number))):
                 last = number
             number += 1
         return list(range(first, last + 1))

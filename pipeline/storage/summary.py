@@ -8,12 +8,12 @@ import shlex
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.places import Place
 from pipeline.runtime.progress import format_hours
 from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommittedShard
@@ -225,7 +225,7 @@ def total(records: Iterable[CommittedShard]) -> Totals:
 
 def lines(
     totals: Totals,
-    run_dir: Path,
+    run_dir: Place,
     speed: str = "",
     scored: tuple[int, int, str] | None = None,
     duplicates: int = 0,
@@ -263,7 +263,7 @@ def lines(
     return said
 
 
-def reading_lines(run_dir: Path, outputs: Iterable[str]) -> list[str]:
+def reading_lines(run_dir: Place, outputs: Iterable[str]) -> list[str]:
     """Return the lines that say where the results of a run are, and how to read them.
 
     Args:
@@ -280,7 +280,7 @@ def reading_lines(run_dir: Path, outputs: Iterable[str]) -> list[str]:
     return said
 
 
-def quoted(path: Path) -> str:
+def quoted(path: Place) -> str:
     """Return a path as a Python string literal, in double quotes if nothing needs an escape."""
     plain = str(path).isprintable() and not set(str(path)) & set('"\\')
     return f'"{path}"' if plain else ascii(str(path))

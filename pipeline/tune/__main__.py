@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.cores import available_cores
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.places import place
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import console
 from pipeline.runtime.terminal import counted, printable
@@ -69,7 +70,7 @@ def _tune(arguments: Sequence[str]) -> int:
 
     directory = RunDirectory(given.run_dir)
     directory.require_run()
-    folder = given.out or directory.root.absolute().with_name(f"{directory.name}-tuning")
+    folder = given.out or directory.beside / f"{directory.name}-tuning"
     directory.require_outside("--out", folder, "folder")
     points = load_decoders(given.decoder, _with_usual_values(given.decoder, given.overrides))
     if len(points) < 2:
@@ -129,7 +130,7 @@ def _with_usual_values(decoder: str, overrides: Sequence[str]) -> list[str]:
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(_USAGE)
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=place)
     parser.add_argument("overrides", metavar="KEY=A,B,C", nargs="*")
     parser.add_argument("--decoder", metavar="NAME", default="beam")
     parser.add_argument("--random", metavar="N", type=int)

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from pipeline.runtime.progress import format_hours
 from pipeline.runtime.terminal import counted
-from pipeline.storage.files import replacing
+from pipeline.storage.local_files import replacing
 from pipeline.tune.parts import Part
 
 TABLE, PICTURE = "tuning.csv", "tuning.svg"

@@ -9,10 +9,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.places import place
 from pipeline.runtime.stdout import console
 from pipeline.runtime.terminal import printable
 from pipeline.storage.run_directory import RunDirectory
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(_USAGE)
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=place)
     parser.add_argument("--exactness", metavar="N", type=int)
     parser.add_argument("--device", metavar="NAME")
     parser.add_argument("--retract", action="store_true")

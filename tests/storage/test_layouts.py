@@ -18,8 +18,9 @@ from pipeline.config.schema import RULES
 from pipeline.records import ArrayPart
 from pipeline.results.arrays import read_parts
 from pipeline.storage import tables
-from pipeline.storage.files import Files, StoredTable
+from pipeline.storage.files import StoredTable
 from pipeline.storage.layouts import FEATURES, LAYOUTS, ArrayReader, layout_metadata
+from pipeline.storage.local_files import LocalFiles
 
 WIDTH = 5
 IDS = ["a", "b", "none", "turned"]
@@ -43,7 +44,7 @@ def write(path: Path, arrays: list[NDArray[np.floating]], dtype: str, layout: st
 
 
 def stored(folder: Path) -> StoredTable:
-    return StoredTable(Files(folder, ".staging"), "t.parquet")
+    return StoredTable(LocalFiles(folder, ".staging"), "t.parquet")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

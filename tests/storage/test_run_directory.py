@@ -32,7 +32,7 @@ from make_run import run_record
 from pipeline.records import Failure
 from pipeline.runtime.digests import digest_of_json, sha256_file
 from pipeline.runtime.errors import RunError, UserError
-from pipeline.storage import committing, files, tables
+from pipeline.storage import committing, local_files, tables
 from pipeline.storage import run_directory as store
 from pipeline.storage.commits import CommitRecord, CommittedShard, encode_record
 from pipeline.storage.identity import Identity
@@ -944,7 +944,7 @@ def test_of_two_processes_that_commit_a_shard_at_the_same_time_one_counts_or_non
             staged, record = stage(directory, 0, ["a", "b"], ["c"], text), record_of(0, failures={"truncated": 1})
             returned[number] = committing.commit(directory, record, staged, IDS, {"transcripts": 1})
 
-        for module in (store, files, committing):
+        for module in (store, local_files, committing):
             patch.setattr(module, "failpoint", turns.step)
         threads = [
             threading.Thread(target=turns.run, args=(n, partial(attempt_to_commit, n)), daemon=True) for n in (0, 1)
@@ -1004,7 +1004,7 @@ class Store(RuleBasedStateMachine):
                 raise Killed
 
         with pytest.MonkeyPatch.context() as patch:
-            for module in (store, files, committing):
+            for module in (store, local_files, committing):
                 patch.setattr(module, "failpoint", failpoint)
             with pytest.raises(Killed):
                 commit(self.directory, shard, text)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from pipeline.executors.processes.messages import Task
 from pipeline.inference.job import Job
 from pipeline.runtime.errors import UserError
-from pipeline.storage.names import STAGING
+from pipeline.storage.names import LOCK, STAGING
+from pipeline.storage.run_files import full
 
 if TYPE_CHECKING:
     from pipeline.executors.processes.link import Link
@@ -58,18 +59,18 @@ def require_marker(job: Job, said: str) -> None:
     Raises:
         UserError: This machine has another file there or none, or may not write.
     """
-    staging = job.directory.locate(STAGING)
-    where = f"run_dir={os.path.abspath(job.directory.root)}: {socket.gethostname()}"
+    where = f"run_dir={full(job.directory.root)}: {socket.gethostname()}"
     try:
-        found = (staging / "lock").read_text(encoding="utf-8")
+        found = job.directory.read(LOCK).decode("utf-8", "replace")
     except OSError as error:
         found = error.strerror or type(error).__name__
-    if found != said:
+    if said not in found:  # the text of a lock file, or of a lease, which has more
         raise UserError(
             f"{where} does not see the run ({found!r} in place of the lock file of {said!r}); choose a run_dir= on "
             "storage that all nodes share, at the same path"
         )
-    if not os.access(staging, os.W_OK):
+    staging = job.directory.locate(STAGING)
+    if isinstance(staging, Path) and not os.access(staging, os.W_OK):
         raise UserError(f"{where} may not write there; let every node write to the shared storage")
 
 

@@ -34,7 +34,13 @@ class ClusterSubmission:
         """Submit nothing yet."""
         self._config, self._directory, self._say = config, directory, say
         self._options: Any = config.settings.executor
-        self._folder = directory.locate("logs/slurm")
+        if not isinstance(directory.root, Path):
+            raise UserError(
+                f"run_dir={directory.root}: executor=slurm keeps files of its jobs in the run directory, which must "
+                "be a folder that all nodes share; give one, or start each part yourself with executor.part="
+            )
+        self._root: Path = directory.root
+        self._folder = self._root / "logs/slurm"
         self._num_parts = 0
         seconds = 3600 * self._options.time_hours
         # submitit counts a job as out of time from 80 % of its limit on.
@@ -43,9 +49,7 @@ class ClusterSubmission:
     def check(self) -> None:
         """See `Submission.check`."""
         if "%" in os.path.abspath(self._folder):
-            raise UserError(
-                f"run_dir={self._directory.root}: Slurm gives % a meaning in paths; give a run_dir= without %"
-            )
+            raise UserError(f"run_dir={self._root}: Slurm gives % a meaning in paths; give a run_dir= without %")
         if self._options.cluster == "slurm":
             for tool in ("sbatch", "srun"):
                 if shutil.which(tool) is None:
@@ -69,7 +73,7 @@ class ClusterSubmission:
                 queued = {*asked.stdout.split()} & {*submitted}
         if queued:
             raise UserError(
-                f"run_dir={self._directory.root}: jobs of this run are waiting or running; wait for them, or end them "
+                f"run_dir={self._root}: jobs of this run are waiting or running; wait for them, or end them "
                 f"with scancel {' '.join(sorted(queued))}, and give the command again"
             )
 
@@ -92,7 +96,7 @@ class ClusterSubmission:
 
     def _task(self, *overrides: str) -> Task:
         """Return a task that repeats the command with other settings, which go before those that were typed."""
-        run_dir = f"run_dir={os.path.abspath(self._directory.root)}"
+        run_dir = f"run_dir={os.path.abspath(self._root)}"
         return Task([*self._config.arguments, run_dir, *overrides], max(1.0, 0.9 * self._stop_s))
 
     def _queue(self, parts: list[Task], closing: Task | None, stages: Iterable[str]) -> int:
@@ -108,7 +112,7 @@ class ClusterSubmission:
                 ids += [job.job_id for job in self._submitted([closing], further)]
                 self._say(f"submitted job {ids[1]}: {' and '.join(stages)}, when all tasks have ended well")
         self._say(f"what the jobs print is in {self._folder}; squeue --jobs={','.join(ids)} shows them")
-        self._say(f"python -m pipeline.status {shlex.quote(str(self._directory.root))} says how far the run is")
+        self._say(f"python -m pipeline.status {shlex.quote(str(self._root))} says how far the run is")
         return 0
 
     def _run(self, parts: list[Task], closing: Task | None) -> int:
@@ -117,7 +121,7 @@ class ClusterSubmission:
         codes = self._ended(self._submitted(parts))
         if closing is not None:
             codes = self._ended(self._submitted([closing]))
-        self._say(f"all tasks have ended well; results in {self._directory.root}")
+        self._say(f"all tasks have ended well; results in {self._root}")
         return max(codes)
 
     def _ended(self, jobs: list[submitit.Job[int]]) -> list[int]:
@@ -169,7 +173,7 @@ class ClusterSubmission:
         # Slurm requeues no job where the cluster says so, unless the job does.
         added = {**options.sbatch_options(), "requeue": True, **(further or {})}
         executor.update_parameters(
-            name=f"speech-{self._directory.root.name}",
+            name=f"speech-{self._root.name}",
             timeout_min=max(1, round(60 * options.time_hours)),
             gpus_per_node=options.gpus or None,
             cpus_per_task=options.cpus,

@@ -113,7 +113,7 @@ class Pool:
 
     def _start(self, place: int) -> _Worker:
         ours, theirs = Pipe()
-        locks = [lock.descriptor for lock in self._job.directory.held_locks]
+        locks = [each for lock in self._job.directory.held_locks for each in lock.descriptors]
         with theirs, open(self._job.directory.local_log(), "ab") as log:
             path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
             try:

@@ -1,0 +1,281 @@
+"""Files of a run in an object store.
+
+A store has no rename, and no lock. An object appears under its name when it is complete, and can be created on the
+condition that there is none. So a table is written in a folder of this machine, and put under its final name once it is
+complete. The commit record is created last, on that condition: if two processes commit the same shard, one of them is
+told, and compares (see `committing`). Leases take the place of locks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import stat
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.failpoints import failpoint
+from pipeline.runtime.places import Url, filesystem, reaching
+from pipeline.storage import lease
+from pipeline.storage.files import Files, Published
+from pipeline.storage.lock import Lock
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+_READ_AHEAD = 1 << 20
+"""Bytes that a reader asks for beyond those it needs, so that small reads do not become one request each."""
+_LOG_S = 30.0
+"""Seconds between two times at which a log is stored while it grows."""
+_BUSY_TRIES = 8
+"""How often a conditional request is repeated while the store is busy with another one for the same key."""
+
+
+class ObjectFiles(Files):
+    """Files below a place in an object store; `scratch` is a folder of this machine's temporary files."""
+
+    root: Url
+    on_disk = False
+
+    def __init__(self, root: Url, staging: str) -> None:
+        """Ask the store for nothing yet.
+
+        Args:
+            root: The place.
+            staging: What the names of locks and of unfinished files begin with.
+        """
+        self.root = root
+        self._staging = staging
+        self._logs: dict[str, float] = {}  # when each was stored last
+        digest = hashlib.sha256(str(root).encode()).hexdigest()[:16]
+        self.scratch = Path(tempfile.gettempdir()) / f"overnight-speech-{os.getuid()}" / digest
+
+    @property
+    def _store(self) -> AbstractFileSystem:
+        return filesystem(self.root)
+
+    def _key(self, name: str) -> str:
+        return f"{self.root.path}/{name}".rstrip("/")
+
+    def prepare(self) -> None:
+        """Create the folder for unfinished files. No other user may write there, because its name can be guessed.
+
+        Raises:
+            UserError: Another user has made the folder.
+        """
+        parent = self.scratch.parent
+        parent.mkdir(mode=0o700, exist_ok=True, parents=True)
+        status = os.lstat(parent)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            raise UserError(f"{parent}: is no folder of this user; remove it, or set TMPDIR to another folder")
+        self.scratch.mkdir(mode=0o700, exist_ok=True)
+
+    # Reading.
+
+    def _info(self, name: str) -> dict[str, Any] | None:
+        """Return what the store says of an object; `None` if there is none."""
+        try:
+            with reaching(self.locate(name)):
+                found: dict[str, Any] = self._store.info(self._key(name))
+        except FileNotFoundError:
+            return None
+        return found if found["type"] == "file" else None
+
+    def size(self, name: str) -> int | None:
+        """Return the size of an object in bytes; `None` if there is none."""
+        found = self._info(name)
+        return None if found is None else int(found["size"])
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such an object."""
+        return self._info(name) is not None
+
+    def open(self, name: str) -> pa.NativeFile:
+        """Open an object for reading; see `Files.open`. What is read is asked for in ranges."""
+        with reaching(self.locate(name)):
+            file = self._store.open(self._key(name), "rb", block_size=_READ_AHEAD, cache_type="readahead")
+        return pa.PythonFile(file, mode="r")
+
+    def read(self, name: str) -> bytes:
+        """Read a small object in one request."""
+        with reaching(self.locate(name)):
+            content: bytes = self._store.cat_file(self._key(name))
+        return content
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the sorted names of the objects and folders below a name; an empty list if there are none."""
+        return sorted(self._listed(folder))
+
+    def _listed(self, folder: str) -> dict[str, dict[str, Any]]:
+        try:
+            with reaching(self.locate(folder)):
+                entries = self._store.ls(self._key(folder), detail=True)
+        except FileNotFoundError:
+            return {}
+        own = self._key(folder)
+        found = {entry["name"].rstrip("/").removeprefix(own).strip("/"): entry for entry in entries}
+        return {name: entry for name, entry in found.items() if name}
+
+    # Writing.
+
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        """Write a small object."""
+        failpoint("file")
+        with reaching(self.locate(name)):
+            self._store.pipe_file(self._key(name), bytes(data))
+        failpoint("file-moved")
+
+    def create(self, name: str, data: bytes) -> None:
+        """Write a small object if there is none; see `Files.create`."""
+        failpoint("file")
+        for left in reversed(range(_BUSY_TRIES)):
+            try:
+                with reaching(self.locate(name)):
+                    self._store.pipe_file(self._key(name), data, mode="create")
+                break
+            except FileExistsError:
+                # The answer to an earlier attempt of this process may have been lost.
+                with suppress(FileNotFoundError):
+                    if self.read(name) == data:
+                        break
+                raise
+            except OSError as error:  # two requests for one key at the same moment
+                if "Conflict" not in str(error) or not left:
+                    raise
+                time.sleep(random.uniform(0.1, 1.0))
+        failpoint("file-moved")
+
+    def remove(self, name: str, *, durable: bool = False) -> None:
+        """Remove an object if it exists. The store makes sure that it stays removed."""
+        with suppress(FileNotFoundError), reaching(self.locate(name)):
+            self._store.rm_file(self._key(name))
+
+    def remove_folder(self, name: str) -> None:
+        """Remove all objects below a name in staging."""
+        for each in self.names(name):
+            self.remove(f"{name}/{each}")
+        shutil.rmtree(self.scratch / Path(name).name, ignore_errors=True)
+
+    def rename(self, name: str, other: str) -> None:
+        """Copy an object within the store, and remove the first one."""
+        with reaching(self.locate(name)):
+            self._store.cp_file(self._key(name), self._key(other))
+        self.remove(name)
+
+    def _put(self, name: str, path: Path) -> None:
+        with reaching(self.locate(name)):
+            self._store.put_file(str(path), self._key(name))
+
+    def stage(self, name: str, path: Path) -> None:
+        """Put a finished local file under a name in staging."""
+        self._put(name, path)
+        path.unlink()
+
+    def staged(self, name: str) -> Path | None:
+        """Get an object in staging, and return its local path; `None` if there is no such object."""
+        if not self.exists(name):
+            return None
+        self.prepare()
+        folder = self.scratch / Path(name).parent.name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with reaching(self.locate(name)):
+            self._store.get_file(self._key(name), str(folder / Path(name).name))
+        return folder / Path(name).name
+
+    def publish(self, staged: Mapping[str, Path], shard: int) -> Published:
+        """Put the staged files of a shard under their final names, and remove them here."""
+        tags: dict[str, object] = {}
+        for index, (name, path) in enumerate(staged.items()):
+            if index:
+                failpoint("renaming", shard)
+            self._put(name, path)
+            tags[name] = self._tag(name)
+            path.unlink()
+        failpoint("moved", shard)
+        return tags
+
+    def _tag(self, name: str) -> object:
+        found = self._info(name) or {}
+        return next((found[key] for key in ("ETag", "etag", "md5Hash", "LastModified") if key in found), None)
+
+    def are_there(self, published: Published) -> bool:
+        """Whether the objects under the final names are still those that this process has put there."""
+        return all(self._tag(name) == tag for name, tag in published.items())
+
+    def log(self, name: str) -> Path:
+        """Return the local path of a log. What the store has of it is fetched when this run first asks for it.
+
+        A process that was killed leaves the log here. It stays if it is longer than the one in the store.
+        """
+        path = self.scratch / name
+        if name not in self._logs:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if (self.size(name) or 0) > (path.stat().st_size if path.exists() else 0):
+                with reaching(self.locate(name)):
+                    self._store.get_file(self._key(name), str(path))
+            path.touch()
+            self._logs[name] = time.monotonic()
+        return path
+
+    def keep_log(self, name: str, *, end: bool = False) -> None:
+        """Put a log into the store, not too often, and at the end of the run once more. A failure does not matter."""
+        if name not in self._logs or (not end and time.monotonic() < self._logs[name] + _LOG_S):
+            return
+        self._logs[name] = time.monotonic()
+        path = self.scratch / name
+        with suppress(OSError):
+            if path.stat().st_size:
+                self._put(name, path)
+            if end:
+                path.unlink()
+                del self._logs[name]
+
+    # Locks.
+
+    def hold(self, name: str, what: str, part: str = "") -> AbstractContextManager[Lock]:
+        """Hold a lease alone while the context lasts; see `Files.hold`."""
+        return lease.hold(self, name, what, part)
+
+    def hold_as_part(
+        self, name: str, what: str, part: str, waiting: Callable[[str], None]
+    ) -> AbstractContextManager[tuple[Lock, bool]]:
+        """Hold a lease until other parts may work; see `Files.hold_as_part`."""
+        return lease.hold_as_part(self, name, what, part, waiting)
+
+    def holder(self, name: str) -> str | None:
+        """Return who holds a lease; `None` if nobody does."""
+        return lease.holder(self, name)
+
+    def age_s(self, name: str) -> float | None:
+        """Return the seconds since an object was written, by the clocks of both machines; `None` if that is unknown."""
+        found = self._info(name) or {}
+        written = found.get("LastModified")
+        return None if written is None else time.time() - written.timestamp()
+
+    def check_creates_once(self, what: str) -> None:
+        """Check that the store refuses to create an object twice, on which processes that share a run rely.
+
+        Raises:
+            UserError: It does not.
+        """
+        name = f"{self._staging}/create-once-{uuid.uuid4().hex}"
+        try:
+            self.create(name, b"1")
+            with suppress(FileExistsError):
+                self.create(name, b"2")
+                raise UserError(
+                    f"{what}: this store creates an object twice (it ignores If-None-Match), so processes cannot share "
+                    "a run there; leave executor.part out, or choose another run_dir="
+                )
+        finally:
+            self.remove(name)
