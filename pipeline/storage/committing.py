@@ -116,7 +116,7 @@ def renew(directory: RunDirectory, record: CommitRecord, table: str, path: Path)
     staged.mkdir(mode=0o700)
     os.replace(path, staged / f"{table}.parquet")
     failpoint("renewal", record.shard)
-    directory.write(f"{folder}/{_RECORD}", encode_record(replace(record, files=files)))
+    directory.write(f"{folder}/{_RECORD}", encode_record(replace(record, files=files)), record.shard)
     failpoint("renewal-decided", record.shard)
     _finish(directory, folder)
 
@@ -189,7 +189,7 @@ def _publish(directory: RunDirectory, record: CommitRecord, staged: Mapping[str,
     now = datetime.now(UTC).isoformat(timespec="seconds")
     done = replace(record, committed_at=record.committed_at or now)
     try:
-        directory.write(directory.commit_name(shard, record.supplement), encode_record(done))
+        directory.write(directory.commit_name(shard, record.supplement), encode_record(done), shard)
     except OSError:
         with suppress(OSError):  # the record may not survive a power failure
             directory.retract(shard, record.supplement, durable=False)

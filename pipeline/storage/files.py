@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from pipeline.runtime.errors import naming
 from pipeline.runtime.failpoints import failpoint
+from pipeline.storage.names import name_of_pass
 
 UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError, TypeError)
 """Exceptions that reading a damaged file can raise."""
@@ -139,10 +140,17 @@ class Files:
                 failpoint("moved", shard)
                 fsync(folder)
 
-    def write(self, name: str, data: bytes | memoryview) -> None:
-        """Write a small file atomically: after a crash, either the old or the new file is there."""
+    def write(self, name: str, data: bytes | memoryview, shard: int | None = None) -> None:
+        """Write a small file atomically: after a crash, either the old or the new file is there.
+
+        Args:
+            name: The file.
+            data: Its content.
+            shard: The shard that the file belongs to, if there is one. After a kill, the unfinished file is removed
+                with the staging folders of the shard.
+        """
         target = self.root / name
-        staged = self._staging / f"file-{uuid.uuid4().hex}"
+        staged = self._staging / f"{'file' if shard is None else name_of_pass(shard)}-{uuid.uuid4().hex}"
         try:
             with naming(target):
                 failpoint("file")

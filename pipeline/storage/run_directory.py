@@ -22,7 +22,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.lock import hold
 from pipeline.storage.locked_run import LockedRun
-from pipeline.storage.names import COMMITS, DECODED, LOG, STAGING, TABLES, Part, shard_of_staging
+from pipeline.storage.names import COMMITS, DECODED, LOG, STAGING, TABLES, Part, name_of_pass, shard_of_staging
 
 
 class RunDirectory(LockedRun):
@@ -90,14 +90,19 @@ class RunDirectory(LockedRun):
             raise UserError(f"{path}: not a regular file; remove it, or choose another run_dir=")
         return path
 
-    def write(self, name: str, data: bytes | memoryview) -> None:
+    def write(self, name: str, data: bytes | memoryview, shard: int | None = None) -> None:
         """Write a small file atomically: after a crash, either the old or the new file is there.
+
+        Args:
+            name: The file.
+            data: Its content.
+            shard: As for `Files.write`.
 
         Raises:
             RunError: As `check_in_place`.
         """
         self._prepare_to_write()
-        self._files.write(name, data)
+        self._files.write(name, data, shard)
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file atomically: after a crash, either the old or the new file is there."""
@@ -111,10 +116,10 @@ class RunDirectory(LockedRun):
             self._files.remove(stored.name)
 
     def remove_staging(self, shard: int) -> None:
-        """Remove the staging folders of a shard. The caller knows that no process is at work on the shard."""
+        """Remove unfinished files and folders of a shard. The caller knows that no process is at work on the shard."""
         for name in self.names(STAGING):
-            if name.startswith(f"shard-{shard:05d}-"):
-                shutil.rmtree(self._staging / name, ignore_errors=True)
+            if shard_of_staging(name) == shard:
+                _remove(self._staging / name)
 
     def remove_leftovers(self, part: Part | None = None) -> None:
         """Remove unfinished files of earlier attempts from `.staging/`. No process is at work on the shards.
@@ -126,10 +131,8 @@ class RunDirectory(LockedRun):
             shard = shard_of_staging(path.name)
             if part is not None and (shard is None or shard not in part):
                 continue
-            if path.name.startswith("shard-") and path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.name.startswith("file-"):
-                path.unlink(missing_ok=True)
+            if path.name.startswith("file-") or shard is not None:
+                _remove(path)
 
     def discard(self) -> None:
         """Remove what an attempt with other settings left. The caller has checked that it has no results."""
@@ -143,13 +146,13 @@ class RunDirectory(LockedRun):
     def new_staging(self, shard: int) -> Path:
         """Create a staging folder for one attempt at a shard, and return its path."""
         self._prepare_to_write()
-        path = Path(self._staging / f"shard-{shard:05d}-{uuid.uuid4().hex}")
+        path = Path(self._staging / f"{name_of_pass(shard)}-{uuid.uuid4().hex}")
         path.mkdir(mode=0o700)  # others must not place files here: the names are predictable
         return path
 
     def has_staging(self, shard: int) -> bool:
-        """Whether an attempt at a shard left its staging folder."""
-        return any(name.startswith(f"shard-{shard:05d}-") for name in self.names(STAGING))
+        """Whether an attempt at a shard left unfinished files."""
+        return any(shard_of_staging(name) == shard for name in self.names(STAGING))
 
     def publish(self, staged: Mapping[str, Path], shard: int, supplement: int = 0) -> None:
         """Move staged tables of a pass over a shard to their final names, and sync the folders.
@@ -195,3 +198,11 @@ class RunDirectory(LockedRun):
                 elif number > supplement or table not in but:
                     self._files.remove(stored.name)
                 failpoint("removing", shard)
+
+
+def _remove(path: Path) -> None:
+    """Remove an unfinished file or folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
