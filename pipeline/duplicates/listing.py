@@ -29,8 +29,7 @@ def check_list(path: Path, directory: RunDirectory) -> None:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"--out={encode_path(str(path))}: must end in {' or '.join(SUFFIXES)}, which says the format")
-    if path.resolve().is_relative_to(directory.root.resolve()):
-        raise UserError(f"--out={encode_path(str(path))}: is inside the run directory; give a file outside it")
+    directory.require_outside("--out", path, "file")
 
 
 def write_list(path: Path, directory: RunDirectory, analysis: Analysis) -> None:

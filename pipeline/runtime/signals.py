@@ -28,13 +28,13 @@ class Stopped(BaseException):
 
     Attributes:
         signum: The signal.
-        kept: What is kept, and what the same command does next.
+        kept: What is kept, and what the same command does next. The stage that was stopped may say it.
     """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.signum = signum
-        self.kept = "what was committed stays, the same command continues"
+        self.kept = ""
 
 
 class _StopRequest:

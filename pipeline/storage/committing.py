@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -111,7 +111,7 @@ def renew(directory: RunDirectory, record: CommitRecord, table: str, path: Path)
         directory.decoded.renew(record.shard, record.counts, path)
         return
     files = {**record.files, table: _describe(directory, path, table, record)}
-    folder = f"{STAGING}/{_RENEWAL}{record.shard:05d}"
+    folder = _folder_of(record.shard)
     staged = directory.locate(folder)
     staged.mkdir(mode=0o700)
     os.replace(path, staged / f"{table}.parquet")
@@ -154,14 +154,41 @@ def finish_renewals(directory: RunDirectory) -> None:
             _finish(directory, f"{STAGING}/{name}")
 
 
-def _finish(directory: RunDirectory, folder: str) -> None:
-    staged = directory.locate(folder)
+class Renewal(NamedTuple):
+    """A renewal that was decided and is not finished.
+
+    Attributes:
+        record: The new commit record.
+        staged: Tables that still have to be moved to their final names, by name.
+    """
+
+    record: CommitRecord
+    staged: Mapping[str, Path]
+
+
+def read_renewal(directory: RunDirectory, shard: int) -> Renewal | None:
+    """Return the renewal of a shard that was decided and is not finished; `None` if there is none."""
+    return _read_renewal(directory, _folder_of(shard))
+
+
+def _read_renewal(directory: RunDirectory, folder: str) -> Renewal | None:
     name = f"{folder}/{_RECORD}"
     record = read_record(directory.read(name)) if directory.has(name) else None
-    if record is not None:
-        paths = {table: path for table in TABLES if (path := staged / f"{table}.parquet").exists()}
-        _publish(directory, record, paths)
-    shutil.rmtree(staged, ignore_errors=True)
+    if record is None:
+        return None
+    paths = {table: directory.locate(f"{folder}/{table}.parquet") for table in TABLES}
+    return Renewal(record, {table: path for table, path in paths.items() if path.exists()})
+
+
+def _folder_of(shard: int) -> str:
+    return f"{STAGING}/{_RENEWAL}{shard:05d}"
+
+
+def _finish(directory: RunDirectory, folder: str) -> None:
+    renewal = _read_renewal(directory, folder)
+    if renewal is not None:
+        _publish(directory, renewal.record, renewal.staged)
+    shutil.rmtree(directory.locate(folder), ignore_errors=True)
 
 
 def _describe(directory: RunDirectory, path: Path, table: str, record: CommitRecord) -> CommittedFile:

@@ -173,6 +173,22 @@ def test_what_cannot_be_imported_is_refused_in_one_line(
     assert "manifest.parquet has been edited" in refused(str(corpus.out), table)
 
 
+@pytest.mark.parametrize("point", ["renewal-decided", "moved", "renamed", "committed"])
+def test_a_table_that_is_half_renewed_is_not_called_damaged_and_the_next_command_finishes_it(
+    point: str, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(corpus.out), corrections(corpus, a0="nine nine")]
+    monkeypatch.setenv(failpoints.VARIABLE, f"{point}=EIO")
+    assert main(given) == 1
+    monkeypatch.delenv(failpoints.VARIABLE)
+    half = "note: shard 0: a kill interrupted the renewal of a table; the next run, or the next import, finishes it\n"
+    for notes in (1, 0):
+        capsys.readouterr()
+        assert verify.main([str(corpus.out)]) == 0
+        assert capsys.readouterr().out.count(half) == notes
+        assert main(given) == 0
+
+
 def test_a_correction_that_is_taken_back_after_a_kill_leaves_no_trace(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
