@@ -343,8 +343,9 @@ def test_damaged_emissions_are_named(own: Path, capsys: pytest.CaptureFixture[st
     assert f"error: {path}: cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_a_stop_says_how_many_shards_are_decoded(
-    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], default_signals: None
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commit = ShardDecoder.commit
 
