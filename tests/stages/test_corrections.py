@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from changing import Corpus
 
-from pipeline import sample
 from pipeline.export import __main__ as export
 from pipeline.results import open_run
 from pipeline.runtime import failpoints
+from pipeline.sample import __main__ as sample
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.verify import __main__ as verify
 
