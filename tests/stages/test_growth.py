@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from changing import RECORDINGS, TABLES, Corpus, assert_equal_to_one_run
+from changing import RECORDINGS, TABLES, Corpus, Kept, assert_equal_to_one_run
 from running import main, run
 
 from pipeline import status
@@ -22,12 +22,18 @@ from pipeline.stages import build_manifest, growth, listing
 from pipeline.verify import __main__ as verify
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Corpus:
-    made = Corpus(tmp_path)
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """Six recordings and a run over them."""
+    made = Corpus(tmp_path_factory.mktemp("grows") / "corpus")
     made.add(range(6))
     assert made.run() == 0
-    return made
+    return Kept(made)
+
+
+@pytest.fixture
+def corpus(kept: Kept) -> Corpus:
+    return kept.restored()
 
 
 def test_new_recordings_become_new_shards_and_nothing_else_changes(

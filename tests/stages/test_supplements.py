@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from changing import RECORDINGS, Corpus, assert_equal_to_one_run
+from changing import RECORDINGS, Corpus, Kept, assert_equal_to_one_run
 from running import main, run
 
 from pipeline import plot, status
@@ -26,30 +26,25 @@ FEATURES = ("outputs=[features]", *LAYERS)
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """A run of transcripts. Tests change copies of it."""
-    made = Corpus(tmp_path_factory.mktemp("first"))
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """A run of transcripts."""
+    made = Corpus(tmp_path_factory.mktemp("first") / "corpus")
     made.add(range(6))
     assert made.run(TEXTS) == 0
-    return made
+    return Kept(made)
 
 
 @pytest.fixture(scope="module")
-def at_once(first: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def at_once(kept: Kept, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of all outputs over the same corpus."""
     out = tmp_path_factory.mktemp("at once") / "out"
-    assert first.run(ARRAYS, *LAYERS, f"run_dir={out}") == 0
+    assert kept.restored().run(ARRAYS, *LAYERS, f"run_dir={out}") == 0
     return out
 
 
 @pytest.fixture
-def corpus(first: Corpus, tmp_path: Path) -> Corpus:
-    made = Corpus(tmp_path)
-    shutil.rmtree(made.root)
-    shutil.copytree(first.root, made.root)
-    shutil.copytree(first.out, made.out)
-    assert made.run(TEXTS) == 0  # finds the corpus at its new place
-    return made
+def corpus(kept: Kept) -> Corpus:
+    return kept.restored()
 
 
 def rows_of(run_dir: Path, table: str) -> list[dict[str, object]]:
