@@ -55,17 +55,29 @@ class Corpus:
         return {(row["id"], row.get("layer"), row.get("part")): row for row in found}
 
 
+Options = tuple[str, ...]
+
+
 class Kept:
     """A corpus with its run as it was made. Each test gets it back at the same place, where the run looks for it."""
 
     def __init__(self, corpus: Corpus) -> None:
         self._corpus = corpus
         self._folder = corpus.out.parent
-        self._kept = Path(shutil.copytree(self._folder, self._folder.with_name(f"{self._folder.name}-kept")))
+        self._after: dict[tuple[Options, ...], Path] = {}
+        self._keep(())
 
-    def restored(self) -> Corpus:
+    def _keep(self, runs: tuple[Options, ...]) -> None:
+        self._after[runs] = self._folder.with_name(f"{self._folder.name}-{len(self._after)}")
+        shutil.copytree(self._folder, self._after[runs])
+
+    def restored(self, *runs: Options) -> Corpus:
+        """The corpus with its run, after further runs with these options, each of which is made once."""
+        if runs not in self._after:
+            assert self.restored(*runs[:-1]).run(*runs[-1]) == 0
+            self._keep(runs)
         shutil.rmtree(self._folder)
-        shutil.copytree(self._kept, self._folder)
+        shutil.copytree(self._after[runs], self._folder)
         return copy.copy(self._corpus)
 
 
