@@ -173,7 +173,10 @@ def read_renewal(directory: RunDirectory, shard: int) -> Renewal | None:
 
 def _read_renewal(directory: RunDirectory, folder: str) -> Renewal | None:
     name = f"{folder}/{_RECORD}"
-    record = read_record(directory.read(name)) if directory.has(name) else None
+    try:
+        record = read_record(directory.read(name)) if directory.has(name) else None
+    except FileNotFoundError:  # the run that works on it has just finished the renewal
+        return None
     if record is None:
         return None
     paths = {table: directory.locate(f"{folder}/{table}.parquet") for table in TABLES}

@@ -63,7 +63,7 @@ def _audit_passes(directory: RunDirectory, work: Work, shard: int, records: Sequ
         return replace(found, committed=CommittedShard(tuple(sound))) if sound else found
     committed = CommittedShard(tuple(sound))
     lacks = work.recorded is not None and not work.recorded.complete({shard: committed})
-    said = f"shard {shard}: a kill interrupted the renewal of a table; the next run, or the next import, finishes it"
+    said = f"shard {shard}: the renewal of a table was interrupted; the next run, or the next import, finishes it"
     notes = () if renewal is None or directory.is_locked() else (said,)
     return ShardAudit(shard, "pending" if lacks else "sound", committed, notes=notes)
 

@@ -181,7 +181,7 @@ def test_a_table_that_is_half_renewed_is_not_called_damaged_and_the_next_command
     monkeypatch.setenv(failpoints.VARIABLE, f"{point}=EIO")
     assert main(given) == 1
     monkeypatch.delenv(failpoints.VARIABLE)
-    half = "note: shard 0: a kill interrupted the renewal of a table; the next run, or the next import, finishes it\n"
+    half = "note: shard 0: the renewal of a table was interrupted; the next run, or the next import, finishes it\n"
     for notes in (1, 0):
         capsys.readouterr()
         assert verify.main([str(corpus.out)]) == 0
