@@ -5,4 +5,8 @@ features of every layer. Start at `pipeline.run` (the order of the stages) or `p
 the tables back).
 """
 
+from pipeline.runtime import starting
+
+starting.handle_interrupts()
+
 __version__ = "0.1.0"

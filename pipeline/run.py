@@ -27,6 +27,7 @@ from pipeline.runtime.stdout import console, standard_output
 from pipeline.runtime.terminal import escape_what_cannot_be_encoded
 from pipeline.stages.session import Session, outcome
 from pipeline.stages.sweep import summary_table
+from pipeline.storage import summary
 
 _SEVERITY = (0, 3, 2, 1)
 """Exit codes from the best to the worst."""
@@ -146,7 +147,7 @@ def _guarded(do: Callable[[], int]) -> _Ended:
         return _end(error, _code_of(error))
     except Stopped as stop:
         name = signal.Signals(stop.signum).name
-        return _end(f"stopped by {name}; {stop.kept}", _code_of(stop))
+        return _end(f"stopped by {name}; {stop.kept or summary.KEPT}", _code_of(stop))
     except Exception as error:
         if is_out_of_memory(error):
             LOG.exception("stopped")

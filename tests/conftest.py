@@ -76,6 +76,13 @@ def _few_header_processes() -> None:
     headers.HEADER_PROCESSES = warm.HEADER_PROCESSES
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_digest_of_the_shipped_weights() -> None:
+    import warm
+
+    warm.share_the_digest_of_the_shipped_weights()
+
+
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory and no corpus in the environment."""

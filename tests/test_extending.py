@@ -56,9 +56,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def execute(site: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    env = running.environment(PYTHONPATH=f"{running.ROOT}{os.pathsep}{site}")
-    command = [sys.executable, "-m", "pipeline.run", *arguments]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=240)
+    return running.run_prepared(f"import sys\nsys.path.append({str(site)!r})", *arguments, cwd=cwd)
 
 
 def test_the_package_of_the_page_adds_a_dataset_and_a_decoder(site: Path, tmp_path: Path) -> None:
@@ -66,7 +64,9 @@ def test_the_package_of_the_page_adds_a_dataset_and_a_decoder(site: Path, tmp_pa
     shutil.copy(running.SHIPPED / "digits" / "lucas-1digits-02.flac", tmp_path / "recordings")
     chosen = ["dataset=answers", "dataset.root=recordings", "model=digits", "outputs=[transcripts]", "run_dir=out"]
     chosen += ["stages=[manifest,infer]"]
-    ended = execute(site, *chosen, "decoder=shouting", "decoder.mark='?'", cwd=tmp_path)
+    command = running.command(*chosen, "decoder=shouting", "decoder.mark='?'")
+    env = running.environment(PYTHONPATH=f"{running.ROOT}{os.pathsep}{site}")
+    ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
     assert (ended.returncode, ended.stderr) == (0, "")
     (row,) = pd.read_parquet(tmp_path / "out" / "transcripts").to_dict("records")
     assert row["speaker"] == "lucas"

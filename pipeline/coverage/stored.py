@@ -70,6 +70,14 @@ def total(table: pa.Table, column: str) -> float:
     return float(pc.sum(table[column]).as_py() or 0)
 
 
+def lost(table: pa.Table) -> pa.ChunkedArray:
+    """Return the seconds of speech of each recording that did not become text; null if it could not be searched.
+
+    It was decoded without a word, it is in an utterance that failed, or it is in no utterance.
+    """
+    return pc.subtract(table["speech_s"], table["speech_with_text_s"])
+
+
 def _made_of(directory: RunDirectory) -> str:
     """Return a digest of the manifest's rows and of what is committed."""
     metadata = metadata_of(directory.manifest.schema())

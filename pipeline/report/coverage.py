@@ -1,4 +1,4 @@
-"""Reads what the page shows of the stage `vad`: totals, and the recordings with most speech without text."""
+"""Reads what the page shows of the stage `vad`: totals, and the recordings with most speech that became no text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.coverage.accounting import COLLAR_S, SECONDS
-from pipeline.coverage.stored import read_coverage, total
+from pipeline.coverage.stored import lost, read_coverage, total
 from pipeline.report.texts import masked
 from pipeline.storage.run_directory import RunDirectory
 
@@ -56,9 +56,8 @@ def read_section(directory: RunDirectory) -> Section | None:
     table = read_coverage(directory)
     if table is None:
         return None
-    lost = pc.add(pc.add(table["speech_without_text_s"], table["speech_failed_s"]), table["speech_left_out_s"])
     kinds = [
-        ("Most speech without text", _worst(table, lost)),
+        ("Most speech that did not become text", _worst(table, lost(table))),
         ("Most text without speech", _worst(table, table["text_without_speech_s"])),
     ]
     return Section(

@@ -37,7 +37,7 @@ from pipeline.report.table import SAMPLED, read_table
 from pipeline.report.timing import Timing, read_timing
 from pipeline.report.utterances import read_utterances
 from pipeline.results.joining import Joined
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, unreadable
 from pipeline.storage.identity import Identity
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.summary import Standing, read_standing
@@ -60,11 +60,7 @@ def build_page(directory: RunDirectory, settings: ReportSettings, joined: Joined
     try:
         return render("report.html", _context(directory, settings, joined), scripts=("report.js", "row.js", "table.js"))
     except (pa.ArrowException, OSError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(
-            f"{directory.root}: a table of this run cannot be read ({reason}); "
-            f"python -m pipeline.verify {directory.root} names the table, and what a rerun will do"
-        ) from error
+        raise unreadable(directory.root, error) from error
 
 
 def _context(directory: RunDirectory, settings: ReportSettings, joined: Joined | None) -> dict[str, Any]:

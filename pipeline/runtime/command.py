@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import NoReturn
 
+from pipeline.runtime import starting
 from pipeline.runtime.errors import UserError, torchaudio_misfit
 from pipeline.runtime.memory import is_out_of_memory, shortage
 from pipeline.runtime.stdout import LOG, standard_output
@@ -53,6 +54,7 @@ def command(
     Returns:
         The exit code of `perform`. The help page gives 0, a `UserError` 2, an `OSError` 1 and Ctrl-C 130.
     """
+    starting.started()
     escape_what_cannot_be_encoded()
     LOG.addHandler(_QUIET)  # without any handler, Python prints warnings to stderr
     try:

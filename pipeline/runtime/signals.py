@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
+from pipeline.runtime import starting
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_S = 0.3
 """Seconds in which a further signal counts as the first: `timeout` and a closing terminal send a signal twice."""
@@ -28,13 +30,13 @@ class Stopped(BaseException):
 
     Attributes:
         signum: The signal.
-        kept: What is kept, and what the same command does next.
+        kept: What is kept, and what the same command does next. The stage that was stopped may say it.
     """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
         self.signum = signum
-        self.kept = "what was committed stays, the same command continues"
+        self.kept = ""
 
 
 class _StopRequest:
@@ -78,6 +80,7 @@ def handling_signals(signums: Sequence[int] = SIGNALS, *, aloud: bool = True) ->
     """
     global _stop
     _stop = _StopRequest(aloud)
+    starting.started()
     handled = [signum for signum in signums if signal.getsignal(signum) is not signal.SIG_IGN]
     before = {signum: signal.signal(signum, _on_signal) for signum in handled}
     try:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
@@ -71,9 +72,12 @@ def align(
     say(f"alignments: {len(todo):,} of {counted(len(having), 'shard')} to do")
     work = _with_aligner(work, stored, language)
     reasons: Counter[str | None] = Counter()
-    for shard, rows in work_on_shards("aligning", work, todo, manifest, config.settings.threads, console, say):
+
+    def commit(shard: int, rows: pa.Table) -> None:
         work.commit(shard, rows)
         reasons.update(rows["reason"].to_pylist())
+
+    work_on_shards("aligning", work, commit, todo, manifest, config.settings.threads, console, say)
     said_not = (f"; {number:,} not ({reason})" for reason, number in reasons.most_common() if reason is not None)
     say(f"aligned {counted(reasons[None], 'utterance')}{''.join(said_not)}")
 

@@ -138,12 +138,8 @@ def list_utterances(
     with Headers(timeout_s, stderr) as headers:
         while block := list(islice(utterances, BLOCK_ROWS)):
             listed: list[Listed] = []
-            for utterance, (header, size) in zip(block, _facts_of(block, headers, known), strict=True):
-                rejection = _rejection(utterance, header, slack_s)
-                if header is not None and rejection is None:
-                    utterance = _cut(utterance, header, slack_s, warnings)
-                each_channel = _channels(utterance, header) if channels == "each" else [utterance]
-                listed += [Listed(each, header, size, rejection) for each in each_channel]
+            for utterance, facts in zip(block, _facts_of(block, headers, known), strict=True):
+                listed += _listed(utterance, facts, channels, slack_s, warnings)
                 on_progress(done + len(listed))
             made = segmented(listed)
             rejected |= {done + row: each.rejection for row, each in enumerate(made) if each.rejection is not None}
@@ -152,16 +148,23 @@ def list_utterances(
             done += len(rows)
             seen += len(listed)
     table = pa.Table.from_batches(batches, schema=schema)
+    if not table.num_rows:
+        no_speech = "no recording has speech; lower vad.threshold=, or set vad=none"
+        raise UserError(f"dataset={dataset.run_name}: {no_speech if seen else 'no recordings found; nothing to do'}")
     if channels != "each" and table[tables.CHANNEL].null_count == len(table):
         table = table.drop_columns([tables.CHANNEL])
-    if not table.num_rows:
-        if seen:
-            raise UserError(
-                f"dataset={dataset.run_name}: no recording has speech; lower vad.threshold=, or set vad=none"
-            )
-        raise UserError(f"dataset={dataset.run_name}: no recordings found; nothing to do")
     table = _with_unique_ids(table, warnings).combine_chunks()
     return Listing(table, {table["id"][row].as_py(): rejection for row, rejection in rejected.items()})
+
+
+def _listed(utterance: Utterance, facts: Facts, channels: str, slack_s: float, warnings: Warnings) -> list[Listed]:
+    """Return an utterance of the dataset on its way to a row, or to one row per channel."""
+    header, size = facts
+    rejection = _rejection(utterance, header, slack_s)
+    if header is not None and rejection is None:
+        utterance = _cut(utterance, header, slack_s, warnings)
+    each_channel = _channels(utterance, header) if channels == "each" else [utterance]
+    return [Listed(each, header, size, rejection) for each in each_channel]
 
 
 def _facts_of(

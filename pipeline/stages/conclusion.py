@@ -84,6 +84,9 @@ class Conclusion:
             self._directory.write(CONFIG, self._config.yaml.encode())
         records = self._write(computed.manifest, records, to_write, computed.speed)
         if "infer" not in settings.stages:
+            scored = read_overall(self._directory) if "score" in settings.stages else None
+            for line in summary.error_lines(scored):
+                self._say(line)
             self._say(f"stages {', '.join(settings.stages)} done in {self._directory.root}")
             return 0
         return self.close(records, "" if finished is None else "complete already; ", computed.speed)

@@ -14,9 +14,9 @@ from pipeline.audio.headers import Headers
 from pipeline.config.run_config import RunConfig
 from pipeline.coverage.accounting import SECONDS, Account
 from pipeline.coverage.recordings import Gathered, Key, gather, headers_of, keys_of
-from pipeline.coverage.stored import total, write_coverage
+from pipeline.coverage.stored import lost, total, write_coverage
 from pipeline.records import AudioHeader
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, unreadable
 from pipeline.runtime.paths import resolve_path
 from pipeline.runtime.progress import format_hours
 from pipeline.runtime.terminal import counted
@@ -75,11 +75,7 @@ def cover(
                 each.account.speech = np.array(found, dtype=np.float64).reshape(-1, 2)
             rows.append(_row(each, errors.get(each.key)))
     except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{directory.root}: a table of this run cannot be read ({reason}); python -m pipeline.verify "
-            f"{directory.root} names the table, and what a rerun will do"
-        ) from error
+        raise unreadable(directory.root, error) from error
     return _said(write_coverage(directory, rows, settings))
 
 
@@ -129,17 +125,17 @@ def _row(gathered: Gathered, error: str | None) -> dict[str, Any]:
 
 
 def _said(table: pa.Table) -> str:
-    """Return the totals in words, and the recording with most speech without text."""
+    """Return the totals in words, and the recording with most speech that did not become text."""
     hours = {name: format_hours(total(table, name)) for name in SECONDS}
     unsearched = len(table) - table["error"].null_count
-    missing = table["speech_without_text_s"].fill_null(0.0)
+    missing = lost(table).fill_null(0.0)
     worst = int(pc.index(missing, pc.max(missing)).as_py())
     return "".join(
         [
             f"speech: {hours['speech_s']}, of it {hours['speech_with_text_s']} with text, ",
             f"{hours['speech_without_text_s']} without text, {hours['speech_failed_s']} in failures, ",
             f"{hours['speech_left_out_s']} in no utterance; text without speech: {hours['text_without_speech_s']}",
-            f"; most speech without text: {table['path'][worst].as_py()}" if missing[worst].as_py() else "",
+            f"; most speech that did not become text: {table['path'][worst].as_py()}" if missing[worst].as_py() else "",
             f"; {counted(unsearched, 'recording')} could not be searched" if unsearched else "",
         ]
     )

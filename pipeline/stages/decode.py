@@ -69,9 +69,7 @@ def decode(
     todo = _find_pending(work)
     if todo:
         say(f"decoder {name}: {len(todo):,} of {counted(len(work.records), 'shard')} to do")
-        threads = config.settings.threads
-        for shard, decoded in work_on_shards("decoding", work, todo, manifest, threads, console, say):
-            work.commit(shard, decoded)
+        work_on_shards("decoding", work, work.commit, todo, manifest, config.settings.threads, console, say)
     else:
         say(f"decoder {name}: complete already")
     return name

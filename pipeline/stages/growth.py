@@ -204,6 +204,7 @@ def grown(changes: Changes, shard_hours: float, redo: bool) -> Manifest:
         field.name: pc.if_else(pa.array(fresh.get(field.name, there)), _column(taken, field), _column(before, field))
         for field in schema
     }
+    columns["path"] = pc.if_else(pa.array(there), columns["path"], _paths_of_other_rows(changes))
     if VANISHED in columns:
         columns[VANISHED] = _vanished(changes, now)
     rows = pa.table(columns, schema=schema)
@@ -247,3 +248,15 @@ def _vanished(changes: Changes, now: str) -> pa.Array:
     before = _column(changes.manifest.table, pa.field(VANISHED, pa.string()))
     gone = np.isin(np.arange(len(changes.place)), changes.vanished)
     return pc.if_else(pa.array(gone), pc.coalesce(before, pa.scalar(now)), pa.scalar(None, pa.string()))
+
+
+def _paths_of_other_rows(changes: Changes) -> pa.Array:
+    """Return where the recording of each row is now, as far as another row of the recording is still listed.
+
+    Otherwise a segment that is no longer listed would keep the path from before the corpus moved, so that its recording
+    had two paths.
+    """
+    listed = pa.array(np.flatnonzero(changes.place >= 0))
+    before = changes.manifest.table["path"].combine_chunks()
+    now = changes.listed.table["path"].combine_chunks().take(pa.array(changes.place[changes.place >= 0]))
+    return pc.coalesce(now.take(pc.index_in(before, value_set=before.take(listed))), before)

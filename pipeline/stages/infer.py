@@ -140,8 +140,7 @@ def prepare(
     Raises:
         UserError: As `infer`.
     """
-    settings = config.settings
-    precision = resolve_precision(settings.precision, devices.first)
+    precision = resolve_precision(config.settings.precision, devices.first)
     sha256 = config.source.fetch()
     describe = partial(identities.describe, config, manifest.digest, precision, sha256)
     identity, known = continue_passes(config, directory, describe)
@@ -171,25 +170,36 @@ def prepare(
     where += "" if directory.part is None else f", part {directory.part}"
     for each, size in zip(passes, sizes, strict=True):
         say(f"{where}, {each.todo(len(mine))}, tables of about {format_bytes(size.total)}")
-    return [
-        Job(
-            directory=directory,
-            manifest=manifest,
-            computation=Computation.of(each.identity, config.source, config.decoder_files),
-            tables=_table_settings(config.model, each.identity),
-            supplements=each.supplements,
-            skipped=failed_before(directory, manifest, done, each.supplements),
-            failures_before=sum(done[shard].num_failures for shard in mine if shard in done),
-            attempts=attempts,
-            devices=devices.names,
-            threads=settings.threads,
-            max_batch_s=settings.batch.max_seconds,
-            workers=settings.loader.workers,
-            timeout_s=settings.loader.timeout_s,
-            max_failures=settings.max_failures,
-        )
-        for each in passes
-    ]
+    return [_job(config, directory, manifest, devices, each, done, attempts) for each in passes]
+
+
+def _job(
+    config: RunConfig,
+    directory: RunDirectory,
+    manifest: Manifest,
+    devices: Devices,
+    planned: Pass,
+    done: Mapping[int, CommittedShard],
+    attempts: Mapping[int, Mapping[str, int]],
+) -> Job:
+    """Create the job of a pass. `done` has the shards as they count before it; `attempts` are those of `Job`."""
+    settings, mine = config.settings, directory.shards_of(manifest.num_shards)
+    return Job(
+        directory=directory,
+        manifest=manifest,
+        computation=Computation.of(planned.identity, config.source, config.decoder_files),
+        tables=_table_settings(config.model, planned.identity),
+        supplements=planned.supplements,
+        skipped=failed_before(directory, manifest, done, planned.supplements),
+        failures_before=sum(done[shard].num_failures for shard in mine if shard in done),
+        attempts=attempts,
+        devices=devices.names,
+        threads=settings.threads,
+        max_batch_s=settings.batch.max_seconds,
+        workers=settings.loader.workers,
+        timeout_s=settings.loader.timeout_s,
+        max_failures=settings.max_failures,
+    )
 
 
 def _join_plan(directory: RunDirectory, passes: Sequence[Pass], known: Mapping[str, Identity]) -> None:

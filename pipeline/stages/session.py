@@ -74,7 +74,7 @@ class Session:
             if code is None and self.submission is not None:
                 code = self.submission.submit()
         except Stopped as stop:
-            stop.kept = summary.after_stop(self.directory)
+            stop.kept = stop.kept or summary.after_stop(self.directory)
             raise
         if notice:
             self.say(notice)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.console import Console
 from pipeline.postprocessing.processes import in_processes
 from pipeline.runtime.cores import available_cores
 from pipeline.runtime.progress import PLAIN_EVERY_S, format_hours
+from pipeline.runtime.signals import Stopped, deferring_stop
 from pipeline.runtime.terminal import counted
 from pipeline.storage.manifest import Manifest
 
@@ -20,17 +21,19 @@ Result = TypeVar("Result")
 def work_on_shards(
     doing: str,
     work: Callable[[int], Result],
+    commit: Callable[[int, Result], None],
     todo: Sequence[int],
     manifest: Manifest,
     threads: int | None,
     console: Console,
     say: Callable[[str], None],
-) -> Iterator[tuple[int, Result]]:
-    """Yield each shard with the result of `work`; at the end, say the audio and the speed.
+) -> None:
+    """Work on shards, and commit each when it is done; at the end, say the audio and the speed.
 
     Args:
         doing: What is done, such as `decoding`.
-        work: What to do with a shard.
+        work: What to do with a shard, in one of the processes.
+        commit: Commits the result of a shard, in this process.
         todo: The shards.
         manifest: The manifest of the run.
         threads: Number of processes; `None` for as many as there are cores.
@@ -39,20 +42,29 @@ def work_on_shards(
 
     Raises:
         RunError: A process died.
+        Stopped: A signal has arrived. It says how many of these shards are committed.
     """
     started = said = time.monotonic()
-    audio_s, line = 0.0, ""
-    with console.status(doing) as status:
-        for number, (shard, result) in enumerate(in_processes(work, todo, threads or available_cores()), start=1):
-            yield shard, result
-            audio_s += manifest.audio_s_of_shard(shard)
-            now = time.monotonic()
-            line = (
-                f"{doing}: {number:,} of {counted(len(todo), 'shard')}, {format_hours(audio_s)} of audio, "
-                f"{audio_s / max(now - started, 1e-9):.0f} x real time"
-            )
-            status.update(line)
-            if not console.is_terminal and now - said >= PLAIN_EVERY_S and number < len(todo):
-                said = now
-                say(line)
+    audio_s, line, done = 0.0, "", 0
+    try:
+        with console.status(doing) as status:
+            for shard, result in in_processes(work, todo, threads or available_cores()):
+                with deferring_stop():
+                    commit(shard, result)
+                    done += 1
+                audio_s += manifest.audio_s_of_shard(shard)
+                now = time.monotonic()
+                line = (
+                    f"{doing}: {done:,} of {counted(len(todo), 'shard')}, {format_hours(audio_s)} of audio, "
+                    f"{audio_s / max(now - started, 1e-9):.0f} x real time"
+                )
+                status.update(line)
+                if not console.is_terminal and now - said >= PLAIN_EVERY_S and done < len(todo):
+                    said = now
+                    say(line)
+    except Stopped as stop:
+        stop.kept = (
+            f"what was committed stays ({doing}: {done:,} of {counted(len(todo), 'shard')}), the same command continues"
+        )
+        raise
     say(line)

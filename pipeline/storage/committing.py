@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -111,10 +111,10 @@ def renew(directory: RunDirectory, record: CommitRecord, table: str, path: Path)
         directory.decoded.renew(record.shard, record.counts, path)
         return
     files = {**record.files, table: _describe(directory, path, table, record)}
-    folder = f"{STAGING}/{_RENEWAL}{record.shard:05d}"
+    folder = _folder_of(record.shard)
     directory.stage(f"{folder}/{table}.parquet", path)
     failpoint("renewal", record.shard)
-    directory.write(f"{folder}/{_RECORD}", encode_record(replace(record, files=files)))
+    directory.write(f"{folder}/{_RECORD}", encode_record(replace(record, files=files)), record.shard)
     failpoint("renewal-decided", record.shard)
     _finish(directory, folder)
 
@@ -152,12 +152,43 @@ def finish_renewals(directory: RunDirectory) -> None:
             _finish(directory, f"{STAGING}/{name}")
 
 
-def _finish(directory: RunDirectory, folder: str) -> None:
+class Renewal(NamedTuple):
+    """A renewal that was decided and is not finished.
+
+    Attributes:
+        record: The new commit record.
+        staged: Tables that still have to be moved to their final names, by name.
+    """
+
+    record: CommitRecord
+    staged: Mapping[str, Path]
+
+
+def read_renewal(directory: RunDirectory, shard: int) -> Renewal | None:
+    """Return the renewal of a shard that was decided and is not finished; `None` if there is none."""
+    return _read_renewal(directory, _folder_of(shard))
+
+
+def _read_renewal(directory: RunDirectory, folder: str) -> Renewal | None:
     name = f"{folder}/{_RECORD}"
-    record = read_record(directory.read(name)) if directory.has(name) else None
-    if record is not None:
-        staged = {table: directory.staged(f"{folder}/{table}.parquet") for table in TABLES}
-        _publish(directory, record, {table: path for table, path in staged.items() if path is not None}, again=True)
+    try:
+        record = read_record(directory.read(name)) if directory.has(name) else None
+    except FileNotFoundError:  # the run that works on it has just finished the renewal
+        return None
+    if record is None:
+        return None
+    staged = {table: directory.staged(f"{folder}/{table}.parquet") for table in TABLES}
+    return Renewal(record, {table: path for table, path in staged.items() if path is not None})
+
+
+def _folder_of(shard: int) -> str:
+    return f"{STAGING}/{_RENEWAL}{shard:05d}"
+
+
+def _finish(directory: RunDirectory, folder: str) -> None:
+    renewal = _read_renewal(directory, folder)
+    if renewal is not None:
+        _publish(directory, renewal.record, renewal.staged, again=True)
     directory.remove_staged(folder)
 
 
@@ -188,7 +219,7 @@ def _publish(
     done = replace(record, committed_at=record.committed_at or now)
     try:
         name, data = directory.commit_name(shard, record.supplement), encode_record(done)
-        directory.write(name, data) if again else directory.create(name, data)
+        directory.write(name, data, shard) if again else directory.create(name, data, shard)
     except FileExistsError:
         return _of_another(directory, done)
     except OSError:

@@ -140,7 +140,7 @@ class DerivedTable:
         self._files.publish({stored.name: staged}, shard)
         failpoint("renamed", shard)
         done = replace(record, file=file, committed_at=datetime.now(UTC).isoformat(timespec="seconds"))
-        self._files.write(self.commit_name(shard), encode_checked(asdict(done)))
+        self._files.write(self.commit_name(shard), encode_checked(asdict(done)), shard)
         failpoint("committed", shard)
         return done
 

@@ -86,11 +86,18 @@ class Files(ABC):
     # Writing.
 
     @abstractmethod
-    def write(self, name: str, data: bytes | memoryview) -> None:
-        """Write a small file atomically: after a crash, either the old or the new file is there."""
+    def write(self, name: str, data: bytes | memoryview, shard: int | None = None) -> None:
+        """Write a small file atomically: after a crash, either the old or the new file is there.
+
+        Args:
+            name: The file.
+            data: Its content.
+            shard: The shard that the file belongs to, if there is one. After a kill, the unfinished file is removed
+                with the staging folders of the shard.
+        """
 
     @abstractmethod
-    def create(self, name: str, data: bytes) -> None:
+    def create(self, name: str, data: bytes, shard: int | None = None) -> None:
         """Write a small file, such as a commit record, as `write` does. Where the store can, only if there is none.
 
         Raises:

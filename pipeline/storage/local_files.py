@@ -22,6 +22,7 @@ from pipeline.runtime.failpoints import failpoint
 from pipeline.storage import lock
 from pipeline.storage.files import Files, Published
 from pipeline.storage.lock import Lock
+from pipeline.storage.names import name_of_pass
 
 
 class LocalFiles(Files):
@@ -95,10 +96,10 @@ class LocalFiles(Files):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         return status
 
-    def write(self, name: str, data: bytes | memoryview) -> None:
-        """Write a small file atomically: after a crash, either the old or the new file is there."""
+    def write(self, name: str, data: bytes | memoryview, shard: int | None = None) -> None:
+        """Write a small file atomically; see `Files.write`."""
         target = self.root / name
-        staged = self.scratch / f"file-{uuid.uuid4().hex}"
+        staged = self.scratch / f"{'file' if shard is None else name_of_pass(shard)}-{uuid.uuid4().hex}"
         try:
             with naming(target):
                 failpoint("file")
@@ -115,9 +116,9 @@ class LocalFiles(Files):
             with suppress(FileNotFoundError):
                 staged.unlink()
 
-    def create(self, name: str, data: bytes) -> None:
+    def create(self, name: str, data: bytes, shard: int | None = None) -> None:
         """Write a small file. Locks keep others out here, and `are_there` finds out if they did not."""
-        self.write(name, data)
+        self.write(name, data, shard)
 
     def remove(self, name: str, *, durable: bool = False) -> None:
         """Remove a file if it exists. If `durable`, the folder is synced."""

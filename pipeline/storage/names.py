@@ -90,7 +90,7 @@ def name_of_pass(shard: int, supplement: int = 0) -> str:
 
 
 def shard_of_staging(name: str) -> int | None:
-    """Return the shard of a staging folder; `None` if the name is not that of such a folder."""
+    """Return the shard of an unfinished file or folder; `None` if the name is not that of such an entry."""
     match = _STAGING_OF_SHARD.fullmatch(name)
     return int(match[1]) if match else None
 

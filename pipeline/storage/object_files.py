@@ -128,14 +128,14 @@ class ObjectFiles(Files):
 
     # Writing.
 
-    def write(self, name: str, data: bytes | memoryview) -> None:
+    def write(self, name: str, data: bytes | memoryview, shard: int | None = None) -> None:
         """Write a small object."""
         failpoint("file")
         with reaching(self.locate(name)):
             self._store.pipe_file(self._key(name), bytes(data))
         failpoint("file-moved")
 
-    def create(self, name: str, data: bytes) -> None:
+    def create(self, name: str, data: bytes, shard: int | None = None) -> None:
         """Write a small object if there is none; see `Files.create`."""
         failpoint("file")
         for left in reversed(range(_BUSY_TRIES)):

@@ -23,7 +23,7 @@ from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.places import Place, place
 from pipeline.storage.files import Published
 from pipeline.storage.locked_run import LockedRun
-from pipeline.storage.names import COMMITS, DECODED, LOCK, LOG, TABLES, Part, shard_of_staging
+from pipeline.storage.names import COMMITS, DECODED, LOCK, LOG, TABLES, Part, name_of_pass, shard_of_staging
 from pipeline.storage.run_files import full
 
 
@@ -88,16 +88,21 @@ class RunDirectory(LockedRun):
         self._prepare_to_write()
         return self._files.log(name if self.part is None else self.part.file(name))
 
-    def write(self, name: str, data: bytes | memoryview) -> None:
+    def write(self, name: str, data: bytes | memoryview, shard: int | None = None) -> None:
         """Write a small file atomically: after a crash, either the old or the new file is there.
+
+        Args:
+            name: The file.
+            data: Its content.
+            shard: As for `Files.write`.
 
         Raises:
             RunError: As `check_in_place`.
         """
         self._prepare_to_write()
-        self._files.write(name, data)
+        self._files.write(name, data, shard)
 
-    def create(self, name: str, data: bytes) -> None:
+    def create(self, name: str, data: bytes, shard: int | None = None) -> None:
         """Write a small file as `write` does. Where the store can, only if there is none.
 
         Raises:
@@ -105,7 +110,7 @@ class RunDirectory(LockedRun):
             RunError: As `check_in_place`.
         """
         self._prepare_to_write()
-        self._files.create(name, data)
+        self._files.create(name, data, shard)
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file atomically: after a crash, either the old or the new file is there."""
@@ -119,10 +124,10 @@ class RunDirectory(LockedRun):
             self._files.remove(stored.name)
 
     def remove_staging(self, shard: int) -> None:
-        """Remove the staging folders of a shard. The caller knows that no process is at work on the shard."""
+        """Remove unfinished files and folders of a shard. The caller knows that no process is at work on the shard."""
         for path in self._scratch():
-            if path.name.startswith(f"shard-{shard:05d}-"):
-                shutil.rmtree(path, ignore_errors=True)
+            if shard_of_staging(path.name) == shard:
+                _remove(path)
 
     def remove_leftovers(self, part: Part | None = None) -> None:
         """Remove unfinished files of earlier attempts from `.staging/`. No process is at work on the shards.
@@ -134,10 +139,8 @@ class RunDirectory(LockedRun):
             shard = shard_of_staging(path.name)
             if part is not None and (shard is None or shard not in part):
                 continue
-            if path.name.startswith("shard-") and path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.name.startswith("file-"):
-                path.unlink(missing_ok=True)
+            if path.name.startswith("file-") or shard is not None:
+                _remove(path)
 
     def discard(self) -> None:
         """Remove what an attempt with other settings left. The caller has checked that it has no results."""
@@ -151,13 +154,13 @@ class RunDirectory(LockedRun):
     def new_staging(self, shard: int) -> Path:
         """Create a staging folder for one attempt at a shard, and return its path."""
         self._prepare_to_write()
-        path = self._files.scratch / f"shard-{shard:05d}-{uuid.uuid4().hex}"
+        path = self._files.scratch / f"{name_of_pass(shard)}-{uuid.uuid4().hex}"
         path.mkdir(mode=0o700)  # others must not place files here: the names are predictable
         return path
 
     def has_staging(self, shard: int) -> bool:
-        """Whether an attempt at a shard left its staging folder."""
-        return any(path.name.startswith(f"shard-{shard:05d}-") for path in self._scratch())
+        """Whether an attempt at a shard left unfinished files."""
+        return any(shard_of_staging(path.name) == shard for path in self._scratch())
 
     def _scratch(self) -> list[Path]:
         """Return what lies in the folder for unfinished files on this machine."""
@@ -224,3 +227,11 @@ class RunDirectory(LockedRun):
                 elif number > supplement or table not in but:
                     self._files.remove(stored.name)
                 failpoint("removing", shard)
+
+
+def _remove(path: Path) -> None:
+    """Remove an unfinished file or folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from pipeline.storage.manifest import Generation, generations_in, unreadable
 from pipeline.storage.names import METRICS, SPEECH
 from pipeline.storage.run_directory import RunDirectory
 
+KEPT = "what was committed stays, the same command continues"
 NOTHING_KEPT = "nothing is committed yet, the same command starts from the beginning"
 SPEECH_KEPT = "the speech that was found in recordings so far stays, the same command continues"
 _RECENT_BATCHES = 20_000
@@ -193,7 +194,7 @@ def after_stop(directory: RunDirectory) -> str:
     try:
         standing = read_standing(directory, directory.commits())
     except UserError:
-        return "what was committed stays, the same command continues"
+        return KEPT
     mine = directory.shards_of(standing.num_shards)  # what other parts have begun is not lost
     again_s = sum(done_s for shard, (done_s, _) in standing.in_flight.items() if shard in mine)
     again = f" and computes {format_hours(again_s)} of audio again" if again_s else ""
@@ -254,13 +255,20 @@ def lines(
             f"{counted(duplicates, 'utterance')} {have} the same audio as an earlier one; "
             f"python -m pipeline.duplicates {shlex.quote(str(run_dir))} lists them"
         )
-    errors, words, normaliser = scored or (totals.word_errors, totals.reference_words, "standard")
-    if words:
-        how = "" if normaliser == "standard" else f", normaliser {normaliser}"
-        said.append(
-            f"WER {100 * errors / words:.2f} % ({counted(errors, 'error')} in {counted(words, 'reference word')}{how})"
-        )
-    return said
+    return said + error_lines(scored or (totals.word_errors, totals.reference_words, "standard"))
+
+
+def error_lines(scored: tuple[int, int, str] | None) -> list[str]:
+    """Return the line with the word error rate; no line if there are no reference words.
+
+    Args:
+        scored: As for `lines`.
+    """
+    errors, words, normaliser = scored or (0, 0, "")
+    if not words:
+        return []
+    how = "" if normaliser == "standard" else f", normaliser {normaliser}"
+    return [f"WER {100 * errors / words:.2f} % ({counted(errors, 'error')} in {counted(words, 'reference word')}{how})"]
 
 
 def reading_lines(run_dir: Place, outputs: Iterable[str]) -> list[str]:

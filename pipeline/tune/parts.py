@@ -48,7 +48,7 @@ def draw_parts(
     Args:
         directory: The run.
         records: The committed shards, by shard.
-        hours: The most hours of audio in each part. A run with less than twice as much is halved.
+        hours: The most hours of audio in each part. A run with less than twice as much audio is halved, by hours.
         seed: Seed of the draw.
 
     Raises:
@@ -60,15 +60,19 @@ def draw_parts(
     heard = [shard for shard, committed in records.items() if committed.having("emissions")]
     rows = np.flatnonzero(np.isin(manifest.shard_of_row, heard) & np.asarray(known, bool))
     drawn = np.random.default_rng(seed).permutation(rows)
-    seconds = np.cumsum(np.nan_to_num(manifest.duration_s[drawn]))
-    both = drawn[seconds <= min(2 * hours * 3600, seconds[-1] if len(seconds) else 0.0)]
+    ends_s = np.cumsum(np.nan_to_num(manifest.duration_s[drawn]))
+    total_s = float(ends_s[-1]) if len(ends_s) else 0.0
+    first = int((ends_s <= min(hours * 3600, total_s / 2)).sum())
+    second = int((ends_s[first:] - (ends_s[first - 1] if first else 0.0) <= hours * 3600).sum())
     # Rows of the manifest are sorted by shard, so that each file is read once.
-    chosen, measured = (_read(directory, manifest, records, np.sort(half)) for half in np.array_split(both, 2))
-    if min(len(chosen.references), len(measured.references)) < MIN_UTTERANCES:
-        found = len(chosen.references) + len(measured.references)
+    halves = (np.sort(drawn[:first]), np.sort(drawn[first : first + second]))
+    chosen, measured = (_read(directory, manifest, records, half) for half in halves)
+    found = len(chosen.references), len(measured.references)
+    if min(found) < MIN_UTTERANCES:
         raise UserError(
-            f"{directory.root}: {found} utterances with a reference and an emission; weights are chosen on one half "
-            f"and measured on the other, so {2 * MIN_UTTERANCES} are needed; add references, or raise --hours"
+            f"{directory.root}: {found[0]} and {found[1]} utterances with a reference and an emission in the two "
+            f"halves; weights are chosen on the first and measured on the second, so {MIN_UTTERANCES} are needed in "
+            "each; add references, or raise --hours"
         )
     return chosen, measured
 

@@ -8,5 +8,8 @@ A commit that was killed after it moved the tables, but before it wrote the reco
 folder in `.staging/` shows that. Such tables are a note and no problem, because the next run replaces them. If the
 folder is missing too, the record may have been deleted, and the shard counts as damaged.
 
+A renewal (`pipeline.storage.committing`) that was killed after it moved the new table leaves the old commit record. The
+new record is in `.staging/`, so the shard is checked with it. That is a note too.
+
 Shards that are not done are pending, not damaged. Only `--retract` changes anything: it removes commit records.
 """

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.storage.commits import CommitRecord, CommittedFile, CommittedShard, decode_record
+from pipeline.storage.commits import CommitRecord, CommittedFile, CommittedShard, decode_record, encode_record
+from pipeline.storage.committing import read_renewal
 from pipeline.storage.files import UNREADABLE, StoredTable
 from pipeline.storage.identity import Identity
 from pipeline.storage.layouts import ARRAY_TABLES
@@ -47,7 +48,10 @@ def _being_written(shard: int) -> ShardAudit:
 def _audit_passes(directory: RunDirectory, work: Work, shard: int, records: Sequence[bytes | None]) -> ShardAudit:
     """Check the passes over a shard in their order. The first pass that is not sound ends the check."""
     sound: list[CommitRecord] = []
+    renewal = read_renewal(directory, shard)
     for number, data in enumerate(records):
+        if renewal is not None and renewal.record.supplement == number and not renewal.staged:
+            data = encode_record(renewal.record)  # its tables are in place already
         found = _audit_without_record(directory, work, shard, number) if data is None else None
         if data is not None:
             record, problems = _audit_record(directory, work, shard, data, sound)
@@ -59,7 +63,9 @@ def _audit_passes(directory: RunDirectory, work: Work, shard: int, records: Sequ
         return replace(found, committed=CommittedShard(tuple(sound))) if sound else found
     committed = CommittedShard(tuple(sound))
     lacks = work.recorded is not None and not work.recorded.complete({shard: committed})
-    return ShardAudit(shard, "pending" if lacks else "sound", committed)
+    said = f"shard {shard}: the renewal of a table was interrupted; the next run, or the next import, finishes it"
+    notes = () if renewal is None or directory.is_locked() else (said,)
+    return ShardAudit(shard, "pending" if lacks else "sound", committed, notes=notes)
 
 
 def _audit_record(

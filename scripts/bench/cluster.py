@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 from common import Table, parser, prepared, publish, say
-from virtual_cluster import Cluster, Outcome, Setting
+from virtual_cluster import Cluster
+from virtual_setting import Outcome, Setting
 from virtual_store import Store, quiet_progress
 
 from pipeline.executors.processes import worker

@@ -45,25 +45,10 @@ FRAMES, DIM, STRIDE_S = 40, 32, 0.02
 ROOMS = ("rm1", "rm2", "rm3", "rm4")
 
 
-def make_run(
-    folder: Path, utterances: int, shard_rows: int = 1_000, words: int = 0, arrays: bool = True
-) -> RunDirectory:
-    """A run of `utterances` rows with transcripts, emissions and features of three layers; one in 500 failed.
-
-    Args:
-        folder: The run directory.
-        utterances: Number of rows.
-        shard_rows: Rows of a shard.
-        words: Number of made-up words of an utterance; 0 for four digits.
-        arrays: Whether to write emissions and features.
-    """
-    directory, rng = RunDirectory(folder), np.random.default_rng(1)
-    info = soundfile.info(RECORDING)
-    numbers = np.arange(utterances)
-    vocabulary = _made_up_words(rng) if words else DIGITS
-    chosen = rng.zipf(1.3, size=(utterances, words or 4)) if words else rng.integers(10, size=(utterances, 4))
-    said = [" ".join(vocabulary[each % len(vocabulary)] for each in row) for row in chosen]
-    table = pa.table(
+def _rows_of_manifest(said: Sequence[str], shard_rows: int) -> pa.Table:
+    """One utterance for each text. All have the same recording."""
+    utterances, numbers, info = len(said), np.arange(len(said)), soundfile.info(RECORDING)
+    return pa.table(
         {
             "id": [f"speaker{number % 97:03d}/utterance-{number:07d}.flac" for number in numbers],
             "path": [str(RECORDING)] * utterances,
@@ -80,6 +65,26 @@ def make_run(
             "room": [ROOMS[number % len(ROOMS)] for number in numbers],
         }
     ).cast(tables.manifest_schema({"speaker": "string", "room": "string"}))
+
+
+def make_run(
+    folder: Path, utterances: int, shard_rows: int = 1_000, words: int = 0, arrays: bool = True
+) -> RunDirectory:
+    """A run of `utterances` rows with transcripts, emissions and features of three layers; one in 500 failed.
+
+    Args:
+        folder: The run directory.
+        utterances: Number of rows.
+        shard_rows: Rows of a shard.
+        words: Number of made-up words of an utterance; 0 for four digits.
+        arrays: Whether to write emissions and features.
+    """
+    directory, rng = RunDirectory(folder), np.random.default_rng(1)
+    info = soundfile.info(RECORDING)
+    vocabulary = _made_up_words(rng) if words else DIGITS
+    chosen = rng.zipf(1.3, size=(utterances, words or 4)) if words else rng.integers(10, size=(utterances, 4))
+    said = [" ".join(vocabulary[each % len(vocabulary)] for each in row) for row in chosen]
+    table = _rows_of_manifest(said, shard_rows)
     manifest = manifests.Manifest(table, manifests.digest_of(table))
     manifests.write(directory, manifest, {"dataset": "made_up"})
     layers = (1, 2, 3)

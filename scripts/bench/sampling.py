@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.results import open_run
-from pipeline.sampling.design import draw
-from pipeline.sampling.estimate import interval, rate, weighted
-from pipeline.sampling.frame import Frame, GroupValue, read_frame
+from pipeline.sample.design import draw
+from pipeline.sample.estimate import interval, rate, weighted
+from pipeline.sample.frame import Frame, GroupValue, read_frame
 from pipeline.scoring.groups import Group
 
 

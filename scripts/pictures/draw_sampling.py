@@ -18,9 +18,9 @@ import numpy as np
 
 from pipeline.results import open_run
 from pipeline.run import main as run
-from pipeline.sampling.design import draw
-from pipeline.sampling.estimate import interval, rate, weighted
-from pipeline.sampling.frame import Frame, read_frame
+from pipeline.sample.design import draw
+from pipeline.sample.estimate import interval, rate, weighted
+from pipeline.sample.frame import Frame, read_frame
 from pipeline.scoring.groups import Group
 from scripts.data.make_voices_like import make_corpus
 

@@ -132,17 +132,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return let_pass
 
 
-@pytest.mark.parametrize("method", ["put", "close"], ids=["between batches", "after the last batch"])
 @pytest.mark.parametrize(
-    ("given", "named"),
+    ("method", "given", "named"),
     [
-        ((), "features.layout=binary"),
-        (("features.layout=binary",), "emissions.layout=binary"),
-        (("outputs=[transcripts,emissions]",), "emissions.layout=binary"),
-        (("features.layout=binary", "emissions.layout=binary"), None),
-        (("outputs=[transcripts]",), None),
+        ("put", (), "features.layout=binary"),
+        ("close", (), "features.layout=binary"),
+        ("put", ("features.layout=binary",), "emissions.layout=binary"),
+        ("put", ("outputs=[transcripts,emissions]",), "emissions.layout=binary"),
+        ("put", ("features.layout=binary", "emissions.layout=binary"), None),
+        ("close", ("outputs=[transcripts]",), None),
     ],
-    ids=["lists", "features in binary", "emissions alone", "both in binary", "no arrays"],
+    ids=["lists", "after the last batch", "features in binary", "emissions alone", "both in binary", "no arrays"],
 )
 def test_a_run_that_waits_for_the_writer_names_the_setting_that_writes_faster(
     method: str,

@@ -283,7 +283,7 @@ def test_settings_that_cannot_be_are_refused(typed: str, said: str, capsys: pyte
 
 
 def test_a_job_whose_time_is_up_commits_and_is_requeued_and_ends_well_although_an_utterance_failed(
-    slurm: Slurm, elsewhere: Path
+    slurm: Slurm, elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("audio").mkdir()
     for path in sorted((running.SHIPPED / "digits").glob("*6digits*.flac")):
@@ -305,8 +305,9 @@ def test_a_job_whose_time_is_up_commits_and_is_requeued_and_ends_well_although_a
     num_shards = 1 + max(pq.read_table("out/manifest.parquet")["shard"].to_pylist())
     assert num_committed(Path("out")) == num_shards > 4
     assert running.mtimes(Path("out")).items() >= before.items()
-    assert slurm.run(1002, elsewhere) == 0
-    assert "all parts are done: " in said_by(Path("out"), "1002")
+    capsys.readouterr()
+    assert running.main(task_of(Path("out"), "1002").arguments) == 0
+    assert "all parts are done: " in capsys.readouterr().out
     assert Path("out/scores.parquet").exists()
     running.assert_accounting(Path("out"), ["transcripts"])
     assert running.ids(Path("out"), "failures") == ["bad.wav"]

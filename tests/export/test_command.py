@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from make_run import Spoken, make_run
 
-from pipeline import sample
 from pipeline.export import __main__ as command
 from pipeline.export import reading, sorted_lines
 from pipeline.export.exporting import export
 from pipeline.export.formats import ctm
 from pipeline.export.output import MARK
+from pipeline.sample import __main__ as sample
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -59,13 +59,13 @@ def whole(folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_ten_times_while_committing_and_resumed_equals_the_undisturbed_run(
+def test_killed_six_times_while_committing_and_resumed_equals_the_undisturbed_run(
     folder: Path, undisturbed: Path
 ) -> None:
     chance = random.Random(7)
     out = folder / "killed"
     kept: dict[str, int] = {}
-    for _ in range(10):
+    for _ in range(6):
         before = commits(out)
         process = start(*MANY, f"run_dir={out}", cwd=folder)
         assert wait_until(lambda before=before: commits(out) > before)

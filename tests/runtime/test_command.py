@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
+from running import environment
 
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError
@@ -64,6 +69,25 @@ def test_what_ends_the_work_is_one_line_on_stderr(
 ) -> None:
     assert failing_with(error) == code
     assert capsys.readouterr() == ("", f"{said}\n")
+
+
+COMMANDS = (
+    *("compare", "duplicates", "export", "import", "lm", "models", "plot", "report", "run", "sample", "status"),
+    *("tune", "verify"),
+)
+
+
+def test_a_stop_while_a_command_is_imported_is_one_line(tmp_path: Path) -> None:
+    """A module in the working directory, which all commands import, waits in the place of Python's."""
+    (tmp_path / "logging.py").write_text("import time\nprint(flush=True)\ntime.sleep(60)\n")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path, "env": environment()}
+    found = {name: subprocess.Popen([sys.executable, "-m", f"pipeline.{name}"], **pipes) for name in COMMANDS}  # type: ignore[call-overload]
+    for process in found.values():
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+    for name, process in found.items():
+        said = process.communicate(timeout=60)[1]
+        assert (process.returncode, said) == (130, "stopped by SIGINT before anything was begun\n"), name
 
 
 def test_memory_that_runs_out_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

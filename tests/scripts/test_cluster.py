@@ -18,7 +18,8 @@ Simulate = Callable[..., Any]
 def simulate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Simulate:
     """Runs shards of an hour in a new folder."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts" / "bench"))
-    from virtual_cluster import Cluster, Setting
+    from virtual_cluster import Cluster
+    from virtual_setting import Setting
     from virtual_store import Store
 
     def run(workers: int, **given: Any) -> Any:

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from changing import Corpus
 
-from pipeline import sample
 from pipeline.export import __main__ as export
 from pipeline.results import open_run
 from pipeline.runtime import failpoints
+from pipeline.sample import __main__ as sample
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.verify import __main__ as verify
 
@@ -171,6 +171,22 @@ def test_what_cannot_be_imported_is_refused_in_one_line(
     (corpus.out / "references.parquet").unlink()
     pq.write_table(edited, corpus.out / "manifest.parquet")
     assert "manifest.parquet has been edited" in refused(str(corpus.out), table)
+
+
+@pytest.mark.parametrize("point", ["renewal-decided", "moved", "renamed", "committed"])
+def test_a_table_that_is_half_renewed_is_not_called_damaged_and_the_next_command_finishes_it(
+    point: str, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(corpus.out), corrections(corpus, a0="nine nine")]
+    monkeypatch.setenv(failpoints.VARIABLE, f"{point}=EIO")
+    assert main(given) == 1
+    monkeypatch.delenv(failpoints.VARIABLE)
+    half = "note: shard 0: the renewal of a table was interrupted; the next run, or the next import, finishes it\n"
+    for notes in (1, 0):
+        capsys.readouterr()
+        assert verify.main([str(corpus.out)]) == 0
+        assert capsys.readouterr().out.count(half) == notes
+        assert main(given) == 0
 
 
 def test_a_correction_that_is_taken_back_after_a_kill_leaves_no_trace(

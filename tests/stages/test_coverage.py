@@ -140,12 +140,14 @@ def test_a_recording_that_is_gone_or_was_replaced_is_no_recording_without_speech
 def test_the_worst_is_said_and_stands_first_in_the_report(audited: tuple[Path, str], rows: pd.DataFrame) -> None:
     out, said = audited
     assert said.startswith("speech: ")
-    assert f"; most speech without text: {rows.loc['missed', 'path']}; 2 recordings could not be searched" in said
+    worst = (rows["speech_s"] - rows["speech_with_text_s"]).idxmax()
+    assert f"; most speech that did not become text: {rows.loc[worst, 'path']}; 2 recordings could not be" in said
     section = read_section(RunDirectory(out))
     assert section is not None
     assert (section.recordings, section.unsearched) == (6, 2)
     missed, invented = section.worst
     assert {Path(each.name).stem for each in missed[1]} == {"missed", "failed", "half"}
+    assert Path(missed[1][0].name).stem == worst
     assert [Path(each.name).stem for each in invented[1]] == ["invented"]
     assert report_size(out) > 0
     assert "Speech and text" in (out / "report" / "index.html").read_text()

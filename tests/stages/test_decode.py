@@ -19,6 +19,7 @@ from pipeline import status
 from pipeline.decoding import greedy
 from pipeline.export import __main__ as export
 from pipeline.postprocessing import processes
+from pipeline.postprocessing.decoding import Decoded, ShardDecoder
 from pipeline.postprocessing.emissions import describe_emissions
 from pipeline.report import __main__ as report
 from pipeline.results import open_run
@@ -340,6 +341,26 @@ def test_damaged_emissions_are_named(own: Path, capsys: pytest.CaptureFixture[st
     path.write_bytes(bytes(len(data) // 2) + data[len(data) // 2 :])
     assert main(given(own, "stages=[decode]", "threads=1")) == 2
     assert f"error: {path}: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("default_signals")
+def test_a_stop_says_how_many_shards_are_decoded(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit = ShardDecoder.commit
+
+    def stop_after_two(self: ShardDecoder, shard: int, decoded: Decoded) -> None:
+        commit(self, shard, decoded)
+        if len(self.table.records()) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(ShardDecoder, "commit", stop_after_two)
+    assert main(given(own, "stages=[decode]", "threads=1")) == 130
+    kept = "what was committed stays (decoding: 2 of 6 shards), the same command continues"
+    assert capsys.readouterr().err.splitlines()[-1] == f"stopped by SIGINT; {kept}"
+    monkeypatch.undo()
+    assert main(given(own, "stages=[decode]", "threads=1")) == 0
+    assert "decoder greedy: 4 of 6 shards to do" in capsys.readouterr().out
 
 
 def test_a_stop_ends_the_processes_and_keeps_what_was_committed(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

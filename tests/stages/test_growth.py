@@ -12,21 +12,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from changing import RECORDINGS, TABLES, Corpus, assert_equal_to_one_run
+from changing import RECORDINGS, TABLES, Corpus, Kept, assert_equal_to_one_run
 from running import main, run
 
 from pipeline import status
+from pipeline.datasets.manifest import Dataset, Options
 from pipeline.results import open_run
-from pipeline.stages import listing
+from pipeline.stages import build_manifest, growth, listing
 from pipeline.verify import __main__ as verify
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Corpus:
-    made = Corpus(tmp_path)
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """Six recordings and a run over them."""
+    made = Corpus(tmp_path_factory.mktemp("grows") / "corpus")
     made.add(range(6))
     assert made.run() == 0
-    return made
+    return Kept(made)
+
+
+@pytest.fixture
+def corpus(kept: Kept) -> Corpus:
+    return kept.restored()
 
 
 def test_new_recordings_become_new_shards_and_nothing_else_changes(
@@ -157,6 +164,24 @@ def test_a_corpus_may_move_and_grow_at_once_but_not_lose_recordings(
     assert corpus.run() == 2
     assert "utterances: 1 removed" in capsys.readouterr().err
     assert corpus.files() == state
+
+
+def test_segments_that_are_no_longer_listed_move_with_their_recording(tmp_path: Path) -> None:
+    def listed(folder: Path, *starts_s: float) -> build_manifest.Listing:
+        rows = "".join(f"a.flac,{start_s},{start_s + 0.2}\n" for start_s in starts_s)
+        (folder / "list.csv").write_text(f"path,start,end\n{rows}b.flac,0.0,0.2\n" if starts_s else "path\nb.flac\n")
+        return build_manifest.list_utterances(Dataset(Options(path=str(folder / "list.csv"))))
+
+    folder = tmp_path / "calls"
+    folder.mkdir()
+    for name, recording in zip("ab", RECORDINGS, strict=False):
+        shutil.copy(recording, folder / f"{name}.flac")
+    manifest = build_manifest.first_generation(listed(folder, 0.0, 0.2), 1.0)
+    moved = listed(folder.rename(tmp_path / "moved"), 0.2)
+    changes = growth.compare(manifest, moved)
+    assert len(changes.vanished) == 1
+    table = growth.grown(changes, 1.0, redo=False).table
+    assert table["path"].to_pylist() == [str(tmp_path / "moved" / f"{name}.flac") for name in "aab"]
 
 
 def test_what_a_warning_says_to_set_can_be_set_and_what_vanished_before_a_move_may_be_missing(

@@ -83,13 +83,13 @@ def test_a_page_that_cannot_be_made_does_not_keep_back_what_the_run_says(
     out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: object) -> None:
-        raise UserError("a table of this run cannot be read")
+        raise UserError("a table cannot be read")
 
     monkeypatch.setattr(pipeline.report, "write_report", refuse)
     assert main([*GIVEN, f"run_dir={out}", "report.utterances=3"]) == 2
     said = capsys.readouterr()
     assert "60 of 60 utterances" in said.out
-    assert said.err == "error: a table of this run cannot be read\n"
+    assert said.err == "error: a table cannot be read\n"
 
 
 def test_a_report_can_be_asked_for_alone(out: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from changing import RECORDINGS, Corpus, assert_equal_to_one_run
+from changing import RECORDINGS, Corpus, Kept, assert_equal_to_one_run
 from running import main, run
 
 from pipeline import plot, status
@@ -23,33 +23,30 @@ from pipeline.verify import __main__ as verify
 TEXTS, ARRAYS = "outputs=[transcripts]", "outputs=[transcripts,emissions,features]"
 LAYERS = ("features.layers=[1,3]", "features.dtype=float32")
 FEATURES = ("outputs=[features]", *LAYERS)
+ALL = (ARRAYS, *LAYERS)
+WITH_EMISSIONS = ("outputs=[transcripts,emissions]",)
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """A run of transcripts. Tests change copies of it."""
-    made = Corpus(tmp_path_factory.mktemp("first"))
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    """A run of transcripts."""
+    made = Corpus(tmp_path_factory.mktemp("first") / "corpus")
     made.add(range(6))
     assert made.run(TEXTS) == 0
-    return made
+    return Kept(made)
 
 
 @pytest.fixture(scope="module")
-def at_once(first: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def at_once(kept: Kept, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of all outputs over the same corpus."""
     out = tmp_path_factory.mktemp("at once") / "out"
-    assert first.run(ARRAYS, *LAYERS, f"run_dir={out}") == 0
+    assert kept.restored().run(ARRAYS, *LAYERS, f"run_dir={out}") == 0
     return out
 
 
 @pytest.fixture
-def corpus(first: Corpus, tmp_path: Path) -> Corpus:
-    made = Corpus(tmp_path)
-    shutil.rmtree(made.root)
-    shutil.copytree(first.root, made.root)
-    shutil.copytree(first.out, made.out)
-    assert made.run(TEXTS) == 0  # finds the corpus at its new place
-    return made
+def corpus(kept: Kept) -> Corpus:
+    return kept.restored()
 
 
 def rows_of(run_dir: Path, table: str) -> list[dict[str, object]]:
@@ -81,7 +78,7 @@ def test_further_outputs_are_added_and_nothing_else_changes(
     assert_same_rows(corpus.out, at_once)
     after = committed(corpus)
     assert {name: after[name] for name in before} == before
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert corpus.run(*ALL) == 0
     assert "complete already" in capsys.readouterr().out
     assert committed(corpus) == after
     assert verify.main([str(corpus.out), "--exactness", "2"]) == 0
@@ -91,7 +88,7 @@ def test_further_outputs_are_added_and_nothing_else_changes(
 
 def test_layers_can_be_added_and_are_read_like_those_of_one_pass(corpus: Corpus, at_once: Path) -> None:
     assert corpus.run(ARRAYS, "features.layers=[3]", "features.dtype=float32") == 0
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert corpus.run(*ALL) == 0
     assert_same_rows(corpus.out, at_once)
     found, expected = open_run(corpus.out), open_run(at_once)
     assert found.layers == expected.layers == (1, 3)
@@ -104,8 +101,8 @@ def test_layers_can_be_added_and_are_read_like_those_of_one_pass(corpus: Corpus,
         assert np.array_equal(matrix, same)
 
 
-def test_fewer_outputs_are_no_error(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
-    assert corpus.run("outputs=[transcripts,emissions]") == 0
+def test_fewer_outputs_are_no_error(kept: Kept, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = kept.restored(WITH_EMISSIONS)
     before = committed(corpus)
     capsys.readouterr()
     assert corpus.run(TEXTS) == 0
@@ -143,12 +140,12 @@ def test_a_grown_corpus_gets_all_outputs_in_one_pass(
     corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus.add([7, 8], "tuesday")
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert corpus.run(*ALL) == 0
     said = capsys.readouterr().out
     assert "3 of 5 shards to do (adds emissions, features of layers 1, 3)" in said
     assert "2 of 5 shards to do, tables" in said
     assert not (corpus.out / "commits" / "shard-00003-1.json").exists()
-    assert_equal_to_one_run(corpus, tmp_path / "fresh", ARRAYS, *LAYERS)
+    assert_equal_to_one_run(corpus, tmp_path / "fresh", *ALL)
 
 
 @pytest.mark.parametrize(
@@ -160,9 +157,9 @@ def test_a_grown_corpus_gets_all_outputs_in_one_pass(
     ],
 )
 def test_other_settings_of_what_is_there_are_refused(
-    asked: tuple[str, ...], difference: str, corpus: Corpus, capsys: pytest.CaptureFixture[str]
+    asked: tuple[str, ...], difference: str, kept: Kept, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert corpus.run("outputs=[transcripts,emissions]") == 0
+    corpus = kept.restored(WITH_EMISSIONS)
     before = corpus.files()
     capsys.readouterr()
     assert corpus.run(*asked) == 2
@@ -178,7 +175,7 @@ def test_settings_of_outputs_that_were_stopped_before_they_were_written_can_chan
     for asked in ("emissions.dtype=float16", "features.dtype=float16"):
         killed = run(*corpus.given(ARRAYS, *LAYERS, asked), cwd=tmp_path, PIPELINE_FAILPOINT="staged")
         assert killed.returncode == -signal.SIGKILL
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert corpus.run(*ALL) == 0
     assert_same_rows(corpus.out, at_once)
     assert verify.main([str(corpus.out)]) == 0
     assert corpus.run(ARRAYS, *LAYERS, "emissions.dtype=float16") == 2
@@ -192,11 +189,11 @@ def test_killed_while_outputs_are_added_and_run_again_it_is_as_undisturbed(
     point: str, corpus: Corpus, at_once: Path, tmp_path: Path
 ) -> None:
     before = committed(corpus)
-    killed = run(*corpus.given(ARRAYS, *LAYERS), cwd=tmp_path, PIPELINE_FAILPOINT=point)
+    killed = run(*corpus.given(*ALL), cwd=tmp_path, PIPELINE_FAILPOINT=point)
     assert killed.returncode == -signal.SIGKILL
     assert {name: data for name, data in committed(corpus).items() if name in before} == before
     assert verify.main([str(corpus.out)]) == 0
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert corpus.run(*ALL) == 0
     assert_same_rows(corpus.out, at_once)
     assert verify.main([str(corpus.out)]) == 0
 
@@ -221,7 +218,7 @@ def test_what_failed_is_not_computed_again_and_what_fails_now_is_a_failure(
     assert verify.main([str(corpus.out)]) == 0
     assert [read.num_failures for read in RunDirectory(corpus.out).commits().values()] == [1, 0, 0, 1]
 
-    for asked in ((TEXTS,), (ARRAYS, *LAYERS)):  # the file is still gone
+    for asked in ((TEXTS,), ALL):  # the file is still gone
         assert corpus.run(*asked, "retry_failed=true", "extend=off") == 3
         assert f"monday/{lost.name}" in [*open_run(corpus.out).transcripts["id"]]
         assert len(dict(open_run(corpus.out).emissions())) == 6
@@ -230,7 +227,7 @@ def test_what_failed_is_not_computed_again_and_what_fails_now_is_a_failure(
     assert corpus.run(TEXTS, "retry_failed=true", "extend=off") == 3
     assert open_run(corpus.out).failures["id"].tolist() == ["tuesday/broken.flac"]
     assert len(dict(open_run(corpus.out).emissions())) == 7
-    assert_equal_to_one_run(corpus, tmp_path / "fresh", ARRAYS, *LAYERS)
+    assert_equal_to_one_run(corpus, tmp_path / "fresh", *ALL)
     after = committed(corpus)
     first = {name: data for name, data in before.items() if "shard-00000" in name}
     assert {name: after[name] for name in first} == first  # only the supplement had failed
@@ -319,11 +316,11 @@ def test_failures_that_cannot_be_read_are_named(corpus: Corpus, capsys: pytest.C
 def test_a_damaged_supplement_is_computed_again_and_the_first_pass_is_not(corpus: Corpus, at_once: Path) -> None:
     assert corpus.run("outputs=[emissions]") == 0
     before = committed(corpus)
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert corpus.run(*ALL) == 0
     after = committed(corpus)
     (corpus.out / "emissions" / "shard-00001-1.parquet").unlink()
     assert verify.main([str(corpus.out)]) == 1
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert corpus.run(*ALL) == 0
     assert_same_rows(corpus.out, at_once)
     kept = [name for name in before if "00001-1" not in name]
     assert [committed(corpus)[name] for name in kept] == [before[name] for name in kept]
@@ -335,10 +332,9 @@ def test_a_damaged_supplement_is_computed_again_and_the_first_pass_is_not(corpus
 
 
 def test_a_supplement_whose_files_were_all_deleted_hides_no_later_one(
-    corpus: Corpus, at_once: Path, capsys: pytest.CaptureFixture[str]
+    kept: Kept, at_once: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert corpus.run("outputs=[emissions]") == 0
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+    corpus = kept.restored(("outputs=[emissions]",), ALL)
     for deleted in corpus.out.glob("*/shard-00001-1.*"):
         deleted.unlink()
     capsys.readouterr()
@@ -346,14 +342,14 @@ def test_a_supplement_whose_files_were_all_deleted_hides_no_later_one(
     assert "commits/shard-00001-1.json: missing, though there is features/shard-00001-2" in capsys.readouterr().out
     (corpus.out / "transcripts" / "shard-00001.parquet").unlink()
     assert corpus.run(*FEATURES) == 0
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert corpus.run(*ALL) == 0
     assert_same_rows(corpus.out, at_once)
     assert not [*corpus.out.glob("*/shard-00001-2.*")]
     assert verify.main([str(corpus.out)]) == 0
 
 
-def test_a_shard_that_is_computed_again_gets_all_outputs_that_it_had(corpus: Corpus, at_once: Path) -> None:
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+def test_a_shard_that_is_computed_again_gets_all_outputs_that_it_had(kept: Kept, at_once: Path) -> None:
+    corpus = kept.restored(ALL)
     (corpus.out / "transcripts" / "shard-00002.parquet").unlink()
     assert corpus.run(TEXTS) == 0
     assert_same_rows(corpus.out, at_once)
@@ -363,27 +359,26 @@ def test_a_shard_that_is_computed_again_gets_all_outputs_that_it_had(corpus: Cor
 
 @pytest.mark.parametrize("point", ["retract", "retracted", "retracted@2", "renaming", "renamed"])
 def test_killed_while_a_shard_with_supplements_is_computed_again(
-    point: str, corpus: Corpus, at_once: Path, tmp_path: Path
+    point: str, kept: Kept, at_once: Path, tmp_path: Path
 ) -> None:
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+    corpus = kept.restored(ALL)
     damaged = corpus.out / "transcripts" / "shard-00002.parquet"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    killed = run(*corpus.given(ARRAYS, *LAYERS), cwd=tmp_path, PIPELINE_FAILPOINT=point)
+    killed = run(*corpus.given(*ALL), cwd=tmp_path, PIPELINE_FAILPOINT=point)
     assert killed.returncode == -signal.SIGKILL
     for table in ("emissions", "features"):
         found = pd.read_parquet(corpus.out / table)
         assert not found.duplicated(["id", "layer"] if table == "features" else ["id"]).any()
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert corpus.run(*ALL) == 0
     assert_same_rows(corpus.out, at_once)
     assert verify.main([str(corpus.out)]) == 0
 
 
 @pytest.mark.parametrize("point", ["removing@2", "removing@6", "removing@7", "removing@8", "renaming", "renaming@3"])
 def test_a_kill_while_old_files_are_removed_loses_no_output(
-    point: str, corpus: Corpus, at_once: Path, tmp_path: Path
+    point: str, kept: Kept, at_once: Path, tmp_path: Path
 ) -> None:
-    assert corpus.run("outputs=[emissions]") == 0
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+    corpus = kept.restored(("outputs=[emissions]",), ALL)
     damaged = corpus.out / "transcripts" / "shard-00002.parquet"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     killed = run(*corpus.given(TEXTS), cwd=tmp_path, PIPELINE_FAILPOINT=point)
@@ -398,9 +393,9 @@ def test_a_kill_while_old_files_are_removed_loses_no_output(
 
 
 def test_verify_names_a_changed_supplement_and_retracts_it_alone(
-    corpus: Corpus, at_once: Path, capsys: pytest.CaptureFixture[str]
+    kept: Kept, at_once: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+    corpus = kept.restored(ALL)
     before = committed(corpus)
     changed = corpus.out / "features" / "shard-00001-1.parquet"
     data = bytearray(changed.read_bytes())
@@ -414,7 +409,7 @@ def test_verify_names_a_changed_supplement_and_retracts_it_alone(
     assert verify.main([str(corpus.out), "--retract"]) == 1
     assert not (corpus.out / "commits" / "shard-00001-1.json").exists()
     assert (corpus.out / "commits" / "shard-00001.json").exists()
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert corpus.run(*ALL) == 0
     assert_same_rows(corpus.out, at_once)
     kept = {name: data for name, data in before.items() if "shard-00001-1" not in name}
     assert {name: committed(corpus)[name] for name in kept} == kept
@@ -453,11 +448,11 @@ def test_transcripts_that_are_added_later_name_recordings_with_the_same_audio(tm
     assert verify.main([str(made.out)]) == 0
 
 
-def test_replaced_recordings_are_done_again_with_all_outputs(corpus: Corpus, tmp_path: Path) -> None:
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+def test_replaced_recordings_are_done_again_with_all_outputs(kept: Kept, tmp_path: Path) -> None:
+    corpus = kept.restored(ALL)
     shutil.copy(RECORDINGS[8], corpus.root / "monday" / RECORDINGS[2].name)
     assert corpus.run(TEXTS, "redo_changed=true") == 0
-    assert_equal_to_one_run(corpus, tmp_path / "fresh", ARRAYS, *LAYERS)
+    assert_equal_to_one_run(corpus, tmp_path / "fresh", *ALL)
 
 
 def test_the_only_shard_keeps_its_outputs_when_it_is_done_again_while_others_are_asked_for(tmp_path: Path) -> None:
@@ -466,7 +461,7 @@ def test_the_only_shard_keeps_its_outputs_when_it_is_done_again_while_others_are
     assert only.run("outputs=[transcripts,emissions]") == 0
     shutil.copy(RECORDINGS[8], only.root / "monday" / RECORDINGS[0].name)
     assert only.run(*FEATURES, "redo_changed=true") == 0
-    assert_equal_to_one_run(only, tmp_path / "fresh", ARRAYS, *LAYERS)
+    assert_equal_to_one_run(only, tmp_path / "fresh", *ALL)
 
 
 def test_the_status_tells_of_outputs_that_are_being_added(
@@ -489,20 +484,20 @@ def test_a_lost_run_json_is_written_anew_if_all_outputs_are_asked_for(
     corpus: Corpus, at_once: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert corpus.run(*FEATURES[1:], "outputs=[features]", "features.layers=[3]") == 0
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert corpus.run(*ALL) == 0
     before = committed(corpus)
     (corpus.out / "run.json").unlink()
     capsys.readouterr()
     assert corpus.run(TEXTS) == 2
     assert "run.json: lost" in capsys.readouterr().err
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert corpus.run(*ALL) == 0
     assert committed(corpus) == before
     assert_same_rows(corpus.out, at_once)
     assert verify.main([str(corpus.out)]) == 0
 
     (corpus.out / "run.json").unlink()
     (corpus.out / "features" / "shard-00000-1.parquet").unlink()
-    assert corpus.run(ARRAYS, *LAYERS) == 0
+    assert corpus.run(*ALL) == 0
     assert_same_rows(corpus.out, at_once)
 
 

@@ -560,6 +560,20 @@ def test_only_what_dead_attempts_left_is_removed(directory: RunDirectory) -> Non
     assert public_files(directory) == before
 
 
+@pytest.mark.parametrize("point", ["staged", "file-synced"])
+def test_what_a_killed_worker_left_of_its_shard_is_removed_while_others_are_at_work(
+    directory: RunDirectory, point: str
+) -> None:
+    assert attempt(directory, point, 0) == -signal.SIGKILL
+    (directory.root / ".staging" / "file-0123").write_text("of another process")
+    stage(directory, 1, ["a"], [])
+    assert directory.has_staging(0)
+    directory.remove_staging(0)
+    assert not directory.has_staging(0)
+    assert directory.has_staging(1)
+    assert [name for name in leftovers(directory) if not name.startswith("shard-00001-")] == ["file-0123"]
+
+
 def test_every_attempt_has_a_staging_folder_of_its_own(directory: RunDirectory) -> None:
     folders = {directory.new_staging(3) for _ in range(5)}
     assert len(folders) == 5

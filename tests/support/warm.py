@@ -24,6 +24,7 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 IMPORTED = (
@@ -41,6 +42,16 @@ PIPELINE = (
 )  # fmt: skip
 HEADER_PROCESSES = 2
 """In place of many, which wait for slow disks: a fork of a process that has imported torch takes a while itself."""
+
+
+def share_the_digest_of_the_shipped_weights() -> None:
+    """Compute the SHA-256 of the shipped weights once: each run compares it twice, and they never change."""
+    from pipeline.models.sources import digits
+
+    digits.sha256_file = cache(digits.sha256_file)
+    digits.sha256_file(digits.Source("digits", digits.Options()).weights_path)
+
+
 READ_AT_START = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "MPL", "LD_")
 """How variables begin that an interpreter, or a library that it loads, reads once."""
 _LONGEST = 1 << 17
@@ -169,6 +180,7 @@ def _serve(connection: socket.socket) -> None:
     for name in (*IMPORTED, *PIPELINE):
         importlib.import_module(name)
     sys.modules["pipeline.audio.headers"].HEADER_PROCESSES = HEADER_PROCESSES  # type: ignore[attr-defined]
+    share_the_digest_of_the_shipped_weights()
     del sys.modules["pipeline.run"]  # what runs as a program is imported by nobody
     _configure()
     gc.collect()

@@ -48,14 +48,15 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_the_parts_share_no_utterance_and_depend_on_the_seed_only(noisy: Path) -> None:
     directory = RunDirectory(noisy)
     first, second = draw_parts(directory, directory.commits(), 1.0, seed=1)
-    assert len(first.references) == len(second.references) == 30
+    assert len(first.references) + len(second.references) == 60
+    assert abs(first.audio_s - second.audio_s) < 2 * open_run(noisy).manifest.duration_s.max()
     assert sorted([*first.references, *second.references]) == sorted(open_run(noisy).manifest.reference)
     again, _ = draw_parts(directory, directory.commits(), 1.0, seed=1)
     assert again.references == first.references
     other, _ = draw_parts(directory, directory.commits(), 1.0, seed=2)
     assert other.references != first.references
-    fewer, _ = draw_parts(directory, directory.commits(), 0.01, seed=1)
-    assert fewer.audio_s <= 0.011 * 3600
+    for part in draw_parts(directory, directory.commits(), 0.01, seed=1):
+        assert 0.008 * 3600 < part.audio_s <= 0.01 * 3600
     assert first.speakers is not None
     assert len(set(first.speakers.tolist())) == 6
 

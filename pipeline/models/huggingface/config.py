@@ -127,23 +127,9 @@ def read_config(folder: Folder) -> EncoderConfig:
         UserError: It is not there or damaged, or the model is one that cannot be run.
     """
     values = _Values(folder)
-    if values.get("speechbrain_interface"):
-        raise values.refusal(
-            "speechbrain_interface",
-            "says that it is a model of SpeechBrain, which has more layers between encoder and labels; "
-            "give a checkpoint of transformers",
-        )
+    _refuse_speechbrain(values)
     kind, architecture = _class(values)
-    for key, meaning in (
-        ("add_adapter", "more convolutions after the encoder"),
-        ("quantization_config", "quantised weights"),
-        ("auto_map", "code that comes with the checkpoint"),
-    ):
-        if values.get(key):
-            raise values.refusal(key, f"stands for {meaning}, which is not supported; give a checkpoint without")
-    for key in ("hidden_act", "feat_extract_activation"):
-        if (activation := values.get(key, "gelu")) != "gelu":
-            raise values.refusal(key, f"says {activation!r}, and the only activation that is supported is gelu")
+    _refuse_other_layers(values)
     norm = values.get("feat_extract_norm", "group")
     if norm not in ("group", "layer"):
         raise values.refusal("feat_extract_norm", f"says {norm!r}; group and layer are supported")
@@ -181,6 +167,29 @@ def read_config(folder: Folder) -> EncoderConfig:
         max_distance=values.number("max_bucket_distance", 800) if kind == "wavlm" else 0,
         adapter=values.number("adapter_attn_dim", 0) if adapters else None,
     )
+
+
+def _refuse_speechbrain(values: _Values) -> None:
+    if values.get("speechbrain_interface"):
+        raise values.refusal(
+            "speechbrain_interface",
+            "says that it is a model of SpeechBrain, which has more layers between encoder and labels; "
+            "give a checkpoint of transformers",
+        )
+
+
+def _refuse_other_layers(values: _Values) -> None:
+    """Refuse layers, weights, code and activations that this project does not have."""
+    for key, meaning in (
+        ("add_adapter", "more convolutions after the encoder"),
+        ("quantization_config", "quantised weights"),
+        ("auto_map", "code that comes with the checkpoint"),
+    ):
+        if values.get(key):
+            raise values.refusal(key, f"stands for {meaning}, which is not supported; give a checkpoint without")
+    for key in ("hidden_act", "feat_extract_activation"):
+        if (activation := values.get(key, "gelu")) != "gelu":
+            raise values.refusal(key, f"says {activation!r}, and the only activation that is supported is gelu")
 
 
 def _class(values: _Values) -> tuple[str, str]:

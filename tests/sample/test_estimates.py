@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.sampling.design import draw, fits
-from pipeline.sampling.estimate import Labelled, interval, rate, weighted
-from pipeline.sampling.estimating import estimate
-from pipeline.sampling.frame import Frame, GroupValue
+from pipeline.sample.design import draw, fits
+from pipeline.sample.estimate import Labelled, interval, rate, weighted
+from pipeline.sample.estimating import estimate
+from pipeline.sample.frame import Frame, GroupValue
 
 
 def corpus(size: int = 4000, seed: int = 0) -> Frame:

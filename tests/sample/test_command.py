@@ -12,8 +12,8 @@ import pytest
 from changing import Corpus
 from make_run import Spoken, make_run
 
-from pipeline import sample
 from pipeline.results import open_run
+from pipeline.sample import __main__ as sample
 
 import_main = importlib.import_module("pipeline.import").main
 

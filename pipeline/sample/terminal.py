@@ -13,8 +13,8 @@ from rich.text import Text
 
 from pipeline.runtime.progress import format_hours
 from pipeline.runtime.terminal import counted
-from pipeline.sampling.estimating import Estimate
-from pipeline.sampling.frame import Frame
+from pipeline.sample.estimating import Estimate
+from pipeline.sample.frame import Frame
 from pipeline.scoring.bootstrap import RESAMPLES
 from pipeline.scoring.terminal import group_lines, rate_table
 

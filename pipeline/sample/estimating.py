@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.sampling.estimate import Labelled, interval, rate, weighted
-from pipeline.sampling.frame import Frame, GroupValue
+from pipeline.sample.estimate import Labelled, interval, rate, weighted
+from pipeline.sample.frame import Frame, GroupValue
 
 ESTIMATES = pa.schema(
     [

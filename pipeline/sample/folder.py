@@ -16,9 +16,9 @@ from pipeline.export.output import replacing_folder
 from pipeline.export.reading import Reader
 from pipeline.results import Run
 from pipeline.runtime.errors import UserError
-from pipeline.sampling.design import Design
-from pipeline.sampling.estimating import Estimate
-from pipeline.sampling.frame import Frame
+from pipeline.sample.design import Design
+from pipeline.sample.estimating import Estimate
+from pipeline.sample.frame import Frame
 from pipeline.storage.files import UNREADABLE
 from pipeline.storage.local_files import replacing
 from pipeline.storage.tables import metadata_of, open_writer

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.sampling.frame import Frame
+from pipeline.sample.frame import Frame
 
 LEAST = 2
 """Utterances drawn of each stratum, because the spread of a stratum needs two."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pipeline.results import Run
-    from pipeline.sampling.folder import Tasks
-    from pipeline.sampling.frame import Frame
+    from pipeline.sample.folder import Tasks
+    from pipeline.sample.frame import Frame
     from pipeline.scoring.groups import Group
     from pipeline.storage.run_directory import RunDirectory
 
@@ -67,7 +67,7 @@ def _perform(arguments: Sequence[str]) -> int:
 
     from pipeline.export.output import beside
     from pipeline.export.reading import open_transcribed
-    from pipeline.sampling.folder import Tasks
+    from pipeline.sample.folder import Tasks
 
     directory, run, first_channel = open_transcribed(given.run_dir)
     folder = given.out or beside(directory, "-sample")
@@ -98,7 +98,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _frame(directory: RunDirectory, run: Run, by: Sequence[str] | None) -> Frame:
     from pipeline.datasets import usual_groups
-    from pipeline.sampling.frame import read_frame
+    from pipeline.sample.frame import read_frame
     from pipeline.scoring.groups import choose_groups
     from pipeline.storage.tables import metadata_of, own_columns
 
@@ -113,8 +113,8 @@ def _draw(given: argparse.Namespace, directory: RunDirectory, run: Run, folder: 
 
     from pipeline.export.output import check_output
     from pipeline.runtime.progress import format_hours
-    from pipeline.sampling.design import draw
-    from pipeline.sampling.folder import SAMPLE, TASKS, write_sample
+    from pipeline.sample.design import draw
+    from pipeline.sample.folder import SAMPLE, TASKS, write_sample
 
     if (folder / SAMPLE).exists():
         raise UserError(f"--out={folder}: has a sample already; --estimate reads it, and --out names another folder")
@@ -150,7 +150,7 @@ def _first_group(frame: Frame, by: Sequence[str] | None, utterances: float) -> s
     Raises:
         UserError: The user's group has too many values for a sample of this size.
     """
-    from pipeline.sampling.design import fits
+    from pipeline.sample.design import fits
 
     for name in dict.fromkeys(each.group for each in frame.groups):
         values = sum(each.group == name for each in frame.groups)
@@ -166,9 +166,9 @@ def _first_group(frame: Frame, by: Sequence[str] | None, utterances: float) -> s
 
 def _estimate(given: argparse.Namespace, directory: RunDirectory, run: Run, folder: Path, tasks: Tasks) -> None:
     from pipeline.runtime.progress import format_hours
-    from pipeline.sampling.estimating import estimate
-    from pipeline.sampling.folder import ESTIMATE, NEXT, TASKS, read_sample, write_estimate
-    from pipeline.sampling.terminal import pictures
+    from pipeline.sample.estimating import estimate
+    from pipeline.sample.folder import ESTIMATE, NEXT, TASKS, read_sample, write_estimate
+    from pipeline.sample.terminal import pictures
 
     sample, drawn_with = read_sample(folder)
     frame = _frame(directory, run, given.by or drawn_with["by"])

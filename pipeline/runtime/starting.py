@@ -1,0 +1,33 @@
+"""Ctrl-C while a command still imports: one line and the exit code 130, in place of Python's traceback.
+
+`pipeline/__init__.py` calls `handle_interrupts`, which is the first that a command executes. As soon as the command
+itself can answer Ctrl-C, it calls `started`. This module imports as little as possible.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+
+def handle_interrupts() -> None:
+    """Answer Ctrl-C, if this process is a command such as `python -m pipeline.status` that is about to be imported."""
+    # Python puts `-m` in the place of the name of a program until it has found the program.
+    if sys.argv[:1] != ["-m"] or "-m" not in sys.orig_argv:
+        return
+    program = sys.orig_argv[sys.orig_argv.index("-m") + 1]
+    if program.count(".") == 1 and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def started() -> None:
+    """Let Ctrl-C raise `KeyboardInterrupt` from now on, as Python does."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    os.write(2, b"stopped by SIGINT before anything was begun\n")
+    os._exit(128 + signum)
