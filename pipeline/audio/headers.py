@@ -10,8 +10,12 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+from pipeline.archives.held import HELD, IN_ORDER_BYTES
+from pipeline.archives.members import member_of
+from pipeline.archives.opening import open_member
 from pipeline.audio.reader import AudioError, read_header
 from pipeline.records import AudioHeader
+from pipeline.runtime.paths import resolve_path
 from pipeline.runtime.supervisor import Lost, Supervisor
 
 HEADER_PROCESSES = 16
@@ -74,6 +78,7 @@ def _probe(timeout_s: float, path: str, alive: Callable[[], None]) -> tuple[Audi
         MemoryError: There is too little memory to read the header.
     """
     started = time.monotonic()
+    HELD.limit_bytes = IN_ORDER_BYTES
 
     def go_on() -> bool:
         # Counting samples may take long, but a decoder that never ends must be stopped too: after the deadline the
@@ -92,7 +97,14 @@ def _probe(timeout_s: float, path: str, alive: Callable[[], None]) -> tuple[Audi
 
 
 def _file_size(path: str) -> int | None:
+    """Return the size of a recording in bytes, as the manifest has it; `None` if it is missing."""
+    member = member_of(path)
     try:
-        return os.stat(path).st_size
+        if member is None:
+            return os.stat(resolve_path(path)).st_size
+        with open_member(member) as (_, size):
+            return size
+    except AudioError:
+        return None if member is None else member.size  # the member is damaged
     except (OSError, ValueError):
         return None

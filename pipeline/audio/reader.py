@@ -1,7 +1,8 @@
 """Opens a recording and returns a decoder with what the header says, or raises a named error.
 
-This module opens files itself and hands libsndfile a descriptor. If libsndfile gets a name, it falls back to the
-extension and decodes an HTML page called `x.au` as u-law noise. No memory is allocated from a count in a header.
+`pipeline.archives.opening` opens the file, or the member of an archive, and libsndfile gets what it has opened. If
+libsndfile gets a name, it falls back to the extension and decodes an HTML page called `x.au` as u-law noise. No memory
+is allocated from a count in a header.
 
 A recording is `truncated` if it is shorter than its header says. In formats in which every sample has its own bytes
 (PCM, float, u-law, A-law, FLAC), no sample may be missing. The other formats (MP3, Vorbis, Opus, ADPCM, GSM) round to
@@ -15,8 +16,7 @@ equal those of `opusdec`; FFmpeg's own decoder resamples the speech layer differ
 
 from __future__ import annotations
 
-import os
-import stat
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from pipeline.archives.opening import open_path
 from pipeline.audio import libsndfile
 from pipeline.audio.containers.caf import read_rare_container
 from pipeline.audio.containers.mp4 import read_multimedia
@@ -156,18 +157,13 @@ def open_recording(path: str, file_size: int | None = None) -> Iterator[Recordin
         path: Path as in the manifest; `%XX` stands for an undecodable byte.
         file_size: Size in bytes when the manifest was made; a file of another size is refused.
     """
-    found = resolve_path(path)
-    _require_regular(os.stat(found))
-    # Opening must not block if a FIFO has replaced the file since the check.
-    with open(found, "rb", buffering=0, opener=_open_without_waiting) as file:
-        status = os.fstat(file.fileno())
-        _require_regular(status)
-        if file_size is not None and status.st_size != file_size:
-            message = f"the file has {status.st_size} bytes, but had {file_size} bytes when the manifest was made"
+    with open_path(path) as (file, size):
+        if file_size is not None and size != file_size:
+            message = f"the file has {size} bytes, but had {file_size} bytes when the manifest was made"
             raise AudioError("changed", message)
-        if status.st_size == 0:
+        if size == 0:
             raise AudioError("empty", "the file has 0 bytes")
-        yield from _decode(file, status.st_size)
+        yield from _decode(file, size)
 
 
 @contextmanager
@@ -185,19 +181,6 @@ def named_errors() -> Iterator[None]:
         raise AudioError("unreadable", error.strerror or type(error).__name__) from None
     except (ValueError, RuntimeError) as error:
         raise AudioError("unreadable", str(error) or type(error).__name__) from None
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a path for `open`; does not wait if the path is a FIFO."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _require_regular(status: os.stat_result) -> None:
-    if stat.S_ISREG(status.st_mode):
-        return
-    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
-    kind = kinds.get(stat.S_IFMT(status.st_mode), "a device")
-    raise AudioError("unreadable", f"{kind}, not a recording; it was not opened")
 
 
 def _decode(file: BinaryIO, file_size: int) -> Iterator[Recording]:
@@ -242,7 +225,7 @@ def _open_with_libsndfile(
     """
     file.seek(0)
     try:
-        return SndfileDecoder(file.fileno() if corrected is None else corrected, closefd=False)
+        return SndfileDecoder(corrected or _descriptor(file) or file, closefd=False)
     except soundfile.LibsndfileError as error:
         if container.undecodable is not None:
             raise AudioError("unsupported_format", container.undecodable) from None
@@ -253,6 +236,11 @@ def _open_with_libsndfile(
         file.seek(0)
         message = f"{error.error_string} The file begins with {file.read(16)!r}"
         raise AudioError("unsupported_format", message) from None
+
+
+def _descriptor(file: BinaryIO) -> int | None:
+    """Return the descriptor of a file, which libsndfile reads faster than a file object; `None` for a member."""
+    return file.fileno() if isinstance(file, io.FileIO) else None
 
 
 def _decode_with_ffmpeg(file: BinaryIO, file_size: int, container: Container) -> Iterator[Recording]:

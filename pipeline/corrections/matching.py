@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.archives.members import unpacked
 from pipeline.corrections.correction import Correction
 from pipeline.datasets import Warnings
 from pipeline.datasets.formats.naming import spelled
@@ -97,7 +98,11 @@ class Utterances:
     def _paths(self) -> Mapping[str, str]:
         """The paths in the manifest by the names of exports, and by themselves in one spelling."""
         names = recording_names(dict.fromkeys(self._manifest["path"].to_pylist()), self._root)
-        return {**{name: path for path, name in names.items()}, **{spelled(path): path for path in names}}
+        return {
+            **{name: path for path, name in names.items()},
+            **{spelled(unpacked(path)): path for path in names},
+            **{path: path for path in names},
+        }
 
     @cached_property
     def _rows_of(self) -> Mapping[str, list[dict[str, Any]]]:

@@ -28,8 +28,10 @@ from functools import cached_property
 
 from omegaconf import MISSING
 
+from pipeline.archives.members import member_of, unpacked
 from pipeline.datasets import Warnings, refuse_empty, require_folder
 from pipeline.datasets.formats import Listing, Row, kaldi
+from pipeline.datasets.formats.detect import parquet_files
 from pipeline.datasets.formats.mapping import ROLES
 from pipeline.datasets.formats.opening import ListOptions, Values, open_list, usable
 from pipeline.datasets.formats.source import Source
@@ -38,7 +40,10 @@ from pipeline.records import Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path, resolve_path
 
-_REMEDY = "give a list (JSON lines, CSV, TSV, Parquet, lhotse, RTTM, STM, ...) or a Kaldi data folder"
+_REMEDY = (
+    "give a list (JSON lines, CSV, TSV, Parquet, lhotse, RTTM, STM, ...), a Kaldi data folder, or a folder of Parquet "
+    "files"
+)
 # SpeechBrain writes $data_root for the folder of the recordings.
 _PLACEHOLDER = re.compile(r"(?:\$\w+|\$?\{\w+\}|%\w+%|<\w+>)[/\\]+")
 _SAID = {"text": "reference"}
@@ -109,10 +114,10 @@ class Dataset:
         if not os.path.exists(self.path):
             raise UserError(f"{name}: no such file; {_REMEDY}")
         if os.path.isdir(self.path):
-            if options.format not in ("auto", "kaldi"):
-                raise UserError(f"{name}: not a file; give a list, or set dataset.format=kaldi")
-            if not kaldi.is_data_folder(self.path):
-                raise UserError(f"{name}: not a file, but a folder without wav.scp; {_REMEDY}")
+            if options.format not in ("auto", "kaldi", "parquet"):
+                raise UserError(f"{name}: not a file; give a list, or set dataset.format=kaldi or parquet")
+            if not kaldi.is_data_folder(self.path) and not parquet_files(self.path):
+                raise UserError(f"{name}: not a file, but a folder without wav.scp and Parquet files; {_REMEDY}")
         elif not os.path.isfile(self.path):
             raise UserError(f"{name}: not a file; {_REMEDY}")
         elif options.format == "kaldi":
@@ -194,7 +199,7 @@ class Dataset:
             return encode_path(row.id)
         if not row.path:
             return row.place
-        listed = row.path
+        listed = unpacked(row.path)
         if os.path.isabs(listed):
             base = self._folder if _is_below(listed, self._folder) else self._scanned.common
             listed = os.path.relpath(listed, base)
@@ -207,6 +212,8 @@ class Dataset:
         """Return the path of a recording. If there is none, one with another spelling of the same path is taken."""
         if not row.path:
             return ""
+        if (member := member_of(row.path)) is not None:
+            return member._replace(archive=os.path.join(self._folder, member.archive)).path
         path = resolve_path(os.path.join(self._folder, row.path))
         plain = _PLACEHOLDER.sub("", row.path, count=1) if _PLACEHOLDER.match(row.path) else row.path
         plain = plain.replace("\\", "/").strip()
@@ -229,8 +236,9 @@ class Dataset:
             if unchecked and row.error is None:
                 unchecked = False
                 self._check_base(row.path)
-            if os.path.isabs(row.path) and not _is_below(row.path, self._folder):
-                folder = os.path.dirname(os.path.normpath(row.path))
+            path = unpacked(row.path)
+            if os.path.isabs(path) and not _is_below(path, self._folder):
+                folder = os.path.dirname(os.path.normpath(path))
                 common = folder if common is None else os.path.commonpath((common, folder))
             values.add(row.extras)
         return _Scan(common or self._folder, values.types(listing.types), values.hint() if listing.roles else "")

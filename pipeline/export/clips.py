@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import os
-from pathlib import Path
 
 import soundfile
 
+from pipeline.archives.members import unpacked
+from pipeline.archives.opening import open_path
 from pipeline.audio.reader import AudioError, read_header
 from pipeline.audio.waveforms import Extent, WaveformReader
 from pipeline.export.material import Exported, Recording, Segment
 from pipeline.records import AudioHeader
-from pipeline.runtime.paths import resolve_path
 
 UNREADABLE = "whose recording cannot be read now"
 
@@ -40,8 +40,9 @@ class Clips:
         """
         try:
             if segment.whole:
-                path = Path(resolve_path(recording.path))
-                return path.read_bytes(), path.suffix.lower().lstrip(".") or "audio"
+                with open_path(recording.path) as (file, _):
+                    ending = os.path.splitext(unpacked(recording.path))[1]
+                    return file.read(), ending.lower().lstrip(".") or "audio"
             extent = Extent(recording.path, segment.start_s, segment.end_s, segment.channel, recording.file_size)
             samples, rate = self._reader.read(extent)
         except (OSError, AudioError):
@@ -63,7 +64,7 @@ def measured(recording: Recording, exported: Exported) -> AudioHeader | None:
         samples = round(recording.duration_s * rate)
         return AudioHeader(rate, recording.num_channels, samples, recording.file_size or 0)
     try:
-        return read_header(resolve_path(os.fspath(recording.path)))
+        return read_header(recording.path)
     except AudioError:
         exported.left_out[UNREADABLE] += len(recording.segments)
         return None

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pyarrow as pa
 
+from pipeline.archives.members import member_of, unpacked
+from pipeline.archives.opening import open_path
 from pipeline.results.frames import read_rows
 from pipeline.results.joining import Joined
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import AudioError, UserError
 from pipeline.storage.files import StoredTable
 from pipeline.storage.tables import CHANNEL
 
@@ -101,7 +103,21 @@ def check_whole(manifest: pd.DataFrame, channels: str) -> None:
 
 
 def _with_audio(rows: pa.Table) -> pa.Table:
-    """Return rows with a column that holds the path of each recording and no sound."""
-    paths = rows["path"].combine_chunks()
-    nothing = pa.nulls(len(paths), pa.binary())
-    return rows.append_column(_AUDIO, pa.StructArray.from_arrays([nothing, paths], names=["bytes", "path"]))
+    """Return rows with a column that holds the path of each recording; of a recording in an archive, also its bytes."""
+    paths = rows["path"].to_pylist()
+    sounds = [None if member_of(path) is None else _bytes_of(path) for path in paths]
+    audio = [{"bytes": sound, "path": unpacked(path)} for sound, path in zip(sounds, paths, strict=True)]
+    return rows.append_column(_AUDIO, pa.array(audio, pa.struct([("bytes", pa.binary()), ("path", pa.string())])))
+
+
+def _bytes_of(path: str) -> bytes:
+    """Return the bytes of a recording.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    try:
+        with open_path(path) as (file, _):
+            return file.read()
+    except AudioError as error:
+        raise OSError(f"{path}: {error}; put the recording that the run read back into its place") from None

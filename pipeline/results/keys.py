@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.archives.members import unpacked
 from pipeline.datasets.formats.naming import ByPath, relative_key, spelled
 from pipeline.datasets.formats.values import shown
 from pipeline.runtime.errors import UserError
@@ -45,7 +46,7 @@ def rows_by_path(
     Raises:
         UserError: The table has a path twice, or one that may be any of several recordings.
     """
-    there = {spelled(path) for path in paths}
+    there = {spelled(unpacked(path)) for path in paths}
 
     def is_there(path: str) -> bool:
         return spelled(os.path.normpath(path)) in there
@@ -54,7 +55,7 @@ def rows_by_path(
     row_of: dict[str, int] = {}
     used: dict[int, str] = {}
     for path in dict.fromkeys(paths):
-        row = by_path.find(os.path.relpath(path, root))
+        row = by_path.find(os.path.relpath(unpacked(path), root))
         if row is not None and used.setdefault(row, path) != path:
             both = f"{shown(used[row])} and {shown(path)}"
             raise UserError(f"{name}: row {row + 1} matches both {both}; give the path relative to {root}")
@@ -71,7 +72,7 @@ def root_of(made_with: Mapping[str, Any], paths: Iterable[str]) -> str:
     """
     named = (made_with.get("root"), made_with.get("audio_root"), os.path.dirname(made_with.get("path") or ""))
     folders = (folder for folder in named if folder and os.path.isabs(folder))
-    return next(folders, None) or os.path.commonpath([os.path.dirname(path) for path in paths] or [os.sep])
+    return next(folders, None) or os.path.commonpath([os.path.dirname(unpacked(path)) for path in paths] or [os.sep])
 
 
 def _row_of(name: str, on: str, keys: Iterable[str | None]) -> dict[str, int]:

@@ -8,6 +8,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
+from pipeline.archives.members import unpacked
+
 _MAX_BYTES = 150
 """A longer name is cut, because file systems allow 255 bytes and a format adds an ending."""
 
@@ -49,7 +51,7 @@ def safe_name(text: str) -> str:
 
 def stem_of(path: str) -> str:
     """Return the file name of a path without its ending."""
-    return os.path.splitext(os.path.basename(path))[0]
+    return os.path.splitext(os.path.basename(unpacked(path)))[0]
 
 
 def recording_names(paths: Iterable[str], root: str) -> dict[str, str]:
@@ -68,6 +70,6 @@ def recording_names(paths: Iterable[str], root: str) -> dict[str, str]:
     names = {path: unique.of(stem) for path, stem in stems.items() if number[safe_name(stem).casefold()] == 1}
     for path in stems:
         if path not in names:
-            relative = os.path.relpath(path, root)
+            relative = os.path.relpath(unpacked(path), root)
             names[path] = unique.of(os.path.splitext(relative)[0], relative)
     return {path: names[path] for path in stems}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.archives.opening import current_size
 from pipeline.audio.headers import Headers
 from pipeline.config.run_config import RunConfig
 from pipeline.coverage.accounting import SECONDS, Account
@@ -17,7 +17,6 @@ from pipeline.coverage.recordings import Gathered, Key, gather, headers_of, keys
 from pipeline.coverage.stored import lost, total, write_coverage
 from pipeline.records import AudioHeader
 from pipeline.runtime.errors import UserError, unreadable
-from pipeline.runtime.paths import resolve_path
 from pipeline.runtime.progress import format_hours
 from pipeline.runtime.terminal import counted
 from pipeline.stages import resume as refusals
@@ -91,7 +90,7 @@ def _headers(
     known = {key: header or store.header(key[0], sizes[key]) for key, header in headers_of(manifest, keys).items()}
     unknown = [key for key, header in known.items() if header is None and key not in errors]
     with Headers(config.settings.loader.timeout_s, directory.local_log()) as reader:
-        read = reader.of([resolve_path(path) for path, _ in unknown])
+        read = reader.of([path for path, _ in unknown])
         for key, (header, _) in zip(unknown, read, strict=True):
             known[key] = header
             if header is None:
@@ -102,7 +101,7 @@ def _headers(
 def _changed(path: str, size: int | None) -> str:
     """Return why a file is not the one that the run has read; an empty string if it is."""
     try:
-        now = os.stat(resolve_path(path)).st_size
+        now = current_size(path, size)
     except OSError as error:
         return f"not_found: {error.strerror}"
     except ValueError as error:  # a null byte in the path

@@ -5,7 +5,6 @@ New recordings become new shards behind the old ones. Shard numbers and results 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,8 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.archives.members import member_of
+from pipeline.archives.opening import current_size
 from pipeline.inference.planning import assign_shards
 from pipeline.records import AudioHeader, Utterance
+from pipeline.runtime.paths import encode_path
 from pipeline.stages.build_manifest import Facts, Listing
 from pipeline.storage.manifest import Generation, Manifest, chain_of
 from pipeline.storage.tables import CHANNEL, MANIFEST_FIELDS, VANISHED, own_columns
@@ -35,6 +37,7 @@ class KnownHeaders:
         table = manifest.table
         self._rows = {id_: row for row, id_ in enumerate(table["id"].to_pylist())}
         names = ("sample_rate", "num_channels", "num_samples", "file_size", "start_s")
+        self._paths = table["path"]
         self._facts = {name: table[name].fill_null(-1).to_numpy() for name in names}
 
     def of(self, utterance: Utterance) -> Facts | None:
@@ -46,12 +49,17 @@ class KnownHeaders:
             return None
         rate, channels, samples, size = (int(self._facts[name][row]) for name in [*self._facts][:4])
         try:
-            if os.stat(utterance.path).st_size != size:
+            if current_size(utterance.path, size if self._is_same_member(row, utterance.path) else None) != size:
                 return None
         except OSError:
             return None
         first = round(max(0.0, float(self._facts["start_s"][row])) * rate)  # the samples of a segment are counted
         return AudioHeader(rate, channels, first + samples, size), size
+
+    def _is_same_member(self, row: int, path: str) -> bool:
+        """Whether the path of a row names the same place of an archive, which may have been moved."""
+        before, now = member_of(self._paths[row].as_py()), member_of(encode_path(path))
+        return before is not None and now is not None and before[:-1] == now[:-1]
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,11 @@ class Changes:
         if before != now:
             return np.arange(len(self.place))
         return np.flatnonzero(self._differ([field.name for field in now if field.name != CHANNEL]))
+
+    @cached_property
+    def elsewhere(self) -> NDArray[np.int64]:
+        """Rows of the manifest whose recording lies in another place, such as in an archive that was written again."""
+        return np.flatnonzero(self._differ(["path"]))
 
     @property
     def none(self) -> bool:

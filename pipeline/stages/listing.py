@@ -9,6 +9,8 @@ from collections.abc import Callable
 import pyarrow as pa
 from rich.console import Console
 
+from pipeline.archives.members import file_of
+from pipeline.archives.opening import current_size
 from pipeline.config.run_config import RunConfig
 from pipeline.datasets import Connector, Warnings
 from pipeline.records import AudioHeader, Utterance
@@ -110,8 +112,9 @@ def new_search(config: RunConfig, directory: RunDirectory, tell: Callable[[float
 
 def _searched(store: SpeechStore, utterance: Utterance) -> tuple[AudioHeader, int] | None:
     """Return header and file size of a recording that was searched, as `KnownHeaders.of` does."""
+    path = encode_path(utterance.path)
     try:
-        header = store.header(encode_path(utterance.path), os.stat(utterance.path).st_size)
+        header = store.header(path, current_size(path, store.size(path)))
     except (OSError, ValueError):  # a null byte in the path
         return None
     return None if header is None else (header, header.file_size)
@@ -127,9 +130,9 @@ def _refuse_none_found(dataset: Connector, table: pa.Table) -> None:
         return
     paths = (path for path in table["path"].to_pylist() if path)
     first = next(paths, "")
-    if not first or any(os.path.exists(resolve_path(path)) for path in (first, *paths)):
+    if not first or any(os.path.exists(resolve_path(file_of(path))) for path in (first, *paths)):
         return  # reading their headers took too long
-    nearest = first
+    nearest = file_of(first)
     while not os.path.exists(resolve_path(nearest)):
         nearest = os.path.dirname(nearest)
     hint = f"; {dataset.not_found()}" if hasattr(dataset, "not_found") else ""

@@ -165,7 +165,7 @@ class ManifestStage:
         if settings.extend == "check":
             return manifest
         finish_change(self._directory, manifest)
-        if not changes.to_take_over(settings.redo_changed):
+        if not changes.to_take_over(settings.redo_changed) and not len(changes.elsewhere):
             return manifest
         return self._take_over(changes, made_with)
 

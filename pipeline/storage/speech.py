@@ -93,6 +93,11 @@ class SpeechStore:
         header = self._headers.get(path)
         return header if header is not None and header.file_size == file_size else None
 
+    def size(self, path: str) -> int | None:
+        """Return the size of the file of a recording when it was searched last; `None` if it was not."""
+        header = self._headers.get(path)
+        return None if header is None else header.file_size
+
     def speech(self, path: str, channel: int | None, file_size: int | None) -> list[tuple[float, float]] | None:
         """Return the stretches of speech of a recording in seconds; `None` if it was not searched."""
         return None if file_size is None else self._found.get((path, channel, file_size))

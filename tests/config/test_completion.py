@@ -30,7 +30,10 @@ WITHOUT_EQUALS = "COMP_WORDBREAKS=${COMP_WORDBREAKS//=}"
         ("dat", ["dataset.root=", "dataset="]),
         ("dataset=", [f"dataset={name}" for name in group_choices("dataset")]),
         ("dataset=fo", ["dataset=folder"]),
-        ("dataset=folder dataset.", ["dataset.encoding=", "dataset.extensions=", "dataset.metadata=", "dataset.root="]),
+        (
+            "dataset=folder dataset.",
+            [f"dataset.{key}=" for key in ("archives", "encoding", "extensions", "metadata", "root")],
+        ),
         ("dataset=manifest dataset.columns.d", ["dataset.columns.duration="]),
         ("dataset=digits dataset.", []),
         ("model=checkpoint model.a", ["model.architecture="]),

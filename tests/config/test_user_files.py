@@ -84,7 +84,9 @@ def test_a_choice_may_build_on_a_shipped_one_or_on_another_of_the_folder(own: Pa
         model__mine="defaults: [digits]\nsha256: " + "ab" * 32,
     )
     chosen = load(own, "dataset=mycalls", "model=mine")
-    assert chosen.dataset_options == {"root": "../calls", "metadata": None, "encoding": None, "extensions": ["flac"]}
+    assert chosen.dataset_options == {
+        "root": "../calls", "archives": False, "metadata": None, "encoding": None, "extensions": ["flac"]
+    }  # fmt: skip
     assert chosen.model.name == "digits"
     assert chosen.settings.model.sha256 == "ab" * 32
 
@@ -194,7 +196,9 @@ def test_the_settings_of_a_whole_run_come_from_one_file(own: Path, spelling: lis
     assert chosen.settings.outputs == ["transcripts"]
     assert chosen.settings.batch.max_seconds == 30
     assert chosen.settings.shard.hours == config.load([]).settings.shard.hours
-    assert chosen.dataset_options == {"root": "../calls", "metadata": None, "encoding": None, "extensions": ["wav"]}
+    assert chosen.dataset_options == {
+        "root": "../calls", "archives": False, "metadata": None, "encoding": None, "extensions": ["wav"]
+    }  # fmt: skip
     assert chosen.run_dir == Path("../out")
 
 

@@ -17,6 +17,9 @@ import webdataset
 from lhotse.qa import validate_recordings_and_supervisions
 from praatio import textgrid
 
+from pipeline.audio.waveforms import read_waveform
+from pipeline.datasets import webdataset as shards
+from pipeline.datasets.formats.mapping import Columns
 from pipeline.datasets.manifest import Dataset, Options
 from pipeline.export.exporting import export
 from pipeline.export.formats import load, names
@@ -223,6 +226,25 @@ def test_webdataset_reads_audio_text_and_json_of_each_utterance(exported: Callab
     side = found["calls/a#1%C3.wav#c2"]
     assert (side["txt"], side["flac"][:4]) == (b"hi", b"fLaC")
     assert json.loads(side["json"])["words"] == [["hi", 0.6, 1.2, 0.6]]
+
+
+@pytest.mark.parametrize("format", ["hf", "webdataset"])
+def test_our_readers_read_back_the_audio_with_ids_and_references(
+    format: str, exported: Callable[..., Path], odd_run: Path
+) -> None:
+    root = str(exported(format))
+    if format == "hf":
+        found = Dataset(Options(path=root, columns=Columns(text="reference"))).utterances()
+    else:
+        found = shards.Dataset(shards.Options(root=root, columns=shards.Keys(text="reference"))).utterances()
+    read = {each.id: each for each in found}
+    run = open_run(odd_run)
+    manifest = run.manifest.set_index("id")
+    assert {*read} == {*run.transcripts["id"]}
+    for id_, utterance in read.items():
+        samples, rate = read_waveform(utterance.path, start_s=utterance.start_s, end_s=utterance.end_s)
+        assert len(samples) / rate == manifest.loc[id_, "duration_s"]
+    assert read["calls/a#1%C3.wav#c1"].reference == "hello"
 
 
 def test_lhotse_and_our_reader_read_rttm(exported: Callable[..., Path], odd_run: Path) -> None:

@@ -218,7 +218,7 @@ def _mpeg(file: BinaryIO, head: bytes) -> Container:
     if not tags:
         return Container(unmeasured=True)
     claimed = _claimed_mpeg_bytes(frame[tags[0] :])
-    if claimed is None or claimed >= os.fstat(file.fileno()).st_size - start - _MPEG_TAIL_BYTES:
+    if claimed is None or claimed >= file.seek(0, os.SEEK_END) - start - _MPEG_TAIL_BYTES:
         return Container()
     # Several MP3s were joined into this file, and the tag states the length of only the first.
     return Container(unmeasured=True, misleading_at=start + tags[0])

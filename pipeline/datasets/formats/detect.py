@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from itertools import islice
@@ -9,6 +10,7 @@ from itertools import islice
 from pipeline.datasets import is_recording
 from pipeline.datasets.formats.fairseq import is_fairseq
 from pipeline.datasets.formats.json_objects import objects
+from pipeline.datasets.formats.kaldi import is_data_folder
 from pipeline.datasets.formats.lhotse import is_lhotse
 from pipeline.datasets.formats.ljspeech import is_ljspeech
 from pipeline.datasets.formats.mls import is_mls
@@ -25,8 +27,8 @@ _LOOKED_AT = 100
 def detect(source: Source, folder: str | None = None) -> str:
     """Return the format of a list, one of `FORMATS`.
 
-    A folder is a Kaldi data folder. For a file, the first lines of the formats of single corpora decide, then a known
-    ending, then the first line. The keys of JSON objects tell lhotse's from others.
+    A folder is a Kaldi data folder, or holds Parquet files. For a file, the first lines of the formats of single
+    corpora decide, then a known ending, then the first line. The keys of JSON objects tell lhotse's from others.
 
     Args:
         source: The list.
@@ -39,7 +41,7 @@ def detect(source: Source, folder: str | None = None) -> str:
     if os.path.basename(source.path) == "wav.scp":
         raise UserError(f"{source.name}: one file of a Kaldi data folder; give the folder")
     if os.path.isdir(source.path):
-        return "kaldi"
+        return "kaldi" if is_data_folder(source.path) else "parquet"
     if _starts_with(source, b"PAR1"):
         return "parquet"
     ending = _ending(source.path)
@@ -65,6 +67,19 @@ def detect(source: Source, folder: str | None = None) -> str:
     raise UserError(
         f"{source.name}: the format cannot be recognised; set dataset.format= to one of {', '.join(FORMATS)}"
     )
+
+
+def parquet_files(path: str) -> list[str]:
+    """Return the Parquet files of a folder and of two levels of folders below it, sorted bytewise; of a file, itself.
+
+    A dataset of Hugging Face has them in `data/`, or in a folder for each configuration and split.
+    """
+    if not os.path.isdir(path):
+        return [path]
+    endings = tuple(f".{ending}" for ending, format_ in _ENDINGS.items() if format_ == "parquet")
+    levels = ("*", os.path.join("*", "*"), os.path.join("*", "*", "*"))
+    names = (name for level in levels for name in glob.iglob(os.path.join(glob.escape(path), level)))
+    return sorted((name for name in names if name.lower().endswith(endings)), key=os.fsencode)
 
 
 def _json_format(source: Source) -> str:

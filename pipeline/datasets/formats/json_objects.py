@@ -42,7 +42,7 @@ def objects(source: Source) -> Iterator[tuple[str, dict[str, Any] | ValueError]]
     for number, text in source.lines():
         if text.strip():
             try:
-                entry = _parse(text)
+                entry = parse(text)
             except ValueError as error:
                 yield line(number), error
                 continue
@@ -74,7 +74,7 @@ def _items(source: Source) -> list[Any]:
         if size > MAX_DOCUMENT_BYTES:
             raise UserError(f"{source.name}: one JSON document of more than 256 MB; {_remedy(source, '.[]')}")
     try:
-        document = _parse("".join(parts))
+        document = parse("".join(parts))
     except ValueError as error:
         raise UserError(f"{source.name}: {error}; write one object a line, or one JSON array of objects") from None
     if not isinstance(document, dict):
@@ -111,7 +111,7 @@ def _remedy(source: Source, query: str) -> str:
     return f"write the recordings one object a line, for example with: {command}"
 
 
-def _parse(text: str) -> Any:
+def parse(text: str) -> Any:
     """Parse JSON.
 
     Raises:

@@ -47,7 +47,8 @@ class Columns:
 
 
 ROLES = tuple(field.name for field in fields(Columns))
-_NUMBERS = ("start", "end", "duration", "channel")
+PLACES = ("start", "end", "duration", "channel")
+"""The roles that say which part of a recording a row is. Their values are numbers."""
 
 _USUAL: dict[str, tuple[str, ...]] = {
     "path": (
@@ -113,7 +114,7 @@ def roles_in(columns: Columns, names: Sequence[str], source_name: str, remedy: s
     for role in ROLES:
         given = getattr(columns, role)
         if given:
-            found[role] = name = _named(given, names)
+            found[role] = name = named_column(given, names)
             if not name:
                 raise UserError(f"dataset.columns.{role}={given}: {source_name} has no such column; {has}")
         elif given is None:
@@ -133,7 +134,7 @@ def roles_in(columns: Columns, names: Sequence[str], source_name: str, remedy: s
     return found
 
 
-def _named(given: str, names: Sequence[str]) -> str:
+def named_column(given: str, names: Sequence[str]) -> str:
     """Return the column that a user means by a name or a number; an empty string if there is none."""
     same = [given] if given in names else [name for name in names if _folded(name) == _folded(given)]
     if len(same) == 1:
@@ -170,7 +171,7 @@ def row_of(place: str, record: Mapping[str, Any], roles: Mapping[str, str]) -> R
 def _row_of(place: str, record: Mapping[str, Any], roles: Mapping[str, str]) -> Row:
     def get(role: str) -> Any:
         value = record.get(roles[role]) if role in roles else None
-        if role in _NUMBERS and isinstance(value, str):
+        if role in PLACES and isinstance(value, str):
             return number_in(value.strip()) if value.strip() else None
         return value
 

@@ -1,9 +1,11 @@
-"""Reads Parquet lists, whose columns already have types."""
+"""Reads Parquet lists, whose columns already have types. A row may hold the bytes of its recording."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,10 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.archives.members import Member
+from pipeline.archives.parquet import PATH, is_sound
 from pipeline.datasets.formats import Listing, Row
-from pipeline.datasets.formats.mapping import Columns, roles_in, row_of
+from pipeline.datasets.formats.detect import parquet_files
+from pipeline.datasets.formats.mapping import PLACES, Columns, roles_in, row_of, usual_columns
 from pipeline.datasets.formats.source import MAX_LINE_BYTES, Source
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.paths import encode_path
 
 _BATCH_ROWS = 1024
 
@@ -36,34 +42,72 @@ read as in a CSV file, dates become ISO 8601, lists and structs become JSON."""
 
 
 def listing(source: Source, columns: Columns) -> Listing:
-    """Return the list in a Parquet file; `columns` gives the meaning of the columns.
+    """Return the list in a Parquet file, or in all Parquet files below a folder.
+
+    The column of the recordings holds their paths, or their bytes, as `Audio` of Hugging Face and plain binary do. The
+    bytes are not read. Other columns with bytes are left out if there are recordings in bytes.
+
+    Args:
+        source: The file or the folder.
+        columns: The meaning of the columns.
 
     Raises:
-        UserError: The file is not Parquet, or a column holds bytes, such as embedded audio.
+        UserError: A file is not Parquet or has other columns than the first, or a column with bytes holds no recording.
     """
-    with readable(source), pq.ParquetFile(source.path) as file:
-        schema = file.schema_arrow
+    sources = [replace(source, path=path, name=_name(source, path)) for path in parquet_files(source.path)]
+    schemas = []
+    for each in sources:
+        with readable(each), pq.ParquetFile(each.path) as file:
+            schemas.append(file.schema_arrow)
+        if schemas[-1].names != schemas[0].names:
+            both = f"{', '.join(schemas[-1].names)}; those of {sources[0].name} are {', '.join(schemas[0].names)}"
+            raise UserError(f"{each.name}: its columns are {both}; give files with the same columns")
+    schema = schemas[0]
+    with_bytes = [column.name for column in schema if _holds_bytes(column.type)]
+    sounds = [name for name in with_bytes if is_sound(schema.field(name).type)]
+    usual = [name for name in sounds if usual_columns("path", [name])]
+    if columns.path is None and len(usual) == 1:
+        columns = replace(columns, path=usual[0])
+    if columns.path in sounds:
+        # The bytes are the segment already, so other columns name its times in a recording that is not here.
+        columns = replace(columns, **{role: getattr(columns, role) or "" for role in PLACES})
     roles = roles_in(columns, schema.names, source.name)
-    for column in schema:
-        if _holds_bytes(column.type):
-            raise UserError(
-                f"{source.name}: column {column.name!r} holds bytes, which the result tables cannot hold; "
-                "write the recordings to files, and a list of them without this column"
-            )
+    sound = roles["path"] if roles["path"] in sounds else None
+    if with_bytes and sound is None:
+        raise UserError(
+            f"{source.name}: column {with_bytes[0]!r} holds bytes, which the result tables cannot hold; set "
+            "dataset.columns.path= to the column that holds the recordings, or write a list without this column"
+        )
     own = frozenset(roles.values())
+    read = [name for name in schema.names if name not in with_bytes]
+    if sound is not None and pa.types.is_struct(schema.field(sound).type):
+        read += [f"{sound}.{PATH}"] if schema.field(sound).type.get_field_index(PATH) >= 0 else []
 
     def rows() -> Iterator[Row]:
-        for number, record in _records(source):
-            yield row_of(f"row {number}", record, roles)
+        place = ""
+        for each in sources:
+            size = 0 if sound is None else os.stat(each.path).st_size
+            for number, record in _records(each, read):
+                place = f"row {number}" if len(sources) == 1 else f"{os.path.basename(each.path)}: row {number}"
+                if sound is not None:
+                    name = (record.get(sound) or {}).get(PATH)
+                    column = f"{sound}/{encode_path(name)}" if name else sound
+                    record[sound] = Member("parquet", column, number - 1, size, each.path).path
+                yield row_of(place, record, roles)
 
-    types = {column.name: _type(column.type) for column in schema if column.name not in own}
+    types = {column.name: _type(column.type) for column in schema if column.name not in {*own, *with_bytes}}
     return Listing(rows, roles=roles, types={name: type_ for name, type_ in types.items() if type_ is not None})
 
 
-def _records(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+def _name(source: Source, path: str) -> str:
+    return source.name if path == source.path else f"{source.name}: {os.path.relpath(path, source.path)}"
+
+
+def _records(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number of each row, from 1, and the values of some columns."""
     number = 0
     with readable(source), pq.ParquetFile(source.path) as file:
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
             # Python copies every value, so rows with large ones are taken one at a time.
             rows = 1 if batch.nbytes > MAX_LINE_BYTES else batch.num_rows
             for first in range(0, batch.num_rows, max(1, rows)):

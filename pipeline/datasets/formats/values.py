@@ -11,6 +11,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
+from pipeline.archives.members import member_of
 from pipeline.records import Scalar
 from pipeline.runtime.paths import encode_path
 
@@ -110,7 +111,7 @@ def path(key: str, value: Any) -> str:
         value = value["path"]
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f"{key}={shown(value)}: must be a path")
-    if _URL.match(value):
+    if _URL.match(value) and member_of(value) is None:
         raise ValueError(f"{key}: a URL; this project downloads no recordings, so download it and list the file")
     return value
 

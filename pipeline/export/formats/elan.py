@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 from xml.sax.saxutils import escape, quoteattr
 
+from pipeline.archives.members import unpacked
 from pipeline.export.formats import write_each
 from pipeline.export.material import Exported, Recording
 from pipeline.export.tiers import tiers_of
@@ -59,8 +60,9 @@ def _content(recording: Recording) -> str:
         f'        <TIME_SLOT TIME_SLOT_ID="{name}" TIME_VALUE="{milliseconds}"/>\n'
         for milliseconds, name in sorted(slots, key=lambda slot: slot[0])
     ]
-    kind = "audio/x-wav" if recording.path.lower().endswith(".wav") else "audio/*"
-    url = "file://" + quote(recording.path)
+    file = unpacked(recording.path)
+    kind = "audio/x-wav" if file.lower().endswith(".wav") else "audio/*"
+    url = "file://" + quote(file)
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<ANNOTATION_DOCUMENT AUTHOR="" DATE="1970-01-01T00:00:00+00:00" FORMAT="3.0" VERSION="3.0" '

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from pipeline.archives.members import unpacked
 from pipeline.export.material import Exported, Recording, Turn
 
 DESCRIPTION = "tasks of Label Studio with the transcripts as predictions"
@@ -50,7 +51,7 @@ def _task(recording: Recording, exported: Exported) -> dict[str, Any]:
         for segment in recording.segments
         for number, turn in enumerate(segment.turns())
     ]
-    path = quote(os.path.relpath(recording.path, exported.root))
+    path = quote(os.path.relpath(unpacked(recording.path), exported.root))
     logprobs = [segment.avg_logprob for segment in recording.segments if segment.avg_logprob is not None]
     return {
         "data": {
