@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from pipeline.archives.opening import open_member
 from pipeline.archives.ranges import open_file
 from pipeline.archives.tars import Found
 from pipeline.runtime.errors import AudioError
+from pipeline.runtime.places import file_version
 
 ENDINGS = (".tar", ".zip")
 """The archives from which one member can be read without the others."""
@@ -81,15 +81,14 @@ class Shelf:
 
     def __init__(self) -> None:
         """List nothing yet."""
-        self._held: dict[tuple[str, int, int], bytes] = {}
+        self._held: dict[tuple[str, int, str], bytes] = {}
 
     def contents(self, archive: str) -> Contents:
         """Return what an archive holds; of one that cannot be opened, only the `damage`."""
         try:
-            status = os.stat(archive)
+            key = archive, *file_version(archive)
         except OSError as error:
             return Contents(damage=error.strerror or type(error).__name__)
-        key = (archive, status.st_size, status.st_mtime_ns)
         if key not in self._held:
             contents = list_archive(archive)
             self._held[key] = zlib.compress(pickle.dumps(contents), level=1)

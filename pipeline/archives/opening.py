@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
 from pipeline.archives import tars, zips
 from pipeline.archives.members import Member, file_of, member_of
-from pipeline.archives.ranges import open_file
-from pipeline.runtime.paths import resolve_path
+from pipeline.archives.ranges import open_file, size_of
+from pipeline.runtime.places import file_size
 
 
 @contextmanager
 def open_path(path: str) -> Iterator[tuple[BinaryIO, int]]:
     """Open a recording, and give it as a seekable file with its size in bytes.
 
-    A file comes as `io.FileIO`, which has a descriptor. A member has none.
+    A file comes as `io.FileIO`, which has a descriptor. An object of a store and a member have none.
 
     Args:
         path: Path as in the manifest.
@@ -32,7 +31,9 @@ def open_path(path: str) -> Iterator[tuple[BinaryIO, int]]:
             yield found
         return
     with open_file(path) as file:
-        yield file, os.fstat(file.fileno()).st_size
+        size = size_of(file)
+        file.seek(0)
+        yield file, size
 
 
 @contextmanager
@@ -62,5 +63,5 @@ def current_size(path: str, known: int | None) -> int | None:
         ValueError: There cannot be such a file.
     """
     file = file_of(path)
-    size = os.stat(resolve_path(file)).st_size
+    size = file_size(file)
     return size if file == path else known

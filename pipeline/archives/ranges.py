@@ -5,17 +5,18 @@ from __future__ import annotations
 import io
 import os
 import stat
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pipeline.runtime.errors import AudioError
 from pipeline.runtime.paths import resolve_path
+from pipeline.runtime.places import RemoteFile, is_url
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 
 def open_file(path: str) -> BinaryIO:
-    """Open a file of any kind for reading, without a buffer.
+    """Open a file of any kind, or an object of a store, for reading, without a buffer.
 
     Args:
         path: Path as in the manifest; `%XX` stands for an undecodable byte.
@@ -24,6 +25,8 @@ def open_file(path: str) -> BinaryIO:
         AudioError: The path is not that of a regular file.
         OSError: The file cannot be opened.
     """
+    if is_url(path):
+        return cast(BinaryIO, RemoteFile(path))
     found = resolve_path(path)
     _require_regular(os.stat(found))
     # Opening must not block if a FIFO has replaced the file since the check.

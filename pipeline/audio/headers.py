@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from pipeline.archives.members import member_of
 from pipeline.archives.opening import open_member
 from pipeline.audio.reader import AudioError, read_header
 from pipeline.records import AudioHeader
-from pipeline.runtime.paths import resolve_path
+from pipeline.runtime.places import file_size
 from pipeline.runtime.supervisor import Lost, Supervisor
 
 HEADER_PROCESSES = 16
@@ -101,7 +100,7 @@ def _file_size(path: str) -> int | None:
     member = member_of(path)
     try:
         if member is None:
-            return os.stat(resolve_path(path)).st_size
+            return file_size(path)
         with open_member(member) as (_, size):
             return size
     except AudioError:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from pipeline.records import Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
+from pipeline.runtime.places import is_url, walk_url
 from pipeline.runtime.plugins import Modules, package_of
 
 SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
@@ -209,6 +210,10 @@ def require_folder(
     """
     if root in ("", "???"):
         raise UserError(f"{key} is required and has no default; {remedy}")
+    if is_url(root):
+        raise UserError(
+            f"{key}={root}: is in an object store, which dataset=folder, webdataset and lists with URLs as paths read"
+        )
     path = os.path.abspath(os.path.expanduser(root))
     if not os.path.exists(path):
         raise UserError(f"{key}={root}: no such folder; {remedy}")
@@ -244,6 +249,9 @@ def walk_files(root: str, skip: frozenset[str] = frozenset(), key: str = "datase
     Raises:
         UserError: A folder cannot be read; leaving it out would lose recordings without a word.
     """
+    if is_url(root):
+        yield from _walk_store(root, skip, key)
+        return
     top = os.fsencode(root)
     skipped = frozenset(os.fsencode(name) for name in skip)
     # One entry a level: the folder's path with a slash, its identity, its names still to come.
@@ -271,6 +279,15 @@ def walk_files(root: str, skip: frozenset[str] = frozenset(), key: str = "datase
             yield os.fsdecode(prefix + name)
         elif name[:-1] not in skipped:
             enter(prefix + name)
+
+
+def _walk_store(root: str, skip: frozenset[str], key: str) -> Iterator[str]:
+    try:
+        yield from (path for path in walk_url(root) if not skip.intersection(path.split("/")[:-1]))
+    except OSError as error:
+        raise UserError(
+            f"{key}={root}: cannot be read ({error.strerror}); check the name and the credentials"
+        ) from None
 
 
 def _names(folder: bytes) -> list[bytes]:

@@ -25,6 +25,7 @@ from pipeline.datasets.texts import read_reference, reference_in
 from pipeline.records import Scalar, Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
+from pipeline.runtime.places import names_in
 from pipeline.runtime.terminal import counted
 
 
@@ -157,7 +158,7 @@ class Dataset:
             self._texts = {each: names for each, names in self._texts.items() if is_above[each]}
             self._texts[folder] = set()
             with suppress(OSError):  # removed in the meantime
-                names = os.listdir(os.path.join(self.root, folder))
+                names = names_in(os.path.join(self.root, folder))
                 self._texts[folder] = {name for name in names if name.lower().endswith(".txt")}
         texts = self._texts[folder]
         text = next((text for text in _texts_of(name) if text in texts), None)
@@ -180,7 +181,7 @@ class Dataset:
 
     def _recordings(self) -> Iterator[_Found | Utterance]:
         """Yield every recording, and a failed utterance for each archive that is damaged."""
-        if not os.path.isdir(self.root):
+        if is_archive(self.root):
             yield from self._in_archive(self.root, "")
             return
         for relative in walk_files(self.root):

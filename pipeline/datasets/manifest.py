@@ -39,6 +39,7 @@ from pipeline.datasets.formats.values import segment_mark, shown
 from pipeline.records import Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path, resolve_path
+from pipeline.runtime.places import absolute, common_folder, is_absolute, is_below, is_url, joined
 
 _REMEDY = (
     "give a list (JSON lines, CSV, TSV, Parquet, lhotse, RTTM, STM, ...), a Kaldi data folder, or a folder of Parquet "
@@ -102,7 +103,8 @@ class Dataset:
         self._check()
         self._base = self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
         if options.audio_root:
-            self._base = require_folder(options.audio_root, key="dataset.audio_root")
+            key, root = "dataset.audio_root", options.audio_root
+            self._base = absolute(root) if is_url(root) else require_folder(root, key=key)
 
     def _check(self) -> None:
         options, name = self._options, self._source.name
@@ -161,7 +163,7 @@ class Dataset:
 
     def not_found(self) -> str:
         """Say where the recordings of the list are looked for, and what to do if none exists."""
-        if os.path.isabs(self._first) or ntpath.splitdrive(self._first)[0]:
+        if is_absolute(self._first) or ntpath.splitdrive(self._first)[0]:
             return (
                 "the paths of the list are absolute; mount their disk, or write them relative to a folder and set "
                 "dataset.audio_root= to that folder"
@@ -200,8 +202,8 @@ class Dataset:
         if not row.path:
             return row.place
         listed = unpacked(row.path)
-        if os.path.isabs(listed):
-            base = self._folder if _is_below(listed, self._folder) else self._scanned.common
+        if is_absolute(listed):
+            base = self._folder if is_below(listed, self._folder) else self._scanned.common
             listed = os.path.relpath(listed, base)
         id_ = encode_path(posixpath.normpath(listed.replace("\\", "/")))
         if row.error is not None:
@@ -213,7 +215,9 @@ class Dataset:
         if not row.path:
             return ""
         if (member := member_of(row.path)) is not None:
-            return member._replace(archive=os.path.join(self._folder, member.archive)).path
+            return member._replace(archive=joined(self._folder, member.archive)).path
+        if is_url(row.path) or is_url(self._folder):
+            return joined(self._folder, row.path)
         path = resolve_path(os.path.join(self._folder, row.path))
         plain = _PLACEHOLDER.sub("", row.path, count=1) if _PLACEHOLDER.match(row.path) else row.path
         plain = plain.replace("\\", "/").strip()
@@ -237,9 +241,9 @@ class Dataset:
                 unchecked = False
                 self._check_base(row.path)
             path = unpacked(row.path)
-            if os.path.isabs(path) and not _is_below(path, self._folder):
-                folder = os.path.dirname(os.path.normpath(path))
-                common = folder if common is None else os.path.commonpath((common, folder))
+            if is_absolute(path) and not is_below(path, self._folder):
+                folder = os.path.dirname(path if is_url(path) else os.path.normpath(path))
+                common = folder if common is None else common_folder([common, folder])
             values.add(row.extras)
         return _Scan(common or self._folder, values.types(listing.types), values.hint() if listing.roles else "")
 
@@ -250,7 +254,7 @@ class Dataset:
             UserError: The path exists only there. The user must say which folder is meant.
         """
         path, other = os.path.join(self._folder, listed), os.path.abspath(listed)
-        if not os.path.isabs(listed) and not os.path.lexists(path) and os.path.lexists(other):
+        if not is_absolute(listed) and not os.path.lexists(path) and os.path.lexists(other):
             raise UserError(
                 f"{self._source.name}: {listed!r} is not below {self._folder}, but below the working directory; "
                 "set dataset.audio_root=. if paths are relative to the working directory"
@@ -276,7 +280,3 @@ class Dataset:
                 "set dataset.audio_root= to the folder of the recordings"
             )
         return os.path.normpath(listed)
-
-
-def _is_below(path: str, folder: str) -> bool:
-    return os.path.commonpath((os.path.normpath(path), folder)) == folder

@@ -10,6 +10,7 @@ from pipeline.datasets.formats.values import MAX_TEXT_BYTES, shown
 from pipeline.records import Utterance
 from pipeline.runtime.errors import AudioError, UserError
 from pipeline.runtime.paths import encode_path
+from pipeline.runtime.places import absolute, is_there, is_url
 from pipeline.runtime.terminal import counted
 
 
@@ -19,8 +20,12 @@ def require_folder_or_archive(root: str, endings: tuple[str, ...] = ENDINGS) -> 
     Raises:
         UserError: Nothing is given, or it is neither, or it is an archive that cannot be read member by member.
     """
-    path, ends = os.path.abspath(os.path.expanduser(root)), " or ".join(endings)
-    if root in ("", "???") or not os.path.isfile(path):
+    path, ends = absolute(root), " or ".join(endings)
+    if is_url(path) and not path.lower().endswith((*COMPRESSED, *endings)):
+        if not is_there(path):
+            raise UserError(f"dataset.root={root}: no object has a name that begins so; give the place of recordings")
+        return path
+    if root in ("", "???") or not (is_url(path) or os.path.isfile(path)):
         return require_folder(root, f"give the folder that holds the recordings, or a file that ends in {ends}")
     if path.lower().endswith(COMPRESSED):
         raise UserError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import codecs
-import os
+import io
 import re
-import stat
+from typing import cast
 
+from pipeline.archives.ranges import open_file
 from pipeline.datasets.formats.source import decoded, utf16_remedy
 from pipeline.datasets.formats.values import MAX_TEXT_BYTES
+from pipeline.runtime.errors import AudioError
 
 # A text of TIMIT begins with the numbers of the first and last sample: 0 46797 She had your dark suit.
 _TIMIT = re.compile(r"\A0 [1-9][0-9]{3,6} (?=\D+\Z)")
@@ -21,11 +23,10 @@ def read_reference(path: str, encoding: str | None = None) -> str | None:
         ValueError: As `reference_in`, or the file is not regular or cannot be read.
     """
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("not a file")
-        with open(path, "rb") as file:
-            data = file.read(MAX_TEXT_BYTES + 1)
+        with open_file(path) as file:
+            data = io.BufferedReader(cast(io.RawIOBase, file)).read(MAX_TEXT_BYTES + 1)
+    except AudioError:
+        raise ValueError("not a file") from None
     except FileNotFoundError:
         return None
     except OSError as error:

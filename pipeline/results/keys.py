@@ -13,6 +13,7 @@ from pipeline.archives.members import unpacked
 from pipeline.datasets.formats.naming import ByPath, relative_key, spelled
 from pipeline.datasets.formats.values import shown
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.places import common_folder, is_absolute
 
 
 def rows_by_id(name: str, keys: Iterable[str | None], ids: Iterable[str]) -> NDArray[np.int64]:
@@ -71,8 +72,8 @@ def root_of(made_with: Mapping[str, Any], paths: Iterable[str]) -> str:
         paths: Paths of the recordings, as in the manifest.
     """
     named = (made_with.get("root"), made_with.get("audio_root"), os.path.dirname(made_with.get("path") or ""))
-    folders = (folder for folder in named if folder and os.path.isabs(folder))
-    return next(folders, None) or os.path.commonpath([os.path.dirname(unpacked(path)) for path in paths] or [os.sep])
+    folders = (folder for folder in named if folder and is_absolute(folder))
+    return next(folders, None) or common_folder([os.path.dirname(unpacked(path)) for path in paths] or [os.sep])
 
 
 def _row_of(name: str, on: str, keys: Iterable[str | None]) -> dict[str, int]:

@@ -11,23 +11,29 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.paths import resolve_path
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
     from fsspec import AbstractFileSystem
 
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"}
 """The package that reaches each kind of store."""
 _EXTRAS = {"hf": "huggingface"}
 """The extra that installs it, where its name is not that of the kind."""
+READ_AHEAD = 1 << 20
+"""Bytes that a reader asks for beyond those it needs, so that small reads do not become one request each."""
+_HEAD = re.compile(r"[a-z][a-z0-9+.-]*://[^/]*")
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
 _OPTIONS: dict[str, dict[str, Any]] = {
     # Retries wait longer each time, by a random factor. A request to a store that says nothing ends after a while.
@@ -123,7 +129,7 @@ def filesystem(url: Url) -> AbstractFileSystem:
 
 
 @contextmanager
-def reaching(place: Place) -> Iterator[None]:
+def reaching(place: Place | str) -> Iterator[None]:
     """Turn whatever the client of a store raises into an `OSError` that names the place.
 
     Raises:
@@ -141,3 +147,159 @@ def reaching(place: Place) -> Iterator[None]:
         code = getattr(error, "errno", None) or errno.EIO
         reason = " ".join(str(error).split()) or type(error).__name__
         raise OSError(code, reason, str(place)) from error
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is the URL of an object store."""
+    match = _URL.fullmatch(path) if "://" in path else None
+    return match is not None and match[1] in _PACKAGES
+
+
+def is_absolute(path: str) -> bool:
+    """Whether a path does not depend on a folder: it begins with a slash, or it is a URL."""
+    return os.path.isabs(path) or is_url(path)
+
+
+def absolute(path: str) -> str:
+    """Return a path that does not depend on the working directory, with `~` expanded; a URL as it is."""
+    return path.rstrip("/") if is_url(path) else os.path.abspath(os.path.expanduser(path))
+
+
+def joined(folder: str, path: str) -> str:
+    """Return a path that is relative to a folder or to a URL, or absolute, as an absolute one."""
+    return path if is_url(path) else os.path.join(folder, path)
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Whether an absolute path is that of a folder, or of something in it."""
+    path = path if is_url(path) else os.path.normpath(path)
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def common_folder(paths: Sequence[str]) -> str:
+    """Return the deepest folder that all these absolute paths are in; URLs of one bucket are in that bucket at least.
+
+    Raises:
+        ValueError: There is none: some are URLs and some are not, or the list is empty.
+    """
+    heads = {match[0] if (match := _HEAD.match(path)) and is_url(path) else "" for path in paths}
+    if len(heads) != 1:
+        raise ValueError("paths of several stores")
+    head = heads.pop()
+    return head + os.path.commonpath([path.removeprefix(head) for path in paths])
+
+
+def file_size(path: str) -> int:
+    """Return the size in bytes of a file or of an object.
+
+    Raises:
+        OSError: There is none.
+        ValueError: There cannot be one.
+    """
+    return file_version(path)[0]
+
+
+def file_version(path: str) -> tuple[int, str]:
+    """Return the size in bytes of a file or of an object, and what differs when its content has been replaced.
+
+    Raises:
+        OSError, ValueError: As `file_size`.
+    """
+    if not is_url(path):
+        status = os.stat(resolve_path(path))
+        return status.st_size, str(status.st_mtime_ns)
+    with reaching(path):
+        found = filesystem(_parsed(path)).info(_parsed(path).path)
+        return int(found["size"]), str(tag_of(found))
+
+
+def tag_of(info: Mapping[str, Any]) -> object:
+    """Return what a store says of an object that differs when its content has been replaced; `None` if nothing."""
+    return next((info[key] for key in ("ETag", "etag", "md5Hash", "LastModified") if key in info), None)
+
+
+def is_there(path: str) -> bool:
+    """Whether a path is that of a file or a folder, or a URL is that of objects."""
+    if not is_url(path):
+        return os.path.exists(resolve_path(path))
+    with reaching(path):
+        return bool(filesystem(_parsed(path)).exists(_parsed(path).path))
+
+
+def names_in(folder: str) -> list[str]:
+    """Return the names in a folder, or those directly below a URL.
+
+    Raises:
+        OSError: There is no such folder, or it cannot be read.
+    """
+    if not is_url(folder):
+        return os.listdir(folder)
+    url = _parsed(folder)
+    with reaching(folder):
+        return [name.rstrip("/").rpartition("/")[2] for name in filesystem(url).ls(url.path, detail=False)]
+
+
+def walk_url(folder: str) -> Iterator[str]:
+    """Yield the key of each object below a URL, relative to it, sorted bytewise. Hidden names are left out.
+
+    Raises:
+        OSError: The store cannot be used.
+    """
+    url = _parsed(folder)
+    with reaching(folder):
+        found = filesystem(url).find(url.path)
+    for key in sorted((key.removeprefix(url.path + "/") for key in found), key=os.fsencode):
+        if not any(part.startswith(".") for part in key.split("/")):
+            yield key
+
+
+class RemoteFile(io.RawIOBase):
+    """An object of a store as a file that can be read and sought in. It is asked for in ranges."""
+
+    def __init__(self, path: str) -> None:
+        """Open an object.
+
+        Raises:
+            OSError: There is none, or the store cannot be used.
+        """
+        super().__init__()
+        self.name = path
+        url = _parsed(path)
+        with reaching(path):
+            self._file = filesystem(url).open(url.path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+
+    def readable(self) -> bool:
+        """Return true."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return true."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        return int(self._file.tell())
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position, as `io.RawIOBase.seek` does."""
+        return int(self._file.seek(offset, whence))
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Fill a buffer from the position, as `io.RawIOBase.readinto` does; returns the number of bytes."""
+        view = memoryview(buffer).cast("B")
+        with reaching(self.name):
+            found = self._file.read(len(view))
+        view[: len(found)] = found
+        return len(found)
+
+    def close(self) -> None:
+        """Close the object."""
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def _parsed(path: str) -> Url:
+    found = place(path)
+    assert isinstance(found, Url)
+    return found

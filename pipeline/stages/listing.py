@@ -16,7 +16,8 @@ from pipeline.datasets import Connector, Warnings
 from pipeline.records import AudioHeader, Utterance
 from pipeline.runtime.cores import available_cores
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.paths import encode_path, resolve_path
+from pipeline.runtime.paths import encode_path
+from pipeline.runtime.places import is_there
 from pipeline.runtime.progress import PLAIN_EVERY_S, format_hours
 from pipeline.runtime.terminal import counted
 from pipeline.stages.build_manifest import Listing, list_utterances
@@ -130,11 +131,11 @@ def _refuse_none_found(dataset: Connector, table: pa.Table) -> None:
         return
     paths = (path for path in table["path"].to_pylist() if path)
     first = next(paths, "")
-    if not first or any(os.path.exists(resolve_path(file_of(path))) for path in (first, *paths)):
+    if not first or any(is_there(file_of(path)) for path in (first, *paths)):
         return  # reading their headers took too long
     nearest = file_of(first)
-    while not os.path.exists(resolve_path(nearest)):
-        nearest = os.path.dirname(nearest)
+    while not is_there(nearest) and nearest != (above := os.path.dirname(nearest)):
+        nearest = above
     hint = f"; {dataset.not_found()}" if hasattr(dataset, "not_found") else ""
     raise UserError(
         f"dataset={dataset.run_name}: not one of its recordings exists; the first is {first!r}, "

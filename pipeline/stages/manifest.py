@@ -5,7 +5,6 @@ If the corpus has moved since, the manifest is made again and must hold the same
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +18,7 @@ from pipeline.datasets import Warnings
 from pipeline.runtime import redaction as masking
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
+from pipeline.runtime.places import absolute
 from pipeline.runtime.progress import format_hours
 from pipeline.runtime.terminal import counted, printable
 from pipeline.stages import identity
@@ -67,9 +67,7 @@ class ManifestStage:
         options = dict(self._config.dataset_options)
         for key in {"root", "path", "metadata"} & set(options):
             if options[key] is not None:
-                options[key] = os.path.abspath(
-                    os.path.expanduser(options[key])
-                )  # a relative path depends on the folder
+                options[key] = absolute(options[key])  # a relative path depends on the folder
         options = masking.mask_secrets(options, marked=True)
         name = type(self._config.dataset).__module__.rpartition(".")[2]
         each = {"channels": "each"} if self._config.settings.channels == "each" else {}

@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
-from pipeline.runtime.places import Url, filesystem, reaching
+from pipeline.runtime.places import READ_AHEAD, Url, filesystem, reaching, tag_of
 from pipeline.storage import lease
 from pipeline.storage.files import Files, Published
 from pipeline.storage.lock import Lock
@@ -33,8 +33,6 @@ from pipeline.storage.lock import Lock
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-_READ_AHEAD = 1 << 20
-"""Bytes that a reader asks for beyond those it needs, so that small reads do not become one request each."""
 _LOG_S = 30.0
 """Seconds between two times at which a log is stored while it grows."""
 _BUSY_TRIES = 8
@@ -103,7 +101,7 @@ class ObjectFiles(Files):
     def open(self, name: str) -> pa.NativeFile:
         """Open an object for reading; see `Files.open`. What is read is asked for in ranges."""
         with reaching(self.locate(name)):
-            file = self._store.open(self._key(name), "rb", block_size=_READ_AHEAD, cache_type="readahead")
+            file = self._store.open(self._key(name), "rb", block_size=READ_AHEAD, cache_type="readahead")
         return pa.PythonFile(file, mode="r")
 
     def read(self, name: str) -> bytes:
@@ -205,8 +203,7 @@ class ObjectFiles(Files):
         return tags
 
     def _tag(self, name: str) -> object:
-        found = self._info(name) or {}
-        return next((found[key] for key in ("ETag", "etag", "md5Hash", "LastModified") if key in found), None)
+        return tag_of(self._info(name) or {})
 
     def are_there(self, published: Published) -> bool:
         """Whether the objects under the final names are still those that this process has put there."""

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.archives.members import member_of
 from pipeline.records import Scalar
 from pipeline.runtime.paths import encode_path
+from pipeline.runtime.places import is_url
 
 MAX_SECONDS = 1e8
 """Three years. A larger number is not a time in a recording."""
@@ -111,8 +112,9 @@ def path(key: str, value: Any) -> str:
         value = value["path"]
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f"{key}={shown(value)}: must be a path")
-    if _URL.match(value) and member_of(value) is None:
-        raise ValueError(f"{key}: a URL; this project downloads no recordings, so download it and list the file")
+    if _URL.match(value) and member_of(value) is None and not is_url(value):
+        known = "s3://, gs://, az:// and hf://"
+        raise ValueError(f"{key}: a URL, and only those of {known} are read; download it and list the file")
     return value
 
 
