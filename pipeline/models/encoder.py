@@ -21,6 +21,7 @@ from pipeline.models.attention import (
     AttentionPerUtterance,
     AttentionWithPositionBias,
     PackedFlashAttention,
+    PaddedAttention,
     position_bias,
 )
 from pipeline.models.front_end import gelu_
@@ -66,7 +67,8 @@ class PackedEncoder(nn.Module):
             x: `(total frames, channels)`, the utterances one after another.
             counts: Number of frames of each utterance.
             layers: Layers whose output to keep; 1 is the first.
-            together: Whether to convolve all utterances at once with padding, or one after another.
+            together: Whether the operations that combine frames take all utterances at once, which is fastest on a GPU,
+                or one after another.
 
         Returns:
             `(total frames, dim)`, the input of the label layer, and for each layer to keep `(total frames, dim)`
@@ -76,7 +78,7 @@ class PackedEncoder(nn.Module):
         x = x + self.position(x, counts, together)
         if self.norm_first:
             x = self.norm(x)
-        attend = self._attention(x, counts)
+        attend = self._attention(x, counts, together)
         kept = {}
         for number, layer in enumerate(self.layers, start=1):
             x = layer(x, attend)
@@ -84,11 +86,13 @@ class PackedEncoder(nn.Module):
                 kept[number] = x.float()
         return x if self.norm_first else self.norm(x), kept
 
-    def _attention(self, x: Tensor, counts: Sequence[int]) -> Attend:
+    def _attention(self, x: Tensor, counts: Sequence[int], together: bool) -> Attend:
+        if self.wavlm is None and x.is_cuda and x.dtype != torch.float32:
+            return PackedFlashAttention(counts, x.device)
+        if together:
+            return PaddedAttention(counts, x, self.wavlm)
         if self.wavlm is not None:
             return AttentionWithPositionBias(position_bias(self.wavlm, max(counts)).to(x.dtype), counts)
-        if x.is_cuda and x.dtype != torch.float32:
-            return PackedFlashAttention(counts, x.device)
         return AttentionPerUtterance(counts)
 
 

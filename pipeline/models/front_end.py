@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.convolution import Convolution
-from pipeline.models.packing import frame_index, to_device
+from pipeline.models.packing import frame_index, padding_mask, to_device
 
 EARLY = 4
 """Number of first convolutions that a CPU computes tile by tile. Their many frames do not fit into its caches; a tile
@@ -93,7 +93,7 @@ class FrontEnd(nn.Module):
             of frames of each utterance.
         """
         if self.normalize_waveform:
-            waveforms = normalized(waveforms, lengths, self.normalize_epsilon)
+            waveforms = normalized(waveforms, lengths, self.normalize_epsilon, together)
         first = self.convolutions[0]
         folded = None
         if isinstance(first.norm, nn.GroupNorm):
@@ -205,21 +205,30 @@ class FrontEnd(nn.Module):
         return torch.bmm(extended, weight).flatten(0, 1)
 
 
-def normalized(waveforms: Tensor, lengths: Tensor, epsilon: float = 1e-5) -> Tensor:
+def normalized(waveforms: Tensor, lengths: Tensor, epsilon: float = 1e-5, together: bool = False) -> Tensor:
     """Scale each waveform to mean 0 and variance 1 over its valid samples; the rest is zero.
 
-    The function applies the same operation as stock torchaudio does to a recording alone, one waveform at a time. In
-    float32 this operation loses digits if a recording has an offset, and layer norms amplify the difference in quiet
-    frames. So another formula would give other results.
+    The function applies the same operation as stock torchaudio does to a recording alone. In float32 this operation
+    loses digits if a recording has an offset, and layer norms amplify the difference in quiet frames. So another
+    formula would give other results. `together` only computes the statistics in another way, in float64 for all
+    waveforms at once, and rounds them to float32. Mostly, that changes no bit.
 
     Args:
-        waveforms: `(batch, samples)` float32.
+        waveforms: `(batch, samples)` float32, zero beyond each length.
         lengths: `(batch,)` on the host, valid samples of each waveform.
         epsilon: What is added to the variance.
+        together: Whether to compute all waveforms at once, which is fastest on a GPU.
 
     Returns:
         `(batch, samples)` float32.
     """
+    if together:
+        counts = to_device(lengths, waveforms.device)[:, None]
+        wide, beyond = waveforms.double(), padding_mask(counts[:, 0], waveforms.shape[1])
+        mean = wide.sum(1, keepdim=True) / counts
+        variance = wide.sub_(mean).masked_fill_(beyond, 0.0).square_().sum(1, keepdim=True) / counts
+        scale = torch.rsqrt(variance + epsilon).float()
+        return waveforms.sub(mean.float()).mul_(scale).masked_fill_(beyond, 0.0)
     result = torch.zeros_like(waveforms)
     for row, waveform, length in zip(result, waveforms, lengths.tolist(), strict=True):
         row[:length] = F.layer_norm(waveform[:length], (length,), eps=epsilon)
@@ -270,8 +279,3 @@ def gelu_(x: Tensor) -> Tensor:
     """Apply `gelu` in place. `torch.nn.functional` has no such function, and these activations are large."""
     result: Tensor = torch.ops.aten.gelu_(x)
     return result
-
-
-def padding_mask(num_valid: Tensor, size: int) -> Tensor:
-    """Return `(batch, size)` bool, true beyond the valid samples or frames of each utterance."""
-    return torch.arange(size, device=num_valid.device)[None] >= num_valid[:, None]
