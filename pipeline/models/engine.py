@@ -171,7 +171,7 @@ class Engine:
 
         Args:
             chunks: The chunk of each waveform.
-            waveforms: `(batch, samples)` float32 on the host, pinned for CUDA.
+            waveforms: `(batch, samples)` float32 or int16 on the host, pinned for CUDA.
             lengths: `(batch,)` int64 on the host, valid samples of each waveform.
         """
         if self._pool is not None:

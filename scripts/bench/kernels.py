@@ -69,6 +69,7 @@ def ready_engine(options: argparse.Namespace) -> tuple[Engine, Batch]:
     waveforms = sorted(map(torch.from_numpy, corpora.utterances(count, longest)), key=len, reverse=True)
     lengths = torch.tensor([len(waveform) for waveform in waveforms])
     padded = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
+    padded = (padded * 2**15).round().to(torch.int16)  # as of 16-bit recordings
     batch = [Chunk(row, int(length)) for row, length in enumerate(lengths)], padded, lengths
     if cuda:
         batch = batch[0], padded.pin_memory(), lengths

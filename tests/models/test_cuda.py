@@ -71,6 +71,7 @@ def test_on_cuda_the_host_never_waits_while_it_starts_batches(
     settings = EngineSettings(layers=(1, 3), feature_dtype="float16", logits=True)
     engine = Engine(MODELS[name], getattr(model, "model", model), torch.device("cuda"), precision, settings)
     waveforms, lengths = pad(sorted(speech, key=len, reverse=True))
+    waveforms = (waveforms * 2**15).round().to(torch.int16)  # as a loading process gives it
     chunks = [Chunk(row, int(length)) for row, length in enumerate(lengths)]
     batch = chunks, waveforms.pin_memory(), lengths
     expected, rejected = engine.start(*batch).result().results()  # the first batch loads kernels, and may wait
@@ -102,8 +103,10 @@ def test_on_cuda_results_are_copied_to_pinned_memory() -> None:
     assert torch.equal(hosted[0], torch.arange(1000.0))
 
 
-def test_on_cuda_a_batch_is_copied_to_the_device_beside_a_computation() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
+def test_on_cuda_a_batch_is_copied_to_the_device_beside_a_computation(dtype: torch.dtype) -> None:
     streams = Streams(torch.device("cuda"))
-    given = [torch.full((1 << 20,), float(number)).pin_memory() for number in range(20)]
+    scale = 2**15 if dtype == torch.int16 else 1
+    given = [torch.full((1 << 20,), scale * number / 32).to(dtype).pin_memory() for number in range(20)]
     sums = [streams.to_device(waveforms).double().sum() for waveforms in given]
-    assert [float(value) for value in sums] == [number * float(1 << 20) for number in range(20)]
+    assert [float(value) for value in sums] == [number / 32 * float(1 << 20) for number in range(20)]
