@@ -40,7 +40,12 @@ class FrontEnd(nn.Module):
     """
 
     def __init__(
-        self, blocks: Iterable[Any], normalize_waveform: bool, dtype: torch.dtype, normalize_epsilon: float = 1e-5
+        self,
+        blocks: Iterable[Any],
+        normalize_waveform: bool,
+        dtype: torch.dtype,
+        normalize_epsilon: float = 1e-5,
+        fused: bool = False,
     ) -> None:
         """Take the weights of torchaudio's `ConvLayerBlock`s.
 
@@ -50,12 +55,14 @@ class FrontEnd(nn.Module):
             normalize_waveform: Whether to scale every utterance to mean 0 and variance 1 first.
             dtype: Type of all convolutions except the first.
             normalize_epsilon: What is added to the variance of an utterance.
+            fused: Whether to use the kernels of `fused.py`.
 
         Raises:
             ValueError: The blocks have other norms.
         """
         super().__init__()
         self.normalize_waveform, self.normalize_epsilon = normalize_waveform, normalize_epsilon
+        self.fused = fused
         self.layers = nn.ModuleList()
         for index, block in enumerate(blocks):
             norm = block.layer_norm
@@ -101,7 +108,7 @@ class FrontEnd(nn.Module):
         signal, places = self._signal(waveforms, lengths, together)
         x = self._early(signal, places, folded, together)
         for convolution in self.convolutions[EARLY:]:
-            x = gelu_(_normed(convolution(x), convolution))
+            x = self._activated(convolution(x, fused=self.fused), convolution)
         num_frames = lengths
         for convolution in self.convolutions:
             num_frames = convolution.num_frames(num_frames)
@@ -161,22 +168,40 @@ class FrontEnd(nn.Module):
         for begin in range(0, frames, size):
             end = min(begin + size, frames)
             tile = slice(begin * stride, (end - 1) * stride + receptive_field)
-            if folded is None:
-                x = _normed(F.linear(windows[tile], first.weight.T, first.bias), first)
+            if self.fused:
+                x = self._first_fused(signal, folded, result.dtype)
+            elif folded is None:
+                x = gelu_(_normed(F.linear(windows[tile], first.weight.T, first.bias), first)).to(result.dtype)
             elif together:
-                x = self._folded_together(windows, len(places) - 1, folded)[tile]
+                x = gelu_(self._folded_together(windows, len(places) - 1, folded)[tile]).to(result.dtype)
             else:
-                x = self._folded_alone(windows, tile, places, folded)
-            x = gelu_(x).to(result.dtype)
+                x = gelu_(self._folded_alone(windows, tile, places, folded)).to(result.dtype)
             for convolution in others[:-1]:
-                x = gelu_(_normed(convolution(x), convolution))
+                x = self._activated(convolution(x, fused=self.fused), convolution)
             convolution = others[-1]
             out = result[begin:end]
-            x = _normed(convolution(x, out), convolution)
+            x = self._activated(convolution(x, out, fused=self.fused), convolution)
             if x is not out:
                 out.copy_(x)
-            gelu_(out)
         return result
+
+    def _activated(self, x: Tensor, convolution: Convolution) -> Tensor:
+        """Apply the layer norm of a convolution, if it has one, and GELU. `x` may be overwritten."""
+        if self.fused and convolution.norm is not None:
+            from pipeline.models.fused import norm_gelu_  # Triton need not be there
+
+            return norm_gelu_(x, convolution.norm)
+        return gelu_(_normed(x, convolution))
+
+    def _first_fused(self, signal: Tensor, folded: tuple[Tensor, Tensor] | None, dtype: torch.dtype) -> Tensor:
+        """Compute the first convolution with its norm and GELU."""
+        from pipeline.models.fused import first_convolution
+
+        first = self.convolutions[0]
+        if folded is None:
+            bias = torch.zeros_like(first.weight[0]) if first.bias is None else first.bias
+            folded = signal.new_zeros((1, 1, first.kernel)), torch.cat([first.weight, bias[None]])[None]
+        return first_convolution(signal, *folded, first, dtype)
 
     def _folded_alone(
         self, windows: Tensor, tile: slice, places: Sequence[int], folded: tuple[Tensor, Tensor]
