@@ -79,6 +79,7 @@ def fake_cuda() -> Iterator[FakeCuda]:
     mode = FakeCuda()
     with (
         patch.object(torch.cuda, "_lazy_init", lambda: None),
+        patch.object(torch.cuda, "is_available", lambda: False),  # otherwise a GPU that is there would be used
         patch.object(torch.Tensor, "pin_memory", lambda values: mode.pin(values)),
         torch.no_grad(),
     ):
