@@ -119,12 +119,8 @@ class BatchFiles:
             stored = samples if integers is None else integers
             types.append(stored.dtype)
             position = _write(file, stored.data.cast("B"), position)
-            del (
-                item,
-                samples,
-                integers,
-                stored,
-            )  # so that the next waveform takes the same memory, which is still in the caches
+            # So that the next waveform takes the same memory, which is still in the caches.
+            del item, samples, integers, stored
         rest = memoryview(pickle.dumps((plan, tuple(chunks), lengths, types, tuple(rejected))))
         os.ftruncate(file, _write(file, rest, position))
         return StoredBatch(file, position, len(rest))
