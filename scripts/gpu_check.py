@@ -74,7 +74,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-STEPS = ("install", "tests", "precision", "forward", "kernels", "end_to_end", "around")
+STEPS = ("install", "tests", "precision", "forward", "kernels", "fused", "end_to_end", "around", "launches")
 
 
 def steps(options: argparse.Namespace, work: Path, kept: Path) -> list[Step]:
@@ -95,14 +95,16 @@ def steps(options: argparse.Namespace, work: Path, kept: Path) -> list[Step]:
     wheels = [str(BENCH / "wheels.py"), str(options.wheels), str(work / "packages"), str(kept / "machine.json")]
     planned = [
         Step("install", 20, wheels),
-        Step("tests", 60, ["-m", "pytest", *pytest, f"--junitxml={kept / 'tests.xml'}", "tests/models/test_cuda.py"]),
-        Step("precision", 60, bench("precision")),
-        Step("forward", 90, bench("forward", *sized.get("forward", []))),
+        Step("tests", 65, ["-m", "pytest", *pytest, f"--junitxml={kept / 'tests.xml'}", "tests/models/test_cuda.py"]),
+        Step("precision", 55, bench("precision")),
+        Step("forward", 70, bench("forward", *sized.get("forward", []))),
         Step("kernels", 40, bench("kernels", *sized.get("kernels", []))),
-        Step("end_to_end", 120, bench(
+        Step("fused", 40, bench("fused")),
+        Step("end_to_end", 110, bench(
             "end_to_end", "--models", BASE, "--mixes", "librispeech", *once, *sized.get("end_to_end", [])
         )),
-        Step("around", 80, bench("around", *once, *sized.get("around", []))),
+        Step("around", 60, bench("around", *once, *sized.get("around", []))),
+        Step("launches", 15, bench("launches", "--device", "cpu", "--quick")),
     ]  # fmt: skip
     factor = SLOWER if options.device == "cpu" else 1
     return [Step(step.name, factor * step.seconds, step.command) for step in planned]
@@ -111,7 +113,7 @@ def steps(options: argparse.Namespace, work: Path, kept: Path) -> list[Step]:
 def summary(outcomes: Sequence[Outcome], kept: Path) -> tuple[dict[str, Any], str]:
     """The main figures that the steps have left so far, for programs and for people."""
     figures: dict[str, Any] = {}
-    for add in (_machine, _tests, _precision, _forward, _kernels, _end_to_end, _around):
+    for add in (_machine, _tests, _precision, _forward, _kernels, _fused, _end_to_end, _around, _launches):
         try:
             figures |= add(kept)
         except FileNotFoundError:
@@ -213,6 +215,16 @@ def _kernels(kept: Path) -> dict[str, Any]:
     return found
 
 
+def _fused(kept: Path) -> dict[str, Any]:
+    measured = _report(kept, "fused")["measured"]
+    found: dict[str, Any] = {
+        "largest difference of a logit, kernels that are off": measured["largest"],
+        "labels changed by the kernels that are off": f"{measured['changed']:.3%}",
+    }
+    speeds = {way: measured["audio_s"] / seconds for way, seconds in measured.get("batch_s", {}).items()}
+    return found | {"x real time, kernels that are off": [f"{way}: {shown(speed)}" for way, speed in speeds.items()]}
+
+
 def _end_to_end(kept: Path) -> dict[str, Any]:
     turns = next(iter(_report(kept, "end-to-end")["measured"].values()))["turns"]
     timings = {name: [each for each in done if isinstance(each, dict)] for name, done in turns.items()}
@@ -229,9 +241,17 @@ def _end_to_end(kept: Path) -> dict[str, Any]:
 
 
 def _around(kept: Path) -> dict[str, Any]:
-    rows = _report(kept, "around")["measured"]
+    rows = {name: timings for name, timings in _report(kept, "around")["measured"].items() if "audio_s" in timings[0]}
     speeds = {name: median(each["audio_s"] / each["seconds"] for each in timings) for name, timings in rows.items()}
     return {"x real time without the model": [f"{name}: {shown(speed)}" for name, speed in speeds.items()]}
+
+
+def _launches(kept: Path) -> dict[str, Any]:
+    lines = []
+    for name, each in _report(kept, "launches")["measured"].items():
+        alone, batch = each["alone"], each["batch"]
+        lines.append(f"{name}: {alone['launches']} alone, {batch['launches']} in a batch, {batch['waits']} waits")
+    return {"operators in a batch, counted without the device": lines}
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

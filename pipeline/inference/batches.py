@@ -15,9 +15,11 @@ import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.models.samples import in_float32, in_int16
 from pipeline.records import Chunk, PlannedBatch, Rejected
 
 
@@ -36,7 +38,8 @@ class Batch:
     Attributes:
         plan: The planned batch.
         chunks: The chunk of each waveform; chunks that failed are left out.
-        waveforms: `(batch, samples)` float32, zero beyond each length; `(0, 0)` if every chunk failed.
+        waveforms: `(batch, samples)`, zero beyond each length; `(0, 0)` if every chunk failed. float32, or int16 if all
+            samples are those of 16-bit recordings (`in_float32` gives their values).
         lengths: `(batch,)` int64, valid samples of each waveform.
         rejected: The planned chunks that could not be loaded.
     """
@@ -104,16 +107,21 @@ class BatchFiles:
         file = files[self._sent % len(files)]
         self._sent += 1
         position = 0
-        chunks, lengths, rejected = [], [], []
+        chunks, lengths, types, rejected = [], [], [], []
         for item in items:
             if isinstance(item, Rejected):
                 rejected.append(item)
                 continue
             chunks.append(item.chunk)
             lengths.append(len(item.samples))
-            position = _write(file, item.samples.numpy().data.cast("B"), position)
-            del item  # so that the next waveform takes the same memory, which is still in the caches
-        rest = memoryview(pickle.dumps((plan, tuple(chunks), lengths, tuple(rejected))))
+            samples = item.samples.numpy()
+            integers = in_int16(samples)
+            stored = samples if integers is None else integers
+            types.append(stored.dtype)
+            position = _write(file, stored.data.cast("B"), position)
+            # So that the next waveform takes the same memory, which is still in the caches.
+            del item, samples, integers, stored
+        rest = memoryview(pickle.dumps((plan, tuple(chunks), lengths, types, tuple(rejected))))
         os.ftruncate(file, _write(file, rest, position))
         return StoredBatch(file, position, len(rest))
 
@@ -142,11 +150,15 @@ class StoredBatch:
         """Read the batch into memory of this process, and pad it; `pinned` takes page-locked memory for CUDA."""
         rest = bytearray(self.rest_bytes)
         _read(self.file, memoryview(rest), self.waveform_bytes)
-        plan, chunks, lengths, rejected = pickle.loads(rest)
-        waveforms = torch.empty(len(chunks), max(lengths, default=0), pin_memory=pinned)
+        plan, chunks, lengths, types, rejected = pickle.loads(rest)
+        common = torch.int16 if set(types) == {np.dtype(np.int16)} else torch.float32
+        waveforms = torch.empty(len(chunks), max(lengths, default=0), dtype=common, pin_memory=pinned)
         position = 0
-        for row, length in zip(waveforms.numpy(), lengths, strict=True):
-            position = _read(self.file, row[:length].data.cast("B"), position)
+        for row, length, type_ in zip(waveforms.numpy(), lengths, types, strict=True):
+            given = row[:length] if row.dtype == type_ else np.empty(length, type_)
+            position = _read(self.file, given.data.cast("B"), position)
+            if row.dtype != type_:
+                row[:length] = in_float32(torch.from_numpy(given))
             row[length:] = 0
         return Batch(plan, chunks, waveforms, torch.tensor(lengths, dtype=torch.int64), rejected)
 

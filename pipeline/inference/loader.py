@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from pipeline.inference.batches import Batch, BatchFiles, StoredBatch, Waveform, collate
 from pipeline.inference.recordings import Recordings
+from pipeline.models.samples import in_float32
 from pipeline.records import PlannedBatch, Rejected
 from pipeline.runtime.errors import RunError
 from pipeline.runtime.memory import is_out_of_memory, reading_allowance
@@ -146,7 +147,7 @@ class Loader:
                     lost: _LostWorker | None = stop.value
                     break
                 chunks.popleft()
-                items += single.rejected or [Waveform(single.chunks[0], single.waveforms[0])]
+                items += single.rejected or [Waveform(single.chunks[0], in_float32(single.waveforms[0]))]
             if lost is not None:
                 chunk = chunks.popleft()
                 items.append(Rejected(chunk, "load", lost.reason, lost.message, attempts=2))

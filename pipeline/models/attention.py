@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.models.packing import to_device
+from pipeline.models.packing import frame_index, padding_mask, to_device
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """Computes attention, `(total frames, dim)`, from query, key and value, each `(total frames, heads, width)`, and from
@@ -69,6 +69,45 @@ class PackedFlashAttention:
         attended = varlen_attn(query, key, value, self.ends, self.ends, self.longest, self.longest)
         assert isinstance(attended, Tensor)
         return attended.flatten(1)
+
+
+class PaddedAttention:
+    """Computes attention over all utterances in one call, with their frames padded to the longest.
+
+    This is for a GPU where `PackedFlashAttention` cannot be used: in float32, and with WavLM's position bias. There the
+    calls for one utterance after another take more time than the padding.
+    """
+
+    def __init__(self, counts: Sequence[int], like: Tensor, wavlm: Any = None) -> None:
+        """Prepare the masks.
+
+        Args:
+            counts: Number of frames of each utterance.
+            like: A tensor of the type and on the device of query, key and value.
+            wavlm: The `attention` of `position_bias`, for WavLM.
+        """
+        longest = -(-max(counts) // 8) * 8  # torch would copy a mask whose rows are not aligned
+        self.shape = len(counts), longest
+        index = frame_index(range(0, len(counts) * longest, longest), counts)
+        self.index = to_device(index, like.device)
+        beyond = padding_mask(to_device(torch.tensor(counts), like.device), longest)[:, None, None]
+        self.beyond = like.new_zeros(beyond.shape).masked_fill_(beyond, -torch.inf)
+        self.bias = None if wavlm is None else position_bias(wavlm, longest).to(like.dtype)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, gates: Tensor | None) -> Tensor:
+        """Compute attention, `(total frames, dim)`."""
+        mask = self.beyond
+        if self.bias is not None and gates is not None:
+            mask = torch.addcmul(mask, self._padded(gates.transpose(0, 1)), self.bias)
+        query, key, value = self._padded(query), self._padded(key), self._padded(value)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return attended.transpose(1, 2).flatten(0, 1).index_select(0, self.index).flatten(1)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """Pad `(total frames, heads, width)` to `(batch, heads, longest, width)`."""
+        batch, longest = self.shape
+        padded = x.new_zeros((batch * longest, *x.shape[1:])).index_copy_(0, self.index, x)
+        return padded.view(batch, longest, *x.shape[1:]).transpose(1, 2)
 
 
 def position_bias(attention: Any, frames: int) -> Tensor:

@@ -45,7 +45,7 @@ class Convolution(nn.Module):
         """Return the number of frames after the convolution."""
         return (num_frames - self.kernel).div(self.stride, rounding_mode="floor") + 1
 
-    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, out: Tensor | None = None, fused: bool = False) -> Tensor:
         """Compute the convolution.
 
         Windows overlap, and a matrix product cannot read overlapping rows in place. Windows that are cut at the stride
@@ -55,13 +55,18 @@ class Convolution(nn.Module):
         Args:
             x: `(frames, channels in)`. Its values may be overwritten.
             out: Takes the result, if given.
+            fused: Whether to use `convolve`.
 
         Returns:
             `(frames, channels out)`.
         """
         size = (len(x) - self.kernel) // self.stride + 1
         result = x.new_empty((size, self.weight.shape[1])) if out is None else out
-        if self.pairs and x.dtype == torch.float32 and not x.is_cuda:
+        if fused:
+            convolve(x, self.weight, self.stride, result)
+            if self.bias is not None:
+                result.add_(self.bias)
+        elif self.pairs and x.dtype == torch.float32 and not x.is_cuda:
             paired = size // 2
             self._pairwise(x, result[: 2 * paired])
             self._plain(x[4 * paired :], result[2 * paired :])
@@ -108,3 +113,28 @@ class Convolution(nn.Module):
             torch.mm(windows, weight, out=result)
         else:
             torch.addmm(self.bias, windows, weight, out=result)
+
+
+def convolve(x: Tensor, weight: Tensor, stride: int, out: Tensor) -> None:
+    """Compute a convolution as one batched product.
+
+    A matrix product reads no rows that overlap: on CUDA, torch copies a matrix whose rows begin closer to each other
+    than they are long (`prepare_matrix_for_cublas` in aten/src/ATen/native/cuda/Blas.cpp). It does not look at how far
+    the matrices of a batch are apart. So each of them has every n-th window, and together they have all.
+
+    Args:
+        x: `(frames, channels in)`, stored one after another.
+        weight: `(kernel x channels in, channels out)`.
+        stride: Frames from one window to the next.
+        out: `(windows, channels out)`, which takes the result.
+    """
+    step, size = stride * x.shape[1], len(weight)
+    matrices = -(-size // step)
+    rows = len(out) // matrices
+    whole = matrices * rows
+    windows = x.as_strided((matrices, rows, size), (step, matrices * step, 1), x.storage_offset())
+    interleaved = out[:whole].view(rows, matrices, out.shape[1]).transpose(0, 1)
+    torch.bmm(windows, weight.expand(matrices, -1, -1), out=interleaved)
+    if whole < len(out):
+        rest = x.as_strided((len(out) - whole, size), (step, 1), x.storage_offset() + whole * step)
+        torch.mm(rest, weight, out=out[whole:])

@@ -7,7 +7,6 @@ utterance alone.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -21,14 +20,11 @@ from pipeline.models.attention import (
     AttentionPerUtterance,
     AttentionWithPositionBias,
     PackedFlashAttention,
+    PaddedAttention,
     position_bias,
 )
 from pipeline.models.front_end import gelu_
-from pipeline.models.packing import frame_index, to_device
-
-TAPS = 16
-"""The positional convolution is computed in pieces of this many taps. It divides the kernel size of most models (128)
-and of `digits` (32). Other kernels are filled up with taps of zero."""
+from pipeline.models.position import PositionalConvolution
 
 
 class PackedEncoder(nn.Module):
@@ -38,20 +34,21 @@ class PackedEncoder(nn.Module):
         widest: Values per frame that a layer holds at once, at most.
     """
 
-    def __init__(self, encoder: Any, dtype: torch.dtype) -> None:
+    def __init__(self, encoder: Any, dtype: torch.dtype, fused: bool = False) -> None:
         """Take the weights of an encoder, and casts them in place.
 
         Args:
             encoder: torchaudio's `Encoder`, in eval mode.
             dtype: Type of weights and activations.
+            fused: Whether to use the kernels of `fused.py`.
         """
         super().__init__()
         transformer = encoder.transformer
         self.project = encoder.feature_projection.to(dtype)
-        self.position = _PositionalConvolution(transformer.pos_conv_embed, dtype)
+        self.position = PositionalConvolution(transformer.pos_conv_embed, dtype, fused)
         self.norm_first: bool = transformer.layer_norm_first
         self.norm = transformer.layer_norm.to(dtype)
-        self.layers = nn.ModuleList(_Layer(layer.to(dtype)) for layer in transformer.layers)
+        self.layers = nn.ModuleList(_Layer(layer.to(dtype), fused) for layer in transformer.layers)
         layer = transformer.layers[0]
         self.widest: int = layer.feed_forward.intermediate_dense.out_features + 3 * layer.layer_norm.normalized_shape[0]
         first = layer.attention
@@ -66,7 +63,8 @@ class PackedEncoder(nn.Module):
             x: `(total frames, channels)`, the utterances one after another.
             counts: Number of frames of each utterance.
             layers: Layers whose output to keep; 1 is the first.
-            together: Whether to convolve all utterances at once with padding, or one after another.
+            together: Whether the operations that combine frames take all utterances at once, which is fastest on a GPU,
+                or one after another.
 
         Returns:
             `(total frames, dim)`, the input of the label layer, and for each layer to keep `(total frames, dim)`
@@ -76,7 +74,7 @@ class PackedEncoder(nn.Module):
         x = x + self.position(x, counts, together)
         if self.norm_first:
             x = self.norm(x)
-        attend = self._attention(x, counts)
+        attend = self._attention(x, counts, together)
         kept = {}
         for number, layer in enumerate(self.layers, start=1):
             x = layer(x, attend)
@@ -84,88 +82,22 @@ class PackedEncoder(nn.Module):
                 kept[number] = x.float()
         return x if self.norm_first else self.norm(x), kept
 
-    def _attention(self, x: Tensor, counts: Sequence[int]) -> Attend:
+    def _attention(self, x: Tensor, counts: Sequence[int], together: bool) -> Attend:
+        if self.wavlm is None and x.is_cuda and x.dtype != torch.float32:
+            return PackedFlashAttention(counts, x.device)
+        if together:
+            return PaddedAttention(counts, x, self.wavlm)
         if self.wavlm is not None:
             return AttentionWithPositionBias(position_bias(self.wavlm, max(counts)).to(x.dtype), counts)
-        if x.is_cuda and x.dtype != torch.float32:
-            return PackedFlashAttention(counts, x.device)
         return AttentionPerUtterance(counts)
-
-
-class _PositionalConvolution(nn.Module):
-    """torchaudio's `ConvolutionalPositionalEmbedding`, with its weight norm computed only once.
-
-    Attributes:
-        lowered: `(groups, pieces of the kernel, TAPS x channels in, channels out)`, the weights as matrices. Each has
-            the order in which consecutive frames are stored in memory.
-        norm: The batch norm before the convolution, which some HuBERT models have in place of the weight norm.
-    """
-
-    lowered: Tensor
-
-    def __init__(self, embedding: Any, dtype: torch.dtype) -> None:
-        super().__init__()
-        # In float16 the convolution, 128 taps wide over 48 or more channels, overflows.
-        self.conv = _folded(embedding.conv).to(torch.float32 if dtype == torch.float16 else dtype)
-        norm: nn.Module | None = getattr(embedding, "batch_norm", None)
-        self.norm = None if norm is None else norm.to(self.conv.weight.dtype)
-        self.groups, self.kernel = self.conv.groups, self.conv.kernel_size[0]
-        width = self.conv.in_channels // self.groups
-        self.taps = -(-self.kernel // TAPS) * TAPS
-        weight = F.pad(self.conv.weight.detach(), (0, self.taps - self.kernel))
-        weight = weight.view(self.groups, width, width, self.taps // TAPS, TAPS)
-        self.register_buffer("lowered", weight.permute(0, 3, 4, 2, 1).flatten(2, 3).contiguous(), persistent=False)
-
-    def forward(self, x: Tensor, counts: Sequence[int], together: bool) -> Tensor:
-        """Compute `(total frames, dim)` from `(total frames, dim)`. Each utterance has zeros beyond its ends."""
-        given = x.to(self.conv.weight.dtype)
-        if self.norm is not None:
-            given = self.norm(given)
-        if not together:
-            return F.gelu(self._lowered(given, counts)).to(x.dtype)
-        batch, longest = len(counts), max(counts)
-        index = to_device(frame_index(range(0, batch * longest, longest), counts), x.device)
-        padded = given.new_zeros((batch * longest, given.shape[1])).index_copy_(0, index, given)
-        convolved = F.gelu(self.conv(padded.view(batch, longest, -1).transpose(1, 2))).transpose(1, 2)
-        # An even kernel returns one frame too many.
-        return convolved[:, :longest].flatten(0, 1).index_select(0, index).to(x.dtype)
-
-    def _lowered(self, x: Tensor, counts: Sequence[int]) -> Tensor:
-        """Compute the convolution as matrix products, on a CPU twice as fast as oneDNN's grouped convolution.
-
-        Consecutive windows of the kernel overlap in all but one frame, and a matrix product cannot read overlapping
-        rows in place. The kernel is therefore cut into pieces of `TAPS` taps, for which windows that are `TAPS` frames
-        apart do not overlap. For each group of channels and each piece, there is one product for each of the `TAPS`
-        offsets at which windows begin.
-        """
-        half = self.kernel // 2
-        # Each utterance begins after half a kernel of zeros, and no window reaches from one into the next.
-        gap = max(half, self.taps - 1 - half)
-        places = [*itertools.accumulate((-(-count // TAPS) * TAPS + gap for count in counts), initial=half)]
-        rows = -(-(places.pop() - half) // TAPS)
-        frames = x.new_zeros((self.groups, rows * TAPS + self.taps, x.shape[1] // self.groups))
-        for place, piece in zip(places, torch.split(x, list(counts)), strict=True):
-            frames[:, place : place + len(piece)] = piece.view(len(piece), self.groups, -1).transpose(0, 1)
-        width = frames.shape[2]
-        results = x.new_empty((self.groups, TAPS, rows, width))
-        for group, result, weights in zip(frames, results, self.lowered, strict=True):
-            for index, weight in enumerate(weights):
-                offset = group.storage_offset() + index * TAPS * width
-                windows = group.as_strided((TAPS, rows, TAPS * width), (width, TAPS * width, 1), offset)
-                if index == 0:
-                    torch.bmm(windows, weight.expand(TAPS, -1, -1), out=result)
-                else:
-                    result.baddbmm_(windows, weight.expand(TAPS, -1, -1))
-        by_frame = results.permute(2, 1, 0, 3).flatten(2).flatten(0, 1)
-        pieces = [by_frame[place - half : place - half + count] for place, count in zip(places, counts, strict=True)]
-        return torch.cat(pieces).add_(self.conv.get_parameter("bias"))
 
 
 class _Layer(nn.Module):
     """torchaudio's `EncoderLayer`, with the three projections of attention joined into one product."""
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, fused: bool) -> None:
         super().__init__()
+        self.fused = fused
         attention = layer.attention
         self.norm_first: bool = layer.layer_norm_first
         self.norm, self.final_norm = layer.layer_norm, layer.final_layer_norm
@@ -185,14 +117,23 @@ class _Layer(nn.Module):
         given = self.norm(x) if self.norm_first else x
         query, key, value = self.project(given).view(len(x), 3, self.heads, -1).unbind(1)
         gates = None if self.gate is None else self.gate(given)
-        x = self.out(attend(query, key, value, gates)).add_(x)
-        if not self.norm_first:
-            x = self.norm(x)
-        given = self.final_norm(x) if self.norm_first else x
-        result: Tensor = self.down(gelu_(self.up(given))).add_(x)
-        if not self.norm_first:
-            result = self.final_norm(result)
+        attended = self.out(attend(query, key, value, gates))
+        if self.norm_first:
+            x, given = attended, self._added(attended, x, self.final_norm, keep=True)
+            result: Tensor = self.down(gelu_(self.up(given))).add_(x)
+        else:
+            x = self._added(attended, x, self.norm)
+            result = self._added(self.down(gelu_(self.up(x))), x, self.final_norm)
         return result if self.adapter is None else self.adapter(result).add_(result)
+
+    def _added(self, x: Tensor, residual: Tensor, norm: nn.Module, keep: bool = False) -> Tensor:
+        """Add `residual` to `x`, which has the sum afterwards if it is to `keep` it, and return the norm of the sum."""
+        if self.fused:
+            from pipeline.models.fused import add_norm  # Triton need not be there
+
+            return add_norm(x, residual, norm, keep)
+        normed: Tensor = norm(x.add_(residual))
+        return normed
 
 
 class AttentionAdapter(nn.Module):
@@ -251,17 +192,3 @@ def _joined(*parts: nn.Linear) -> nn.Linear:
     for part, weight, bias in zip(parts, *splits, strict=True):
         part.weight, part.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
     return joined
-
-
-def _folded(conv: nn.Conv1d) -> nn.Conv1d:
-    """Copy a convolution with its weight norm computed.
-
-    `remove_parametrizations` is not used, because it removes the weight from every copy of the module too: it edits the
-    class, which the copies share.
-    """
-    plain = nn.Conv1d(
-        conv.in_channels, conv.out_channels, conv.kernel_size[0], padding=conv.padding[0], groups=conv.groups,
-        device="meta",
-    )  # fmt: skip
-    plain.weight, plain.bias = nn.Parameter(conv.weight.detach()), nn.Parameter(conv.get_parameter("bias").detach())
-    return plain

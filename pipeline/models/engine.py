@@ -30,12 +30,14 @@ class EngineSettings:
         feature_dtype: Type of the features, float16 or float32.
         logits: Whether to return logits.
         emission_dtype: Type in which logits are stored, float16 or float32. They are returned in float32.
+        fused: Whether to use the kernels of `fused.py`. Only benchmarks do, until these have been measured on a device.
     """
 
     layers: tuple[int, ...]
     feature_dtype: str
     logits: bool
     emission_dtype: str = "float32"
+    fused: bool = False
 
 
 class Started:
@@ -140,6 +142,7 @@ class Engine:
             normalize_waveform=facts.body.normalize_waveform,
             normalize_epsilon=facts.body.normalize_epsilon,
             log_softmax=facts.values == "log_probs",
+            fused=settings.fused,
         ).to(device)
         self._working_bytes = self._forward.working_bytes
         # CUDA raises an error when memory runs out. On a CPU, Linux would kill the process instead.
@@ -171,7 +174,7 @@ class Engine:
 
         Args:
             chunks: The chunk of each waveform.
-            waveforms: `(batch, samples)` float32 on the host, pinned for CUDA.
+            waveforms: `(batch, samples)` float32 or int16 on the host, pinned for CUDA.
             lengths: `(batch,)` int64 on the host, valid samples of each waveform.
         """
         if self._pool is not None:

@@ -53,6 +53,7 @@ class ExactForward(nn.Module):
         normalize_epsilon: float = 1e-5,
         log_softmax: bool = False,
         together: bool | None = None,
+        fused: bool = False,
     ) -> None:
         """Take the weights of `model`, and casts them in place.
 
@@ -64,6 +65,8 @@ class ExactForward(nn.Module):
             log_softmax: Whether to return log-probabilities instead of logits, as that wrapper does for MMS_FA.
             together: Whether convolutions run over the whole batch at once, which is fastest on a GPU, or in tiles;
                 `None` decides by the device.
+            fused: Whether to use the kernels of `fused.py`, which need Triton and take the whole batch at once. They
+                have not been measured yet.
 
         Raises:
             ValueError: The front end is not one of torchaudio's.
@@ -71,10 +74,10 @@ class ExactForward(nn.Module):
         super().__init__()
         self.dtype = PRECISIONS[precision]
         self.log_softmax = log_softmax
-        self.together = together
+        self.together = True if fused else together
         blocks = model.feature_extractor.conv_layers
-        self.front_end = FrontEnd(blocks, normalize_waveform, self.dtype, normalize_epsilon)
-        self.encoder = PackedEncoder(model.encoder, self.dtype)
+        self.front_end = FrontEnd(blocks, normalize_waveform, self.dtype, normalize_epsilon, fused)
+        self.encoder = PackedEncoder(model.encoder, self.dtype, fused)
         self.aux = None if model.aux is None else model.aux.to(self.dtype)
 
     @torch.inference_mode()

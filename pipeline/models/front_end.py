@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.models.convolution import Convolution
-from pipeline.models.packing import frame_index, to_device
+from pipeline.models.packing import frame_index, padding_mask, to_device
 
 EARLY = 4
 """Number of first convolutions that a CPU computes tile by tile. Their many frames do not fit into its caches; a tile
@@ -40,7 +40,12 @@ class FrontEnd(nn.Module):
     """
 
     def __init__(
-        self, blocks: Iterable[Any], normalize_waveform: bool, dtype: torch.dtype, normalize_epsilon: float = 1e-5
+        self,
+        blocks: Iterable[Any],
+        normalize_waveform: bool,
+        dtype: torch.dtype,
+        normalize_epsilon: float = 1e-5,
+        fused: bool = False,
     ) -> None:
         """Take the weights of torchaudio's `ConvLayerBlock`s.
 
@@ -50,12 +55,14 @@ class FrontEnd(nn.Module):
             normalize_waveform: Whether to scale every utterance to mean 0 and variance 1 first.
             dtype: Type of all convolutions except the first.
             normalize_epsilon: What is added to the variance of an utterance.
+            fused: Whether to use the kernels of `fused.py`.
 
         Raises:
             ValueError: The blocks have other norms.
         """
         super().__init__()
         self.normalize_waveform, self.normalize_epsilon = normalize_waveform, normalize_epsilon
+        self.fused = fused
         self.layers = nn.ModuleList()
         for index, block in enumerate(blocks):
             norm = block.layer_norm
@@ -93,7 +100,7 @@ class FrontEnd(nn.Module):
             of frames of each utterance.
         """
         if self.normalize_waveform:
-            waveforms = normalized(waveforms, lengths, self.normalize_epsilon)
+            waveforms = normalized(waveforms, lengths, self.normalize_epsilon, together)
         first = self.convolutions[0]
         folded = None
         if isinstance(first.norm, nn.GroupNorm):
@@ -101,7 +108,7 @@ class FrontEnd(nn.Module):
         signal, places = self._signal(waveforms, lengths, together)
         x = self._early(signal, places, folded, together)
         for convolution in self.convolutions[EARLY:]:
-            x = gelu_(_normed(convolution(x), convolution))
+            x = self._activated(convolution(x, fused=self.fused), convolution)
         num_frames = lengths
         for convolution in self.convolutions:
             num_frames = convolution.num_frames(num_frames)
@@ -161,22 +168,40 @@ class FrontEnd(nn.Module):
         for begin in range(0, frames, size):
             end = min(begin + size, frames)
             tile = slice(begin * stride, (end - 1) * stride + receptive_field)
-            if folded is None:
-                x = _normed(F.linear(windows[tile], first.weight.T, first.bias), first)
+            if self.fused:
+                x = self._first_fused(signal, folded, result.dtype)
+            elif folded is None:
+                x = gelu_(_normed(F.linear(windows[tile], first.weight.T, first.bias), first)).to(result.dtype)
             elif together:
-                x = self._folded_together(windows, len(places) - 1, folded)[tile]
+                x = gelu_(self._folded_together(windows, len(places) - 1, folded)[tile]).to(result.dtype)
             else:
-                x = self._folded_alone(windows, tile, places, folded)
-            x = gelu_(x).to(result.dtype)
+                x = gelu_(self._folded_alone(windows, tile, places, folded)).to(result.dtype)
             for convolution in others[:-1]:
-                x = gelu_(_normed(convolution(x), convolution))
+                x = self._activated(convolution(x, fused=self.fused), convolution)
             convolution = others[-1]
             out = result[begin:end]
-            x = _normed(convolution(x, out), convolution)
+            x = self._activated(convolution(x, out, fused=self.fused), convolution)
             if x is not out:
                 out.copy_(x)
-            gelu_(out)
         return result
+
+    def _activated(self, x: Tensor, convolution: Convolution) -> Tensor:
+        """Apply the layer norm of a convolution, if it has one, and GELU. `x` may be overwritten."""
+        if self.fused and convolution.norm is not None:
+            from pipeline.models.fused import norm_gelu_  # Triton need not be there
+
+            return norm_gelu_(x, convolution.norm)
+        return gelu_(_normed(x, convolution))
+
+    def _first_fused(self, signal: Tensor, folded: tuple[Tensor, Tensor] | None, dtype: torch.dtype) -> Tensor:
+        """Compute the first convolution with its norm and GELU."""
+        from pipeline.models.fused import first_convolution
+
+        first = self.convolutions[0]
+        if folded is None:
+            bias = torch.zeros_like(first.weight[0]) if first.bias is None else first.bias
+            folded = signal.new_zeros((1, 1, first.kernel)), torch.cat([first.weight, bias[None]])[None]
+        return first_convolution(signal, *folded, first, dtype)
 
     def _folded_alone(
         self, windows: Tensor, tile: slice, places: Sequence[int], folded: tuple[Tensor, Tensor]
@@ -205,21 +230,30 @@ class FrontEnd(nn.Module):
         return torch.bmm(extended, weight).flatten(0, 1)
 
 
-def normalized(waveforms: Tensor, lengths: Tensor, epsilon: float = 1e-5) -> Tensor:
+def normalized(waveforms: Tensor, lengths: Tensor, epsilon: float = 1e-5, together: bool = False) -> Tensor:
     """Scale each waveform to mean 0 and variance 1 over its valid samples; the rest is zero.
 
-    The function applies the same operation as stock torchaudio does to a recording alone, one waveform at a time. In
-    float32 this operation loses digits if a recording has an offset, and layer norms amplify the difference in quiet
-    frames. So another formula would give other results.
+    The function applies the same operation as stock torchaudio does to a recording alone. In float32 this operation
+    loses digits if a recording has an offset, and layer norms amplify the difference in quiet frames. So another
+    formula would give other results. `together` only computes the statistics in another way, in float64 for all
+    waveforms at once, and rounds them to float32. Mostly, that changes no bit.
 
     Args:
-        waveforms: `(batch, samples)` float32.
+        waveforms: `(batch, samples)` float32, zero beyond each length.
         lengths: `(batch,)` on the host, valid samples of each waveform.
         epsilon: What is added to the variance.
+        together: Whether to compute all waveforms at once, which is fastest on a GPU.
 
     Returns:
         `(batch, samples)` float32.
     """
+    if together:
+        counts = to_device(lengths, waveforms.device)[:, None]
+        wide, beyond = waveforms.double(), padding_mask(counts[:, 0], waveforms.shape[1])
+        mean = wide.sum(1, keepdim=True) / counts
+        variance = wide.sub_(mean).masked_fill_(beyond, 0.0).square_().sum(1, keepdim=True) / counts
+        scale = torch.rsqrt(variance + epsilon).float()
+        return waveforms.sub(mean.float()).mul_(scale).masked_fill_(beyond, 0.0)
     result = torch.zeros_like(waveforms)
     for row, waveform, length in zip(result, waveforms, lengths.tolist(), strict=True):
         row[:length] = F.layer_norm(waveform[:length], (length,), eps=epsilon)
@@ -270,8 +304,3 @@ def gelu_(x: Tensor) -> Tensor:
     """Apply `gelu` in place. `torch.nn.functional` has no such function, and these activations are large."""
     result: Tensor = torch.ops.aten.gelu_(x)
     return result
-
-
-def padding_mask(num_valid: Tensor, size: int) -> Tensor:
-    """Return `(batch, size)` bool, true beyond the valid samples or frames of each utterance."""
-    return torch.arange(size, device=num_valid.device)[None] >= num_valid[:, None]

@@ -36,3 +36,8 @@ def frame_index(begins: Sequence[int], counts: Sequence[int]) -> Tensor:
     sizes = torch.tensor(counts)
     ends = sizes.cumsum(0)
     return torch.arange(int(ends[-1])) + torch.repeat_interleave(torch.tensor(begins) - ends + sizes, sizes)
+
+
+def padding_mask(num_valid: Tensor, size: int) -> Tensor:
+    """Return `(batch, size)` bool, true beyond the valid samples or frames of each utterance."""
+    return torch.arange(size, device=num_valid.device)[None] >= num_valid[:, None]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.models.forward import ModelOutput
+from pipeline.models.samples import in_float32
 from pipeline.records import BestPath, Chunk, Emission, Rejected
 
 Moment = float | torch.cuda.Event
@@ -46,22 +47,22 @@ class Streams:
         return event
 
     def to_device(self, waveforms: Tensor) -> Tensor:
-        """Copy a batch to the device, while a GPU computes the batch before it.
+        """Copy a batch to the device, while a GPU computes the batch before it. Returns it there in float32.
 
         This takes a stream of its own. In the stream of `to_host`, the copy would wait for the results of the batch
         before.
 
         Args:
-            waveforms: The batch on the host, in pinned memory for CUDA.
+            waveforms: The batch on the host, float32 or int16, in pinned memory for CUDA.
         """
         if self._uploads is None:
-            return waveforms
+            return in_float32(waveforms)
         computing = torch.cuda.current_stream(self._device)
         with torch.cuda.stream(self._uploads):
             copied = waveforms.to(self._device, non_blocking=True)
         computing.wait_stream(self._uploads)
         copied.record_stream(computing)  # keeps the memory until it is used
-        return copied
+        return in_float32(copied)
 
     def to_host(self, values: Sequence[Tensor]) -> tuple[list[Tensor], torch.cuda.Event | None]:
         """Start to copy tensors to the host.

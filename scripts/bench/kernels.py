@@ -57,11 +57,11 @@ def main() -> None:
 Batch = tuple[list[Chunk], torch.Tensor, torch.Tensor]
 
 
-def ready_engine(options: argparse.Namespace) -> tuple[Engine, Batch]:
-    """An engine that has computed two batches, and a batch of recordings of about 9 s."""
+def ready_engine(options: argparse.Namespace, fused: bool = False) -> tuple[Engine, Batch]:
+    """An engine that has computed two batches, and a batch of recordings of about 9 s; `fused` as in `ExactForward`."""
     cuda = options.device == "cuda"
     facts = MODELS[options.model]
-    settings = EngineSettings((facts.num_layers,), "float16", logits=True)
+    settings = EngineSettings((facts.num_layers,), "float16", logits=True, fused=fused)
     precision = "bf16" if cuda else "fp32"
     engine = Engine(facts, load_model(named(facts.name))[0], torch.device(options.device), precision, settings, 1)
     longest = min(16.0, options.seconds)
@@ -69,6 +69,7 @@ def ready_engine(options: argparse.Namespace) -> tuple[Engine, Batch]:
     waveforms = sorted(map(torch.from_numpy, corpora.utterances(count, longest)), key=len, reverse=True)
     lengths = torch.tensor([len(waveform) for waveform in waveforms])
     padded = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
+    padded = (padded * 2**15).round().to(torch.int16)  # as of 16-bit recordings
     batch = [Chunk(row, int(length)) for row, length in enumerate(lengths)], padded, lengths
     if cuda:
         batch = batch[0], padded.pin_memory(), lengths

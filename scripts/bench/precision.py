@@ -100,14 +100,16 @@ def compete(name: str, count: int, device: str) -> Iterator[tuple[str, dict[str,
     def stock(dtype: torch.dtype) -> list[Tensor]:
         return alone(load_model(named(name))[0], waveforms, device, dtype)
 
-    def ours(precision: str) -> list[Tensor]:
-        return batched(ExactForward(load_model(named(name))[0], precision).to(device), waveforms, device)
+    def ours(precision: str, fused: bool = False) -> list[Tensor]:
+        return batched(ExactForward(load_model(named(name))[0], precision, fused=fused).to(device), waveforms, device)
 
     contestants: dict[str, Callable[[], list[Tensor]]] = {
         "this project in bf16, batched": lambda: ours("bf16"),
         "stock torchaudio in bf16, alone": lambda: stock(torch.bfloat16),
         "this project in fp32, batched": lambda: ours("fp32"),
     }
+    if device == "cuda":
+        contestants["this project in bf16, batched, with the kernels that are off"] = lambda: ours("bf16", fused=True)
     reference = stock(torch.float32)
     for contestant, run in contestants.items():
         yield contestant, compare(run(), reference)

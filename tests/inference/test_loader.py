@@ -25,6 +25,7 @@ from pipeline.inference import loader as loaders
 from pipeline.inference import recordings
 from pipeline.inference.loader import Batch, Loader, Recordings
 from pipeline.inference.planning import Chunking, plan_run
+from pipeline.models.samples import in_float32
 from pipeline.records import Rejected
 from pipeline.resampling import resample
 from pipeline.runtime.errors import RunError
@@ -58,7 +59,7 @@ def test_batches_hold_the_resampled_recordings_padded_with_zeros(manifest: Manif
     rows = []
     for batch in load(manifest, workers):
         assert batch.waveforms.shape == (len(batch.chunks), int(batch.lengths.max()))
-        for row, waveform, length in zip(rows_of(batch), batch.waveforms, batch.lengths, strict=True):
+        for row, waveform, length in zip(rows_of(batch), in_float32(batch.waveforms), batch.lengths, strict=True):
             samples, rate = read_waveform(manifest.utterance(row).path)
             expected = resample(torch.from_numpy(samples), rate, 16_000)
             assert torch.equal(waveform[:length], expected)
@@ -222,7 +223,7 @@ def test_chunks_of_a_long_recording_are_its_windows(manifest: Manifest, workers:
     found: dict[int, list[tuple[int, torch.Tensor]]] = {}
     for batch in load(manifest, workers, chunking=chunking):
         assert batch.rejected == ()
-        for chunk, waveform, length in zip(batch.chunks, batch.waveforms, batch.lengths, strict=True):
+        for chunk, waveform, length in zip(batch.chunks, in_float32(batch.waveforms), batch.lengths, strict=True):
             assert not waveform[length:].any()
             found.setdefault(chunk.row, []).append((chunk.start, waveform[:length]))
     assert max(len(windows) for windows in found.values()) > 2

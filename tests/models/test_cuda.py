@@ -21,6 +21,9 @@ from pipeline.records import Chunk
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
+FUSED = ("wav2vec2_asr_base_960h", "hubert_asr_large")
+"""A kind for each of the ways in which the kernels of `fused.py` are used; each takes seconds to be compiled."""
+
 
 @pytest.fixture(scope="module")
 def speech() -> list[torch.Tensor]:
@@ -49,28 +52,36 @@ def test_on_cuda_labels_stay_in_every_precision(speech: list[torch.Tensor], prec
     assert changed <= share * frames
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_each_kind_on_cuda_equals_torchaudio_alone_on_the_cpu(name: str, speech: list[torch.Tensor]) -> None:
+@pytest.mark.parametrize(("name", "fused"), [*((name, False) for name in KINDS), *((name, True) for name in FUSED)])
+def test_each_kind_on_cuda_equals_torchaudio_alone_on_the_cpu(
+    name: str, fused: bool, speech: list[torch.Tensor]
+) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     facts = MODELS[name]
     stock = small(facts)
     alone = stock_alone(stock, speech)
     waveforms, lengths = pad(speech)
-    together = exact(stock, facts).cuda()(waveforms.cuda(), lengths, [1, 2, 3])
+    together = exact(stock, facts, fused=fused).cuda()(waveforms.cuda(), lengths, [1, 2, 3])
     logits = None if together.logits is None else together.logits.cpu()
     features = {layer: values.cpu() for layer, values in together.features.items()}
     assert_same(replace(together, logits=logits, features=features), alone)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["digits", *KINDS])
+@pytest.mark.parametrize(
+    ("name", "precision", "fused"),
+    [
+        *((name, precision, False) for name in ("digits", *KINDS) for precision in ("fp32", "bf16")),
+        *((name, "bf16", True) for name in FUSED),
+    ],
+)
 def test_on_cuda_the_host_never_waits_while_it_starts_batches(
-    name: str, precision: str, speech: list[torch.Tensor]
+    name: str, precision: str, fused: bool, speech: list[torch.Tensor]
 ) -> None:
     model = digits_model() if name == "digits" else small(MODELS[name])
-    settings = EngineSettings(layers=(1, 3), feature_dtype="float16", logits=True)
+    settings = EngineSettings(layers=(1, 3), feature_dtype="float16", logits=True, fused=fused)
     engine = Engine(MODELS[name], getattr(model, "model", model), torch.device("cuda"), precision, settings)
     waveforms, lengths = pad(sorted(speech, key=len, reverse=True))
+    waveforms = (waveforms * 2**15).round().to(torch.int16)  # as a loading process gives it
     chunks = [Chunk(row, int(length)) for row, length in enumerate(lengths)]
     batch = chunks, waveforms.pin_memory(), lengths
     expected, rejected = engine.start(*batch).result().results()  # the first batch loads kernels, and may wait
@@ -102,8 +113,10 @@ def test_on_cuda_results_are_copied_to_pinned_memory() -> None:
     assert torch.equal(hosted[0], torch.arange(1000.0))
 
 
-def test_on_cuda_a_batch_is_copied_to_the_device_beside_a_computation() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
+def test_on_cuda_a_batch_is_copied_to_the_device_beside_a_computation(dtype: torch.dtype) -> None:
     streams = Streams(torch.device("cuda"))
-    given = [torch.full((1 << 20,), float(number)).pin_memory() for number in range(20)]
+    scale = 2**15 if dtype == torch.int16 else 1
+    given = [torch.full((1 << 20,), scale * number / 32).to(dtype).pin_memory() for number in range(20)]
     sums = [streams.to_device(waveforms).double().sum() for waveforms in given]
-    assert [float(value) for value in sums] == [number * float(1 << 20) for number in range(20)]
+    assert [float(value) for value in sums] == [number / 32 * float(1 << 20) for number in range(20)]

@@ -47,6 +47,19 @@ def batch() -> tuple[list[Chunk], torch.Tensor, torch.Tensor]:
     return [Chunk(row, int(length)) for row, length in zip(range(10, 15), lengths, strict=True)], waveforms, lengths
 
 
+def test_16_bit_samples_give_what_their_floats_give(
+    engine: Engine, batch: tuple[list[Chunk], torch.Tensor, torch.Tensor]
+) -> None:
+    chunks, waveforms, lengths = batch
+    integers = (waveforms * 2**15).round().to(torch.int16)
+    emissions, _ = engine.run(chunks, integers, lengths)
+    expected, _ = engine.run(chunks, integers.float() / 2**15, lengths)
+    for emission, other in zip(emissions, expected, strict=True):
+        assert emission.logits is not None
+        assert np.array_equal(emission.logits, other.logits)
+        assert all(np.array_equal(emission.features[layer], other.features[layer]) for layer in (2, 4))
+
+
 def with_memory_for(engine: Engine, monkeypatch: pytest.MonkeyPatch, padded_samples: int) -> list[int]:
     """Let the forward raise beyond a number of padded samples; the sizes tried are noted."""
     tried: list[int] = []

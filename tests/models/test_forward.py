@@ -125,11 +125,14 @@ def extractor(mode: str) -> Any:
     return build(kind, params | bias, seed=3).feature_extractor
 
 
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("waveform", [waveform for _, waveform in WAVEFORMS], ids=[name for name, _ in WAVEFORMS])
-def test_a_waveform_is_normalised_over_its_own_samples(waveform: torch.Tensor) -> None:
+def test_a_waveform_is_normalised_over_its_own_samples(waveform: torch.Tensor, together: bool) -> None:
     padded = torch.nn.functional.pad(torch.stack([waveform, 3 * waveform]), (0, 500))
-    got = normalized(padded, torch.tensor([len(waveform), len(waveform) + 500]))
-    assert torch.equal(got[0, : len(waveform)], torch.nn.functional.layer_norm(waveform, waveform.shape))
+    got = normalized(padded, torch.tensor([len(waveform), len(waveform) + 500]), together=together)
+    difference = got[0, : len(waveform)] - torch.nn.functional.layer_norm(waveform, waveform.shape)
+    # The mean in float32 may differ in its last bit, which the scale of a quiet waveform makes 3e-5.
+    assert difference.abs().max() <= (3e-5 if together else 0.0)
     assert not got[0, len(waveform) :].any()
 
 

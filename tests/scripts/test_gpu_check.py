@@ -111,9 +111,22 @@ def test_results_are_written_after_every_step_and_when_the_check_is_told_to_end(
     assert [step["result"] for step in steps] == ["done", "interrupted"]
 
 
+@pytest.mark.usefixtures("modules")
+def test_the_summary_reads_what_the_benchmarks_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(CHECK.parent))
+    from gpu_check import summary
+
+    figures = summary([], ROOT / "scripts" / "results")[0]["figures"]
+    assert not [f"{name}: {value}" for name, value in figures.items() if "not read" in name]
+    assert figures["x real time without the model"]
+    assert figures["x real time, end to end"]
+    assert figures["share of the matrix product rate, forward only"]
+    assert figures["operators in a batch, counted without the device"]
+
+
 @pytest.mark.slow
 def test_real_steps_leave_their_figures(tmp_path: Path) -> None:
-    given = ["--device", "cpu", "--quick", "--only", "install", "kernels", "--out", str(tmp_path)]
+    given = ["--device", "cpu", "--quick", "--only", "install", "kernels", "fused", "--out", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, str(CHECK), *given],
         env=environment(),
@@ -124,13 +137,16 @@ def test_real_steps_leave_their_figures(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert [(step["name"], step["result"]) for step in summary["steps"]] == [("install", "done"), ("kernels", "done")]
+    assert [(step["name"], step["result"]) for step in summary["steps"]] == [
+        ("install", "done"), ("kernels", "done"), ("fused", "done"),
+    ]  # fmt: skip
     figures = summary["figures"]
     assert figures["device"]
     assert "torch 2.11" in figures["packages"]
     assert figures["x real time, batches through the engine"] > 0
     assert figures["launches in a batch"] > 100
     assert any("aten::addmm" in line for line in figures["largest kernels"])
+    assert 0 < figures["largest difference of a logit, kernels that are off"] < 1e-4
     assert not any("not read" in name for name in figures)
     text = (tmp_path / "summary.txt").read_text()
     assert all(name in text for name in figures)

@@ -58,7 +58,11 @@ def stock_alone(stock: torch.nn.Module, waveforms: list[torch.Tensor]) -> list[A
 
 
 def exact(
-    stock: torch.nn.Module, facts: ModelFacts | None = None, precision: str = "fp32", together: bool | None = None
+    stock: torch.nn.Module,
+    facts: ModelFacts | None = None,
+    precision: str = "fp32",
+    together: bool | None = None,
+    fused: bool = False,
 ) -> ExactForward:
     """Take over a model as its bundle gives it; it cannot be used as it was afterwards."""
     return ExactForward(
@@ -67,6 +71,7 @@ def exact(
         normalize_waveform=facts is not None and facts.body.normalize_waveform,
         log_softmax=facts is not None and facts.values == "log_probs",
         together=together,
+        fused=fused,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.models.forward import ExactForward, ModelOutput
+from pipeline.models.transfer import Streams, Transfer, Wanted, best_path
+from pipeline.records import Chunk
 
 CUDA = torch.device("cuda")
 _NO_KERNEL = {"device", "empty", "new_empty", "_unsafe_view", "split", "split_with_sizes"}
@@ -27,12 +29,14 @@ class FakeCuda(TorchDispatchMode):
     Attributes:
         calls: Operators on the device that launch a kernel or a copy.
         uploads: For each tensor that was copied to the device, whether the host continued meanwhile.
+        downloads: For each tensor that was copied to the host, the same.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: Counter[str] = Counter()
         self.uploads: list[bool] = []
+        self.downloads: list[bool] = []
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._pinned: list[torch.Tensor] = []
 
@@ -55,11 +59,15 @@ class FakeCuda(TorchDispatchMode):
             pinned = any(leaf is each for each in self._pinned)
             self.uploads.append(pinned and bool(kwargs.get("non_blocking")))
         with self.fake:
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+        if _is_on_cuda(leaves[0]) and isinstance(result, torch.Tensor) and result.device.type == "cpu":
+            self.downloads.append(bool(kwargs.get("non_blocking")))
+        return result
 
 
 def _is_on_cuda(leaf: object) -> bool:
-    return isinstance(leaf, FakeTensor) or (isinstance(leaf, torch.device) and leaf.type == CUDA.type)
+    place = leaf.device if isinstance(leaf, FakeTensor) else leaf
+    return isinstance(place, torch.device) and place.type == CUDA.type
 
 
 def _is_real(leaf: object) -> bool:
@@ -71,6 +79,7 @@ def fake_cuda() -> Iterator[FakeCuda]:
     mode = FakeCuda()
     with (
         patch.object(torch.cuda, "_lazy_init", lambda: None),
+        patch.object(torch.cuda, "is_available", lambda: False),  # otherwise a GPU that is there would be used
         patch.object(torch.Tensor, "pin_memory", lambda values: mode.pin(values)),
         torch.no_grad(),
     ):
@@ -88,8 +97,18 @@ def gpus(count: int) -> Iterator[None]:
         yield
 
 
+class _FakeStreams(Streams):
+    """Copies as `Streams` does on CUDA, without streams."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"))
+
+    def to_host(self, values: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], None]:
+        return [each.to("cpu", non_blocking=True) for each in values], None
+
+
 def run(mode: FakeCuda, forward: ExactForward, lengths: torch.Tensor) -> ModelOutput:
-    """Run a model over waveforms of these lengths; its weights move to the device."""
+    """Run a batch of these lengths up to the copies of its results, as the engine does; moves weights to the device."""
     shape = len(lengths), int(lengths.max())
     with mode.fake:
         for module in forward.modules():
@@ -98,8 +117,12 @@ def run(mode: FakeCuda, forward: ExactForward, lengths: torch.Tensor) -> ModelOu
                     if value is not None:
                         made = torch.empty(value.shape, dtype=value.dtype, device=CUDA)
                         values[name] = torch.nn.Parameter(made, requires_grad=False)
-        waveforms = torch.empty(shape, device=CUDA)
+    chunks = [Chunk(row, int(length)) for row, length in enumerate(lengths)]
+    wanted = Wanted(logits=True, feature_dtype="float16", non_finite="")
     # In inference mode operators would not come here one by one.
     plain = ExactForward.forward.__wrapped__
-    with mode:
-        return plain(forward, waveforms, lengths, [1])
+    with patch("pipeline.models.transfer.best_path", best_path.__wrapped__), mode:
+        waveforms = torch.empty(shape).pin_memory().to(CUDA, non_blocking=True)
+        output: ModelOutput = plain(forward, waveforms, lengths, [1])
+        Transfer(_FakeStreams(), wanted, chunks, output)
+        return output

@@ -87,7 +87,7 @@ def test_sides_of_a_call_are_channels_where_both_are_one_file(tmp_path: Path) ->
         ("-", "standard input"),
         ("raw.ark:1234", "a position in a Kaldi archive"),
         ("raw.ark:1234[0:10]", "a position in a Kaldi archive"),
-        ("s3://bucket/a.wav", "a URL"),
+        ("http://host/a.wav", "a URL"),
     ],
 )
 @pytest.mark.parametrize("segments", [False, True])
