@@ -107,6 +107,8 @@ def place(text: str) -> Place:
         raise UserError(f"{text}: {protocol}:// is not known; give a path, or a place that begins with one of {known}")
     if not path or path.startswith("/"):
         raise UserError(f"{text}: names no bucket; give {protocol}://BUCKET/NAME")
+    if "@" in path.partition("/")[0]:
+        raise UserError(f"{text}: names a user; credentials belong in the environment or in the store's own files")
     return Url(protocol, path)
 
 

@@ -530,11 +530,26 @@ def test_what_looks_like_a_secret_is_masked(value: Any, masked: Any) -> None:
 def test_the_recorded_configuration_holds_no_secret(elsewhere: Path) -> None:
     for secret in ("hunter2", "s3cr3t"):
         (elsewhere / f"calls?token={secret}").mkdir()
-    chosen = load(["dataset=folder", "dataset.root=calls?token=hunter2", "run_dir=ftp://me:s3cr3t@host/out"])
+    chosen = load(["dataset=folder", "dataset.root=calls?token=hunter2", "run_dir=out?token=s3cr3t"])
     assert "hunter2" not in chosen.yaml
     assert "s3cr3t" not in chosen.yaml
     assert "calls?token=***" in chosen.yaml
     assert chosen.dataset_options["root"] == "calls?token=hunter2"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("ftp://host/out", "ftp://host/out: ftp:// is not known"),
+        ("s3://", "s3://: names no bucket"),
+        ("s3://me:s3cr3t@bucket/out", "s3://***@bucket/out: names a user"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_refused(given: str, said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        load(["dataset=digits", f"run_dir={given}"])
+    assert said in str(refused.value)
+    assert "s3cr3t" not in str(refused.value)
 
 
 def test_the_recorded_configuration_is_resolved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
