@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-import pickle
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import BinaryIO, NamedTuple
 
 from pipeline.archives import tars, zips
@@ -92,10 +92,10 @@ class Shelf:
         key = (archive, status.st_size, status.st_mtime_ns)
         if key not in self._held:
             contents = list_archive(archive)
-            self._held[key] = zlib.compress(pickle.dumps(contents), level=1)
+            self._held[key] = zlib.compress(json.dumps(asdict(contents)).encode(), level=1)
             return contents
-        found: Contents = pickle.loads(zlib.decompress(self._held[key]))
-        return found
+        found = json.loads(zlib.decompress(self._held[key]))
+        return Contents(**found | {"entries": [Entry(*entry) for entry in found["entries"]]})
 
 
 def list_archive(archive: str) -> Contents:
