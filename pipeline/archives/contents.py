@@ -121,9 +121,9 @@ def list_archive(archive: str) -> Contents:
     except OSError as error:
         contents.damage = error.strerror or type(error).__name__
     for place in links:
-        contents_of_link = found.get(_followed(place, links))
-        if contents_of_link is not None:  # otherwise reading the link says what is missing
-            found[place] = contents_of_link._replace(place=place)
+        target = found.get(_followed(place, links))
+        if target is not None:  # otherwise reading the link says what is missing
+            found[place] = target._replace(place=place)
     contents.entries = sorted(found.values(), key=lambda entry: entry.position)
     return contents
 
