@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import BinaryIO, NamedTuple
 
 from pipeline.archives import tars, zips
@@ -91,10 +91,10 @@ class Shelf:
             return Contents(damage=error.strerror or type(error).__name__)
         if key not in self._held:
             contents = list_archive(archive)
-            self._held[key] = zlib.compress(pickle.dumps(contents), level=1)
+            self._held[key] = zlib.compress(json.dumps(asdict(contents)).encode(), level=1)
             return contents
-        found: Contents = pickle.loads(zlib.decompress(self._held[key]))
-        return found
+        found = json.loads(zlib.decompress(self._held[key]))
+        return Contents(**found | {"entries": [Entry(*entry) for entry in found["entries"]]})
 
 
 def list_archive(archive: str) -> Contents:
@@ -120,9 +120,9 @@ def list_archive(archive: str) -> Contents:
     except OSError as error:
         contents.damage = error.strerror or type(error).__name__
     for place in links:
-        contents_of_link = found.get(_followed(place, links))
-        if contents_of_link is not None:  # otherwise reading the link says what is missing
-            found[place] = contents_of_link._replace(place=place)
+        target = found.get(_followed(place, links))
+        if target is not None:  # otherwise reading the link says what is missing
+            found[place] = target._replace(place=place)
     contents.entries = sorted(found.values(), key=lambda entry: entry.position)
     return contents
 

@@ -1,4 +1,4 @@
-"""Keeps what is costly to read again, up to a limit: inflated members and row groups of Parquet files."""
+"""Keeps what is costly to read again, up to a limit: row groups of Parquet files, and a member that was inflated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Held:
     """
 
     def __init__(self, limit_bytes: int) -> None:
-        """Hold nothing yet; later at most so many bytes, or one larger value."""
+        """Hold nothing yet; later at most so many bytes, or one value if it is larger."""
         self.limit_bytes = limit_bytes
         self._bytes = 0
         self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
@@ -43,4 +43,4 @@ class Held:
 
 
 HELD = Held(LIMIT_BYTES)
-"""What this process holds."""
+"""The row groups that this process holds."""

@@ -20,6 +20,7 @@ from pipeline.runtime.errors import AudioError
 BYTES, PATH = "bytes", "path"
 """The fields of a struct: the recording, and its name."""
 _FOOTERS = Held(2**25)
+"""The metadata of files, with the first row of each row group."""
 
 
 def is_sound(arrow_type: pa.DataType) -> bool:
@@ -44,7 +45,9 @@ def open_entry(file: BinaryIO, member: Member) -> tuple[BinaryIO, int]:
     column = member.name.partition("/")[0]
     try:
         value = _value(file, member.archive, column, member.position)
-    except (pa.ArrowException, KeyError, IndexError, ValueError) as error:
+    except (pa.ArrowException, OSError, KeyError, IndexError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk, not of Arrow
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise AudioError("unreadable", f"row {member.position} of the Parquet file cannot be read ({reason})") from None
     if value is None:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from pipeline.archives.held import HELD
+from pipeline.archives.held import Held
 from pipeline.archives.members import Member
 from pipeline.archives.ranges import RangeFile, size_of
 from pipeline.archives.tars import Found
@@ -19,6 +19,8 @@ from pipeline.runtime.paths import encode_path
 # PKWARE's APPNOTE, 4.3.7: signature, version, flags, method, time, date, CRC, both sizes, lengths of name and extra.
 _HEADER = struct.Struct("<4sHHHHHLLLHH")
 _MAX_BYTES = 2**31
+# The member that was inflated last, because a long recording is read in several windows.
+_LAST = Held(0)
 _ENCRYPTED, _SIZES_FOLLOW, _IS_UTF8 = 1, 8, 0x800
 
 
@@ -74,7 +76,7 @@ def open_entry(file: BinaryIO, member: Member, max_bytes: int | None = None) -> 
         data = _inflated(file.read(member.size), None if flags & _SIZES_FOLLOW else checksum, max_bytes)
         return data, len(data)
 
-    data = HELD.get((member, end, max_bytes), inflate)
+    data = _LAST.get((member, end, max_bytes), inflate)
     return io.BytesIO(data), len(data)
 
 

@@ -16,6 +16,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from pipeline.archives.contents import is_archive
 from pipeline.datasets import CONNECTORS
 from pipeline.decoding import DECODERS
 from pipeline.models.sources import SOURCES
@@ -231,8 +232,10 @@ def _for_weights(path: str) -> str:
 
 
 def for_recordings(path: str) -> str:
-    """What to write for a folder of recordings or a list; an empty string if a text looks like no path."""
+    """What to write for a folder, an archive or a list of recordings; an empty string if a text looks like no path."""
     given, quoted = os.path.expanduser(path), shlex.quote(path)
+    if os.path.isfile(given) and is_archive(path):
+        return f"for an archive of recordings write dataset=folder dataset.root={quoted}"
     if os.path.isfile(given):
         return (
             f"for a list of recordings write dataset=manifest dataset.path={quoted}, for all recordings beside a file "

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import MISSING
 
-from pipeline.archives.contents import COMPRESSED, Contents, Entry
+from pipeline.archives.contents import COMPRESSED, Contents, Entry, is_archive
 from pipeline.datasets import EXTENSIONS, Warnings, refuse_empty, walk_files
 from pipeline.datasets.formats import Row
 from pipeline.datasets.formats.json_objects import parse
@@ -176,7 +176,7 @@ class Dataset:
                 yield broken(archive, relative, contents)
 
     def _shards(self) -> Iterator[tuple[str, str]]:
-        if not os.path.isdir(self.root):
+        if is_archive(self.root):
             yield os.path.basename(self.root), self.root
             return
         for relative in walk_files(self.root):

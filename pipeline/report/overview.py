@@ -84,12 +84,13 @@ class Scores:
 def read_title(directory: RunDirectory, model: str) -> str:
     """Return the names of the corpus and the model.
 
-    `folder` and `manifest` are formats of a corpus, so the name of the folder or of the list stands in their place.
+    `folder`, `webdataset` and `manifest` are formats of a corpus, so the name of the folder or of the list stands in
+    their place.
     """
     made_with = tables.metadata_of(directory.manifest.schema()).get("made_with") or {}
     corpus, place = str(made_with.get("dataset", "")), str(made_with.get("root") or made_with.get("path") or "")
-    if corpus in ("folder", "manifest"):
-        parts = PurePath(place).parts[-1 if corpus == "folder" else -2 :]
+    if corpus in ("folder", "webdataset", "manifest"):
+        parts = PurePath(place).parts[-2 if corpus == "manifest" else -1 :]
         corpus = "/".join(part for part in parts if part != "/") or corpus
     return " · ".join(masked(name, 100) for name in (corpus, model) if name) or "run"
 

@@ -67,3 +67,13 @@ def test_a_file_that_was_written_again_or_has_no_such_row_or_column_fails(path: 
     path.write_bytes(bytes(size))
     with pytest.raises(AudioError, match="unreadable: row 0 of the Parquet file cannot be read"):
         read_waveform(row(path, 0))
+
+
+def test_a_damaged_row_group_costs_its_rows(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    chunk = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    data[chunk.data_page_offset : chunk.data_page_offset + 40] = bytes(40)
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match="unreadable: row 2 of the Parquet file cannot be read"):
+        read_waveform(row(path, 2))
+    assert len(read_waveform(row(path, 4))[0])

@@ -86,7 +86,8 @@ def listing(source: Source, columns: Columns) -> Listing:
     def rows() -> Iterator[Row]:
         place = ""
         for each in sources:
-            size = 0 if sound is None else os.stat(each.path).st_size
+            with readable(each):
+                size = os.stat(each.path).st_size
             for number, record in _records(each, read):
                 place = f"row {number}" if len(sources) == 1 else f"{os.path.basename(each.path)}: row {number}"
                 if sound is not None:
