@@ -204,7 +204,7 @@ class Dataset:
         listed = unpacked(row.path)
         if is_absolute(listed):
             base = self._folder if is_below(listed, self._folder) else self._scanned.common
-            listed = os.path.relpath(listed, base)
+            listed = os.path.relpath(listed, base) if base else listed
         id_ = encode_path(posixpath.normpath(listed.replace("\\", "/")))
         if row.error is not None:
             return f"{id_}#{row.place}"  # its times and its channel are not known
@@ -245,7 +245,7 @@ class Dataset:
                 folder = os.path.dirname(path if is_url(path) else os.path.normpath(path))
                 common = folder if common is None else common_folder([common, folder])
             values.add(row.extras)
-        return _Scan(common or self._folder, values.types(listing.types), values.hint() if listing.roles else "")
+        return _Scan(self._folder if common is None else common, values.types(listing.types), values.hint() if listing.roles else "")
 
     def _check_base(self, listed: str) -> None:
         """Refuse a list whose first path exists only relative to the working directory, and not to the list's folder.

@@ -179,16 +179,13 @@ def is_below(path: str, folder: str) -> bool:
 
 
 def common_folder(paths: Sequence[str]) -> str:
-    """Return the deepest folder that all these absolute paths are in; URLs of one bucket are in that bucket at least.
-
-    Raises:
-        ValueError: There is none: some are URLs and some are not, or the list is empty.
-    """
+    """Return the deepest folder, or place in a bucket, that all these absolute paths are in; `""` if there is none."""
     heads = {match[0] if (match := _HEAD.match(path)) and is_url(path) else "" for path in paths}
     if len(heads) != 1:
-        raise ValueError("paths of several stores")
+        return ""
     head = heads.pop()
-    return head + os.path.commonpath([path.removeprefix(head) for path in paths])
+    common = head + os.path.commonpath([path.removeprefix(head) for path in paths])
+    return common.rstrip("/") if head else common
 
 
 def file_size(path: str) -> int:
@@ -221,11 +218,14 @@ def tag_of(info: Mapping[str, Any]) -> object:
 
 
 def is_there(path: str) -> bool:
-    """Whether a path is that of a file or a folder, or a URL is that of objects."""
+    """Whether a path is that of a file or a folder, or a URL is that of objects, or of what the store does not show."""
     if not is_url(path):
         return os.path.exists(resolve_path(path))
-    with reaching(path):
-        return bool(filesystem(_parsed(path)).exists(_parsed(path).path))
+    try:
+        with reaching(path):
+            return bool(filesystem(_parsed(path)).exists(_parsed(path).path))
+    except OSError:
+        return True
 
 
 def names_in(folder: str) -> list[str]:
