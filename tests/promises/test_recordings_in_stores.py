@@ -121,7 +121,7 @@ def test_a_recording_that_the_store_does_not_give_costs_its_row(
 ) -> None:
     place, out = upload(store, corpus / "monday", "stalled"), tmp_path / "run"
     names = sorted(path.name for path in (corpus / "monday").glob("*.flac"))
-    given = ["dataset=folder", f"dataset.root={place}", *MODEL, f"run_dir={out}", "loader.timeout_s=2"]
+    given = ["dataset=folder", f"dataset.root={place}", *MODEL, f"run_dir={out}", "loader.timeout_s=1"]
     assert main([*given, "stages=[manifest]"]) == 0
     with store.failing(Fault("GET", names[0], "hang", times=None)):
         stopped = run(*given, cwd=tmp_path, **store.environment())
@@ -145,7 +145,7 @@ def test_a_recording_that_is_gone_or_refused_is_a_failure_that_names_it(
     with store.failing(Fault("GET|HEAD", names[1], "403", times=None)):
         assert main(given) == 3
     found = failures(out)
-    assert found[names[0]][0] == "missing"
+    assert found[names[0]][0] == "not_found"
     assert found[names[1]][0] == "unreadable"
     assert "s3cr3t" not in str(found)
 
