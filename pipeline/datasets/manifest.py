@@ -39,7 +39,7 @@ from pipeline.datasets.formats.values import segment_mark, shown
 from pipeline.records import Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path, resolve_path
-from pipeline.runtime.places import absolute, common_folder, is_absolute, is_below, is_url, joined
+from pipeline.runtime.places import absolute, common_folder, is_absolute, is_below, is_folder, is_there, is_url, joined
 
 _REMEDY = (
     "give a list (JSON lines, CSV, TSV, Parquet, lhotse, RTTM, STM, ...), a Kaldi data folder, or a folder of Parquet "
@@ -92,7 +92,7 @@ class Dataset:
         """
         if options.path in ("", MISSING):
             raise UserError(f"dataset.path is required and has no default; {_REMEDY}")
-        self.path = os.path.abspath(os.path.expanduser(options.path))
+        self.path = absolute(options.path)
         self._options = options
         self._source = Source(self.path, f"dataset.path={options.path}", options.encoding)
         self._warnings = Warnings()
@@ -101,7 +101,7 @@ class Dataset:
         self.notice: str | None = None
         self.segment_slack_s = options.segment_slack_s
         self._check()
-        self._base = self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
+        self._base = self.path if is_folder(self.path) else os.path.dirname(self.path)
         if options.audio_root:
             key, root = "dataset.audio_root", options.audio_root
             self._base = absolute(root) if is_url(root) else require_folder(root, key=key)
@@ -113,14 +113,14 @@ class Dataset:
             raise UserError(
                 f"dataset.segment_slack_s={options.segment_slack_s}: must be a number of seconds, 0 or more"
             )
-        if not os.path.exists(self.path):
+        if not is_there(self.path):
             raise UserError(f"{name}: no such file; {_REMEDY}")
-        if os.path.isdir(self.path):
+        if is_folder(self.path):
             if options.format not in ("auto", "kaldi", "parquet"):
                 raise UserError(f"{name}: not a file; give a list, or set dataset.format=kaldi or parquet")
             if not kaldi.is_data_folder(self.path) and not parquet_files(self.path):
                 raise UserError(f"{name}: not a file, but a folder without wav.scp and Parquet files; {_REMEDY}")
-        elif not os.path.isfile(self.path):
+        elif not (is_url(self.path) or os.path.isfile(self.path)):
             raise UserError(f"{name}: not a file; {_REMEDY}")
         elif options.format == "kaldi":
             raise UserError(f"{name}: not a folder; give the Kaldi data folder, which holds wav.scp")
@@ -245,7 +245,11 @@ class Dataset:
                 folder = os.path.dirname(path if is_url(path) else os.path.normpath(path))
                 common = folder if common is None else common_folder([common, folder])
             values.add(row.extras)
-        return _Scan(self._folder if common is None else common, values.types(listing.types), values.hint() if listing.roles else "")
+        return _Scan(
+            self._folder if common is None else common,
+            values.types(listing.types),
+            values.hint() if listing.roles else "",
+        )
 
     def _check_base(self, listed: str) -> None:
         """Refuse a list whose first path exists only relative to the working directory, and not to the list's folder.

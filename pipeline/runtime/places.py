@@ -228,6 +228,23 @@ def is_there(path: str) -> bool:
         return True
 
 
+def is_folder(path: str) -> bool:
+    """Whether a path is that of a folder, or objects have names that begin with a URL and a slash."""
+    if not is_url(path):
+        return os.path.isdir(path)
+    with reaching(path):
+        return bool(filesystem(_parsed(path)).isdir(_parsed(path).path))
+
+
+def open_buffered(path: str) -> io.BufferedReader:
+    """Open a file or an object for reading.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    return io.BufferedReader(RemoteFile(path)) if is_url(path) else open(path, "rb")
+
+
 def names_in(folder: str) -> list[str]:
     """Return the names in a folder, or those directly below a URL.
 

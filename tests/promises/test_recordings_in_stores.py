@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import s3
-from packing import recordings, write_tar
+from packing import recordings, write_parquet, write_tar
 from running import main, read, refused, run
 from s3 import Fault, Store
 
@@ -87,26 +87,29 @@ def test_a_folder_in_a_store_gives_the_transcripts_of_a_local_one(place: str, lo
     assert rows(out).equals(rows(local))
     assert set(read(out, "transcripts")["reference"].to_pylist()) == {"one", "two"}
     ours, theirs = open_run(out), open_run(local)
-    assert set(ours.transcripts.path.str.startswith((place, f"tar://"))) == {True}
+    assert set(ours.transcripts.path.str.startswith((place, "tar://"))) == {True}
     for id_ in theirs.transcripts.id:
         assert np.array_equal(ours.audio(id_)[0], theirs.audio(id_)[0])
 
 
-@pytest.mark.parametrize("how", ["URLs", "relative"])
-def test_a_list_names_recordings_in_a_store(place: str, local: Path, tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("how", ["URLs", "relative", "beside"])
+def test_a_list_names_recordings_in_a_store(store: Store, place: str, local: Path, tmp_path: Path, how: str) -> None:
     wanted = rows(local).to_pandas()
     wanted = wanted[~wanted.id.str.startswith("more.tar")]
-    prefix, root = (f"{place}/", []) if how == "URLs" else ("", [f"dataset.audio_root={place}"])
+    prefix, root = f"{place}/" if how == "URLs" else "", [f"dataset.audio_root={place}"] if how == "relative" else []
     pd.DataFrame({"path": [prefix + id_ for id_ in wanted.id]}).to_csv(tmp_path / "list.csv", index=False)
-    out = tmp_path / "run"
-    assert main(["dataset=manifest", f"dataset.path={tmp_path / 'list.csv'}", *root, *MODEL, f"run_dir={out}"]) == 0
+    path, out = str(tmp_path / "list.csv"), tmp_path / "run"
+    if how == "beside":  # the list lies in the store, and its paths are relative to it
+        s3.client(store).upload_file(path, BUCKET, "calls/list.csv")
+        path = f"{place}/list.csv"
+    assert main(["dataset=manifest", f"dataset.path={path}", *root, *MODEL, f"run_dir={out}"]) == 0
     found = rows(out).to_pandas()
     assert list(found.id) == list(wanted.id)
     assert list(found.text) == list(wanted.text)
 
 
 def test_shards_of_webdataset_in_a_store_are_read(store: Store, tmp_path: Path) -> None:
-    samples = {name: data for name, data in recordings(2).items()}
+    samples = recordings(2)
     texts = {f"{name.removesuffix('.flac')}.txt": b"one" for name in samples}
     write_tar(tmp_path / "shards" / "000.tar", dict(sorted((samples | texts).items())))
     root = upload(store, tmp_path / "shards", "shards")
@@ -114,6 +117,16 @@ def test_shards_of_webdataset_in_a_store_are_read(store: Store, tmp_path: Path) 
     assert main([*given, f"run_dir={tmp_path / 'run'}"]) == 0
     assert main(["dataset=webdataset", f"dataset.root={tmp_path / 'shards'}", *MODEL, f"run_dir={tmp_path / 'b'}"]) == 0
     assert rows(tmp_path / "run").equals(rows(tmp_path / "b"))
+
+
+def test_a_list_and_parquet_files_with_recordings_lie_in_a_store(store: Store, local: Path, tmp_path: Path) -> None:
+    sounds = [{"audio": {"bytes": data, "path": name}, "text": "one"} for name, data in recordings(4).items()]
+    write_parquet(tmp_path / "lists" / "data" / "train.parquet", sounds)
+    lists = upload(store, tmp_path / "lists", "lists")
+    for name, wanted in (("data", list(recordings(4))), ("data/train.parquet", list(recordings(4)))):
+        out = tmp_path / name.replace("/", "-")
+        assert main(["dataset=manifest", f"dataset.path={lists}/{name}", *MODEL, f"run_dir={out}"]) == 0
+        assert [Path(id_).name for id_ in sorted(read(out, "transcripts")["id"].to_pylist())] == sorted(wanted)
 
 
 def test_a_recording_that_the_store_does_not_give_costs_its_row(

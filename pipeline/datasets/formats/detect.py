@@ -16,6 +16,7 @@ from pipeline.datasets.formats.ljspeech import is_ljspeech
 from pipeline.datasets.formats.mls import is_mls
 from pipeline.datasets.formats.source import Source
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.places import is_folder, is_url, open_buffered, walk_url
 
 FORMATS = ("jsonl", "csv", "tsv", "parquet", "kaldi", "lhotse", "rttm", "stm", "fairseq", "ljspeech", "mls")
 
@@ -40,7 +41,7 @@ def detect(source: Source, folder: str | None = None) -> str:
     folder = os.path.dirname(source.path) if folder is None else folder
     if os.path.basename(source.path) == "wav.scp":
         raise UserError(f"{source.name}: one file of a Kaldi data folder; give the folder")
-    if os.path.isdir(source.path):
+    if is_folder(source.path):
         return "kaldi" if is_data_folder(source.path) else "parquet"
     if _starts_with(source, b"PAR1"):
         return "parquet"
@@ -74,9 +75,11 @@ def parquet_files(path: str) -> list[str]:
 
     A dataset of Hugging Face has them in `data/`, or in a folder for each configuration and split.
     """
-    if not os.path.isdir(path):
+    if not is_folder(path):
         return [path]
     endings = tuple(f".{ending}" for ending, format_ in _ENDINGS.items() if format_ == "parquet")
+    if is_url(path):
+        return [f"{path}/{name}" for name in walk_url(path) if name.lower().endswith(endings) and name.count("/") < 3]
     levels = ("*", os.path.join("*", "*"), os.path.join("*", "*", "*"))
     names = (name for level in levels for name in glob.iglob(os.path.join(glob.escape(path), level)))
     return sorted((name for name in names if name.lower().endswith(endings)), key=os.fsencode)
@@ -92,7 +95,7 @@ def _json_format(source: Source) -> str:
 
 def _starts_with(source: Source, magic: bytes) -> bool:
     try:
-        with open(source.path, "rb") as file:
+        with open_buffered(source.path) as file:
             return file.read(len(magic)) == magic
     except OSError:
         return False  # the reader reports the error later

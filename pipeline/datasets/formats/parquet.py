@@ -21,6 +21,7 @@ from pipeline.datasets.formats.mapping import PLACES, Columns, roles_in, row_of,
 from pipeline.datasets.formats.source import MAX_LINE_BYTES, Source
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
+from pipeline.runtime.places import file_size, open_buffered
 
 _BATCH_ROWS = 1024
 
@@ -57,7 +58,7 @@ def listing(source: Source, columns: Columns) -> Listing:
     sources = [replace(source, path=path, name=_name(source, path)) for path in parquet_files(source.path)]
     schemas = []
     for each in sources:
-        with readable(each), pq.ParquetFile(each.path) as file:
+        with readable(each), open_buffered(each.path) as raw, pq.ParquetFile(raw) as file:
             schemas.append(file.schema_arrow)
         if schemas[-1].names != schemas[0].names:
             both = f"{', '.join(schemas[-1].names)}; those of {sources[0].name} are {', '.join(schemas[0].names)}"
@@ -87,7 +88,7 @@ def listing(source: Source, columns: Columns) -> Listing:
         place = ""
         for each in sources:
             with readable(each):
-                size = os.stat(each.path).st_size
+                size = file_size(each.path)
             for number, record in _records(each, read):
                 place = f"row {number}" if len(sources) == 1 else f"{os.path.basename(each.path)}: row {number}"
                 if sound is not None:
@@ -107,7 +108,7 @@ def _name(source: Source, path: str) -> str:
 def _records(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the number of each row, from 1, and the values of some columns."""
     number = 0
-    with readable(source), pq.ParquetFile(source.path) as file:
+    with readable(source), open_buffered(source.path) as raw, pq.ParquetFile(raw) as file:
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
             # Python copies every value, so rows with large ones are taken one at a time.
             rows = 1 if batch.nbytes > MAX_LINE_BYTES else batch.num_rows

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from io import BufferedIOBase, TextIOWrapper
 
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.places import open_buffered
 
 MAX_LINE_BYTES = 2**26
 """64 MB. A file with a longer line is not a list, and must not fill the memory."""
@@ -48,7 +49,7 @@ class Source:
             UserError: The file cannot be read, or a line is longer than `MAX_LINE_BYTES`.
         """
         try:
-            with open(self.path, "rb") as raw:
+            with open_buffered(self.path) as raw:
                 gzipped = raw.read(2) == b"\x1f\x8b"
                 raw.seek(0)
                 with gzip.GzipFile(fileobj=raw) if gzipped else nullcontext(raw) as file:
