@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from itertools import chain
 
 import pyarrow as pa
 from rich.console import Console
@@ -21,7 +22,7 @@ from pipeline.stages.build_manifest import Listing, list_utterances
 from pipeline.stages.growth import KnownHeaders
 from pipeline.stages.segments import Segmentation
 from pipeline.stages.speech import Search
-from pipeline.storage.manifest import Manifest
+from pipeline.storage.manifest import BLOCK_ROWS, Manifest
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.speech import SpeechStore
 
@@ -125,9 +126,10 @@ def _refuse_none_found(dataset: Connector, table: pa.Table) -> None:
     """
     if table["file_size"].null_count < len(table):
         return
-    paths = (path for path in table["path"].to_pylist() if path)
+    batches = table.select(["path"]).to_batches(max_chunksize=BLOCK_ROWS)
+    paths = (path for batch in batches for path in batch["path"].to_pylist() if path)
     first = next(paths, "")
-    if not first or any(os.path.exists(resolve_path(path)) for path in (first, *paths)):
+    if not first or any(os.path.exists(resolve_path(path)) for path in chain((first,), paths)):
         return  # reading their headers took too long
     nearest = first
     while not os.path.exists(resolve_path(nearest)):

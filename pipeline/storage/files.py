@@ -11,11 +11,11 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +25,18 @@ from pipeline.runtime.failpoints import failpoint
 
 UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError, TypeError)
 """Exceptions that reading a damaged file can raise."""
+
+
+class Entry(NamedTuple):
+    """A file as the listing of its folder shows it.
+
+    Attributes:
+        size: Size in bytes.
+        version: Differs if the file has been replaced since.
+    """
+
+    size: int
+    version: tuple[int, ...]
 
 
 class Files:
@@ -80,6 +92,23 @@ class Files:
         if not path.is_dir() or (folder and path.is_symlink()):
             return []
         return sorted(entry.name for entry in os.scandir(path))
+
+    def entries(self, folder: str) -> dict[str, Entry]:
+        """Return the regular files of a folder by name; none if there is no such folder, or it is a link.
+
+        The folder is listed once. So this is faster than `size` for many files.
+        """
+        path = self.root / folder
+        if not path.is_dir() or path.is_symlink():
+            return {}
+        found = {}
+        with os.scandir(path) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode):
+                        found[entry.name] = Entry(status.st_size, (status.st_ino, status.st_size, status.st_mtime_ns))
+        return found
 
     def make_folder(self, name: str) -> None:
         """Create the folder of a file if it is missing. The root must exist: it may have been renamed during the run.
@@ -139,15 +168,24 @@ class Files:
                 failpoint("moved", shard)
                 fsync(folder)
 
-    def write(self, name: str, data: bytes | memoryview) -> None:
+    def write(self, name: str, data: bytes) -> None:
         """Write a small file atomically: after a crash, either the old or the new file is there."""
+        self.write_by(name, lambda staged: staged.write_bytes(data))
+
+    def write_by(self, name: str, write: Callable[[Path], object]) -> None:
+        """Write a file atomically: after a crash, either the old or the new file is there.
+
+        Args:
+            name: The file.
+            write: Called with the path of an empty file in staging, which it fills.
+        """
         target = self.root / name
         staged = self._staging / f"file-{uuid.uuid4().hex}"
         try:
             with naming(target):
                 failpoint("file")
                 staged.touch(exist_ok=False)  # fails if the name exists, even as a symbolic link
-                staged.write_bytes(data)
+                write(staged)
                 failpoint("file-staged")
                 fsync(staged)
                 failpoint("file-synced")

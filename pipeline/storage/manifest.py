@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from pipeline.records import ErrorName, Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.storage import tables
 from pipeline.storage.files import UNREADABLE, StoredTable
+from pipeline.storage.json_rows import json_rows
 from pipeline.storage.names import MANIFEST
 from pipeline.storage.run_directory import RunDirectory
 
@@ -198,9 +199,8 @@ def digest_of(table: pa.Table) -> str:
     The digest is taken over JSON, so that the digest is the same on every machine and in every release of Arrow.
     """
     digest = hashlib.sha256()
-    encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
-    for row in _rows(table.drop_columns(["path"])):
-        digest.update(encode(row).encode("utf-8", "surrogatepass"))
+    for rows in json_rows(table.drop_columns(["path"])):
+        digest.update(rows)
     return digest.hexdigest()
 
 
@@ -217,8 +217,3 @@ def chain_of(table: pa.Table, rows: Sequence[int]) -> str:
         chain = hashlib.sha256(f"{chain}{digest}".encode()).hexdigest() if chain else digest
         start += count
     return chain
-
-
-def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches(max_chunksize=BLOCK_ROWS):
-        yield from batch.to_pylist()

@@ -24,6 +24,9 @@ from pipeline.storage.lock import hold
 from pipeline.storage.locked_run import LockedRun
 from pipeline.storage.names import COMMITS, DECODED, LOG, STAGING, TABLES, Part, shard_of_staging
 
+_ROW_GROUP_ROWS = 2**17
+"""Rows of a row group in a table of the whole run. While a table is written, memory holds one encoded row group."""
+
 
 class RunDirectory(LockedRun):
     """The files of one run, for reading and writing. File names are relative to the run directory."""
@@ -90,7 +93,7 @@ class RunDirectory(LockedRun):
             raise UserError(f"{path}: not a regular file; remove it, or choose another run_dir=")
         return path
 
-    def write(self, name: str, data: bytes | memoryview) -> None:
+    def write(self, name: str, data: bytes) -> None:
         """Write a small file atomically: after a crash, either the old or the new file is there.
 
         Raises:
@@ -100,10 +103,14 @@ class RunDirectory(LockedRun):
         self._files.write(name, data)
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a Parquet file atomically: after a crash, either the old or the new file is there."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-        self.write(name, memoryview(sink.getvalue()))
+        """Write a Parquet file atomically: after a crash, either the old or the new file is there.
+
+        Raises:
+            RunError: As `check_in_place`.
+        """
+        self._prepare_to_write()
+        options = {"compression": "zstd", "write_page_checksum": True, "row_group_size": _ROW_GROUP_ROWS}
+        self._files.write_by(name, lambda path: pq.write_table(table, path, **options))
 
     def remove_scores(self) -> None:
         """Remove the scores, because the transcripts are about to change or none has a reference."""
