@@ -53,11 +53,14 @@ class Options(ListOptions):
         audio_root: The folder that relative paths are relative to, and that contains the recordings of an RTTM or STM
             file; `None` for the folder that the list names, or the folder of the list.
         segment_slack_s: Seconds by which a segment may end after its recording. Such an end is cut with a warning.
+        read_headers: Whether the headers of all recordings are read for the manifest. Otherwise only those of which the
+            list says neither the duration nor the end.
     """
 
     path: str = MISSING
     audio_root: str | None = None
     segment_slack_s: float = 0.5
+    read_headers: bool = True
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,8 @@ class Dataset:
                 named.
         """
         listing = self._listing
-        used = [role for role in ROLES if role in listing.roles and (role != "duration" or "start" in listing.roles)]
+        times = "start" in listing.roles or not self._options.read_headers
+        used = [role for role in ROLES if role in listing.roles and (role != "duration" or times)]
         roles = [f"{_SAID.get(role, role)} from {shown(listing.roles[role])}" for role in used]
         own = list(self._scanned.types)
         columns = f"own columns {', '.join(map(shown, own[:40])) or 'none'}"
@@ -178,6 +182,9 @@ class Dataset:
                 self._warnings.add("rows that cannot be used, each of them a failure", row.error)
             self._first = self._first or row.path
             reference, columns = usable(row, types, self._warnings.add)
+            duration_s = row.duration_s
+            if row.start_s is not None:
+                duration_s = None if row.end_s is None else row.end_s - row.start_s
             yield Utterance(
                 id=self._id(row),
                 path=self._find(row),
@@ -187,6 +194,7 @@ class Dataset:
                 columns=columns,
                 channel=row.channel,
                 error=error,
+                duration_s=duration_s if not self._options.read_headers and duration_s and duration_s > 0 else None,
             )
 
     def _id(self, row: Row) -> str:

@@ -169,8 +169,11 @@ def list_utterances(
 def _facts_of(
     block: Sequence[Utterance], headers: Headers, known: Callable[[Utterance], Facts | None]
 ) -> Iterator[Facts]:
-    """Yield the header and the file size of each utterance, from what is known or from the file, in order."""
-    found = [known(each) for each in block]
+    """Yield the header and the file size of each utterance, from what is known or from the file, in order.
+
+    An utterance whose duration the dataset says has neither, because its file is not opened.
+    """
+    found = [(None, None) if each.duration_s is not None else known(each) for each in block]
     read = headers.of([each.path for each, facts in zip(block, found, strict=True) if facts is None])
     for utterance, facts in zip(block, found, strict=True):
         header_and_size = next(read) if facts is None else facts
@@ -211,6 +214,8 @@ def _row(
             "num_channels": header.num_channels,
             "num_samples": num_samples,
         }
+    elif utterance.error is None:
+        row["duration_s"] = utterance.duration_s
     return row
 
 

@@ -103,6 +103,8 @@ class Manifest:
     def num_samples_at(self, sample_rate: int) -> NDArray[np.int64]:
         """Return the samples of each row after resampling, `(rows,)`; 0 if the header could not be read.
 
+        Where the dataset says the duration, so that the header was not read, the samples are those of that duration.
+
         Args:
             sample_rate: Target rate in Hz.
         """
@@ -112,6 +114,8 @@ class Manifest:
         for rate in np.unique(rates[rates != sample_rate]):
             here = rates == rate
             result[here] = resampled_lengths(result[here], int(rate), sample_rate)
+        listed = np.asarray(self.table["num_samples"].is_null().to_numpy()) & ~np.isnan(self.duration_s)
+        result[listed] = np.rint(self.duration_s[listed] * sample_rate)
         return result
 
     def utterance(self, row: int) -> Utterance:
@@ -126,8 +130,8 @@ class Manifest:
             channel=get(tables.CHANNEL)[row].as_py() if tables.CHANNEL in self.table.schema.names else None,
         )
 
-    def measured(self, row: int) -> tuple[int, int]:
-        """Return sample rate (Hz) and number of samples of a row whose header could be read."""
+    def measured(self, row: int) -> tuple[int | None, int | None]:
+        """Return sample rate (Hz) and number of samples of a row; `None` for both if the header was not read."""
         return self.table["sample_rate"][row].as_py(), self.table["num_samples"][row].as_py()
 
     def file_size(self, row: int) -> int | None:

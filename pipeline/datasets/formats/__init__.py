@@ -25,6 +25,7 @@ class Row:
         extras: All other values by name, as listed.
         place: Where the row is, for messages: `line 3`.
         error: Why the row cannot be used, with its place. Such a row is a failure and costs no other row.
+        duration_s: Seconds of a whole file, as far as the list says them.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Row:
     extras: Mapping[str, Any] = field(default_factory=dict)
     place: str = ""
     error: str | None = None
+    duration_s: float | None = None
 
     @classmethod
     def wrong(cls, place: str, error: object, path: object = None, id_: object = None) -> Row:

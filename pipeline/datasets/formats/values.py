@@ -67,6 +67,11 @@ def seconds(key: str, value: Any) -> float | None:
     return float(value)
 
 
+def known_duration(value: Any) -> float | None:
+    """Return the duration of a whole file in seconds; `None` for a value that is none, because no row needs it."""
+    return float(value) if is_number(value) and 0 < value <= MAX_SECONDS else None
+
+
 def point(key: str, value: Any) -> float | None:
     """Check a position in a recording, in seconds from its beginning; `None` stays `None`.
 
