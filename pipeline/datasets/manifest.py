@@ -22,21 +22,26 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
 from pipeline.datasets import Warnings, refuse_empty, require_folder
 from pipeline.datasets.formats import Listing, Row, kaldi
 from pipeline.datasets.formats.mapping import ROLES
-from pipeline.datasets.formats.opening import ListOptions, Values, open_list, usable
+from pipeline.datasets.formats.opening import ListOptions, open_list, usable
+from pipeline.datasets.formats.scanning import Scan, is_below, scan_columns, scan_rows
 from pipeline.datasets.formats.source import Source
 from pipeline.datasets.formats.values import segment_mark, shown
 from pipeline.records import Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path, resolve_path
+
+if TYPE_CHECKING:
+    from pipeline.datasets.formats.columnar import ColumnReader, UtteranceColumns
 
 _REMEDY = "give a list (JSON lines, CSV, TSV, Parquet, lhotse, RTTM, STM, ...) or a Kaldi data folder"
 # SpeechBrain writes $data_root for the folder of the recordings.
@@ -61,21 +66,6 @@ class Options(ListOptions):
     audio_root: str | None = None
     segment_slack_s: float = 0.5
     read_headers: bool = True
-
-
-@dataclass(frozen=True)
-class _Scan:
-    """The result of one pass over a list.
-
-    Attributes:
-        common: The deepest folder that contains all absolute paths outside the folder that relative paths refer to.
-        types: The Arrow type of every column by name.
-        hint: Which column may hold references, and what to do, if the format lets a user choose the column.
-    """
-
-    common: str
-    types: dict[str, str]
-    hint: str
 
 
 class Dataset:
@@ -135,7 +125,10 @@ class Dataset:
         Raises:
             UserError: The list is empty, or no row can be used. Otherwise a wrong row is an utterance with an `error`.
         """
-        return refuse_empty(self._utterances(), f"{self._source.name}: lists no recordings")
+        return self._refuse_empty(self._utterances())
+
+    def _refuse_empty(self, utterances: Iterator[Utterance]) -> Iterator[Utterance]:
+        return refuse_empty(utterances, f"{self._source.name}: lists no recordings")
 
     def reading(self, num_references: int) -> str:
         """Say how the list was read: which column is the path, the reference and so on, and which are the list's own.
@@ -176,26 +169,59 @@ class Dataset:
     def _utterances(self) -> Iterator[Utterance]:
         types, self._warnings, self._first = self._scanned.types, Warnings(), ""
         for row in self._listing.rows():
-            error = None
-            if row.error is not None:
-                error = str(UserError(f"{self._source.name}: {row.error}"))  # escapes what cannot be seen
-                self._warnings.add("rows that cannot be used, each of them a failure", row.error)
-            self._first = self._first or row.path
-            reference, columns = usable(row, types, self._warnings.add)
-            duration_s = row.duration_s
-            if row.start_s is not None:
-                duration_s = None if row.end_s is None else row.end_s - row.start_s
-            yield Utterance(
-                id=self._id(row),
-                path=self._find(row),
-                reference=reference,
-                start_s=row.start_s,
-                end_s=row.end_s,
-                columns=columns,
-                channel=row.channel,
-                error=error,
-                duration_s=duration_s if not self._options.read_headers and duration_s and duration_s > 0 else None,
-            )
+            yield self._utterance(row, types)
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether `blocks` can be read, which takes less time than `utterances`."""
+        return self._columns is not None
+
+    def blocks(self) -> Iterator[Sequence[Utterance] | UtteranceColumns]:
+        """Yield what `utterances` yields in blocks, as columns where no value is unusual.
+
+        Raises:
+            UserError: As `utterances`.
+        """
+        assert self._columns is not None
+        assert self._listing.batches is not None
+        types, self._warnings, self._first = self._scanned.types, Warnings(), ""
+        unusable: list[Utterance] = []
+        some = False
+        for batch in self._listing.batches():
+            columns = self._columns.read(batch.columns, types)
+            if columns is not None:
+                some = some or len(batch.columns) > 0
+                self._first = self._first or batch.columns[self._listing.roles["path"]][0].as_py()
+                yield columns
+                continue
+            block = [self._utterance(row, types) for row in batch.rows()]
+            some = some or any(each.error is None for each in block)
+            unusable = unusable or block[:1]
+            yield block
+        if not some:
+            list(self._refuse_empty(iter(unusable)))
+
+    def _utterance(self, row: Row, types: Mapping[str, str]) -> Utterance:
+        error = None
+        if row.error is not None:
+            error = str(UserError(f"{self._source.name}: {row.error}"))  # escapes what cannot be seen
+            self._warnings.add("rows that cannot be used, each of them a failure", row.error)
+        self._first = self._first or row.path
+        reference, columns = usable(row, types, self._warnings.add)
+        duration_s = row.duration_s
+        if row.start_s is not None:
+            duration_s = None if row.end_s is None else row.end_s - row.start_s
+        return Utterance(
+            id=self._id(row),
+            path=self._find(row),
+            reference=reference,
+            start_s=row.start_s,
+            end_s=row.end_s,
+            columns=columns,
+            channel=row.channel,
+            error=error,
+            duration_s=duration_s if not self._options.read_headers and duration_s and duration_s > 0 else None,
+        )
 
     def _id(self, row: Row) -> str:
         if row.id is not None:
@@ -204,7 +230,7 @@ class Dataset:
             return row.place
         listed = row.path
         if os.path.isabs(listed):
-            base = self._folder if _is_below(listed, self._folder) else self._scanned.common
+            base = self._folder if is_below(listed, self._folder) else self._common
             listed = os.path.relpath(listed, base)
         id_ = encode_path(posixpath.normpath(listed.replace("\\", "/")))
         if row.error is not None:
@@ -228,20 +254,24 @@ class Dataset:
         return path
 
     @cached_property
-    def _scanned(self) -> _Scan:
-        listing = self._listing
-        common: str | None = None
-        values = Values()
-        unchecked = listing.from_anywhere
-        for row in listing.rows():
-            if unchecked and row.error is None:
-                unchecked = False
-                self._check_base(row.path)
-            if os.path.isabs(row.path) and not _is_below(row.path, self._folder):
-                folder = os.path.dirname(os.path.normpath(row.path))
-                common = folder if common is None else os.path.commonpath((common, folder))
-            values.add(row.extras)
-        return _Scan(common or self._folder, values.types(listing.types), values.hint() if listing.roles else "")
+    def _columns(self) -> ColumnReader | None:
+        """Reads the list as columns; `None` if the format has none, or a recording has to be opened."""
+        if self._options.read_headers or self._listing.batches is None:
+            return None
+        from pipeline.datasets.formats.columnar import ColumnReader  # loads Arrow
+
+        return ColumnReader.of(self._listing.roles, self._folder)
+
+    @cached_property
+    def _scanned(self) -> Scan:
+        return self._scan_rows() if self._columns is None else scan_columns(self._listing)
+
+    @cached_property
+    def _common(self) -> str:
+        return (self._scanned if self._columns is None else self._scan_rows()).common
+
+    def _scan_rows(self) -> Scan:
+        return scan_rows(self._listing, self._folder, self._check_base)
 
     def _check_base(self, listed: str) -> None:
         """Refuse a list whose first path exists only relative to the working directory, and not to the list's folder.
@@ -276,7 +306,3 @@ class Dataset:
                 "set dataset.audio_root= to the folder of the recordings"
             )
         return os.path.normpath(listed)
-
-
-def _is_below(path: str, folder: str) -> bool:
-    return os.path.commonpath((os.path.normpath(path), folder)) == folder

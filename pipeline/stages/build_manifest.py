@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from pipeline.audio.headers import Headers
 from pipeline.audio.waveforms import SEGMENT_SLACK_S
-from pipeline.datasets import Connector, Warnings, columns_of, utterances_of
+from pipeline.datasets import Connector, Warnings, columns_of
+from pipeline.datasets.formats.blocks import blocks_of
+from pipeline.datasets.formats.columnar import UtteranceColumns
 from pipeline.inference.planning import assign_shards
 from pipeline.records import AudioHeader, ErrorName, Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path, resolve_path
+from pipeline.stages.unique_ids import with_unique_ids
 from pipeline.storage import tables
-from pipeline.storage.manifest import BLOCK_ROWS, Manifest, digest_of
+from pipeline.storage.manifest import Manifest, Rows, digest_of
 
 Facts = tuple[AudioHeader | None, int | None]
 """The header of a recording, if it can be read, and the size of its file in bytes, if it is there."""
@@ -134,11 +132,14 @@ def list_utterances(
     warnings = Warnings() if warnings is None else warnings
     slack_s = getattr(dataset, "segment_slack_s", SEGMENT_SLACK_S)
     rejected: dict[int, tuple[ErrorName, str]] = {}
-    batches: list[pa.RecordBatch] = []
-    utterances = utterances_of(dataset)
-    done = seen = 0
+    rows = Rows(schema)
+    seen = 0
     with Headers(timeout_s, stderr) as headers:
-        while block := list(islice(utterances, BLOCK_ROWS)):
+        for block in blocks_of(dataset):
+            if isinstance(block, UtteranceColumns):
+                rows.add(_described(block, columns, schema))
+                on_progress(len(rows))
+                continue
             listed: list[Listed] = []
             for utterance, (header, size) in zip(block, _facts_of(block, headers, known), strict=True):
                 rejection = _rejection(utterance, header, slack_s)
@@ -146,14 +147,13 @@ def list_utterances(
                     utterance = _cut(utterance, header, slack_s, warnings)
                 each_channel = _channels(utterance, header) if channels == "each" else [utterance]
                 listed += [Listed(each, header, size, rejection) for each in each_channel]
-                on_progress(done + len(listed))
+                on_progress(len(rows) + len(listed))
             made = segmented(listed)
-            rejected |= {done + row: each.rejection for row, each in enumerate(made) if each.rejection is not None}
-            rows = [_row(each.utterance, each.header, each.file_size, columns) for each in made]
-            batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
-            done += len(rows)
+            rejected |= {len(rows) + row: each.rejection for row, each in enumerate(made) if each.rejection is not None}
+            described = [_row(each.utterance, each.header, each.file_size, columns) for each in made]
+            rows.add(pa.RecordBatch.from_pylist(described, schema=schema))
             seen += len(listed)
-    table = pa.Table.from_batches(batches, schema=schema)
+    table = rows.table()
     if channels != "each" and table[tables.CHANNEL].null_count == len(table):
         table = table.drop_columns([tables.CHANNEL])
     if not table.num_rows:
@@ -162,8 +162,18 @@ def list_utterances(
                 f"dataset={dataset.run_name}: no recording has speech; lower vad.threshold=, or set vad=none"
             )
         raise UserError(f"dataset={dataset.run_name}: no recordings found; nothing to do")
-    table = _with_unique_ids(table, warnings).combine_chunks()
+    table = with_unique_ids(table, warnings)
     return Listing(table, {table["id"][row].as_py(): rejection for row, rejection in rejected.items()})
+
+
+def _described(block: UtteranceColumns, columns: Mapping[str, str], schema: pa.Schema) -> pa.RecordBatch:
+    """Return rows of a manifest of utterances whose headers are not read."""
+    there = dict(zip(block.known.schema.names, block.known.columns, strict=True))
+    there |= {columns[name]: values for name, values in block.own.items()}
+    rows = len(block.known)
+    return pa.RecordBatch.from_arrays(
+        [there.get(field.name, pa.nulls(rows, field.type)) for field in schema], schema=schema
+    )
 
 
 def _facts_of(
@@ -244,49 +254,3 @@ def _cut(utterance: Utterance, header: AudioHeader, slack_s: float, warnings: Wa
         f"{utterance.id} ends at {end_s} s, its recording at {header.duration_s:.6g} s",
     )
     return replace(utterance, end_s=header.duration_s)
-
-
-def _with_unique_ids(table: pa.Table, warnings: Warnings) -> pa.Table:
-    """Add `#2`, `#3`, ... to the second, third, ... of several utterances with one id.
-
-    Raises:
-        UserError: An id is empty.
-    """
-    if pc.any(pc.equal(table["id"], "")).as_py():
-        path = table.filter(pc.equal(table["id"], ""))["path"][0]
-        raise UserError(f"{path}: an utterance has an empty id; give each utterance an id")
-    repeated = _repeated(table["id"])
-    if not len(repeated):
-        return table
-    # Only an id that ends in a number can be the one that is made here.
-    taken = set(table["id"].filter(pc.match_substring_regex(table["id"], r"#[0-9]+$")).to_pylist())
-    ids, number, made = table["id"].take(pa.array(repeated)).to_pylist(), Counter[str](), dict[int, str]()
-    for row, id_ in zip(repeated.tolist(), ids, strict=True):
-        number[id_] += 1
-        if number[id_] > 1:
-            while f"{id_}#{number[id_]}" in taken:
-                number[id_] += 1
-            made[row] = f"{id_}#{number[id_]}"
-            taken.add(made[row])
-            warnings.add("ids that another utterance has, so that a number is added", f"{id_!r} becomes {made[row]!r}")
-    changed = np.zeros(len(table), bool)
-    changed[[*made]] = True
-    column = pc.replace_with_mask(table["id"], pa.array(changed), pa.array([*made.values()], pa.string()))
-    return table.set_column(0, table.schema.field("id"), column)
-
-
-def _repeated(ids: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Return the rows whose id another row has too, ascending.
-
-    Memory holds a hash of each id, and not the ids again.
-    """
-    batches = pa.table({"id": ids}).to_batches(max_chunksize=BLOCK_ROWS)
-    hashes = np.fromiter((hash(id_) for batch in batches for id_ in batch["id"].to_pylist()), np.int64, len(ids))
-    in_order = np.sort(hashes)
-    twice = in_order[1:][in_order[1:] == in_order[:-1]]
-    if not len(twice):
-        return np.empty(0, np.int64)
-    rows = np.flatnonzero(np.isin(hashes, twice))
-    found = ids.take(pa.array(rows)).to_pylist()
-    times = Counter(found)
-    return rows[[times[id_] > 1 for id_ in found]]

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from pipeline.config.run_config import RunConfig
 from pipeline.datasets import Connector, Warnings
+from pipeline.datasets.formats.blocks import BLOCK_ROWS
 from pipeline.records import AudioHeader, Utterance
 from pipeline.runtime.cores import available_cores
 from pipeline.runtime.errors import UserError
@@ -22,7 +23,7 @@ from pipeline.stages.build_manifest import Listing, list_utterances
 from pipeline.stages.growth import KnownHeaders
 from pipeline.stages.segments import Segmentation
 from pipeline.stages.speech import Search
-from pipeline.storage.manifest import BLOCK_ROWS, Manifest
+from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.speech import SpeechStore
 

@@ -22,7 +22,9 @@ from pipeline.storage.json_rows import json_rows
 from pipeline.storage.names import MANIFEST
 from pipeline.storage.run_directory import RunDirectory
 
-BLOCK_ROWS = 4096
+_READ_ROWS = 2**15
+_JOINED_ROWS = 2**18
+"""Rows of the pieces that `Rows` joins small ones to."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,11 @@ def read(stored: StoredTable) -> tuple[Manifest, dict[str, Any]]:
         UserError: The file is not a manifest.
     """
     try:
-        table = stored.read().combine_chunks()
+        with stored.open() as file:
+            rows = Rows(file.schema_arrow)
+            for batch in file.iter_batches(_READ_ROWS):
+                rows.add(batch)
+        table = rows.table()
         metadata = tables.metadata_of(table.schema)
         generations = generations_in(table.schema)
         if generations and sum(each.rows for each in generations) != len(table):
@@ -172,6 +178,49 @@ def read(stored: StoredTable) -> tuple[Manifest, dict[str, Any]]:
         return Manifest(plain, metadata["digest"], rejected, generations, chain), metadata["made_with"]
     except UNREADABLE as error:
         raise unreadable(stored, error) from None
+
+
+class Rows:
+    """Collects rows, and makes a table of them whose columns are one piece each, because `take` is slow on many pieces.
+
+    Small pieces are joined to larger ones on the way. An allocator gives the memory of these back, piece by piece.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        """Begin without rows."""
+        self._schema = schema
+        self._small: list[pa.RecordBatch] = []
+        self._columns: list[list[pa.Array]] = [[] for _ in schema]
+        self._joined = 0
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self._joined + sum(map(len, self._small))
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Add rows with the columns of the schema."""
+        self._small.append(batch)
+        if len(self) - self._joined >= _JOINED_ROWS:
+            self._join()
+
+    def _join(self) -> None:
+        joined = pa.Table.from_batches(self._small, schema=self._schema).combine_chunks()
+        for pieces, column in zip(self._columns, joined.columns, strict=True):
+            pieces += column.chunks
+        self._joined, self._small = len(self), []
+
+    def table(self) -> pa.Table:
+        """Return the table. While a column is copied, memory holds it twice, but no other. No rows are left here."""
+        self._join()
+        found = []
+        for field_, pieces in zip(self._schema, self._columns, strict=True):
+            one = pa.Table.from_arrays([pa.chunked_array(pieces, field_.type)], [field_.name])
+            pieces.clear()
+            found.append(one.combine_chunks().column(0))
+            del one
+            pa.default_memory_pool().release_unused()  # else the system gets the pieces back a column too late
+        self._joined = 0
+        return pa.Table.from_arrays(found, schema=self._schema)
 
 
 def made_with(stored: StoredTable) -> dict[str, Any]:

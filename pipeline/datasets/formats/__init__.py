@@ -56,6 +56,19 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Some rows of a list that is stored by columns.
+
+    Attributes:
+        columns: The columns, a `pyarrow.RecordBatch`.
+        rows: Reads the rows one by one.
+    """
+
+    columns: Any
+    rows: Callable[[], Iterator[Row]]
+
+
+@dataclass(frozen=True)
 class Listing:
     """A list that can be read.
 
@@ -68,6 +81,7 @@ class Listing:
         folder: The folder that relative paths are relative to, if the list names one.
         from_anywhere: Whether the programs that write this format resolve relative paths against the working
             directory. Then the list does not tell which folder is meant.
+        batches: Reads the list by columns, if it is stored so and its columns hold texts, numbers and booleans.
     """
 
     rows: Callable[[], Iterator[Row]]
@@ -76,3 +90,4 @@ class Listing:
     types: Mapping[str, str] = field(default_factory=dict)
     folder: str | None = None
     from_anywhere: bool = False
+    batches: Callable[[], Iterator[Batch]] | None = None

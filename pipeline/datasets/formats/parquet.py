@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, time, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.datasets.formats import Listing, Row
+from pipeline.datasets.formats import Batch, Listing, Row
 from pipeline.datasets.formats.mapping import Columns, roles_in, row_of
 from pipeline.datasets.formats.source import MAX_LINE_BYTES, Source
 from pipeline.runtime.errors import UserError
 
-_BATCH_ROWS = 1024
+_BATCH_ROWS = 4096
 
 _TYPES = {
     pa.bool_(): "bool",
@@ -52,24 +53,39 @@ def listing(source: Source, columns: Columns) -> Listing:
             )
     own = frozenset(roles.values())
 
+    def batches() -> Iterator[Batch]:
+        for first, columns in _batches(source):
+            yield Batch(columns, partial(_rows, source, columns, first, roles))
+
     def rows() -> Iterator[Row]:
-        for number, record in _records(source):
-            yield row_of(f"row {number}", record, roles)
+        for batch in batches():
+            yield from batch.rows()
 
     types = {column.name: _type(column.type) for column in schema if column.name not in own}
-    return Listing(rows, roles=roles, types={name: type_ for name, type_ in types.items() if type_ is not None})
+    known = {name: type_ for name, type_ in types.items() if type_ is not None}
+    by_columns = all(column.name in {*own, *known} or _is_text(column.type) for column in schema)
+    return Listing(rows, roles=roles, types=known, batches=batches if by_columns else None)
 
 
-def _records(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
-    number = 0
+def _batches(source: Source) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield the number of the first row of each batch, counted from 1, and the batch."""
+    first = 1
     with readable(source), pq.ParquetFile(source.path) as file:
         for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-            # Python copies every value, so rows with large ones are taken one at a time.
-            rows = 1 if batch.nbytes > MAX_LINE_BYTES else batch.num_rows
-            for first in range(0, batch.num_rows, max(1, rows)):
-                for record in batch.slice(first, rows).to_pylist():
-                    number += 1
-                    yield number, {name: _value(value) for name, value in record.items()}
+            batch.validate(full=True)  # Arrow does not check whether text is UTF-8
+            yield first, batch
+            first += batch.num_rows
+
+
+def _rows(source: Source, batch: pa.RecordBatch, first: int, roles: Mapping[str, str]) -> Iterator[Row]:
+    """Yield the rows of a batch, whose first row has the number `first`."""
+    # Python copies every value, so rows with large ones are taken one at a time.
+    rows = 1 if batch.nbytes > MAX_LINE_BYTES else max(1, batch.num_rows)
+    for start in range(0, batch.num_rows, rows):
+        with readable(source):
+            records = batch.slice(start, rows).to_pylist()
+        for number, record in enumerate(records, start=first + start):
+            yield row_of(f"row {number}", {name: _value(value) for name, value in record.items()}, roles)
 
 
 @contextmanager
@@ -92,11 +108,17 @@ def _type(arrow_type: pa.DataType) -> str | None:
 
 
 def _value(value: Any) -> Any:
+    """Return a value as the other formats have it: decimals as floats, dates and times as texts."""
     if isinstance(value, Decimal):
         return float(value)
     if isinstance(value, date | time):  # a datetime is a date
         return value.isoformat()
     return str(value) if isinstance(value, timedelta) else value
+
+
+def _is_text(arrow_type: pa.DataType) -> bool:
+    plain = _plain(arrow_type)
+    return plain in (pa.string(), pa.large_string(), pa.null())
 
 
 def _plain(arrow_type: pa.DataType) -> pa.DataType:
