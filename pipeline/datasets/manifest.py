@@ -20,32 +20,31 @@ import math
 import ntpath
 import os
 import posixpath
-import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
 from pipeline.datasets import Warnings, refuse_empty, require_folder
 from pipeline.datasets.formats import Listing, Row, kaldi
+from pipeline.datasets.formats.locating import PLACEHOLDER, located
 from pipeline.datasets.formats.mapping import ROLES
 from pipeline.datasets.formats.opening import ListOptions, open_list, usable
 from pipeline.datasets.formats.scanning import Scan, is_below, scan_columns, scan_rows
 from pipeline.datasets.formats.source import Source
 from pipeline.datasets.formats.values import segment_mark, shown
 from pipeline.records import Utterance
+from pipeline.runtime.digests import sha256_file
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.paths import encode_path, resolve_path
+from pipeline.runtime.paths import encode_path
 
 if TYPE_CHECKING:
     from pipeline.datasets.formats.columnar import ColumnReader, UtteranceColumns
 
 _REMEDY = "give a list (JSON lines, CSV, TSV, Parquet, lhotse, RTTM, STM, ...) or a Kaldi data folder"
-# SpeechBrain writes $data_root for the folder of the recordings.
-_PLACEHOLDER = re.compile(r"(?:\$\w+|\$?\{\w+\}|%\w+%|<\w+>)[/\\]+")
 _SAID = {"text": "reference"}
 
 
@@ -84,6 +83,7 @@ class Dataset:
         self._source = Source(self.path, f"dataset.path={options.path}", options.encoding)
         self._warnings = Warnings()
         self._first = ""
+        self.list_sha256 = ""  # set where `blocks` has read all of the list without looking at a recording
         self.run_name = "manifest"
         self.notice: str | None = None
         self.segment_slack_s = options.segment_slack_s
@@ -162,7 +162,7 @@ class Dataset:
             f"the paths of the list are relative to {self._folder}; "
             "set dataset.audio_root= to the folder of the recordings"
         )
-        if found := _PLACEHOLDER.match(self._first):
+        if found := PLACEHOLDER.match(self._first):
             return f"{said}, for which {shown(found[0])} stands"
         return said
 
@@ -186,7 +186,7 @@ class Dataset:
         assert self._listing.batches is not None
         types, self._warnings, self._first = self._scanned.types, Warnings(), ""
         unusable: list[Utterance] = []
-        some = False
+        some, alone, sha256 = False, True, self.sha256()
         for batch in self._listing.batches():
             columns = self._columns.read(batch.columns, types)
             if columns is not None:
@@ -197,9 +197,15 @@ class Dataset:
             block = [self._utterance(row, types) for row in batch.rows()]
             some = some or any(each.error is None for each in block)
             unusable = unusable or block[:1]
+            alone = False
             yield block
+        self.list_sha256 = sha256 if alone else ""
         if not some:
             list(self._refuse_empty(iter(unusable)))
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the file of the list."""
+        return sha256_file(Path(self.path))
 
     def _utterance(self, row: Row, types: Mapping[str, str]) -> Utterance:
         error = None
@@ -238,20 +244,7 @@ class Dataset:
         return f"{id_}{segment_mark(row.start_s, row.end_s)}{'' if row.channel is None else f'#c{row.channel}'}"
 
     def _find(self, row: Row) -> str:
-        """Return the path of a recording. If there is none, one with another spelling of the same path is taken."""
-        if not row.path:
-            return ""
-        path = resolve_path(os.path.join(self._folder, row.path))
-        plain = _PLACEHOLDER.sub("", row.path, count=1) if _PLACEHOLDER.match(row.path) else row.path
-        plain = plain.replace("\\", "/").strip()
-        if (plain == row.path and row.path.isascii()) or os.path.lexists(path):
-            return path
-        for other in (plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain)):
-            if other != row.path and os.path.lexists(found := os.path.join(self._folder, other)):
-                read = f"{row.place}: {shown(row.path)} as {other!a}"
-                self._warnings.add("paths that do not exist as listed, but in another spelling, which was read", read)
-                return found
-        return path
+        return located(self._folder, row, self._warnings.add) if row.path else ""
 
     @cached_property
     def _columns(self) -> ColumnReader | None:

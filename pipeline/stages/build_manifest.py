@@ -49,10 +49,12 @@ class Listing:
     Attributes:
         table: The rows of a manifest; `shard` is null.
         rejected: As `Manifest.rejected`.
+        list_sha256: As `Manifest.list_sha256`.
     """
 
     table: pa.Table
     rejected: Mapping[str, tuple[ErrorName, str]]
+    list_sha256: str = ""
 
 
 def build(
@@ -89,7 +91,7 @@ def first_generation(listing: Listing, shard_hours: float) -> Manifest:
     table = listing.table
     shards = assign_shards(table["duration_s"].to_numpy(), shard_hours)
     table = table.set_column(table.schema.get_field_index("shard"), table.schema.field("shard"), pa.array(shards))
-    return Manifest(table, digest_of(table), listing.rejected)
+    return Manifest(table, digest_of(table), listing.rejected, list_sha256=listing.list_sha256)
 
 
 def list_utterances(
@@ -163,7 +165,8 @@ def list_utterances(
             )
         raise UserError(f"dataset={dataset.run_name}: no recordings found; nothing to do")
     table = with_unique_ids(table, warnings)
-    return Listing(table, {table["id"][row].as_py(): rejection for row, rejection in rejected.items()})
+    reasons = {table["id"][row].as_py(): rejection for row, rejection in rejected.items()}
+    return Listing(table, reasons, getattr(dataset, "list_sha256", ""))
 
 
 def _described(block: UtteranceColumns, columns: Mapping[str, str], schema: pa.Schema) -> pa.RecordBatch:

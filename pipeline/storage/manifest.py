@@ -51,6 +51,7 @@ class Manifest:
         generations: The generations, in the order of the rows; empty for a single one.
         chain: SHA-256 of all rows as they are now, chained from generation to generation; `digest` if empty.
         rejected: Why a row is a failure before its recording is opened, by id: the error's name and its message.
+        list_sha256: SHA-256 of the list that alone says what the rows are; empty if files were looked at too.
     """
 
     table: pa.Table
@@ -58,6 +59,7 @@ class Manifest:
     rejected: Mapping[str, tuple[ErrorName, str]] = field(default_factory=dict)
     generations: tuple[Generation, ...] = ()
     chain: str = ""
+    list_sha256: str = ""
 
     @property
     def content(self) -> str:
@@ -152,6 +154,8 @@ def write(directory: RunDirectory, manifest: Manifest, made_with: dict[str, Any]
     }
     if manifest.chain:
         metadata |= {"chain": manifest.chain, "generations": [asdict(each) for each in manifest.generations]}
+    if manifest.list_sha256:
+        metadata["list_sha256"] = manifest.list_sha256
     directory.write_table(
         MANIFEST, manifest.table.replace_schema_metadata({key: json.dumps(value) for key, value in metadata.items()})
     )
@@ -175,7 +179,8 @@ def read(stored: StoredTable) -> tuple[Manifest, dict[str, Any]]:
             raise ValueError("its generations have another number of rows")
         rejected = {id_: (name, message) for id_, (name, message) in metadata.get("rejected", {}).items()}
         plain, chain = table.replace_schema_metadata(None), metadata.get("chain", "")
-        return Manifest(plain, metadata["digest"], rejected, generations, chain), metadata["made_with"]
+        found = Manifest(plain, metadata["digest"], rejected, generations, chain, metadata.get("list_sha256", ""))
+        return found, metadata["made_with"]
     except UNREADABLE as error:
         raise unreadable(stored, error) from None
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from lists import dataset
 from running import DATA, listed, main, read, refused
 
 from pipeline.audio import headers
+from pipeline.datasets.formats.columnar import ColumnReader
 from pipeline.export.__main__ import main as export
 from pipeline.results import open_run
 from pipeline.stages.build_manifest import build
@@ -76,6 +79,29 @@ def test_a_recording_of_another_length_than_listed_fails(elsewhere: Path) -> Non
     (failure,) = read(Path("out"), "failures").to_pylist()
     assert (failure["id"], failure["error"]) == (FILES[0].stem, "changed")
     assert failure["message"].startswith("it lasts 0.3615 s, but 9 s in the list; correct the list")
+
+
+def test_a_list_that_has_not_changed_is_not_read_again(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(files: list[Path]) -> None:
+        rows = [{"id": file.stem, "path": str(file), "duration": soundfile.info(file).duration} for file in files]
+        pq.write_table(pa.Table.from_pylist(rows), "list.parquet")
+
+    read_batches: list[int] = []
+    read = ColumnReader.read
+    monkeypatch.setattr(ColumnReader, "read", lambda *given: (read_batches.append(1), read(*given))[1])
+    asked = ["dataset=manifest", "dataset.path=list.parquet", "model=digits", "outputs=[transcripts]", "run_dir=out"]
+    write(FILES)
+    assert main([*asked, NOT_READ]) == 0
+    assert len(read_batches) == 1
+    assert main([*asked, NOT_READ]) == main([*asked, NOT_READ, "extend=check"]) == 0
+    assert len(read_batches) == 1
+    write([*FILES, SHIPPED[0]])
+    assert main([*asked, NOT_READ]) == main([*asked, NOT_READ]) == 0
+    assert len(read_batches) == 2
+    assert "the corpus has changed: 1 new" in capsys.readouterr().out
+    assert len(open_run("out").transcripts) == 3
 
 
 @pytest.mark.parametrize("setting", ["channels=each", "vad=silero"])
