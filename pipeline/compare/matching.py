@@ -21,7 +21,7 @@ from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import StoredTable
 from pipeline.storage.run_directory import RunDirectory
 
-BLOCK_BYTES = 2**27
+BLOCK_BYTES = 2**25
 """A block ends when the rows of the first run have this size. Each shard of the second run is read once a block."""
 EXAMPLES = 3
 
