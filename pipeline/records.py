@@ -47,6 +47,8 @@ class Utterance:
         channel: Channel of the file, from 1; `None` if the setting `channels=` decides.
         error: Why the utterance cannot be used, such as a wrong start in a list. The utterance is then a failure with
             this message, and its recording is not opened. `None` for every other utterance.
+        duration_s: Seconds of the recording or of the segment, if they are known so that the header need not be read
+            for the manifest.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Utterance:
     columns: Mapping[str, Scalar] = field(default_factory=dict)
     channel: int | None = None
     error: str | None = None
+    duration_s: float | None = None
 
 
 class AudioHeader(NamedTuple):

@@ -21,7 +21,7 @@ from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import StoredTable
 from pipeline.storage.run_directory import RunDirectory
 
-BLOCK_BYTES = 2**24
+BLOCK_BYTES = 2**25
 """A block ends when the rows of the first run have this size. Each shard of the second run is read once a block."""
 EXAMPLES = 3
 
@@ -82,13 +82,16 @@ class TranscribedRun:
 
     def rows(self, positions: NDArray[np.integer], columns: Sequence[str]) -> pa.Table:
         """Read the rows at some positions, in their order. Files without any of them are not opened."""
+        if not len(positions):
+            return self.read(0, columns).slice(0, 0)
         files = self.files_of(positions)
         order = np.argsort(files, kind="stable")
+        distinct, begins = np.unique(files[order], return_index=True)
         parts = [
-            self.read(file, columns).take(positions[order[files[order] == file]] - self.starts[file])
-            for file in np.unique(files).tolist()
+            self.read(file, columns).take(positions[mine] - self.starts[file])
+            for file, mine in zip(distinct.tolist(), np.split(order, begins[1:]), strict=True)
         ]
-        return pa.concat_tables(parts or [self.read(0, columns).slice(0, 0)]).take(np.argsort(order, kind="stable"))
+        return pa.concat_tables(parts).take(np.argsort(order, kind="stable"))
 
 
 @dataclass(frozen=True)

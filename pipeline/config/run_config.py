@@ -174,6 +174,7 @@ def _checked(composed: DictConfig, arguments: tuple[str, ...]) -> RunConfig:
         )
     detector = _detector(settings)
     dataset: Connector = CONNECTORS.load(settings.dataset.connector).Dataset(settings.dataset)
+    _check_headers(settings)
     run_dir = place(settings.run_dir) if settings.run_dir else Path("runs") / dataset.run_name / source.run_name
     composed.run_dir = settings.run_dir or str(run_dir)
     _check_run_dir(run_dir)
@@ -205,6 +206,15 @@ def _detector(settings: Settings) -> Detector | None:
         raise UserError(f"stages=[{stages}]: vad={name} makes segments in the stage vad; add vad, or set vad=none")
     detector: Detector = DETECTORS.load(name).Detector(settings.vad)
     return detector
+
+
+def _check_headers(settings: Settings) -> None:
+    """Refuse settings for which the manifest needs every header, if the headers are not to be read."""
+    if getattr(settings.dataset, "read_headers", True) or "manifest" not in settings.stages:
+        return
+    for key, value, usual in (("channels", settings.channels, ("mix", "first")), ("vad", settings.vad.name, ("none",))):
+        if value not in usual:
+            raise UserError(f"{key}={value}: needs the headers of all recordings; leave out dataset.read_headers=false")
 
 
 def _check_run_dir(run_dir: Place) -> None:

@@ -96,6 +96,11 @@ class _AlignSettings:
 
 
 @dataclass(kw_only=True)
+class _CompactSettings:
+    tables: Annotated[list[str], _some_of("transcripts", "emissions", "features", "failures")]
+
+
+@dataclass(kw_only=True)
 class _MetricsSettings:
     textfile: Annotated[str | None, Rule("null, or a file that ends in .prom", lambda path: path.endswith(".prom"))]
 
@@ -126,7 +131,7 @@ class Settings:
     executor: Any
     vad: Any
     run_dir: str | None
-    stages: Annotated[list[str], _some_of("manifest", "vad", "infer", "decode", "align", "score", "report")]
+    stages: Annotated[list[str], _some_of("manifest", "vad", "infer", "decode", "align", "score", "report", "compact")]
     outputs: Annotated[list[str], _some_of("transcripts", "emissions", "features")]
     device: Annotated[str, _DEVICE]
     threads: Annotated[int | None, Rule("a whole number from 1 to 1024, or null", lambda n: 1 <= n <= 1024)]
@@ -142,6 +147,7 @@ class Settings:
     align: _AlignSettings
     score: ScoreSettings
     report: ReportSettings
+    compact: _CompactSettings
     metrics: _MetricsSettings
     max_failures: Annotated[int | None, Rule("a whole number, 0 or more, or null", lambda n: 0 <= n <= 1e12)]
     retry_failed: bool
@@ -178,6 +184,11 @@ def check_values(config: DictConfig) -> None:
         raise UserError(
             f"stages=[{','.join(config.stages)}]: infer decodes already; to decode again, run infer first, then the "
             "same command with stages=[decode,score,report]"
+        )
+    if {"decode", "compact"} <= {*config.stages}:
+        raise UserError(
+            f"stages=[{','.join(config.stages)}]: compact takes the tables of the run, not those of a decoding; run "
+            "stages=[compact] by itself"
         )
     for key, usual in {"executor.name": "local", "executor.part": None}.items():
         if "decode" in config.stages and (value := OmegaConf.select(config, key)) != usual:

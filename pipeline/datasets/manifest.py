@@ -20,33 +20,36 @@ import math
 import ntpath
 import os
 import posixpath
-import re
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
-from pipeline.archives.members import member_of, unpacked
+from pipeline.archives.members import unpacked
 from pipeline.datasets import Warnings, refuse_empty, require_folder
 from pipeline.datasets.formats import Listing, Row, kaldi
 from pipeline.datasets.formats.detect import parquet_files
+from pipeline.datasets.formats.locating import PLACEHOLDER, located
 from pipeline.datasets.formats.mapping import ROLES
-from pipeline.datasets.formats.opening import ListOptions, Values, open_list, usable
+from pipeline.datasets.formats.opening import ListOptions, open_list, usable
+from pipeline.datasets.formats.scanning import Scan, scan_columns, scan_rows
 from pipeline.datasets.formats.source import Source
 from pipeline.datasets.formats.values import segment_mark, shown
 from pipeline.records import Utterance
+from pipeline.runtime.digests import sha256_of
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.paths import encode_path, resolve_path
-from pipeline.runtime.places import absolute, common_folder, is_absolute, is_below, is_folder, is_there, is_url, joined
+from pipeline.runtime.paths import encode_path
+from pipeline.runtime.places import absolute, is_absolute, is_below, is_folder, is_there, is_url, open_buffered
+
+if TYPE_CHECKING:
+    from pipeline.datasets.formats.columnar import ColumnReader, UtteranceColumns
 
 _REMEDY = (
     "give a list (JSON lines, CSV, TSV, Parquet, lhotse, RTTM, STM, ...), a Kaldi data folder, or a folder of Parquet "
     "files"
 )
-# SpeechBrain writes $data_root for the folder of the recordings.
-_PLACEHOLDER = re.compile(r"(?:\$\w+|\$?\{\w+\}|%\w+%|<\w+>)[/\\]+")
 _SAID = {"text": "reference"}
 
 
@@ -59,26 +62,14 @@ class Options(ListOptions):
         audio_root: The folder that relative paths are relative to, and that contains the recordings of an RTTM or STM
             file; `None` for the folder that the list names, or the folder of the list.
         segment_slack_s: Seconds by which a segment may end after its recording. Such an end is cut with a warning.
+        read_headers: Whether the headers of all recordings are read for the manifest. Otherwise only those of which the
+            list says neither the duration nor the end.
     """
 
     path: str = MISSING
     audio_root: str | None = None
     segment_slack_s: float = 0.5
-
-
-@dataclass(frozen=True)
-class _Scan:
-    """The result of one pass over a list.
-
-    Attributes:
-        common: The deepest folder that contains all absolute paths outside the folder that relative paths refer to.
-        types: The Arrow type of every column by name.
-        hint: Which column may hold references, and what to do, if the format lets a user choose the column.
-    """
-
-    common: str
-    types: dict[str, str]
-    hint: str
+    read_headers: bool = True
 
 
 class Dataset:
@@ -97,6 +88,7 @@ class Dataset:
         self._source = Source(self.path, f"dataset.path={options.path}", options.encoding)
         self._warnings = Warnings()
         self._first = ""
+        self.list_sha256 = ""  # set where `blocks` has read all of the list without looking at a recording
         self.run_name = "manifest"
         self.notice: str | None = None
         self.segment_slack_s = options.segment_slack_s
@@ -139,7 +131,10 @@ class Dataset:
         Raises:
             UserError: The list is empty, or no row can be used. Otherwise a wrong row is an utterance with an `error`.
         """
-        return refuse_empty(self._utterances(), f"{self._source.name}: lists no recordings")
+        return self._refuse_empty(self._utterances())
+
+    def _refuse_empty(self, utterances: Iterator[Utterance]) -> Iterator[Utterance]:
+        return refuse_empty(utterances, f"{self._source.name}: lists no recordings")
 
     def reading(self, num_references: int) -> str:
         """Say how the list was read: which column is the path, the reference and so on, and which are the list's own.
@@ -149,7 +144,8 @@ class Dataset:
                 named.
         """
         listing = self._listing
-        used = [role for role in ROLES if role in listing.roles and (role != "duration" or "start" in listing.roles)]
+        times = "start" in listing.roles or not self._options.read_headers
+        used = [role for role in ROLES if role in listing.roles and (role != "duration" or times)]
         roles = [f"{_SAID.get(role, role)} from {shown(listing.roles[role])}" for role in used]
         own = list(self._scanned.types)
         columns = f"own columns {', '.join(map(shown, own[:40])) or 'none'}"
@@ -172,29 +168,73 @@ class Dataset:
             f"the paths of the list are relative to {self._folder}; "
             "set dataset.audio_root= to the folder of the recordings"
         )
-        if found := _PLACEHOLDER.match(self._first):
+        if found := PLACEHOLDER.match(self._first):
             return f"{said}, for which {shown(found[0])} stands"
         return said
 
     def _utterances(self) -> Iterator[Utterance]:
         types, self._warnings, self._first = self._scanned.types, Warnings(), ""
         for row in self._listing.rows():
-            error = None
-            if row.error is not None:
-                error = str(UserError(f"{self._source.name}: {row.error}"))  # escapes what cannot be seen
-                self._warnings.add("rows that cannot be used, each of them a failure", row.error)
-            self._first = self._first or row.path
-            reference, columns = usable(row, types, self._warnings.add)
-            yield Utterance(
-                id=self._id(row),
-                path=self._find(row),
-                reference=reference,
-                start_s=row.start_s,
-                end_s=row.end_s,
-                columns=columns,
-                channel=row.channel,
-                error=error,
-            )
+            yield self._utterance(row, types)
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether `blocks` can be read, which takes less time than `utterances`."""
+        return self._columns is not None
+
+    def blocks(self) -> Iterator[Sequence[Utterance] | UtteranceColumns]:
+        """Yield what `utterances` yields in blocks, as columns where no value is unusual.
+
+        Raises:
+            UserError: As `utterances`.
+        """
+        assert self._columns is not None
+        assert self._listing.batches is not None
+        types, self._warnings, self._first = self._scanned.types, Warnings(), ""
+        unusable: list[Utterance] = []
+        some, alone, sha256 = False, True, self.sha256()
+        for batch in self._listing.batches():
+            columns = self._columns.read(batch.columns, types)
+            if columns is not None:
+                some = some or len(batch.columns) > 0
+                self._first = self._first or batch.columns[self._listing.roles["path"]][0].as_py()
+                yield columns
+                continue
+            block = [self._utterance(row, types) for row in batch.rows()]
+            some = some or any(each.error is None for each in block)
+            unusable = unusable or block[:1]
+            alone = False
+            yield block
+        self.list_sha256 = sha256 if alone else ""
+        if not some:
+            list(self._refuse_empty(iter(unusable)))
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the file of the list."""
+        with open_buffered(self.path) as source:
+            return sha256_of(source)
+
+    def _utterance(self, row: Row, types: Mapping[str, str]) -> Utterance:
+        error = None
+        if row.error is not None:
+            error = str(UserError(f"{self._source.name}: {row.error}"))  # escapes what cannot be seen
+            self._warnings.add("rows that cannot be used, each of them a failure", row.error)
+        self._first = self._first or row.path
+        reference, columns = usable(row, types, self._warnings.add)
+        duration_s = row.duration_s
+        if row.start_s is not None:
+            duration_s = None if row.end_s is None else row.end_s - row.start_s
+        return Utterance(
+            id=self._id(row),
+            path=self._find(row),
+            reference=reference,
+            start_s=row.start_s,
+            end_s=row.end_s,
+            columns=columns,
+            channel=row.channel,
+            error=error,
+            duration_s=duration_s if not self._options.read_headers and duration_s and duration_s > 0 else None,
+        )
 
     def _id(self, row: Row) -> str:
         if row.id is not None:
@@ -203,7 +243,7 @@ class Dataset:
             return row.place
         listed = unpacked(row.path)
         if is_absolute(listed):
-            base = self._folder if is_below(listed, self._folder) else self._scanned.common
+            base = self._folder if is_below(listed, self._folder) else self._common
             listed = os.path.relpath(listed, base) if base else listed
         id_ = encode_path(posixpath.normpath(listed.replace("\\", "/")))
         if row.error is not None:
@@ -211,45 +251,27 @@ class Dataset:
         return f"{id_}{segment_mark(row.start_s, row.end_s)}{'' if row.channel is None else f'#c{row.channel}'}"
 
     def _find(self, row: Row) -> str:
-        """Return the path of a recording. If there is none, one with another spelling of the same path is taken."""
-        if not row.path:
-            return ""
-        if (member := member_of(row.path)) is not None:
-            return member._replace(archive=joined(self._folder, member.archive)).path
-        if is_url(row.path) or is_url(self._folder):
-            return joined(self._folder, row.path)
-        path = resolve_path(os.path.join(self._folder, row.path))
-        plain = _PLACEHOLDER.sub("", row.path, count=1) if _PLACEHOLDER.match(row.path) else row.path
-        plain = plain.replace("\\", "/").strip()
-        if (plain == row.path and row.path.isascii()) or os.path.lexists(path):
-            return path
-        for other in (plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain)):
-            if other != row.path and os.path.lexists(found := os.path.join(self._folder, other)):
-                read = f"{row.place}: {shown(row.path)} as {other!a}"
-                self._warnings.add("paths that do not exist as listed, but in another spelling, which was read", read)
-                return found
-        return path
+        return located(self._folder, row, self._warnings.add) if row.path else ""
 
     @cached_property
-    def _scanned(self) -> _Scan:
-        listing = self._listing
-        common: str | None = None
-        values = Values()
-        unchecked = listing.from_anywhere
-        for row in listing.rows():
-            if unchecked and row.error is None:
-                unchecked = False
-                self._check_base(row.path)
-            path = unpacked(row.path)
-            if is_absolute(path) and not is_below(path, self._folder):
-                folder = os.path.dirname(path if is_url(path) else os.path.normpath(path))
-                common = folder if common is None else common_folder([common, folder])
-            values.add(row.extras)
-        return _Scan(
-            self._folder if common is None else common,
-            values.types(listing.types),
-            values.hint() if listing.roles else "",
-        )
+    def _columns(self) -> ColumnReader | None:
+        """Reads the list as columns; `None` if the format has none, or a recording has to be opened."""
+        if self._options.read_headers or self._listing.batches is None:
+            return None
+        from pipeline.datasets.formats.columnar import ColumnReader  # loads Arrow
+
+        return ColumnReader.of(self._listing.roles, self._folder)
+
+    @cached_property
+    def _scanned(self) -> Scan:
+        return self._scan_rows() if self._columns is None else scan_columns(self._listing)
+
+    @cached_property
+    def _common(self) -> str:
+        return (self._scanned if self._columns is None else self._scan_rows()).common
+
+    def _scan_rows(self) -> Scan:
+        return scan_rows(self._listing, self._folder, self._check_base)
 
     def _check_base(self, listed: str) -> None:
         """Refuse a list whose first path exists only relative to the working directory, and not to the list's folder.

@@ -117,7 +117,8 @@ class Reader:
             sample_rate=int(_known(first["sample_rate"]) or 0),
             num_channels=int(_known(first["num_channels"]) or 1),
             file_size=_known(first["file_size"]),
-            is_measured=any(_known(fact["start_s"]) is None for fact, row in pairs if row is not None),
+            is_measured=_known(first["sample_rate"]) is not None
+            and any(_known(fact["start_s"]) is None for fact, row in pairs if row is not None),
             segments=tuple(ordered),
         )
 

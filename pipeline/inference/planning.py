@@ -34,15 +34,13 @@ def assign_shards(duration_s: NDArray[np.float64], hours: float) -> NDArray[np.i
         `(rows,)` the shard of each row, ascending from 0.
     """
     seconds = np.nan_to_num(np.asarray(duration_s, dtype=np.float64), nan=0.0)
-    shards = np.empty(len(seconds), dtype=np.int32)
-    shard, filled, rows = 0, 0.0, 0
-    for row, duration in enumerate(seconds):
-        shards[row] = shard
-        filled += duration
-        rows += 1
-        if filled >= hours * 3600 or rows >= MAX_ROWS_PER_SHARD:
-            shard, filled, rows = shard + 1, 0.0, 0
-    return shards
+    counts: list[int] = []
+    first = 0
+    while first < len(seconds):
+        filled = np.cumsum(seconds[first : first + MAX_ROWS_PER_SHARD])
+        counts.append(min(int(np.searchsorted(filled, hours * 3600)) + 1, len(filled)))
+        first += counts[-1]
+    return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
 
 
 @dataclass(frozen=True)

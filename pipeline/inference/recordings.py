@@ -19,6 +19,9 @@ from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.memory import is_out_of_memory
 from pipeline.storage.manifest import Manifest
 
+LISTED_SLACK_S = 0.5
+"""Seconds by which the duration that a list says may differ from that of the recording."""
+
 
 class Recordings:
     """Loads each chunk of a planned batch as a waveform or a failure.
@@ -78,17 +81,20 @@ class Recordings:
         )
         stage: Stage = "load"
         try:
+            measured = self.manifest.measured(chunk.row)
             if chunk.num_samples == 0:
                 stage = "manifest"
                 self._require_same_plan(utterance, read_header(utterance.path))
+            elif measured[0] is None:
+                extent, measured = self._require_listed(extent, float(self.manifest.duration_s[chunk.row]))
             stage = "load"
             if chunk.whole:
                 samples, rate = self._reader.read(extent)
-                self._require_same_rate(rate, self.manifest.measured(chunk.row)[0])
+                self._require_same_rate(rate, measured[0])
                 digest = digest_of_samples(samples, rate)
                 waveform = resample(torch.from_numpy(samples), rate, self.sample_rate)
             else:
-                waveform, digest = self._load_window(extent, chunk)
+                waveform, digest = self._load_window(extent, chunk, *measured)
             if len(waveform) < self.min_samples:
                 raise AudioError(
                     "too_short",
@@ -123,19 +129,53 @@ class Recordings:
                 f"{reason}, which needs another run with run_dir=...",
             )
 
-    def _load_window(self, extent: Extent, chunk: Chunk) -> tuple[Tensor, bytes]:
+    @staticmethod
+    def _require_listed(extent: Extent, duration_s: float) -> tuple[Extent, tuple[int, int]]:
+        """Refuse a recording whose length is not the one that the dataset says, because it was planned by that.
+
+        Args:
+            extent: What is to be read.
+            duration_s: Seconds that the dataset says.
+
+        Returns:
+            What is to be read, with an end that is not after the recording; its sample rate in Hz, and its samples if
+            it were exactly as long as the dataset says.
+        """
+        header = read_header(extent.path)
+        if extent.end_s is None:
+            there_s = header.duration_s - (extent.start_s or 0.0)
+            if abs(there_s - duration_s) > LISTED_SLACK_S:
+                raise AudioError(
+                    "changed",
+                    f"it lasts {there_s:.6g} s, but {duration_s:.6g} s in the list; correct the list, or start another "
+                    "run with dataset.read_headers=true",
+                )
+        elif header.duration_s < extent.end_s <= header.duration_s + LISTED_SLACK_S:
+            extent = replace(extent, end_s=header.duration_s)
+        return extent, (header.sample_rate, round(duration_s * header.sample_rate))
+
+    def _load_window(
+        self, extent: Extent, chunk: Chunk, rate: int | None, num_samples: int | None
+    ) -> tuple[Tensor, bytes]:
         """Load a chunk of a longer utterance, and read only the samples that the chunk depends on.
+
+        Args:
+            extent: The utterance.
+            chunk: The chunk.
+            rate: Sample rate of the recording in Hz.
+            num_samples: Samples of the utterance that were planned.
 
         Returns:
             The same samples as those of the whole utterance, resampled at once, up to float32 rounding; and the digest
             of the samples that were read.
         """
-        rate, num_samples = self.manifest.measured(chunk.row)
+        assert rate is not None
+        assert num_samples is not None
         stop = chunk.start + chunk.num_samples
         first, last = source_window(chunk.start, stop, rate, self.sample_rate)
         samples, found = self._reader.read(extent, (first, None if chunk.last else last))
         self._require_same_rate(found, rate)
-        if chunk.last and first + len(samples) < num_samples:
+        if chunk.last and first + len(samples) != num_samples:
             stop = resampled_length(first + len(samples), rate, self.sample_rate)
         digest = digest_of_samples(samples, rate, first)
         return resample_window(torch.from_numpy(samples), first, chunk.start, stop, rate, self.sample_rate), digest

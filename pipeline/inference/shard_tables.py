@@ -241,7 +241,8 @@ class ShardTables:
             return schema.empty_table()
         places = {row: place for place, row in enumerate(self._transcribed)}
         decoded = pa.concat_tables(self._transcripts).combine_chunks().take([places[row] for row in order])
-        described = self._manifest.table.take(order)
+        mine = self._manifest.table.slice(self._rows.start, len(self._rows))
+        described = mine.take([row - self._rows.start for row in order])
         if self._settings.audio_digests:
             # Only the utterances of this shard are compared. The stage `infer` compares all, when all are committed.
             rows = np.asarray(order)

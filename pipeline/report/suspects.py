@@ -97,8 +97,9 @@ def read_suspects(
 def _positions(population: Population, ids: pa.ChunkedArray) -> NDArray[np.int64]:
     """Return the position of each id in the population; -1 if it is not there."""
     places = np.full(len(ids), -1)
+    bounds = np.searchsorted(population.file, np.arange(len(population.files) + 1))
     for number, stored in enumerate(population.files):
-        mine = np.flatnonzero(population.file == number)
+        mine = np.arange(bounds[number], bounds[number + 1])
         named = stored.read(["id"])["id"].take(pa.array(population.row[mine]))
         at = pc.fill_null(pc.index_in(ids, value_set=named.combine_chunks()), -1).to_numpy()
         places[at >= 0] = mine[at[at >= 0]]

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipeline.coverage.stored import SCHEMA, read_coverage
 from pipeline.results import selection
 from pipeline.results.alignments import read_alignments
-from pipeline.results.committed import Committed
+from pipeline.results.committed import Committed, ShardIds
 from pipeline.results.frames import WORDS, read_rows, read_words, to_frame
 from pipeline.results.joining import Joined, On, join
 from pipeline.results.keys import root_of
@@ -271,8 +271,7 @@ class RunTables:
 
     @cached_property
     def _committed(self) -> Committed:
-        ids = {int(shard): sorted(ids) for shard, ids in self.manifest.groupby("shard")["id"]}
-        return Committed(self._directory, self.commits, ids)
+        return Committed(self._directory, self.commits, ShardIds(self.manifest))
 
     @cached_property
     def _own_fields(self) -> list[pa.Field]:

@@ -60,6 +60,8 @@ POINTS = {
     "settled": "same_as is complete in all transcripts, run.json does not say so",
     "scores": "everything is committed, the scores are not written",
     "scored": "the scores are in place",
+    "compact": "a compacted file is complete in staging",
+    "compacted": "a compacted file is in place, its record is not",
     "report": "before the report is made",
 }
 """All points by name. Other names are refused, so that a test with a misspelt name does not pass."""

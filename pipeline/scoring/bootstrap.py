@@ -14,10 +14,11 @@ MIN_SPEAKERS = 5
 """With fewer speakers there is no interval: with 3 equal speakers, one interval in three would miss the true rate."""
 
 
-Numbers = NDArray[np.int64] | NDArray[np.float64]
+Counts = NDArray[np.int32] | NDArray[np.int64]
+Numbers = Counts | NDArray[np.float64]
 
 
-def rate_intervals(errors: Numbers, totals: NDArray[np.int64], seed: int = 0) -> list[tuple[float, float] | None]:
+def rate_intervals(errors: Numbers, totals: Counts, seed: int = 0) -> list[tuple[float, float] | None]:
     """Return percentile intervals of the rates `errors.sum(0) / totals.sum(0)`. Units are drawn with replacement.
 
     Args:
@@ -33,7 +34,7 @@ def rate_intervals(errors: Numbers, totals: NDArray[np.int64], seed: int = 0) ->
 
 
 def speaker_intervals(
-    errors: Numbers, totals: NDArray[np.int64], speakers: NDArray[np.int64] | None
+    errors: Numbers, totals: Counts, speakers: NDArray[np.int64] | None
 ) -> list[tuple[float, float] | None]:
     """Return the intervals of `rate_intervals` over speakers; over utterances if there are fewer than two speakers.
 
@@ -48,7 +49,7 @@ def speaker_intervals(
     return rate_intervals(*_units(errors, totals, speakers))
 
 
-Sample = tuple[Numbers, NDArray[np.int64], NDArray[np.int64] | None]
+Sample = tuple[Numbers, Counts, NDArray[np.int64] | None]
 """Errors, totals and speakers, as the arguments of `speaker_intervals`."""
 
 
@@ -62,9 +63,7 @@ def change_intervals(before: Sample, after: Sample) -> list[tuple[float, float] 
     return _intervals(drawn[1] - drawn[0])
 
 
-def _units(
-    errors: Numbers, totals: NDArray[np.int64], speakers: NDArray[np.int64] | None
-) -> tuple[Numbers, NDArray[np.int64]]:
+def _units(errors: Numbers, totals: Counts, speakers: NDArray[np.int64] | None) -> tuple[Numbers, Counts]:
     """Return errors and totals of each unit to resample. There is no unit if there are too few speakers."""
     if speakers is None:
         return errors, totals
@@ -80,7 +79,7 @@ def _units(
     return above, below.astype(np.int64)
 
 
-def _drawn(errors: Numbers, totals: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+def _drawn(errors: Numbers, totals: Counts, seed: int) -> NDArray[np.float64]:
     """Draw rates, `(RESAMPLES, rates)`. A rate is NaN if its total is 0; all are if there are fewer than two units."""
     units, rates = errors.shape
     if units < 2:

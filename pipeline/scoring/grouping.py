@@ -156,9 +156,9 @@ class _Found:
         if not len(counts):
             return
         hours = np.concatenate(self._hours)
+        self._counts, self._hours = [counts], [hours]  # memory holds them once
         speakers = self.membership.speakers()
-        everything = np.arange(len(counts))
-        yield _row("overall", None, counts, hours, speakers, everything)
+        yield _row("overall", None, counts, hours, speakers, slice(None))
         for name, value, members in self.membership.groups():
             yield _row(name, value, counts, hours, speakers, members)
 
@@ -169,7 +169,7 @@ def _row(
     counts: NDArray[np.int32],
     hours: NDArray[np.float64],
     speakers: NDArray[np.int64] | None,
-    members: NDArray[np.int64],
+    members: NDArray[np.int64] | slice,
 ) -> dict[str, object]:
     """Return one row of `SCORES`: sums, rates and intervals of a group.
 
@@ -181,17 +181,17 @@ def _row(
         speakers: `(utterances,)` speaker of each utterance; `None` if speakers are unknown.
         members: Indices of the group's utterances.
     """
-    own = counts[members].astype(np.int64)
-    hits, substitutions, deletions, insertions, wrong_chars, chars = own.sum(axis=0).tolist()
+    own = counts[members]
+    hits, substitutions, deletions, insertions, wrong_chars, chars = own.sum(axis=0, dtype=np.int64).tolist()
     errors, words = substitutions + deletions + insertions, hits + substitutions + deletions
     # Numerators are word and character errors; denominators are reference words and characters.
-    above = np.stack([own[:, 1:4].sum(axis=1), own[:, 4]], axis=1)
-    below = np.stack([own[:, :3].sum(axis=1), own[:, 5]], axis=1)
+    above = np.stack([own[:, 1:4].sum(axis=1, dtype=np.int32), own[:, 4]], axis=1)
+    below = np.stack([own[:, :3].sum(axis=1, dtype=np.int32), own[:, 5]], axis=1)
     wer, cer = speaker_intervals(above, below, None if speakers is None else speakers[members])
     return {
         "group": group,
         "value": value,
-        "utterances": len(members),
+        "utterances": len(own),
         "hours": float(hours[members].sum()),
         "hits": hits,
         "substitutions": substitutions,

@@ -86,14 +86,15 @@ class Membership:
     def groups(self) -> Iterator[tuple[str, str | None, NDArray[np.int64]]]:
         """Yield each value of each group, nulls last: name of the group, value, and indices of its utterances."""
         for group in self._shown():
-            codes = np.stack([self._codes[name].all() for name in group.columns], axis=1)
-            distinct, member = np.unique(codes, axis=0, return_inverse=True)
-            bounds = np.cumsum(np.bincount(member.reshape(-1)))[:-1]
-            members = np.split(np.argsort(member.reshape(-1), kind="stable"), bounds)
             known = [list(self._codes[name].values) for name in group.columns]
+            sizes = tuple(map(len, known))
+            crossed = np.ravel_multi_index(tuple(self._codes[name].all() for name in group.columns), sizes)
+            distinct, member = np.unique(crossed, return_inverse=True)
+            bounds = np.cumsum(np.bincount(member))[:-1]
+            members = np.split(np.argsort(member, kind="stable"), bounds)
             named = [
                 name_of([values[code] for values, code in zip(known, codes, strict=True)])
-                for codes in distinct.tolist()
+                for codes in zip(*np.unravel_index(distinct, sizes), strict=True)
             ]
             for index in in_order(named):
                 yield group.name, named[index], members[index]

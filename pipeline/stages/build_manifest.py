@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.audio.headers import Headers
 from pipeline.audio.waveforms import SEGMENT_SLACK_S
-from pipeline.datasets import Connector, Warnings, columns_of, utterances_of
+from pipeline.datasets import Connector, Warnings, columns_of
+from pipeline.datasets.formats.blocks import blocks_of
+from pipeline.datasets.formats.columnar import UtteranceColumns
 from pipeline.inference.planning import assign_shards
 from pipeline.records import AudioHeader, ErrorName, Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path, resolve_path
+from pipeline.stages.unique_ids import with_unique_ids
 from pipeline.storage import tables
-from pipeline.storage.manifest import BLOCK_ROWS, Manifest, digest_of
+from pipeline.storage.manifest import Manifest, Rows, digest_of
 
 Facts = tuple[AudioHeader | None, int | None]
 """The header of a recording, if it can be read, and the size of its file in bytes, if it is there."""
@@ -49,10 +49,12 @@ class Listing:
     Attributes:
         table: The rows of a manifest; `shard` is null.
         rejected: As `Manifest.rejected`.
+        list_sha256: As `Manifest.list_sha256`.
     """
 
     table: pa.Table
     rejected: Mapping[str, tuple[ErrorName, str]]
+    list_sha256: str = ""
 
 
 def build(
@@ -89,7 +91,7 @@ def first_generation(listing: Listing, shard_hours: float) -> Manifest:
     table = listing.table
     shards = assign_shards(table["duration_s"].to_numpy(), shard_hours)
     table = table.set_column(table.schema.get_field_index("shard"), table.schema.field("shard"), pa.array(shards))
-    return Manifest(table, digest_of(table), listing.rejected)
+    return Manifest(table, digest_of(table), listing.rejected, list_sha256=listing.list_sha256)
 
 
 def list_utterances(
@@ -132,29 +134,42 @@ def list_utterances(
     warnings = Warnings() if warnings is None else warnings
     slack_s = getattr(dataset, "segment_slack_s", SEGMENT_SLACK_S)
     rejected: dict[int, tuple[ErrorName, str]] = {}
-    batches: list[pa.RecordBatch] = []
-    utterances = utterances_of(dataset)
-    done = seen = 0
+    rows = Rows(schema)
+    seen = 0
     with Headers(timeout_s, stderr) as headers:
-        while block := list(islice(utterances, BLOCK_ROWS)):
+        for block in blocks_of(dataset):
+            if isinstance(block, UtteranceColumns):
+                rows.add(_described(block, columns, schema))
+                on_progress(len(rows))
+                continue
             listed: list[Listed] = []
             for utterance, facts in zip(block, _facts_of(block, headers, known), strict=True):
                 listed += _listed(utterance, facts, channels, slack_s, warnings)
-                on_progress(done + len(listed))
+                on_progress(len(rows) + len(listed))
             made = segmented(listed)
-            rejected |= {done + row: each.rejection for row, each in enumerate(made) if each.rejection is not None}
-            rows = [_row(each.utterance, each.header, each.file_size, columns) for each in made]
-            batches.append(pa.RecordBatch.from_pylist(rows, schema=schema))
-            done += len(rows)
+            rejected |= {len(rows) + row: each.rejection for row, each in enumerate(made) if each.rejection is not None}
+            described = [_row(each.utterance, each.header, each.file_size, columns) for each in made]
+            rows.add(pa.RecordBatch.from_pylist(described, schema=schema))
             seen += len(listed)
-    table = pa.Table.from_batches(batches, schema=schema)
+    table = rows.table()
+    if channels != "each" and table[tables.CHANNEL].null_count == len(table):
+        table = table.drop_columns([tables.CHANNEL])
     if not table.num_rows:
         no_speech = "no recording has speech; lower vad.threshold=, or set vad=none"
         raise UserError(f"dataset={dataset.run_name}: {no_speech if seen else 'no recordings found; nothing to do'}")
-    if channels != "each" and table[tables.CHANNEL].null_count == len(table):
-        table = table.drop_columns([tables.CHANNEL])
-    table = _with_unique_ids(table, warnings).combine_chunks()
-    return Listing(table, {table["id"][row].as_py(): rejection for row, rejection in rejected.items()})
+    table = with_unique_ids(table, warnings)
+    reasons = {table["id"][row].as_py(): rejection for row, rejection in rejected.items()}
+    return Listing(table, reasons, getattr(dataset, "list_sha256", ""))
+
+
+def _described(block: UtteranceColumns, columns: Mapping[str, str], schema: pa.Schema) -> pa.RecordBatch:
+    """Return rows of a manifest of utterances whose headers are not read."""
+    there = dict(zip(block.known.schema.names, block.known.columns, strict=True))
+    there |= {columns[name]: values for name, values in block.own.items()}
+    rows = len(block.known)
+    return pa.RecordBatch.from_arrays(
+        [there.get(field.name, pa.nulls(rows, field.type)) for field in schema], schema=schema
+    )
 
 
 def _listed(utterance: Utterance, facts: Facts, channels: str, slack_s: float, warnings: Warnings) -> list[Listed]:
@@ -170,8 +185,11 @@ def _listed(utterance: Utterance, facts: Facts, channels: str, slack_s: float, w
 def _facts_of(
     block: Sequence[Utterance], headers: Headers, known: Callable[[Utterance], Facts | None]
 ) -> Iterator[Facts]:
-    """Yield the header and the file size of each utterance, from what is known or from the file, in order."""
-    found = [known(each) for each in block]
+    """Yield the header and the file size of each utterance, from what is known or from the file, in order.
+
+    An utterance whose duration the dataset says has neither, because its file is not opened.
+    """
+    found = [(None, None) if each.duration_s is not None else known(each) for each in block]
     read = headers.of([each.path for each, facts in zip(block, found, strict=True) if facts is None])
     for utterance, facts in zip(block, found, strict=True):
         header_and_size = next(read) if facts is None else facts
@@ -212,6 +230,8 @@ def _row(
             "num_channels": header.num_channels,
             "num_samples": num_samples,
         }
+    elif utterance.error is None:
+        row["duration_s"] = utterance.duration_s
     return row
 
 
@@ -240,27 +260,3 @@ def _cut(utterance: Utterance, header: AudioHeader, slack_s: float, warnings: Wa
         f"{utterance.id} ends at {end_s} s, its recording at {header.duration_s:.6g} s",
     )
     return replace(utterance, end_s=header.duration_s)
-
-
-def _with_unique_ids(table: pa.Table, warnings: Warnings) -> pa.Table:
-    """Add `#2`, `#3`, ... to the second, third, ... of several utterances with one id.
-
-    Raises:
-        UserError: An id is empty.
-    """
-    if pc.any(pc.equal(table["id"], "")).as_py():
-        path = table.filter(pc.equal(table["id"], ""))["path"][0]
-        raise UserError(f"{path}: an utterance has an empty id; give each utterance an id")
-    if pc.count_distinct(table["id"]).as_py() == len(table):
-        return table
-    ids, number = table["id"].to_pylist(), Counter[str]()
-    taken = set(ids)
-    for row, id_ in enumerate(ids):
-        number[id_] += 1
-        if number[id_] > 1:
-            while f"{id_}#{number[id_]}" in taken:
-                number[id_] += 1
-            ids[row] = f"{id_}#{number[id_]}"
-            taken.add(ids[row])
-            warnings.add("ids that another utterance has, so that a number is added", f"{id_!r} becomes {ids[row]!r}")
-    return table.set_column(0, table.schema.field("id"), pa.array(ids, pa.string()))

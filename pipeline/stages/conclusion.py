@@ -17,6 +17,7 @@ from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.terminal import counted
 from pipeline.scoring.terminal import pictures
 from pipeline.stages.align import align
+from pipeline.stages.compact import compact
 from pipeline.stages.coverage import cover
 from pipeline.stages.decode import decode, describe_decodings_again
 from pipeline.stages.duplicates import is_settled, settle_same_as
@@ -159,6 +160,8 @@ class Conclusion:
             self._score(manifest, records)
         if "vad" in stages:
             self._cover(manifest, records)
+        if "compact" in stages:
+            self._compact(records)
         settings = self._config.settings
         if "report" in stages or (
             {"align", "report"} <= {*settings.stages} and not is_current(self._directory, settings.report)
@@ -179,8 +182,8 @@ class Conclusion:
         stale += [] if self._is_covered(records) or "vad" not in settings.stages else ["vad"]
         if "report" in settings.stages and (stale or not is_current(self._directory, settings.report)):
             stale.append("report")
-        # Only the stage itself knows whether it is complete; where it has changed anything, the report follows.
-        return [*stale, *(["align"] if "align" in settings.stages else [])]
+        # Only these stages know whether they are complete; where `align` has changed anything, the report follows.
+        return [*stale, *(stage for stage in ("align", "compact") if stage in settings.stages)]
 
     def close(self, records: Mapping[int, CommittedShard], prefix: str, speed: str = "") -> int:
         """Say what is in the tables of a run, and where they are; returns the exit code."""
@@ -255,6 +258,17 @@ class Conclusion:
         if detector is None or not any(shard.having("transcripts") for shard in records.values()):
             return True
         return read_coverage(self._directory, detector.identity()) is not None
+
+    def _compact(self, records: Mapping[int, CommittedShard]) -> None:
+        """Stage `compact`: the tables in few large files."""
+        with self._console.status("compacting") as status:
+
+            def tell(what: str) -> None:
+                status.update(what)
+                self._textfile.progress()
+
+            said = compact(self._directory, records, self._config.settings.compact.tables, tell)
+        self._say(said)
 
     def _report(self) -> None:
         """Stage `report`: the page. The tables are there already, and more than a disk must fail to lose them."""

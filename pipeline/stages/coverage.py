@@ -106,7 +106,7 @@ def _changed(path: str, size: int | None) -> str:
         return f"not_found: {error.strerror}"
     except ValueError as error:  # a null byte in the path
         return f"not_found: {error}"
-    return "" if now == size else f"changed: the file has {now} bytes, {size} when the manifest was made"
+    return "" if size in (None, now) else f"changed: the file has {now} bytes, {size} when the manifest was made"
 
 
 def _without_speech(store: SpeechStore, keys: Set[Key]) -> Iterator[Gathered]:

@@ -233,7 +233,7 @@ def grown(changes: Changes, shard_hours: float, redo: bool) -> Manifest:
     fresh_ids = {*added["id"].to_pylist(), *rows["id"].filter(pa.array(measured)).to_pylist()}
     rejected = {id_: why for id_, why in changes.manifest.rejected.items() if id_ not in fresh_ids}
     rejected |= {id_: why for id_, why in changes.listed.rejected.items() if id_ in fresh_ids}
-    return Manifest(table, changes.manifest.digest, rejected, generations, chain)
+    return Manifest(table, changes.manifest.digest, rejected, generations, chain, changes.listed.list_sha256)
 
 
 def _schema(changes: Changes) -> pa.Schema:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from itertools import chain
 
 import pyarrow as pa
 from rich.console import Console
@@ -13,6 +14,7 @@ from pipeline.archives.members import file_of
 from pipeline.archives.opening import current_size
 from pipeline.config.run_config import RunConfig
 from pipeline.datasets import Connector, Warnings
+from pipeline.datasets.formats.blocks import BLOCK_ROWS
 from pipeline.records import AudioHeader, Utterance
 from pipeline.runtime.cores import available_cores
 from pipeline.runtime.errors import UserError
@@ -129,9 +131,10 @@ def _refuse_none_found(dataset: Connector, table: pa.Table) -> None:
     """
     if table["file_size"].null_count < len(table):
         return
-    paths = (path for path in table["path"].to_pylist() if path)
+    batches = table.select(["path"]).to_batches(max_chunksize=BLOCK_ROWS)
+    paths = (path for batch in batches for path in batch["path"].to_pylist() if path)
     first = next(paths, "")
-    if not first or any(is_there(file_of(path)) for path in (first, *paths)):
+    if not first or any(is_there(file_of(path)) for path in chain((first,), paths)):
         return  # reading their headers took too long
     nearest = file_of(first)
     while not is_there(nearest) and nearest != (above := os.path.dirname(nearest)):

@@ -155,11 +155,18 @@ class ManifestStage:
         return settings.extend != "off" and "manifest" in settings.stages
 
     def _extended(self, manifest: Manifest, made_with: dict[str, Any]) -> Manifest:
-        """List the corpus again, and take over what has changed. If the listing fails, nothing is changed."""
+        """List the corpus again, and take over what has changed. If the listing fails, nothing is changed.
+
+        A list that alone says what the corpus is, and has not changed, is not read again.
+        """
+        settings = self._config.settings
+        if manifest.list_sha256 and manifest.list_sha256 == getattr(self._config.dataset, "sha256", str)():
+            if settings.extend != "check":
+                finish_change(self._directory, manifest)
+            return manifest
         changes = compare(manifest, self._list(manifest))
         self.unlisted = len(changes.new)
         self._say_changes(changes)
-        settings = self._config.settings
         if settings.extend == "check":
             return manifest
         finish_change(self._directory, manifest)

@@ -35,6 +35,8 @@ def take_over_references(
         UserError: The corrected references cannot be read.
     """
     table = references.overlay(manifest.table, references.read(directory))
+    if table is manifest.table:
+        return manifest, 0
     before, now = (each["reference"].combine_chunks() for each in (manifest.table, table))
     same = pc.or_(pc.fill_null(pc.equal(before, now), False), pc.and_(before.is_null(), now.is_null()))
     rows = np.flatnonzero(~same.to_numpy(zero_copy_only=False))

@@ -98,13 +98,17 @@ class DerivedTable:
         if identity is None:
             return {}
         fingerprint = digest_of_json(identity)
-        found = {}
-        for name in self._files.names(self.commits):
-            if (shard := (pass_of_name(name, "json") or (-1,))[0]) >= 0:
-                record = self.read_record(shard)
-                if record is not None and record.fingerprint == fingerprint and self._has_file(record):
-                    found[shard] = record
-        return dict(sorted(found.items()))
+        shards = {written[0] for name in self._files.names(self.commits) if (written := pass_of_name(name, "json"))}
+        records = [record for shard in sorted(shards) if (record := self.read_record(shard)) is not None]
+        sizes = {f"{self.folder}/{name}": entry.size for name, entry in self._files.entries(self.folder).items()}
+        return {
+            record.shard: record
+            for record in records
+            if record.fingerprint == fingerprint
+            and record.file is not None
+            and record.file.path == self.table(record.shard).name
+            and sizes.get(record.file.path) == record.file.size
+        }
 
     def read_record(self, shard: int) -> DerivedRecord | None:
         """Read the commit record of a shard; return `None` if it is missing or damaged."""
@@ -113,10 +117,6 @@ class DerivedTable:
             record = DerivedRecord(**(content | {"file": CommittedFile(**content["file"])}))
             return record if record.shard == shard else None
         return None
-
-    def _has_file(self, record: DerivedRecord) -> bool:
-        stored, file = self.table(record.shard), record.file
-        return file is not None and file.path == stored.name and self._files.size(stored.name) == file.size
 
     def commit(self, record: DerivedRecord, staged: Path) -> DerivedRecord:
         """Move a staged file to its final name, and write the commit record last.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +24,18 @@ UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError, TypeError)
 
 Published = Mapping[str, object]
 """What tells each published file from another one that has taken its name, by name."""
+
+
+class Entry(NamedTuple):
+    """A file as the listing of its folder shows it.
+
+    Attributes:
+        size: Size in bytes.
+        version: Differs if the file has been replaced since.
+    """
+
+    size: int
+    version: object
 
 
 class Files(ABC):
@@ -83,6 +95,13 @@ class Files(ABC):
     def names(self, folder: str = "") -> list[str]:
         """Return the sorted names of a folder's entries; an empty list if there is no such folder, or it is a link."""
 
+    @abstractmethod
+    def entries(self, folder: str) -> dict[str, Entry]:
+        """Return the regular files of a folder by name; none if there is no such folder, or it is a link.
+
+        The folder is listed once. So this is faster than `size` for many files.
+        """
+
     # Writing.
 
     @abstractmethod
@@ -94,6 +113,15 @@ class Files(ABC):
             data: Its content.
             shard: The shard that the file belongs to, if there is one. After a kill, the unfinished file is removed
                 with the staging folders of the shard.
+        """
+
+    @abstractmethod
+    def write_by(self, name: str, write: Callable[[Path], object]) -> None:
+        """Write a file atomically: after a crash, either the old or the new file is there.
+
+        Args:
+            name: The file.
+            write: Called with the path of an empty file in staging, which it fills.
         """
 
     @abstractmethod

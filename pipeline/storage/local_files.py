@@ -20,7 +20,7 @@ import pyarrow as pa
 from pipeline.runtime.errors import UserError, naming
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage import lock
-from pipeline.storage.files import Files, Published
+from pipeline.storage.files import Entry, Files, Published
 from pipeline.storage.lock import Lock
 from pipeline.storage.names import name_of_pass
 
@@ -69,6 +69,20 @@ class LocalFiles(Files):
             return []
         return sorted(entry.name for entry in os.scandir(path))
 
+    def entries(self, folder: str) -> dict[str, Entry]:
+        """Return the regular files of a folder by name; see `Files.entries`."""
+        path = self.root / folder
+        if not path.is_dir() or path.is_symlink():
+            return {}
+        found = {}
+        with os.scandir(path) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode):
+                        found[entry.name] = Entry(status.st_size, (status.st_ino, status.st_size, status.st_mtime_ns))
+        return found
+
     def _make_folder_of(self, path: Path) -> None:
         """Create the folder of a file if it is missing. The root must exist: it may have been renamed during the run.
 
@@ -98,13 +112,20 @@ class LocalFiles(Files):
 
     def write(self, name: str, data: bytes | memoryview, shard: int | None = None) -> None:
         """Write a small file atomically; see `Files.write`."""
+        self._write(name, lambda staged: staged.write_bytes(data), "file" if shard is None else name_of_pass(shard))
+
+    def write_by(self, name: str, write: Callable[[Path], object]) -> None:
+        """Write a file atomically; see `Files.write_by`."""
+        self._write(name, write, "file")
+
+    def _write(self, name: str, write: Callable[[Path], object], what: str) -> None:
         target = self.root / name
-        staged = self.scratch / f"{'file' if shard is None else name_of_pass(shard)}-{uuid.uuid4().hex}"
+        staged = self.scratch / f"{what}-{uuid.uuid4().hex}"
         try:
             with naming(target):
                 failpoint("file")
                 staged.touch(exist_ok=False)  # fails if the name exists, even as a symbolic link
-                staged.write_bytes(data)
+                write(staged)
                 failpoint("file-staged")
                 fsync(staged)
                 failpoint("file-synced")

@@ -178,7 +178,7 @@ class LockedRun(StoredRun):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process gets of this object. It gets no lock: `share_locks` takes them there."""
-        return {**self.__dict__, "_locks": (), "_guard": None}
+        return {**self.__dict__, "_locks": (), "_guard": None, "_known": {}}
 
     def check_in_place(self) -> None:
         """Check that the folder and its lock files are still those that this process locked, if it has locked them.

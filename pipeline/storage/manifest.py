@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,10 +18,13 @@ from pipeline.records import ErrorName, Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.storage import tables
 from pipeline.storage.files import UNREADABLE, StoredTable
+from pipeline.storage.json_rows import json_rows
 from pipeline.storage.names import MANIFEST
 from pipeline.storage.run_directory import RunDirectory
 
-BLOCK_ROWS = 4096
+_READ_ROWS = 2**15
+_JOINED_ROWS = 2**18
+"""Rows of the pieces that `Rows` joins small ones to."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Manifest:
         generations: The generations, in the order of the rows; empty for a single one.
         chain: SHA-256 of all rows as they are now, chained from generation to generation; `digest` if empty.
         rejected: Why a row is a failure before its recording is opened, by id: the error's name and its message.
+        list_sha256: SHA-256 of the list that alone says what the rows are; empty if files were looked at too.
     """
 
     table: pa.Table
@@ -55,6 +59,7 @@ class Manifest:
     rejected: Mapping[str, tuple[ErrorName, str]] = field(default_factory=dict)
     generations: tuple[Generation, ...] = ()
     chain: str = ""
+    list_sha256: str = ""
 
     @property
     def content(self) -> str:
@@ -102,6 +107,8 @@ class Manifest:
     def num_samples_at(self, sample_rate: int) -> NDArray[np.int64]:
         """Return the samples of each row after resampling, `(rows,)`; 0 if the header could not be read.
 
+        Where the dataset says the duration, so that the header was not read, the samples are those of that duration.
+
         Args:
             sample_rate: Target rate in Hz.
         """
@@ -111,6 +118,8 @@ class Manifest:
         for rate in np.unique(rates[rates != sample_rate]):
             here = rates == rate
             result[here] = resampled_lengths(result[here], int(rate), sample_rate)
+        listed = np.asarray(self.table["num_samples"].is_null().to_numpy()) & ~np.isnan(self.duration_s)
+        result[listed] = np.rint(self.duration_s[listed] * sample_rate)
         return result
 
     def utterance(self, row: int) -> Utterance:
@@ -125,8 +134,8 @@ class Manifest:
             channel=get(tables.CHANNEL)[row].as_py() if tables.CHANNEL in self.table.schema.names else None,
         )
 
-    def measured(self, row: int) -> tuple[int, int]:
-        """Return sample rate (Hz) and number of samples of a row whose header could be read."""
+    def measured(self, row: int) -> tuple[int | None, int | None]:
+        """Return sample rate (Hz) and number of samples of a row; `None` for both if the header was not read."""
         return self.table["sample_rate"][row].as_py(), self.table["num_samples"][row].as_py()
 
     def file_size(self, row: int) -> int | None:
@@ -145,6 +154,8 @@ def write(directory: RunDirectory, manifest: Manifest, made_with: dict[str, Any]
     }
     if manifest.chain:
         metadata |= {"chain": manifest.chain, "generations": [asdict(each) for each in manifest.generations]}
+    if manifest.list_sha256:
+        metadata["list_sha256"] = manifest.list_sha256
     directory.write_table(
         MANIFEST, manifest.table.replace_schema_metadata({key: json.dumps(value) for key, value in metadata.items()})
     )
@@ -157,16 +168,64 @@ def read(stored: StoredTable) -> tuple[Manifest, dict[str, Any]]:
         UserError: The file is not a manifest.
     """
     try:
-        table = stored.read().combine_chunks()
+        with stored.open() as file:
+            rows = Rows(file.schema_arrow)
+            for batch in file.iter_batches(_READ_ROWS):
+                rows.add(batch)
+        table = rows.table()
         metadata = tables.metadata_of(table.schema)
         generations = generations_in(table.schema)
         if generations and sum(each.rows for each in generations) != len(table):
             raise ValueError("its generations have another number of rows")
         rejected = {id_: (name, message) for id_, (name, message) in metadata.get("rejected", {}).items()}
         plain, chain = table.replace_schema_metadata(None), metadata.get("chain", "")
-        return Manifest(plain, metadata["digest"], rejected, generations, chain), metadata["made_with"]
+        found = Manifest(plain, metadata["digest"], rejected, generations, chain, metadata.get("list_sha256", ""))
+        return found, metadata["made_with"]
     except UNREADABLE as error:
         raise unreadable(stored, error) from None
+
+
+class Rows:
+    """Collects rows, and makes a table of them whose columns are one piece each, because `take` is slow on many pieces.
+
+    Small pieces are joined to larger ones on the way. An allocator gives the memory of these back, piece by piece.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        """Begin without rows."""
+        self._schema = schema
+        self._small: list[pa.RecordBatch] = []
+        self._columns: list[list[pa.Array]] = [[] for _ in schema]
+        self._joined = 0
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self._joined + sum(map(len, self._small))
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Add rows with the columns of the schema."""
+        self._small.append(batch)
+        if len(self) - self._joined >= _JOINED_ROWS:
+            self._join()
+
+    def _join(self) -> None:
+        joined = pa.Table.from_batches(self._small, schema=self._schema).combine_chunks()
+        for pieces, column in zip(self._columns, joined.columns, strict=True):
+            pieces += column.chunks
+        self._joined, self._small = len(self), []
+
+    def table(self) -> pa.Table:
+        """Return the table. While a column is copied, memory holds it twice, but no other. No rows are left here."""
+        self._join()
+        found = []
+        for field_, pieces in zip(self._schema, self._columns, strict=True):
+            one = pa.Table.from_arrays([pa.chunked_array(pieces, field_.type)], [field_.name])
+            pieces.clear()
+            found.append(one.combine_chunks().column(0))
+            del one
+            pa.default_memory_pool().release_unused()  # else the system gets the pieces back a column too late
+        self._joined = 0
+        return pa.Table.from_arrays(found, schema=self._schema)
 
 
 def made_with(stored: StoredTable) -> dict[str, Any]:
@@ -198,9 +257,8 @@ def digest_of(table: pa.Table) -> str:
     The digest is taken over JSON, so that the digest is the same on every machine and in every release of Arrow.
     """
     digest = hashlib.sha256()
-    encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
-    for row in _rows(table.drop_columns(["path"])):
-        digest.update(encode(row).encode("utf-8", "surrogatepass"))
+    for rows in json_rows(table.drop_columns(["path"])):
+        digest.update(rows)
     return digest.hexdigest()
 
 
@@ -217,8 +275,3 @@ def chain_of(table: pa.Table, rows: Sequence[int]) -> str:
         chain = hashlib.sha256(f"{chain}{digest}".encode()).hexdigest() if chain else digest
         start += count
     return chain
-
-
-def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches(max_chunksize=BLOCK_ROWS):
-        yield from batch.to_pylist()

@@ -31,9 +31,12 @@ LOCK = f"{STAGING}/lock"
 """The lock of the run; each part of a run has a lock of its own."""
 ALIGNMENTS = "alignments"
 """Folder of the alignments with references, which are made of the emissions."""
+COMPACTED = "compacted-"
+"""What the folder of compacted files of a table begins with."""
 DECODED = "transcripts-"
 """What the folder of a decoding begins with: `transcripts-beam` has the transcripts of the decoding `beam`."""
 _STAGING_OF_SHARD = re.compile(r"shard-(\d{5,})-.+")
+_COMPACTED_FILE = re.compile(r"shards-(\d{5,})\.(json|parquet)")
 _FILE_OF_PASS = re.compile(r"shard-(\d{5,})(?:-([1-9]\d*))?\.(json|parquet)")
 
 
@@ -87,6 +90,22 @@ def of_decoding(name: str, decoding: str) -> str:
 def name_of_pass(shard: int, supplement: int = 0) -> str:
     """Return the name of the files that a pass over a shard writes, without their folder and ending."""
     return f"shard-{shard:05d}" + (f"-{supplement}" if supplement else "")
+
+
+def name_of_compacted(first: int) -> str:
+    """Return the name of the compacted file that begins with a shard, without its folder and ending."""
+    return f"shards-{first:05d}"
+
+
+def first_of_compacted(name: str, ending: str) -> int | None:
+    """Return the first shard of a compacted file or of its record; `None` if it is no such file.
+
+    Args:
+        name: Name of the file, without its folder.
+        ending: `json` for records, `parquet` for tables.
+    """
+    match = _COMPACTED_FILE.fullmatch(name)
+    return int(match[1]) if match and match[2] == ending else None
 
 
 def shard_of_staging(name: str) -> int | None:

@@ -27,7 +27,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.places import READ_AHEAD, Url, filesystem, reaching, tag_of
 from pipeline.storage import lease
-from pipeline.storage.files import Files, Published
+from pipeline.storage.files import Entry, Files, Published
 from pipeline.storage.lock import Lock
 
 if TYPE_CHECKING:
@@ -124,7 +124,27 @@ class ObjectFiles(Files):
         found = {entry["name"].rstrip("/").removeprefix(own).strip("/"): entry for entry in entries}
         return {name: entry for name, entry in found.items() if name}
 
+    def entries(self, folder: str) -> dict[str, Entry]:
+        """Return the objects directly below a name, by the rest of their names; see `Files.entries`."""
+        return {
+            name: Entry(int(entry["size"]), tag_of(entry))
+            for name, entry in self._listed(folder).items()
+            if entry["type"] == "file"
+        }
+
     # Writing.
+
+    def write_by(self, name: str, write: Callable[[Path], object]) -> None:
+        """Write a file on this machine, and put it; see `Files.write_by`."""
+        failpoint("file")
+        staged = self.scratch / f"file-{uuid.uuid4().hex}"
+        try:
+            staged.touch(exist_ok=False)
+            write(staged)
+            self._put(name, staged)
+        finally:
+            staged.unlink(missing_ok=True)
+        failpoint("file-moved")
 
     def write(self, name: str, data: bytes | memoryview, shard: int | None = None) -> None:
         """Write a small object."""

@@ -26,6 +26,9 @@ from pipeline.storage.locked_run import LockedRun
 from pipeline.storage.names import COMMITS, DECODED, LOCK, LOG, TABLES, Part, name_of_pass, shard_of_staging
 from pipeline.storage.run_files import full
 
+_ROW_GROUP_ROWS = 2**17
+"""Rows of a row group in a table of the whole run. While a table is written, memory holds one encoded row group."""
+
 
 class RunDirectory(LockedRun):
     """The files of one run, for reading and writing. File names are relative to the run directory."""
@@ -113,10 +116,14 @@ class RunDirectory(LockedRun):
         self._files.create(name, data, shard)
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a Parquet file atomically: after a crash, either the old or the new file is there."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-        self.write(name, memoryview(sink.getvalue()))
+        """Write a Parquet file atomically: after a crash, either the old or the new file is there.
+
+        Raises:
+            RunError: As `check_in_place`.
+        """
+        self._prepare_to_write()
+        options = {"compression": "zstd", "write_page_checksum": True, "row_group_size": _ROW_GROUP_ROWS}
+        self._files.write_by(name, lambda path: pq.write_table(table, path, **options))
 
     def remove_scores(self) -> None:
         """Remove the scores, because the transcripts are about to change or none has a reference."""

@@ -14,6 +14,7 @@ from pipeline.runtime.digests import sha256_of
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.places import Place, Url
 from pipeline.storage.commits import CommittedShard
+from pipeline.storage.compacted import CompactedTable
 from pipeline.storage.derived import DerivedTable
 from pipeline.storage.files import Files, StoredTable
 from pipeline.storage.local_files import LocalFiles
@@ -114,6 +115,10 @@ class RunFiles:
     def derived(self, folder: str) -> DerivedTable:
         """Return a table that is made of committed tables of this run, shard by shard."""
         return DerivedTable(self._files, folder)
+
+    def compacted(self, table: str) -> CompactedTable:
+        """Return the compacted files of a table."""
+        return CompactedTable(self._files, table)
 
     def is_locked(self) -> bool:
         """Whether a process holds the lock now."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count, takewhile
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.places import Place
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord, CommittedShard, read_record
-from pipeline.storage.files import UNREADABLE
+from pipeline.storage.files import UNREADABLE, Entry
 from pipeline.storage.identity import keeps_nbest
 from pipeline.storage.names import (
     COMMITS,
@@ -24,9 +26,19 @@ from pipeline.storage.names import (
 from pipeline.storage.run_files import RunFiles
 from pipeline.storage.run_record import RunRecord
 
+_READERS = 16
+"""Threads that read commit records. On a remote file system, reading is mostly waiting."""
+_FEW_SHARDS = 100
+"""Up to so many shards, reading the files of these shards is faster than listing the folders."""
+
 
 class StoredRun(RunFiles):
     """The files of one run, for reading, with its record and its commit records."""
+
+    def __init__(self, root: Place) -> None:
+        """Read nothing yet; the folder need not exist."""
+        super().__init__(root)
+        self._known: dict[str, tuple[Entry, CommitRecord | None]] = {}
 
     def failures(self, shard: int, supplement: int, column: str) -> list[Any]:
         """Read a column of the failures of a pass over a shard.
@@ -116,9 +128,22 @@ class StoredRun(RunFiles):
         """
         if self.decoded is not None:
             return self.decoded.in_place_of_transcripts(StoredRun(self.root).committed(fingerprints, shards))
+        asked = None if shards is None else {*shards}
         found: dict[int, dict[int, CommitRecord]] = {}
-        for record in self._records(self._record_names() if shards is None else self._record_names_of(shards)):
-            if record is not None and record.fingerprint in fingerprints and self._has_files(record):
+        size: Callable[[str], int | None] = self.size
+        if asked is not None and len(asked) <= _FEW_SHARDS:
+            records = [*self._records_of(asked)]
+        else:
+            records = [*self._records()]
+            size = self._sizes()  # listed after the records, because a record comes after its tables
+        for record in records:
+            if (
+                record is None
+                or record.fingerprint not in fingerprints
+                or (asked is not None and record.shard not in asked)
+            ):
+                continue
+            if self._has_files(record, size):
                 found.setdefault(record.shard, {})[record.supplement] = record
         return {
             shard: CommittedShard(tuple(passes[number] for number in takewhile(passes.__contains__, count())))
@@ -134,7 +159,7 @@ class StoredRun(RunFiles):
             return None
         if record is None or (record.shard, record.supplement) != (like.shard, like.supplement):
             return None
-        return record if record.fingerprint == like.fingerprint and self._has_files(record) else None
+        return record if record.fingerprint == like.fingerprint and self._has_files(record, self.size) else None
 
     def commits(self, shards: Iterable[int] | None = None) -> dict[int, CommittedShard]:
         """Return the shards that are done in the run that `run.json` describes, by shard; see `committed`."""
@@ -163,28 +188,51 @@ class StoredRun(RunFiles):
         return (record for record in self._records() if record is not None)
 
     def _record_names(self) -> list[str]:
-        return [name for name in self.names(COMMITS) if name.startswith("shard-") and name.endswith(".json")]
+        return [name for name in self.names(COMMITS) if _is_record(name)]
 
-    def _record_names_of(self, shards: Iterable[int]) -> Iterator[str]:
-        """Yield the names of the commit records of some shards, up to the first pass that has none."""
+    def _records_of(self, shards: Iterable[int]) -> Iterator[CommitRecord | None]:
+        """Yield the commit records of some shards, up to the first pass of each that has none."""
         for shard in shards:
             names = (f"{name_of_pass(shard, number)}.json" for number in count())
-            yield from takewhile(lambda name: self.has(f"{COMMITS}/{name}"), names)
+            yield from map(self._read_record_file, takewhile(lambda name: self.has(f"{COMMITS}/{name}"), names))
 
-    def _records(self, names: Iterable[str] | None = None) -> Iterator[CommitRecord | None]:
-        """Yield each commit record; `None` for a record that cannot be read or has the name of another shard."""
-        for name in self._record_names() if names is None else names:
-            record = None
-            with suppress(OSError):
-                record = read_record(self.read(f"{COMMITS}/{name}"))
-            mine = record and self.commit_name(record.shard, record.supplement) == f"{COMMITS}/{name}"
-            yield record if mine else None
+    def _records(self) -> Iterator[CommitRecord | None]:
+        """Return each commit record in the order of the names; `None` for one that cannot be read.
 
-    def _has_files(self, record: CommitRecord) -> bool:
+        This object reads a record once, and again only if its file has been replaced since.
+        """
+        listed = {name: entry for name, entry in self._files.entries(COMMITS).items() if _is_record(name)}
+        new = [name for name, entry in listed.items() if self._known.get(name, (None,))[0] != entry]
+        with ThreadPoolExecutor(_READERS) as pool:
+            read = dict(zip(new, pool.map(self._read_record_file, new), strict=True))
+        known = {name: (entry, read[name] if name in read else self._known[name][1]) for name, entry in listed.items()}
+        self._known = known
+        return (known[name][1] for name in sorted(known))
+
+    def _read_record_file(self, name: str) -> CommitRecord | None:
+        """Read a commit record; return `None` if it cannot be read or has the name of another shard."""
+        record = None
+        with suppress(OSError):
+            record = read_record(self.read(f"{COMMITS}/{name}"))
+        mine = record and self.commit_name(record.shard, record.supplement) == f"{COMMITS}/{name}"
+        return record if mine else None
+
+    def _sizes(self) -> Callable[[str], int | None]:
+        """Return what `size` returns for the tables of all shards, from one listing of each folder."""
+        sizes = {
+            f"{table}/{name}": entry.size for table in TABLES for name, entry in self._files.entries(table).items()
+        }
+        return sizes.get
+
+    def _has_files(self, record: CommitRecord, size: Callable[[str], int | None]) -> bool:
         """Whether all files of a record exist with the recorded sizes, under the names that this shard's files have."""
         return all(
             table in TABLES
             and file.path == (name := self.table(table, record.shard, record.supplement).name)
-            and self.size(name) == file.size
+            and size(name) == file.size
             for table, file in record.files.items()
         )
+
+
+def _is_record(name: str) -> bool:
+    return name.startswith("shard-") and name.endswith(".json")

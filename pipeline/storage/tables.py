@@ -263,7 +263,11 @@ def _array_rows(
 
 
 def open_writer(
-    path: Path, schema: pa.Schema, metadata: Mapping[str, Any] | None = None, values: str | None = None
+    path: Path,
+    schema: pa.Schema,
+    metadata: Mapping[str, Any] | None = None,
+    values: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> pq.ParquetWriter:
     """Open a Parquet writer, with an encoding that suits arrays if the table has any.
 
@@ -272,17 +276,19 @@ def open_writer(
         schema: Columns.
         metadata: File metadata. Each value is stored as JSON.
         values: The column that holds arrays, if the table has one.
+        options: Further options of `pyarrow.parquet.ParquetWriter`.
     """
     full = {"schema_version": SCHEMA_VERSION, **(metadata or {})}
     schema = schema.with_metadata({key: json.dumps(value, ensure_ascii=False) for key, value in full.items()})
     if values is None:
-        return pq.ParquetWriter(path, schema, compression="zstd")
+        return pq.ParquetWriter(path, schema, compression="zstd", **(options or {}))
     return pq.ParquetWriter(
         path,
         schema,
         use_dictionary=["id"],  # floats rarely repeat, so a dictionary of them only costs time
         write_statistics=["id", "layer"] if "layer" in schema.names else ["id"],
         **writer_options(schema.field(values)),
+        **(options or {}),
     )
 
 

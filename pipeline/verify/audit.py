@@ -35,6 +35,7 @@ from pipeline.storage.names import (
 )
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import RunRecord
+from pipeline.verify.compacted import audit_compacted
 from pipeline.verify.derived import audit_derived
 from pipeline.verify.duplicates import audit_duplicates
 from pipeline.verify.findings import Problem, ShardAudit, State, Work, reason
@@ -126,6 +127,7 @@ def audit(directory: RunDirectory, on_shard: Callable[[int, int], None] = lambda
     notes = [note for each in audits for note in each.notes]
     sound = {each.shard: each.committed for each in audits if each.state == "sound" and each.committed is not None}
     problems += audit_derived(directory, sound, notes)
+    problems += audit_compacted(directory, sound, notes)
     problems += audit_references(directory, manifest, notes)
     for path, is_read in _unknown(directory, work, listed, {*shards}):
         if is_read:
@@ -223,7 +225,8 @@ def _unknown(
     directory: RunDirectory, work: Work, listed: dict[str, list[str]], shards: set[int]
 ) -> Iterator[tuple[str, bool]]:
     """Yield each file that no run wrote, and whether readers of a table's folder would read it."""
-    known = {*_KNOWN, *(name for table in directory.derived_tables() for name in (table.folder, table.commits))}
+    known = {*_KNOWN, *(name for table in map(directory.compacted, TABLES) for name in (table.folder, table.commits))}
+    known |= {*(name for table in directory.derived_tables() for name in (table.folder, table.commits))}
     known |= {
         of_decoding(name, each) for name in (SCORES, CONFUSIONS, COVERAGE, "report") for each in directory.decodings()
     }

@@ -9,7 +9,7 @@ import duckdb
 import pandas as pd
 import polars as pl
 import pytest
-from running import SHORT, TABLES, assert_accounting, assert_same_tables, run
+from running import SHORT, TABLES, assert_accounting, assert_same_tables, read, run
 
 from pipeline.runtime import failpoints
 from pipeline.runtime.errors import UserError
@@ -18,7 +18,7 @@ from pipeline.runtime.failpoints import POINTS, failpoint
 # Each recording is a shard of its own. No process loads: at its points the kill is to meet the run.
 GIVEN = (
     *(*SHORT, "shard.hours=0.0001", "features.layers=[2,4]", "loader.workers=0"),
-    "stages=[manifest,infer,score,report]",
+    "stages=[manifest,infer,score,report,compact]",
 )
 COUNTS = {"decode": 2, "forward": 2, "take": 2, "spool": 5, "table": 2, "sync": 3, "renaming": 2, "moved": 2}
 """Not always the first time: in the midst of a shard, or after another is committed."""
@@ -57,6 +57,10 @@ def assert_whole_for_every_reader(run_dir: Path, undisturbed: Path) -> None:
         assert sorted(with_duckdb) == sorted(with_polars) == sorted(with_pandas)
         rows = {"features": 2, "failures": 0}.get(table, 1)
         assert len(with_duckdb) == rows * len(set(with_duckdb)) >= rows * len(files)
+    compacted = run_dir / "compacted-transcripts"
+    if compacted.is_dir():
+        ids = pd.read_parquet(compacted)["id"].tolist()
+        assert sorted(ids) == sorted(pd.read_parquet(undisturbed / "transcripts")["id"])
     for shard in records(run_dir):
         assert all(f"{table}/{shard}.parquet" in found for table in TABLES)
 
@@ -110,6 +114,7 @@ def test_after_all_kills_the_tables_are_those_of_the_undisturbed_run(undisturbed
     assert done.returncode == 0, done.stderr
     assert_same_tables(undisturbed, disturbed)
     assert contents(disturbed) == contents(undisturbed)
+    assert read(disturbed, "compacted-transcripts").equals(read(undisturbed, "transcripts"))
     assert (disturbed / "scores.parquet").read_bytes() == (undisturbed / "scores.parquet").read_bytes()
     assert_accounting(disturbed, layers=2)
     assert [path.name for path in (disturbed / ".staging").iterdir()] == ["lock"]

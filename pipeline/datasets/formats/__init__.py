@@ -25,6 +25,7 @@ class Row:
         extras: All other values by name, as listed.
         place: Where the row is, for messages: `line 3`.
         error: Why the row cannot be used, with its place. Such a row is a failure and costs no other row.
+        duration_s: Seconds of a whole file, as far as the list says them.
     """
 
     path: str
@@ -36,6 +37,7 @@ class Row:
     extras: Mapping[str, Any] = field(default_factory=dict)
     place: str = ""
     error: str | None = None
+    duration_s: float | None = None
 
     @classmethod
     def wrong(cls, place: str, error: object, path: object = None, id_: object = None) -> Row:
@@ -54,6 +56,19 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Some rows of a list that is stored by columns.
+
+    Attributes:
+        columns: The columns, a `pyarrow.RecordBatch`.
+        rows: Reads the rows one by one.
+    """
+
+    columns: Any
+    rows: Callable[[], Iterator[Row]]
+
+
+@dataclass(frozen=True)
 class Listing:
     """A list that can be read.
 
@@ -66,6 +81,7 @@ class Listing:
         folder: The folder that relative paths are relative to, if the list names one.
         from_anywhere: Whether the programs that write this format resolve relative paths against the working
             directory. Then the list does not tell which folder is meant.
+        batches: Reads the list by columns, if it is stored so and its columns hold texts, numbers and booleans.
     """
 
     rows: Callable[[], Iterator[Row]]
@@ -74,3 +90,4 @@ class Listing:
     types: Mapping[str, str] = field(default_factory=dict)
     folder: str | None = None
     from_anywhere: bool = False
+    batches: Callable[[], Iterator[Batch]] | None = None

@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.datasets.formats import Listing, Row
 from pipeline.datasets.formats.json_objects import objects
 from pipeline.datasets.formats.source import Source
-from pipeline.datasets.formats.values import channel, path, point, seconds, shown, written
+from pipeline.datasets.formats.values import channel, known_duration, path, point, seconds, shown, written
 
 _CUTS = ("MonoCut", "MultiCut")
 _SPOKEN = ("speaker", "gender", "language")
@@ -51,15 +51,16 @@ def listing(source: Source) -> Listing:
 def _recording(recording: Mapping[str, Any]) -> Iterator[Row]:
     id_ = _id(recording)
     files = _files(recording)
+    duration_s = known_duration(recording.get("duration"))
     if len(files) == 1:
-        yield Row(files[0][0], id_)
+        yield Row(files[0][0], id_, duration_s=duration_s)
         return
     for file, channels in files:
         if len(channels) != 1:
             raise ValueError(
                 f"recording {shown(id_)}: has {len(files)} files, and several channels in one file; list cuts instead"
             )
-        yield Row(file, f"{id_}#c{channels[0] + 1}")
+        yield Row(file, f"{id_}#c{channels[0] + 1}", duration_s=duration_s)
 
 
 def _cut(cut: Mapping[str, Any]) -> Row:
@@ -88,7 +89,8 @@ def _cut(cut: Mapping[str, Any]) -> Row:
     for holder in (cut, *supervisions) if len(supervisions) == 1 else (cut,):
         custom = holder.get("custom")
         extras = (custom if isinstance(custom, dict) else {}) | extras
-    return Row(file, id_, texts, start_s, end_s, number, extras)
+    duration_s = known_duration(cut.get("duration"))
+    return Row(file, id_, texts, start_s, end_s, number, extras, duration_s=duration_s)
 
 
 def _files(recording: Mapping[str, Any]) -> list[tuple[str, list[int]]]:

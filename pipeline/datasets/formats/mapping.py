@@ -14,7 +14,17 @@ from functools import cache
 from typing import Any, ClassVar
 
 from pipeline.datasets.formats import Row
-from pipeline.datasets.formats.values import channel, is_missing, number_in, path, point, seconds, shown, written
+from pipeline.datasets.formats.values import (
+    channel,
+    is_missing,
+    known_duration,
+    number_in,
+    path,
+    point,
+    seconds,
+    shown,
+    written,
+)
 from pipeline.runtime.errors import UserError
 
 
@@ -157,7 +167,7 @@ def row_of(place: str, record: Mapping[str, Any], roles: Mapping[str, str]) -> R
     """Make a row from a record. Numbers may be written as texts. A row with a wrong value has an error that names it.
 
     The segment is given by `start` and `end`, or by `start` and `duration`. Without `start` and `end` the row is the
-    whole file, and `duration` is ignored, because many lists give it only for information.
+    whole file. Many lists give its `duration` only for information, so a wrong one costs no row.
     """
     try:
         return _row_of(place, record, roles)
@@ -199,4 +209,5 @@ def _row_of(place: str, record: Mapping[str, Any], roles: Mapping[str, str]) -> 
         channel=channel(name("channel"), get("channel")),
         extras={key: value for key, value in record.items() if key not in own},
         place=place,
+        duration_s=known_duration(get("duration")) if start is None else None,
     )

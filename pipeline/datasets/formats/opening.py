@@ -38,7 +38,7 @@ MAPPED = ("jsonl", "csv", "tsv", "parquet")
 _SIMILAR = {"lhotse": "jsonl", "ljspeech": "csv", "mls": "tsv"}
 """The formats that read a list of a format with fixed names where a user says which column holds what."""
 
-_LOOKED_AT = 1000  # rows, and characters of a value
+LOOKED_AT = 1000  # rows, and characters of a value
 _WORDS = re.compile(r"[^\W\d_]+\s+[^\W\d_]+")  # two words, and not a date with a time
 
 
@@ -194,12 +194,20 @@ class Values:
             kinds = self._kinds.setdefault(key, set())
             if "string" not in kinds:  # once a string, always a string
                 kinds.add(kind_of(value))
-            if self._rows <= _LOOKED_AT:
+            if self._rows <= LOOKED_AT:
                 self._look_for_text(key, value)
+
+    def add_kinds(self, key: str, kinds: set[str]) -> None:
+        """Take values of a column into account whose kinds are known."""
+        self._kinds.setdefault(key, set()).update(kinds)
+
+    def is_text(self, key: str) -> bool:
+        """Whether a column has a text, so that its type is known whatever its other values are."""
+        return "string" in self._kinds.get(key, ())
 
     def _look_for_text(self, key: str, value: Any) -> None:
         if isinstance(value, str):
-            self._sentences[key] += _WORDS.search(value, 0, _LOOKED_AT) is not None
+            self._sentences[key] += _WORDS.search(value, 0, LOOKED_AT) is not None
         names = (name for item in value if isinstance(item, dict) for name in item) if isinstance(value, list) else ()
         if any(map(sounds_like_text, names)):
             self._nested.add(key)
@@ -218,7 +226,7 @@ class Values:
 
     def _like_references(self) -> list[str]:
         """Return the columns that may hold references, the likeliest first."""
-        half = min(self._rows, _LOOKED_AT) / 2
+        half = min(self._rows, LOOKED_AT) / 2
         likely = {
             key: sounds_like_text(key) + 2 * (self._sentences[key] > half)
             for key, kinds in self._kinds.items()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, time, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.archives.members import Member
 from pipeline.archives.parquet import PATH, is_sound
-from pipeline.datasets.formats import Listing, Row
+from pipeline.datasets.formats import Batch, Listing, Row
 from pipeline.datasets.formats.detect import parquet_files
 from pipeline.datasets.formats.mapping import PLACES, Columns, roles_in, row_of, usual_columns
 from pipeline.datasets.formats.source import MAX_LINE_BYTES, Source
@@ -23,7 +24,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
 from pipeline.runtime.places import file_size, open_buffered
 
-_BATCH_ROWS = 1024
+_BATCH_ROWS = 4096
 
 _TYPES = {
     pa.bool_(): "bool",
@@ -84,38 +85,57 @@ def listing(source: Source, columns: Columns) -> Listing:
     if sound is not None and pa.types.is_struct(schema.field(sound).type):
         read += [f"{sound}.{PATH}"] if schema.field(sound).type.get_field_index(PATH) >= 0 else []
 
+    def batches() -> Iterator[Batch]:
+        for first, batch in _batches(source, read):
+            yield Batch(batch, partial(_rows, source, batch, first, roles))
+
     def rows() -> Iterator[Row]:
-        place = ""
         for each in sources:
             with readable(each):
                 size = file_size(each.path)
-            for number, record in _records(each, read):
-                place = f"row {number}" if len(sources) == 1 else f"{os.path.basename(each.path)}: row {number}"
-                if sound is not None:
-                    name = (record.get(sound) or {}).get(PATH)
-                    column = f"{sound}/{encode_path(name)}" if name else sound
-                    record[sound] = Member("parquet", column, number - 1, size, each.path).path
-                yield row_of(place, record, roles)
+            for first, batch in _batches(each, read):
+                for number, record in _records(each, batch, first):
+                    place = f"row {number}" if len(sources) == 1 else f"{os.path.basename(each.path)}: row {number}"
+                    if sound is not None:
+                        name = (record.get(sound) or {}).get(PATH)
+                        column = f"{sound}/{encode_path(name)}" if name else sound
+                        record[sound] = Member("parquet", column, number - 1, size, each.path).path
+                    yield row_of(place, record, roles)
 
     types = {column.name: _type(column.type) for column in schema if column.name not in {*own, *with_bytes}}
-    return Listing(rows, roles=roles, types={name: type_ for name, type_ in types.items() if type_ is not None})
+    known = {name: type_ for name, type_ in types.items() if type_ is not None}
+    by_columns = len(sources) == 1 and not with_bytes
+    by_columns &= all(column.name in {*own, *known} or _is_text(column.type) for column in schema)
+    return Listing(rows, roles=roles, types=known, batches=batches if by_columns else None)
 
 
 def _name(source: Source, path: str) -> str:
     return source.name if path == source.path else f"{source.name}: {os.path.relpath(path, source.path)}"
 
 
-def _records(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number of each row, from 1, and the values of some columns."""
-    number = 0
+def _batches(source: Source, columns: Sequence[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield the number of the first row of each batch, counted from 1, and the batch."""
+    first = 1
     with readable(source), open_buffered(source.path) as raw, pq.ParquetFile(raw) as file:
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
-            # Python copies every value, so rows with large ones are taken one at a time.
-            rows = 1 if batch.nbytes > MAX_LINE_BYTES else batch.num_rows
-            for first in range(0, batch.num_rows, max(1, rows)):
-                for record in batch.slice(first, rows).to_pylist():
-                    number += 1
-                    yield number, {name: _value(value) for name, value in record.items()}
+            batch.validate(full=True)  # Arrow does not check whether text is UTF-8
+            yield first, batch
+            first += batch.num_rows
+
+
+def _records(source: Source, batch: pa.RecordBatch, first: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number and the values of each row of a batch, whose first row has the number `first`."""
+    # Python copies every value, so rows with large ones are taken one at a time.
+    rows = 1 if batch.nbytes > MAX_LINE_BYTES else max(1, batch.num_rows)
+    for start in range(0, batch.num_rows, rows):
+        with readable(source):
+            records = batch.slice(start, rows).to_pylist()
+        for number, record in enumerate(records, start=first + start):
+            yield number, {name: _value(value) for name, value in record.items()}
+
+
+def _rows(source: Source, batch: pa.RecordBatch, first: int, roles: Mapping[str, str]) -> Iterator[Row]:
+    return (row_of(f"row {number}", record, roles) for number, record in _records(source, batch, first))
 
 
 @contextmanager
@@ -138,11 +158,17 @@ def _type(arrow_type: pa.DataType) -> str | None:
 
 
 def _value(value: Any) -> Any:
+    """Return a value as the other formats have it: decimals as floats, dates and times as texts."""
     if isinstance(value, Decimal):
         return float(value)
     if isinstance(value, date | time):  # a datetime is a date
         return value.isoformat()
     return str(value) if isinstance(value, timedelta) else value
+
+
+def _is_text(arrow_type: pa.DataType) -> bool:
+    plain = _plain(arrow_type)
+    return plain in (pa.string(), pa.large_string(), pa.null())
 
 
 def _plain(arrow_type: pa.DataType) -> pa.DataType:

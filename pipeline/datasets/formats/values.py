@@ -20,7 +20,7 @@ MAX_SECONDS = 1e8
 """Three years. A larger number is not a time in a recording."""
 MAX_TEXT_BYTES = 2**20
 """1 MB. A longer text is no transcript, and no value to group by."""
-_MAX_CHANNEL = 2**15 - 1
+MAX_CHANNEL = 2**15 - 1
 
 _MAX_EXACT = 2**53
 """Float64 holds every whole number up to this one."""
@@ -69,6 +69,11 @@ def seconds(key: str, value: Any) -> float | None:
     return float(value)
 
 
+def known_duration(value: Any) -> float | None:
+    """Return the duration of a whole file in seconds; `None` for a value that is none, because no row needs it."""
+    return float(value) if is_number(value) and 0 < value <= MAX_SECONDS else None
+
+
 def point(key: str, value: Any) -> float | None:
     """Check a position in a recording, in seconds from its beginning; `None` stays `None`.
 
@@ -96,7 +101,7 @@ def channel(key: str, value: Any, first: int = 1) -> int | None:
         return None
     # A tool that knows no missing whole numbers writes 1.0.
     number = int(value) if isinstance(value, float) and value.is_integer() else value
-    if type(number) is not int or not first <= number <= _MAX_CHANNEL:
+    if type(number) is not int or not first <= number <= MAX_CHANNEL:
         raise ValueError(f"{key}={shown(value)}: must be a channel number, counted from {first}")
     return number - first + 1
 

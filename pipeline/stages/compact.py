@@ -1,0 +1,193 @@
+"""Stage `compact`: copy the rows of many shards into few large files, sorted by id."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.runtime.errors import UserError, naming
+from pipeline.runtime.terminal import counted
+from pipeline.storage import tables
+from pipeline.storage.commits import IN_PARTS, CommittedShard
+from pipeline.storage.compacted import SHARDS, CompactedRecord
+from pipeline.storage.files import UNREADABLE, StoredTable
+from pipeline.storage.layouts import ARRAY_TABLES
+from pipeline.storage.run_directory import RunDirectory
+
+_GROUP_BYTES = 2**24
+"""Size in memory of a row group, about. Memory holds one that is written and one that is read."""
+
+
+def compact(
+    directory: RunDirectory,
+    records: Mapping[int, CommittedShard],
+    names: Sequence[str],
+    tell: Callable[[str], None] = lambda what: None,
+) -> str:
+    """Write the compacted files that are missing or whose shards have changed.
+
+    Args:
+        directory: The run, locked by this process.
+        records: The committed shards, by shard.
+        names: The tables to compact. One that no shard has is left out.
+        tell: Called with what is done.
+
+    Returns:
+        What was written, in one line.
+
+    Raises:
+        UserError: A file of a shard cannot be read.
+    """
+    written, there = 0, 0
+    for name in names:
+        table = directory.compacted(name)
+        planned = table.plan(records)
+        for first, record in planned.items():
+            there += 1
+            if not table.is_made_of(first, record):
+                tell(f"compacting {name}: {there:,} of {counted(len(planned), 'file')}")
+                _write(directory, name, first, record)
+                written += 1
+        for first in {*table.files()} - {*planned}:
+            table.remove(first)
+    folders = ", ".join(f"compacted-{name}" for name in names)
+    return f"{counted(there, 'file')} in {folders}, {written:,} of them written now"
+
+
+def _write(directory: RunDirectory, name: str, first: int, record: CompactedRecord) -> None:
+    folder = directory.new_staging(first)
+    path = folder / f"{name}.parquet"
+    try:
+        with naming(path):
+            merge([directory.stored(source) for source in record.sources], path, name, record.shards)
+        directory.check_in_place()
+        directory.compacted(name).commit(first, record, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def merge(sources: Sequence[StoredTable], path: Path, name: str, shards: Sequence[int] = ()) -> None:
+    """Write the rows of several files of a table into one, sorted by id, with an index of the ids.
+
+    Memory holds the ids of all rows, and the other columns of about two row groups.
+
+    Args:
+        sources: The files, whose schemas may differ in the dataset's own columns.
+        path: The file to write.
+        name: Name of the table.
+        shards: The shards that the files belong to. The metadata of the file list them.
+
+    Raises:
+        UserError: A file cannot be read.
+        OSError: The file cannot be written.
+    """
+    schemas = []
+    for source in sources:
+        with _readable(source):
+            schemas.append(source.schema())
+    schema = pa.unify_schemas([each.remove_metadata() for each in schemas], promote_options="permissive")
+    metadata = {**tables.metadata_of(schemas[-1]), SHARDS: list(shards)}
+    values = ARRAY_TABLES[name].values if name in ARRAY_TABLES else None
+    rows = _Rows(sources, schema, name)
+    sorting = pq.SortingColumn.from_ordering(schema, [(key, "ascending") for key in rows.keys])
+    # Readers that know Bloom filters, such as DuckDB, skip row groups by them, also where ids are not in the order of
+    # the shards.
+    blooms = {"id": {"ndv": rows.rows_of_piece, "fpp": 0.01}}
+    options = {"sorting_columns": sorting, "write_page_index": True, "bloom_filter_options": blooms}
+    with tables.open_writer(path, schema, metadata, values, options) as writer:
+        for piece in rows.pieces():
+            writer.write_table(piece, row_group_size=max(1, len(piece)))
+
+
+class _Rows:
+    """The rows of several files, in the order of their keys.
+
+    Attributes:
+        keys: The columns that the rows are sorted by.
+        rows_of_piece: The most rows of a piece.
+    """
+
+    def __init__(self, sources: Sequence[StoredTable], schema: pa.Schema, name: str) -> None:
+        self._sources, self._schema = sources, schema
+        self.keys = [*(["layer"] if name == "features" else []), "id", *(["part"] if name in IN_PARTS else [])]
+        self._held: tuple[tuple[int, int], pa.Table] | None = None
+        found, groups, size = [], [], 0
+        for index, source in enumerate(sources):
+            with _readable(source), source.open() as file:
+                found.append(file.read(columns=self.keys))
+                bounds = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+            size += sum(group.total_byte_size for group in bounds)
+            for number, group in enumerate(bounds):
+                place = np.empty((group.num_rows, 3), np.int32)
+                place[:, 0], place[:, 1], place[:, 2] = index, number, np.arange(group.num_rows)
+                groups.append(place)
+        keys = pa.concat_tables(found)
+        order = pc.sort_indices(keys, sort_keys=[(key, "ascending") for key in self.keys])
+        self._order = np.asarray(order.to_numpy(), dtype=np.int64)
+        self._places = np.concatenate([np.empty((0, 3), np.int32), *groups])
+        self._layers = np.asarray(keys["layer"].to_numpy()) if "layer" in self.keys else None
+        self.rows_of_piece = max(1, int(_GROUP_BYTES * len(keys) / max(1, size)))
+
+    def pieces(self) -> Iterator[pa.Table]:
+        """Yield the rows in pieces, each a row group. A piece of features has one layer."""
+        cuts = [0, len(self._order)]
+        if self._layers is not None:
+            cuts = [0, *(np.flatnonzero(np.diff(self._layers[self._order])) + 1).tolist(), len(self._order)]
+        for start, stop in pairwise(cuts):
+            for first in range(start, stop, self.rows_of_piece):
+                yield self._piece(self._order[first : min(stop, first + self.rows_of_piece)])
+
+    def _piece(self, order: NDArray[np.int64]) -> pa.Table:
+        places = self._places[order]
+        distinct, member = np.unique(places[:, :2], axis=0, return_inverse=True)
+        member = member.reshape(-1)
+        read, positions = [], []
+        for number, (source, group) in enumerate(distinct.tolist()):
+            mine = np.flatnonzero(member == number)
+            read.append(self._group(source, group).take(pa.array(places[mine, 2])))
+            positions.append(mine)
+        table = pa.concat_tables(read)
+        return table.take(pa.array(np.argsort(np.concatenate(positions)))).combine_chunks()
+
+    def _group(self, source: int, group: int) -> pa.Table:
+        """Return a row group of a file, which stays in memory until another one is read."""
+        if self._held is None or self._held[0] != (source, group):
+            self._held = None
+            with _readable(self._sources[source]), self._sources[source].open() as file:
+                table = file.read_row_group(group)
+            columns = {each.name: _column(table, each) for each in self._schema}
+            self._held = (source, group), pa.table(columns, schema=self._schema)
+        return self._held[1]
+
+
+def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
+    if field.name not in table.schema.names:
+        return pa.chunked_array([pa.nulls(len(table), field.type)])
+    return table[field.name].cast(field.type)
+
+
+@contextmanager
+def _readable(stored: StoredTable) -> Iterator[None]:
+    """Name the file that cannot be read in the context.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        run_dir = shlex.quote(str(stored.files.root))
+        raise UserError(
+            f"{stored}: cannot be read ({str(error).splitlines()[0]}); python -m pipeline.verify {run_dir} --retract "
+            "removes what is damaged, then the same command computes it again"
+        ) from None
