@@ -21,7 +21,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.stages import compact as stage
 from pipeline.stages.compact import compact
 from pipeline.storage import compacted
-from pipeline.storage.files import Files
+from pipeline.storage.local_files import LocalFiles
 from pipeline.storage.names import TABLES
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.verify.audit import audit
@@ -120,14 +120,14 @@ def test_a_grown_run_adds_its_shards_and_moves_none(tmp_path: Path, directory: R
     compact(directory, {shard: done[shard] for shard in (2, 4)}, ["transcripts"])
     assert directory.names("compacted-transcripts") == ["shards-00002.parquet"]
     seen = [glob(directory)]
-    publish = Files.publish
+    publish = LocalFiles.publish
 
-    def looking(self: Files, *given: object) -> None:
+    def looking(self: LocalFiles, *given: object) -> None:
         publish(self, *given)  # type: ignore[arg-type]
         seen.append(glob(directory))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Files, "publish", looking)
+        patch.setattr(LocalFiles, "publish", looking)
         compact(directory, done, ["transcripts"])
     assert all(len(set(ids)) == len(ids) for ids in seen)
     assert all(set(before) <= set(after) for before, after in pairwise(seen))
