@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import NoReturn
 
-from pipeline.runtime.errors import UserError, torchaudio_misfit
+from pipeline.runtime.errors import RunError, UserError, torchaudio_misfit
 from pipeline.runtime.memory import is_out_of_memory, shortage
 from pipeline.runtime.stdout import LOG, standard_output
 from pipeline.runtime.terminal import escape_what_cannot_be_encoded, printable
@@ -51,7 +51,7 @@ def command(
         undone: What the command has not done if it fails or is stopped, such as "no report written".
 
     Returns:
-        The exit code of `perform`. The help page gives 0, a `UserError` 2, an `OSError` 1 and Ctrl-C 130.
+        The exit code of `perform`. The help page gives 0, a `UserError` 2, an `OSError` or a `RunError` 1, Ctrl-C 130.
     """
     escape_what_cannot_be_encoded()
     LOG.addHandler(_QUIET)  # without any handler, Python prints warnings to stderr
@@ -62,6 +62,8 @@ def command(
         return perform(arguments)
     except UserError as error:
         return _end(f"error: {error}", 2)
+    except RunError as error:
+        return _end(f"error: {error}; {undone}", 1)
     except OSError as error:
         if reason := torchaudio_misfit(error):
             return _end(f"error: {reason}", 2)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import StoreError, UserError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -29,16 +29,23 @@ _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"
 _EXTRAS = {"hf": "huggingface"}
 """The extra that installs it, where its name is not that of the kind."""
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
-_OPTIONS: dict[str, dict[str, Any]] = {
+_S3 = {
     # Retries wait longer each time, by a random factor. A request to a store that says nothing ends after a while.
-    "s3": {
-        "config_kwargs": {
-            "retries": {"mode": "standard", "total_max_attempts": 8},
-            "connect_timeout": 10,
-            "read_timeout": 30,
-        }
-    },
+    "retries": {"mode": "standard", "total_max_attempts": 8},
+    "connect_timeout": 10,
+    "read_timeout": 30,
 }
+"""Settings of botocore, where fsspec's own configuration has no others."""
+_S3_PARTS = 1
+"""Parts of a large file that are uploaded at once. Each takes 50 MiB of memory. With one, a read asks for no size."""
+_S3_TRIES = 2
+"""How often s3fs repeats what botocore does not, such as an answer that ends too early."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""Errors of a disk of this machine, while a file of a store is copied to it."""
+_TAKEN = 412
+"""The status of a request that was to create an object which is there."""
+_BUSY = 409
+"""The status of a request for an object with which another request is under way."""
 
 
 @dataclass(frozen=True, order=True)
@@ -116,28 +123,61 @@ def filesystem(url: Url) -> AbstractFileSystem:
         raise UserError(f"{url}: needs the package {package}, which the extra {extra} has; run pip install {package}")
     import fsspec
 
-    found: AbstractFileSystem = fsspec.filesystem(
-        url.protocol, use_listings_cache=False, **_OPTIONS.get(url.protocol, {})
-    )
+    options: dict[str, Any] = {}
+    if url.protocol == "s3":
+        own = fsspec.config.conf.get("s3", {})
+        options["config_kwargs"] = _S3 | own.get("config_kwargs", {})
+        options["max_concurrency"] = int(own.get("max_concurrency", _S3_PARTS))
+    found: AbstractFileSystem = fsspec.filesystem(url.protocol, use_listings_cache=False, **options)
+    if url.protocol == "s3":
+        found.retries = _S3_TRIES
     return found
+
+
+class Busy(StoreError):
+    """Another request for the same object is under way. The same request may be repeated."""
 
 
 @contextmanager
 def reaching(place: Place) -> Iterator[None]:
-    """Turn whatever the client of a store raises into an `OSError` that names the place.
+    """Turn whatever the client of a store raises into an error that names the place.
 
     Raises:
         FileNotFoundError, FileExistsError: There is no such object, or there is one.
-        OSError: Anything else, with the reason in one line.
+        UserError: The store refuses this user.
+        StoreError: Anything else that the store or the network did; `Busy` if the request may be repeated.
+        OSError: The disk of this machine cannot take a copy.
     """
     try:
         yield
-    except (FileNotFoundError, FileExistsError) as error:
-        code = errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EEXIST
-        raise type(error)(code, os.strerror(code), str(place)) from None
-    except UserError:
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place)) from None
+    except (UserError, StoreError):
         raise
     except Exception as error:
-        code = getattr(error, "errno", None) or errno.EIO
+        status = _status(error)
+        if status == _TAKEN or isinstance(error, FileExistsError):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place)) from None
+        if status is None and isinstance(error, OSError) and error.errno in _FULL:
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise OSError(code, reason, str(place)) from error
+        if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+            raise UserError(
+                f"{place}: the store refuses this ({reason}); check the name of the bucket, the credentials and what "
+                "they allow"
+            ) from error
+        kind = Busy if status == _BUSY else StoreError
+        raise kind(
+            f"{place}: {reason}; what was committed stays, and once the store answers, the same command continues"
+        ) from error
+
+
+def _status(error: BaseException) -> int | None:
+    """Return the HTTP status that an error comes from; `None` if it comes from no answer of a store."""
+    while True:
+        if isinstance(answer := getattr(error, "response", None), dict):
+            status: int | None = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return status
+        if error.__cause__ is None:
+            return None
+        error = error.__cause__

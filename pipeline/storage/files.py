@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,14 @@ class Files(ABC):
         """Whether anything has that name, be it a file, a folder or a link."""
 
     @abstractmethod
+    def present(self, names: Sequence[str]) -> set[str]:
+        """Return those of some names that exist. The names have the same beginning in each folder."""
+
+    @abstractmethod
+    def sizes(self) -> Callable[[str], int | None]:
+        """Return a function that gives sizes as `size` does, for many files: it may list each folder once."""
+
+    @abstractmethod
     def open(self, name: str) -> pa.NativeFile:
         """Open a file for reading.
 
@@ -78,6 +86,14 @@ class Files(ABC):
         with self.open(name) as source:
             content: bytes = source.read()
         return content
+
+    def read_each(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+        """Read many small files. Yield each name and its content; `None` for a file that cannot be read."""
+        for name in names:
+            content = None
+            with suppress(OSError):
+                content = self.read(name)
+            yield name, content
 
     @abstractmethod
     def names(self, folder: str = "") -> list[str]:

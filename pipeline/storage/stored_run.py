@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import count, takewhile
 from typing import Any
 
@@ -23,6 +22,9 @@ from pipeline.storage.names import (
 )
 from pipeline.storage.run_files import RunFiles
 from pipeline.storage.run_record import RunRecord
+
+_LISTED_FROM = 20
+"""Number of shards from which on folders are listed, where that tells the sizes of many files at once."""
 
 
 class StoredRun(RunFiles):
@@ -82,12 +84,13 @@ class StoredRun(RunFiles):
 
         Somebody may have deleted all files of a pass, so the search ends after two passes without a file.
         """
-        last, number = first, first + 1
-        while number <= last + 2:
-            if any(map(self._files.exists, self._names_of(shard, number))):
-                last = number
-            number += 1
-        return list(range(first, last + 1))
+        last = first
+        while True:
+            names = {number: self._names_of(shard, number) for number in (last + 1, last + 2)}
+            there = self._files.present([name for each in names.values() for name in each])
+            if not there:
+                return list(range(first, last + 1))
+            last = max(number for number, each in names.items() if not there.isdisjoint(each))
 
     def _names_of(self, shard: int, supplement: int) -> list[str]:
         tables = (self.table(table, shard, supplement).name for table in TABLES)
@@ -117,8 +120,11 @@ class StoredRun(RunFiles):
         if self.decoded is not None:
             return self.decoded.in_place_of_transcripts(StoredRun(self.root).committed(fingerprints, shards))
         found: dict[int, dict[int, CommitRecord]] = {}
-        for record in self._records(self._record_names() if shards is None else self._record_names_of(shards)):
-            if record is not None and record.fingerprint in fingerprints and self._has_files(record):
+        shards = None if shards is None else [*shards]
+        size_of = self.size if shards is not None and len(shards) < _LISTED_FROM else self._files.sizes()
+        names = self._record_names() if shards is None else self._record_names_of(shards, size_of)
+        for record in self._records(names):
+            if record is not None and record.fingerprint in fingerprints and self._has_files(record, size_of):
                 found.setdefault(record.shard, {})[record.supplement] = record
         return {
             shard: CommittedShard(tuple(passes[number] for number in takewhile(passes.__contains__, count())))
@@ -134,7 +140,7 @@ class StoredRun(RunFiles):
             return None
         if record is None or (record.shard, record.supplement) != (like.shard, like.supplement):
             return None
-        return record if record.fingerprint == like.fingerprint and self._has_files(record) else None
+        return record if record.fingerprint == like.fingerprint and self._has_files(record, self.size) else None
 
     def commits(self, shards: Iterable[int] | None = None) -> dict[int, CommittedShard]:
         """Return the shards that are done in the run that `run.json` describes, by shard; see `committed`."""
@@ -165,26 +171,24 @@ class StoredRun(RunFiles):
     def _record_names(self) -> list[str]:
         return [name for name in self.names(COMMITS) if name.startswith("shard-") and name.endswith(".json")]
 
-    def _record_names_of(self, shards: Iterable[int]) -> Iterator[str]:
+    def _record_names_of(self, shards: Iterable[int], size_of: Callable[[str], int | None]) -> Iterator[str]:
         """Yield the names of the commit records of some shards, up to the first pass that has none."""
         for shard in shards:
             names = (f"{name_of_pass(shard, number)}.json" for number in count())
-            yield from takewhile(lambda name: self.has(f"{COMMITS}/{name}"), names)
+            yield from takewhile(lambda name: size_of(f"{COMMITS}/{name}") is not None, names)
 
     def _records(self, names: Iterable[str] | None = None) -> Iterator[CommitRecord | None]:
         """Yield each commit record; `None` for a record that cannot be read or has the name of another shard."""
-        for name in self._record_names() if names is None else names:
-            record = None
-            with suppress(OSError):
-                record = read_record(self.read(f"{COMMITS}/{name}"))
-            mine = record and self.commit_name(record.shard, record.supplement) == f"{COMMITS}/{name}"
-            yield record if mine else None
+        full = (f"{COMMITS}/{name}" for name in (self._record_names() if names is None else names))
+        for name, content in self._files.read_each(full):
+            record = None if content is None else read_record(content)
+            yield record if record and self.commit_name(record.shard, record.supplement) == name else None
 
-    def _has_files(self, record: CommitRecord) -> bool:
+    def _has_files(self, record: CommitRecord, size_of: Callable[[str], int | None]) -> bool:
         """Whether all files of a record exist with the recorded sizes, under the names that this shard's files have."""
         return all(
             table in TABLES
             and file.path == (name := self.table(table, record.shard, record.supplement).name)
-            and self.size(name) == file.size
+            and (size_of(name) == file.size or self.size(name) == file.size)
             for table, file in record.files.items()
         )
