@@ -20,7 +20,7 @@ from pipeline.results import Run, open_run
 from pipeline.results.arrays import log_probabilities
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.places import place
+from pipeline.runtime.places import Place, place
 from pipeline.runtime.stdout import standard_output
 from pipeline.runtime.terminal import printable
 
@@ -51,7 +51,8 @@ begins with -, write [option ...] -- RUN_DIR ID. The run may be going on;
 only committed tables are read.
 
 options
-  --out FOLDER    folder for the pictures (default: RUN_DIR/report/plots)
+  --out FOLDER    folder for the pictures (default: RUN_DIR/report/plots; for a run in
+                  an object store NAME-plots in the current folder)
   --layers N,N    only these layers, such as 1,6,12
   --start S       first second to draw, counted as the times of words are: from
                   the start of the file (default: start of the utterance)
@@ -143,7 +144,7 @@ def _plot(given: argparse.Namespace) -> None:
         if not there:
             print(f"no {table} of this utterance; outputs=[{table}] writes them", file=sys.stderr)
     window = _window(run, given.start, given.end)
-    folder = given.out or given.run_dir / "report" / "plots"
+    folder = given.out or _usual_folder(given.run_dir)
     out = standard_output()
     for name, figure in _figures(run, given.id, layers, values, window):
         path = folder / f"{file_name(given.id)}-{name}.{given.format}"
@@ -151,7 +152,12 @@ def _plot(given: argparse.Namespace) -> None:
         print(printable(str(path)), file=out)
 
 
-def _opened(run_dir: Path, id: str) -> Run:
+def _usual_folder(run_dir: Place) -> Path:
+    """Return the folder for the pictures of a run: in the run, or in the current folder if that is in a store."""
+    return run_dir / "report" / "plots" if isinstance(run_dir, Path) else Path(f"{run_dir.name}-plots")
+
+
+def _opened(run_dir: Place, id: str) -> Run:
     """Open the run, restricted to one utterance, and check that its shard is committed."""
     try:
         run = open_run(run_dir).select([id])

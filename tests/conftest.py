@@ -19,6 +19,7 @@ WRITES_NO_BYTECODE, sys.dont_write_bytecode = sys.dont_write_bytecode, False
 
 
 LONGEST = (
+    "promises/test_object_store",
     "executors/test_ray", "promises/test_signals", "models/test_bundles", "scripts/test_bench",
     "stages/test_supplements", "stages/test_growth", "executors/test_slurm", "verify/test_verify", "report/test_page",
     "promises/test_failpoints", "models/test_forward", "promises/test_security", "executors/test_local",

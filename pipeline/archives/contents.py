@@ -14,7 +14,7 @@ from pipeline.archives.opening import open_member
 from pipeline.archives.ranges import open_file
 from pipeline.archives.tars import Found
 from pipeline.runtime.errors import AudioError
-from pipeline.runtime.places import file_version
+from pipeline.runtime.remote_files import file_version
 
 ENDINGS = (".tar", ".zip")
 """The archives from which one member can be read without the others."""

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from pipeline.archives import tars, zips
 from pipeline.archives.members import Member, file_of, member_of
 from pipeline.archives.ranges import open_file, size_of
-from pipeline.runtime.places import file_size
+from pipeline.runtime.remote_files import file_size
 
 
 @contextmanager

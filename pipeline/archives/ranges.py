@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pipeline.runtime.errors import AudioError
 from pipeline.runtime.paths import resolve_path
-from pipeline.runtime.places import RemoteFile, is_url
+from pipeline.runtime.places import is_url
+from pipeline.runtime.remote_files import RemoteFile
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

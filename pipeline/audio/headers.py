@@ -14,7 +14,7 @@ from pipeline.archives.members import member_of
 from pipeline.archives.opening import open_member
 from pipeline.audio.reader import AudioError, read_header
 from pipeline.records import AudioHeader
-from pipeline.runtime.places import file_size
+from pipeline.runtime.remote_files import file_size
 from pipeline.runtime.supervisor import Lost, Supervisor
 
 HEADER_PROCESSES = 16

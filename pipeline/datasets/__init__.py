@@ -16,8 +16,9 @@ from typing import Any, Protocol
 from pipeline.records import Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
-from pipeline.runtime.places import is_url, walk_url
+from pipeline.runtime.places import is_url
 from pipeline.runtime.plugins import Modules, package_of
+from pipeline.runtime.remote_files import walk_url
 
 SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
 

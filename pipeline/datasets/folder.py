@@ -25,7 +25,7 @@ from pipeline.datasets.texts import read_reference, reference_in
 from pipeline.records import Scalar, Utterance
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
-from pipeline.runtime.places import names_in
+from pipeline.runtime.remote_files import names_in
 from pipeline.runtime.terminal import counted
 
 

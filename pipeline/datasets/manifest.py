@@ -41,7 +41,8 @@ from pipeline.records import Utterance
 from pipeline.runtime.digests import sha256_of
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
-from pipeline.runtime.places import absolute, is_absolute, is_below, is_folder, is_there, is_url, open_buffered
+from pipeline.runtime.places import absolute, is_absolute, is_below, is_url
+from pipeline.runtime.remote_files import is_folder, is_there, open_buffered
 
 if TYPE_CHECKING:
     from pipeline.datasets.formats.columnar import ColumnReader, UtteranceColumns

@@ -10,7 +10,8 @@ from pipeline.datasets.formats.values import MAX_TEXT_BYTES, shown
 from pipeline.records import Utterance
 from pipeline.runtime.errors import AudioError, UserError
 from pipeline.runtime.paths import encode_path
-from pipeline.runtime.places import absolute, is_there, is_url
+from pipeline.runtime.places import absolute, is_url
+from pipeline.runtime.remote_files import is_there
 from pipeline.runtime.terminal import counted
 
 

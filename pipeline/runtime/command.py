@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import NoReturn
 
 from pipeline.runtime import starting
-from pipeline.runtime.errors import UserError, torchaudio_misfit
+from pipeline.runtime.errors import RunError, UserError, torchaudio_misfit
 from pipeline.runtime.memory import is_out_of_memory, shortage
 from pipeline.runtime.stdout import LOG, standard_output
 from pipeline.runtime.terminal import escape_what_cannot_be_encoded, printable
@@ -52,7 +52,7 @@ def command(
         undone: What the command has not done if it fails or is stopped, such as "no report written".
 
     Returns:
-        The exit code of `perform`. The help page gives 0, a `UserError` 2, an `OSError` 1 and Ctrl-C 130.
+        The exit code of `perform`. The help page gives 0, a `UserError` 2, an `OSError` or a `RunError` 1, Ctrl-C 130.
     """
     starting.started()
     escape_what_cannot_be_encoded()
@@ -64,6 +64,8 @@ def command(
         return perform(arguments)
     except UserError as error:
         return _end(f"error: {error}", 2)
+    except RunError as error:
+        return _end(f"error: {error}; {undone}", 1)
     except OSError as error:
         if reason := torchaudio_misfit(error):
             return _end(f"error: {reason}", 2)

@@ -31,6 +31,13 @@ class RunError(OneLineError):
     """Something outside the code stopped a run that had begun. The exit code is 1, without a traceback."""
 
 
+class StoreError(RunError):
+    """An object store did not do what it was asked.
+
+    This is no `OSError`, because code that takes an `OSError` for a missing or damaged file must not take this for one.
+    """
+
+
 class AudioError(Exception):
     """Says why a recording has no waveform.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import importlib.util
-import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,31 +19,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.runtime.errors import UserError
-from pipeline.runtime.paths import resolve_path
+from pipeline.runtime.errors import StoreError, UserError
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
     from fsspec import AbstractFileSystem
 
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"}
 """The package that reaches each kind of store."""
 _EXTRAS = {"hf": "huggingface"}
 """The extra that installs it, where its name is not that of the kind."""
-READ_AHEAD = 1 << 20
-"""Bytes that a reader asks for beyond those it needs, so that small reads do not become one request each."""
 _HEAD = re.compile(r"[a-z][a-z0-9+.-]*://[^/]*")
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
-_OPTIONS: dict[str, dict[str, Any]] = {
+_S3 = {
     # Retries wait longer each time, by a random factor. A request to a store that says nothing ends after a while.
-    "s3": {
-        "config_kwargs": {
-            "retries": {"mode": "standard", "total_max_attempts": 8},
-            "connect_timeout": 10,
-            "read_timeout": 30,
-        }
-    },
+    "retries": {"mode": "standard", "total_max_attempts": 8},
+    "connect_timeout": 10,
+    "read_timeout": 30,
 }
+"""Settings of botocore, where fsspec's own configuration has no others."""
+_S3_PARTS = 1
+"""Parts of a large file that are uploaded at once. Each takes 50 MiB of memory. With one, a read asks for no size."""
+_S3_TRIES = 2
+"""How often s3fs repeats what botocore does not, such as an answer that ends too early."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""Errors of a disk of this machine, while a file of a store is copied to it."""
+_TAKEN = 412
+"""The status of a request that was to create an object which is there."""
+_BUSY = 409
+"""The status of a request for an object with which another request is under way."""
 
 
 @dataclass(frozen=True, order=True)
@@ -124,31 +126,64 @@ def filesystem(url: Url) -> AbstractFileSystem:
         raise UserError(f"{url}: needs the package {package}, which the extra {extra} has; run pip install {package}")
     import fsspec
 
-    found: AbstractFileSystem = fsspec.filesystem(
-        url.protocol, use_listings_cache=False, **_OPTIONS.get(url.protocol, {})
-    )
+    options: dict[str, Any] = {}
+    if url.protocol == "s3":
+        own = fsspec.config.conf.get("s3", {})
+        options["config_kwargs"] = _S3 | own.get("config_kwargs", {})
+        options["max_concurrency"] = int(own.get("max_concurrency", _S3_PARTS))
+    found: AbstractFileSystem = fsspec.filesystem(url.protocol, use_listings_cache=False, **options)
+    if url.protocol == "s3":
+        found.retries = _S3_TRIES
     return found
 
 
+class Busy(StoreError):
+    """Another request for the same object is under way. The same request may be repeated."""
+
+
 @contextmanager
-def reaching(place: Place | str) -> Iterator[None]:
-    """Turn whatever the client of a store raises into an `OSError` that names the place.
+def reaching(place: Place) -> Iterator[None]:
+    """Turn whatever the client of a store raises into an error that names the place.
 
     Raises:
         FileNotFoundError, FileExistsError: There is no such object, or there is one.
-        OSError: Anything else, with the reason in one line.
+        UserError: The store refuses this user.
+        StoreError: Anything else that the store or the network did; `Busy` if the request may be repeated.
+        OSError: The disk of this machine cannot take a copy.
     """
     try:
         yield
-    except (FileNotFoundError, FileExistsError) as error:
-        code = errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EEXIST
-        raise type(error)(code, os.strerror(code), str(place)) from None
-    except UserError:
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place)) from None
+    except (UserError, StoreError):
         raise
     except Exception as error:
-        code = getattr(error, "errno", None) or errno.EIO
+        status = _status(error)
+        if status == _TAKEN or isinstance(error, FileExistsError):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place)) from None
+        if status is None and isinstance(error, OSError) and error.errno in _FULL:
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise OSError(code, reason, str(place)) from error
+        if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+            raise UserError(
+                f"{place}: the store refuses this ({reason}); check the name of the bucket, the credentials and what "
+                "they allow"
+            ) from error
+        kind = Busy if status == _BUSY else StoreError
+        raise kind(
+            f"{place}: {reason}; what was committed stays, and once the store answers, the same command continues"
+        ) from error
+
+
+def _status(error: BaseException) -> int | None:
+    """Return the HTTP status that an error comes from; `None` if it comes from no answer of a store."""
+    while True:
+        if isinstance(answer := getattr(error, "response", None), dict):
+            status: int | None = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return status
+        if error.__cause__ is None:
+            return None
+        error = error.__cause__
 
 
 def is_url(path: str) -> bool:
@@ -188,137 +223,6 @@ def common_folder(paths: Sequence[str]) -> str:
     return common.rstrip("/") if head else common
 
 
-def file_size(path: str) -> int:
-    """Return the size in bytes of a file or of an object.
-
-    Raises:
-        OSError: There is none.
-        ValueError: There cannot be one.
-    """
-    return file_version(path)[0]
-
-
-def file_version(path: str) -> tuple[int, str]:
-    """Return the size in bytes of a file or of an object, and what differs when its content has been replaced.
-
-    Raises:
-        OSError, ValueError: As `file_size`.
-    """
-    if not is_url(path):
-        status = os.stat(resolve_path(path))
-        return status.st_size, str(status.st_mtime_ns)
-    with reaching(path):
-        found = filesystem(_parsed(path)).info(_parsed(path).path)
-        return int(found["size"]), str(tag_of(found))
-
-
 def tag_of(info: Mapping[str, Any]) -> object:
     """Return what a store says of an object that differs when its content has been replaced; `None` if nothing."""
     return next((info[key] for key in ("ETag", "etag", "md5Hash", "LastModified") if key in info), None)
-
-
-def is_there(path: str) -> bool:
-    """Whether a path is that of a file or a folder, or a URL is that of objects, or of what the store does not show."""
-    if not is_url(path):
-        return os.path.exists(resolve_path(path))
-    try:
-        with reaching(path):
-            return bool(filesystem(_parsed(path)).exists(_parsed(path).path))
-    except OSError:
-        return True
-
-
-def is_folder(path: str) -> bool:
-    """Whether a path is that of a folder, or objects have names that begin with a URL and a slash."""
-    if not is_url(path):
-        return os.path.isdir(path)
-    with reaching(path):
-        return bool(filesystem(_parsed(path)).isdir(_parsed(path).path))
-
-
-def open_buffered(path: str) -> io.BufferedReader:
-    """Open a file or an object for reading.
-
-    Raises:
-        OSError: It cannot be opened.
-    """
-    return io.BufferedReader(RemoteFile(path)) if is_url(path) else open(path, "rb")
-
-
-def names_in(folder: str) -> list[str]:
-    """Return the names in a folder, or those directly below a URL.
-
-    Raises:
-        OSError: There is no such folder, or it cannot be read.
-    """
-    if not is_url(folder):
-        return os.listdir(folder)
-    url = _parsed(folder)
-    with reaching(folder):
-        return [name.rstrip("/").rpartition("/")[2] for name in filesystem(url).ls(url.path, detail=False)]
-
-
-def walk_url(folder: str) -> Iterator[str]:
-    """Yield the key of each object below a URL, relative to it, sorted bytewise. Hidden names are left out.
-
-    Raises:
-        OSError: The store cannot be used.
-    """
-    url = _parsed(folder)
-    with reaching(folder):
-        found = filesystem(url).find(url.path)
-    for key in sorted((key.removeprefix(url.path + "/") for key in found), key=os.fsencode):
-        if not any(part.startswith(".") for part in key.split("/")):
-            yield key
-
-
-class RemoteFile(io.RawIOBase):
-    """An object of a store as a file that can be read and sought in. It is asked for in ranges."""
-
-    def __init__(self, path: str) -> None:
-        """Open an object.
-
-        Raises:
-            OSError: There is none, or the store cannot be used.
-        """
-        super().__init__()
-        self.name = path
-        url = _parsed(path)
-        with reaching(path):
-            self._file = filesystem(url).open(url.path, "rb", block_size=READ_AHEAD, cache_type="readahead")
-
-    def readable(self) -> bool:
-        """Return true."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return true."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position."""
-        return int(self._file.tell())
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a position, as `io.RawIOBase.seek` does."""
-        return int(self._file.seek(offset, whence))
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill a buffer from the position, as `io.RawIOBase.readinto` does; returns the number of bytes."""
-        view = memoryview(buffer).cast("B")
-        with reaching(self.name):
-            found = self._file.read(len(view))
-        view[: len(found)] = found
-        return len(found)
-
-    def close(self) -> None:
-        """Close the object."""
-        if not self.closed:
-            self._file.close()
-        super().close()
-
-
-def _parsed(path: str) -> Url:
-    found = place(path)
-    assert isinstance(found, Url)
-    return found

@@ -71,7 +71,9 @@ def check_disk(directory: RunDirectory, sizes: Sequence[Size]) -> None:
         UserError: The message names the settings that make the tables smaller.
     """
     free = directory.free_bytes()
-    need = sum(size.total for size in sizes) + max((size.largest_shard for size in sizes), default=0)
+    largest = max((size.largest_shard for size in sizes), default=0)
+    # A table is written from files that are as large. In an object store, finished tables leave the disk.
+    need = largest + (sum(size.total for size in sizes) if directory.on_disk else largest)
     features, emissions = (sum(getattr(size, table) for size in sizes) for table in ("features", "emissions"))
     if need > free:
         raise UserError(

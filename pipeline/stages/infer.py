@@ -93,6 +93,8 @@ def _require_all_shards(job: Job) -> dict[int, CommitRecord]:
         The records of the job's passes, by shard.
     """
     done = job.committed(job.pending)
+    # Asked again for each of them: in some stores, a list may lack what was written a moment ago.
+    done |= job.committed(shard for shard in job.pending if shard not in done)
     missing = [shard for shard in job.pending if shard not in done]
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")

@@ -19,8 +19,8 @@ from pipeline.records import AudioHeader, Utterance
 from pipeline.runtime.cores import available_cores
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
-from pipeline.runtime.places import is_there
 from pipeline.runtime.progress import PLAIN_EVERY_S, format_hours
+from pipeline.runtime.remote_files import is_there
 from pipeline.runtime.terminal import counted
 from pipeline.stages.build_manifest import Listing, list_utterances
 from pipeline.stages.growth import KnownHeaders

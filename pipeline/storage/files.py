@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from pipeline.storage.lock import Lock
 UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError, TypeError)
 """Exceptions that reading a damaged file can raise."""
 
+_READERS = 16
+"""Threads that read small files. On a remote file system, reading is mostly waiting."""
 Published = Mapping[str, object]
 """What tells each published file from another one that has taken its name, by name."""
 
@@ -74,6 +77,10 @@ class Files(ABC):
         """Whether anything has that name, be it a file, a folder or a link."""
 
     @abstractmethod
+    def present(self, names: Sequence[str]) -> set[str]:
+        """Return those of some names that exist. The names have the same beginning in each folder."""
+
+    @abstractmethod
     def open(self, name: str) -> pa.NativeFile:
         """Open a file for reading.
 
@@ -90,6 +97,17 @@ class Files(ABC):
         with self.open(name) as source:
             content: bytes = source.read()
         return content
+
+    def read_each(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+        """Read many small files. Yield each name and its content; `None` for a file that cannot be read."""
+        names = [*names]
+        with ThreadPoolExecutor(_READERS) as pool:
+            yield from zip(names, pool.map(self._read_or_none, names), strict=True)
+
+    def _read_or_none(self, name: str) -> bytes | None:
+        with suppress(OSError):
+            return self.read(name)
+        return None
 
     @abstractmethod
     def names(self, folder: str = "") -> list[str]:

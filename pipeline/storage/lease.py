@@ -11,7 +11,6 @@ in.
 
 from __future__ import annotations
 
-import errno
 import json
 import threading
 import time
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from pipeline.runtime.errors import RunError, UserError
+from pipeline.runtime.errors import RunError, StoreError, UserError
 from pipeline.storage.lock import PART, Lock, Locked, has_ended, locked, this_process
 from pipeline.storage.names import LOCK, Part
 
@@ -40,6 +39,7 @@ class Lease:
 
     Attributes:
         said: Who holds it.
+        token: What tells it from every other lease.
         works: Leases work everywhere.
         descriptors: No file is inherited.
     """
@@ -60,13 +60,13 @@ class Lease:
         self._files = files
         self._name = name
         self._what = what
-        self._token = uuid.uuid4().hex
+        self.token = uuid.uuid4().hex
         self._released = False
         self._end: threading.Event | None = None
 
     def content(self) -> bytes:
         """Return the content of the object, which differs each time."""
-        return json.dumps({"said": self.said, "token": self._token, "beat": uuid.uuid4().hex}).encode()
+        return json.dumps({"said": self.said, "token": self.token, "beat": uuid.uuid4().hex}).encode()
 
     def begin(self) -> None:
         """Write the object again and again in a thread, until `release`."""
@@ -75,8 +75,8 @@ class Lease:
 
     def _beat(self, end: threading.Event) -> None:
         while not end.wait(BEAT_S):
-            with suppress(OSError):
-                if _token(_read(self._files, self._name)) != self._token:
+            with suppress(OSError, StoreError, UserError):  # the next time may do; if none does, the lease expires
+                if _token(_read(self._files, self._name)) != self.token:
                     return  # another process has it; `check_in_place` says so
                 if not end.is_set():
                     self._files.write(self._name, self.content())
@@ -87,7 +87,7 @@ class Lease:
         Raises:
             RunError: Another process has taken it over, or somebody has removed it.
         """
-        if not self._released and _token(_read(self._files, self._name)) != self._token:
+        if not self._released and _token(_read(self._files, self._name)) != self.token:
             raise RunError(
                 f"{self._what}: its lease {self._files.locate(self._name)} was removed, or taken over while this "
                 "process was paused or did not reach the store; what was committed stays, and the same command "
@@ -108,8 +108,8 @@ class Lease:
         self._released = True
         if self._end is not None:
             self._end.set()
-        with suppress(OSError):  # it expires
-            if _token(_read(self._files, self._name)) == self._token:
+        with suppress(OSError, StoreError, UserError):  # it expires
+            if _token(_read(self._files, self._name)) == self.token:
                 self._files.remove(self._name)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -191,17 +191,21 @@ def _taken(files: ObjectFiles, name: str, what: str, part: str) -> Lease:
 
     Raises:
         Locked: Its holder is alive.
-        UserError: The store cannot be used.
+        UserError: There is no such bucket, or the store refuses this user.
+        StoreError: The store does not answer.
     """
     lease = Lease(files, name, what, this_process(part))
     seen, since = b"", time.monotonic()
     try:
         files.prepare()
         while True:
-            with suppress(FileExistsError):
-                files.create(name, lease.content())
-                return lease
-            now = _read(files, name)
+            # Read first, and once more afterwards: some stores create an object twice.
+            if not (now := _read(files, name)):
+                with suppress(FileExistsError):
+                    files.create(name, lease.content())
+                now = _read(files, name)
+                if _token(now) == lease.token:
+                    return lease
             if now != seen and seen:
                 raise locked(what, _said(now))
             if has_ended(_said(now)) or (now and time.monotonic() - since > EXPIRES_S):
@@ -210,8 +214,8 @@ def _taken(files: ObjectFiles, name: str, what: str, part: str) -> Lease:
                 continue
             seen = now
             time.sleep(_LOOK_S)
-    except OSError as error:
-        raise _unreachable(what, error) from None
+    except FileNotFoundError:
+        raise UserError(f"{what}: there is no such bucket; check its name and AWS_ENDPOINT_URL, or create it") from None
 
 
 def _read(files: ObjectFiles, name: str) -> bytes:
@@ -234,12 +238,3 @@ def _fields(content: bytes) -> dict[str, Any]:
         if isinstance(found := json.loads(content or b"{}"), dict):
             return found
     return {}
-
-
-def _unreachable(what: str, error: OSError) -> UserError:
-    """Return the error that a store cannot be used."""
-    code = f"[Errno {error.errno}] " if error.errno not in (None, errno.EIO, errno.ENOENT) else ""
-    return UserError(
-        f"{what}: cannot be used ({code}{error.strerror or error}); check the name of the bucket, the credentials and "
-        "the network, or choose another run_dir="
-    )

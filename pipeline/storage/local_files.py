@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -56,6 +56,10 @@ class LocalFiles(Files):
     def exists(self, name: str) -> bool:
         """Whether anything has that name, be it a file, a folder or a link."""
         return os.path.lexists(self.root / name)
+
+    def present(self, names: Sequence[str]) -> set[str]:
+        """Return those of some names that exist."""
+        return {name for name in names if self.exists(name)}
 
     def open(self, name: str) -> pa.NativeFile:
         """Open a file for reading; see `Files.open`."""

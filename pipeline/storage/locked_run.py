@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Protocol
 
+from pipeline.runtime.errors import RunError, StoreError, UserError
 from pipeline.runtime.places import Place
 from pipeline.storage.lock import Lock, Locked
 from pipeline.storage.names import LOCK, LOG, METRICS, RUN_JSON, Part
@@ -137,11 +138,15 @@ class LockedRun(StoredRun):
         try:
             yield
             self.check_in_place()
+        except StoreError:
+            raise  # the lease is in the store that does not answer
         except Exception:
             self.check_in_place()  # says more than that some file is missing
             raise
         finally:
-            self.keep_logs(end=True)
+            with suppress(RunError, UserError):  # a process that has lost its lease may not write here any more
+                self.check_in_place()
+                self.keep_logs(end=True)
             self._locks = ()
 
     def keep_logs(self, *, end: bool = False) -> None:

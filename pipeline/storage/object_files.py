@@ -8,6 +8,7 @@ told, and compares (see `committing`). Leases take the place of locks.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -16,16 +17,20 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import StoreError, UserError
 from pipeline.runtime.failpoints import failpoint
-from pipeline.runtime.places import READ_AHEAD, Url, filesystem, reaching, tag_of
+from pipeline.runtime.object_reader import READ_AHEAD, ObjectReader
+from pipeline.runtime.places import Busy, Url, filesystem, reaching, tag_of
+from pipeline.runtime.signals import deferring_stop
 from pipeline.storage import lease
 from pipeline.storage.files import Entry, Files, Published
 from pipeline.storage.lock import Lock
@@ -35,6 +40,8 @@ if TYPE_CHECKING:
 
 _LOG_S = 30.0
 """Seconds between two times at which a log is stored while it grows."""
+_READ_AT_ONCE = 500
+"""Small objects that are read together, many of them at the same time."""
 _BUSY_TRIES = 8
 """How often a conditional request is repeated while the store is busy with another one for the same key."""
 
@@ -69,14 +76,20 @@ class ObjectFiles(Files):
         """Create the folder for unfinished files. No other user may write there, because its name can be guessed.
 
         Raises:
-            UserError: Another user has made the folder.
+            UserError: The folder cannot be written, or another user has made it.
         """
         parent = self.scratch.parent
-        parent.mkdir(mode=0o700, exist_ok=True, parents=True)
-        status = os.lstat(parent)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            raise UserError(f"{parent}: is no folder of this user; remove it, or set TMPDIR to another folder")
-        self.scratch.mkdir(mode=0o700, exist_ok=True)
+        try:
+            parent.mkdir(mode=0o700, exist_ok=True, parents=True)
+            status = os.lstat(parent)
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+                raise FileExistsError(errno.EEXIST, "is no folder of this user")
+            self.scratch.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{parent}: cannot be written, and tables are written there before they go to {self.root} "
+                f"({error.strerror}); set TMPDIR to another folder"
+            ) from None
 
     # Reading.
 
@@ -98,17 +111,53 @@ class ObjectFiles(Files):
         """Whether there is such an object."""
         return self._info(name) is not None
 
+    def present(self, names: Sequence[str]) -> set[str]:
+        """Return those of some names that exist. One list for each folder answers that."""
+        folders: dict[str, list[str]] = {}
+        for name in names:
+            folders.setdefault(str(PurePosixPath(name).parent), []).append(name)
+        with ThreadPoolExecutor(len(folders) or 1) as threads:
+            found = threads.map(self._beginning_with, map(os.path.commonprefix, folders.values()))
+            return {*names} & {each for some in found for each in some}
+
+    def _beginning_with(self, start: str) -> list[str]:
+        folder, _, prefix = start.rpartition("/")
+        own = self._key("")
+        with suppress(FileNotFoundError), reaching(self.locate(folder)):
+            return [
+                key.strip("/").removeprefix(f"{own}/") for key in self._store.find(self._key(folder), prefix=prefix)
+            ]
+        return []
+
     def open(self, name: str) -> pa.NativeFile:
         """Open an object for reading; see `Files.open`. What is read is asked for in ranges."""
         with reaching(self.locate(name)):
             file = self._store.open(self._key(name), "rb", block_size=READ_AHEAD, cache_type="readahead")
-        return pa.PythonFile(file, mode="r")
+        return pa.PythonFile(ObjectReader(file, self.locate(name)), mode="r")
 
     def read(self, name: str) -> bytes:
         """Read a small object in one request."""
         with reaching(self.locate(name)):
             content: bytes = self._store.cat_file(self._key(name))
         return content
+
+    def read_each(self, names: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+        """Read many small objects, some hundreds at a time."""
+        names = iter(names)
+        while some := [*islice(names, _READ_AT_ONCE)]:
+            keys = {self._key(name): name for name in some}
+            with reaching(self.root):
+                # Those that are gone are left out. Any other error is one of the store.
+                contents = self._store.cat([*keys], on_error="return") if some[1:] else {}
+            for key, name in keys.items():
+                content = contents.get(key)
+                try:
+                    if isinstance(content, Exception):
+                        with reaching(self.locate(name)):
+                            raise content
+                    yield name, self.read(name) if content is None else content
+                except FileNotFoundError:
+                    yield name, None
 
     def names(self, folder: str = "") -> list[str]:
         """Return the sorted names of the objects and folders below a name; an empty list if there are none."""
@@ -121,7 +170,7 @@ class ObjectFiles(Files):
         except FileNotFoundError:
             return {}
         own = self._key(folder)
-        found = {entry["name"].rstrip("/").removeprefix(own).strip("/"): entry for entry in entries}
+        found = {entry["name"].strip("/").removeprefix(own).strip("/"): entry for entry in entries}
         return {name: entry for name, entry in found.items() if name}
 
     def entries(self, folder: str) -> dict[str, Entry]:
@@ -167,8 +216,8 @@ class ObjectFiles(Files):
                     if self.read(name) == data:
                         break
                 raise
-            except OSError as error:  # two requests for one key at the same moment
-                if "Conflict" not in str(error) or not left:
+            except Busy:  # two requests for one key at the same moment
+                if not left:
                     raise
                 time.sleep(random.uniform(0.1, 1.0))
         failpoint("file-moved")
@@ -191,7 +240,8 @@ class ObjectFiles(Files):
         self.remove(name)
 
     def _put(self, name: str, path: Path) -> None:
-        with reaching(self.locate(name)):
+        # A large file is uploaded in parts. If that fails, s3fs removes the parts. It does not if a stop interrupts it.
+        with deferring_stop(), reaching(self.locate(name)):
             self._store.put_file(str(path), self._key(name))
 
     def stage(self, name: str, path: Path) -> None:
@@ -246,11 +296,14 @@ class ObjectFiles(Files):
 
     def keep_log(self, name: str, *, end: bool = False) -> None:
         """Put a log into the store, not too often, and at the end of the run once more. A failure does not matter."""
+        with suppress(OSError, StoreError, UserError):
+            if end and name not in self._logs and (self.scratch / name).exists():
+                self.log(name)  # a process that was killed has left it, and this one had nothing to add
         if name not in self._logs or (not end and time.monotonic() < self._logs[name] + _LOG_S):
             return
         self._logs[name] = time.monotonic()
         path = self.scratch / name
-        with suppress(OSError):
+        with suppress(OSError, StoreError, UserError):
             if path.stat().st_size:
                 self._put(name, path)
             if end:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import RunError, UserError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.places import Place, place
 from pipeline.storage.files import Published
@@ -72,7 +72,10 @@ class RunDirectory(LockedRun):
         finally:
             if new and root.is_dir() and not self.manifest.is_there:
                 names = [LOCK, LOG] if self.part is None else [LOCK, LOG, self.part.file(LOCK), self.part.file(LOG)]
-                with suppress(UserError), self._files.hold(LOCK, self._what):  # another process may have started a run
+                with (
+                    suppress(UserError, RunError),
+                    self._files.hold(LOCK, self._what),
+                ):  # another process may have started a run
                     for name in names:
                         self._files.remove(name)
                 folders = [path.parent for path in (self._files.scratch / "lock", self._files.log(LOG))]

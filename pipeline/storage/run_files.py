@@ -141,8 +141,13 @@ class RunFiles:
         """Return the size of a file in bytes; `None` if no regular file has that name."""
         return self._files.size(name)
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether finished tables stay on the disk on which they are written."""
+        return self._files.on_disk
+
     def free_bytes(self) -> int:
-        """Return the free space on the disk that holds the run directory, in bytes."""
+        """Return the free space on the disk on which tables are written, in bytes."""
         return self._files.free_bytes()
 
     def files_of_parts(self, name: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count, takewhile
 from typing import Any
@@ -26,8 +25,6 @@ from pipeline.storage.names import (
 from pipeline.storage.run_files import RunFiles
 from pipeline.storage.run_record import RunRecord
 
-_READERS = 16
-"""Threads that read commit records. On a remote file system, reading is mostly waiting."""
 _FEW_SHARDS = 100
 """Up to so many shards, reading the files of these shards is faster than listing the folders."""
 
@@ -94,12 +91,13 @@ class StoredRun(RunFiles):
 
         Somebody may have deleted all files of a pass, so the search ends after two passes without a file.
         """
-        last, number = first, first + 1
-        while number <= last + 2:
-            if any(map(self._files.exists, self._names_of(shard, number))):
-                last = number
-            number += 1
-        return list(range(first, last + 1))
+        last = first
+        while True:
+            names = {number: self._names_of(shard, number) for number in (last + 1, last + 2)}
+            there = self._files.present([name for each in names.values() for name in each])
+            if not there:
+                return list(range(first, last + 1))
+            last = max(number for number, each in names.items() if not there.isdisjoint(each))
 
     def _names_of(self, shard: int, supplement: int) -> list[str]:
         tables = (self.table(table, shard, supplement).name for table in TABLES)
@@ -203,17 +201,21 @@ class StoredRun(RunFiles):
         """
         listed = {name: entry for name, entry in self._files.entries(COMMITS).items() if _is_record(name)}
         new = [name for name, entry in listed.items() if self._known.get(name, (None,))[0] != entry]
-        with ThreadPoolExecutor(_READERS) as pool:
-            read = dict(zip(new, pool.map(self._read_record_file, new), strict=True))
+        contents = self._files.read_each(f"{COMMITS}/{name}" for name in new)
+        read = {name: self._parsed(name, content) for name, (_, content) in zip(new, contents, strict=True)}
         known = {name: (entry, read[name] if name in read else self._known[name][1]) for name, entry in listed.items()}
         self._known = known
         return (known[name][1] for name in sorted(known))
 
     def _read_record_file(self, name: str) -> CommitRecord | None:
         """Read a commit record; return `None` if it cannot be read or has the name of another shard."""
-        record = None
+        content = None
         with suppress(OSError):
-            record = read_record(self.read(f"{COMMITS}/{name}"))
+            content = self.read(f"{COMMITS}/{name}")
+        return self._parsed(name, content)
+
+    def _parsed(self, name: str, content: bytes | None) -> CommitRecord | None:
+        record = None if content is None else read_record(content)
         mine = record and self.commit_name(record.shard, record.supplement) == f"{COMMITS}/{name}"
         return record if mine else None
 
@@ -229,7 +231,7 @@ class StoredRun(RunFiles):
         return all(
             table in TABLES
             and file.path == (name := self.table(table, record.shard, record.supplement).name)
-            and size(name) == file.size
+            and (size(name) == file.size or self.size(name) == file.size)  # a list may be older than an object
             for table, file in record.files.items()
         )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import RunError, UserError
 from pipeline.runtime.places import Place
 from pipeline.runtime.progress import format_hours
 from pipeline.runtime.terminal import counted
@@ -193,7 +193,7 @@ def after_stop(directory: RunDirectory) -> str:
         return SPEECH_KEPT if directory.names(SPEECH) else NOTHING_KEPT
     try:
         standing = read_standing(directory, directory.commits())
-    except UserError:
+    except (UserError, RunError):
         return KEPT
     mine = directory.shards_of(standing.num_shards)  # what other parts have begun is not lost
     again_s = sum(done_s for shard, (done_s, _) in standing.in_flight.items() if shard in mine)

@@ -639,8 +639,8 @@ def test_the_commits_of_some_shards_are_read_from_their_own_records(
     directory.write(directory.commit_name(1, 1), encode_record(supplement))
     directory.write(directory.commit_name(2), b"damaged")
     whole, read = directory.commits(), list[str]()
-    take = RunDirectory.read
-    monkeypatch.setattr(RunDirectory, "read", lambda self, name: read.append(name) or take(self, name))
+    take = local_files.LocalFiles.read
+    monkeypatch.setattr(local_files.LocalFiles, "read", lambda self, name: read.append(name) or take(self, name))
     assert directory.commits([1, 2, 7]) == {1: whole[1]}
     assert len(whole[1].records) == 2
     names = ("shard-00001-1.json", "shard-00001.json", "shard-00002.json")

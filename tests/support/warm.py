@@ -20,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ IMPORTED = (
     "faulthandler", "hydra", "jinja2", "jiwer", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
     "matplotlib.figure", "multiprocessing.popen_fork", "multiprocessing.queues", "multiprocessing.synchronize", "numpy",
     "omegaconf", "pandas", "PIL.Image", "pyarrow.dataset", "pyarrow.pandas_compat", "pyarrow.parquet", "rapidfuzz",
-    "rich.console", "rich.live", "rich.progress", "rich.status", "safetensors.torch", "soundfile", "torch",
+    "rich.console", "rich.live", "rich.progress", "rich.status", "s3fs", "safetensors.torch", "soundfile", "torch",
     "torchaudio.functional", "torchaudio.pipelines", "yaml",
 )  # fmt: skip
 PIPELINE = (
@@ -255,6 +256,7 @@ def _become(
         os.dup2(source, target)
         os.close(source)
     os.chdir(cwd)
+    tempfile.tempdir = None  # the server's
     os.environ.clear()
     os.environ.update(env)
     sys.path[0] = os.path.dirname(program) if program.endswith(".py") else cwd

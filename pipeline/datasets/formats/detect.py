@@ -16,7 +16,8 @@ from pipeline.datasets.formats.ljspeech import is_ljspeech
 from pipeline.datasets.formats.mls import is_mls
 from pipeline.datasets.formats.source import Source
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.places import is_folder, is_url, open_buffered, walk_url
+from pipeline.runtime.places import is_url
+from pipeline.runtime.remote_files import is_folder, open_buffered, walk_url
 
 FORMATS = ("jsonl", "csv", "tsv", "parquet", "kaldi", "lhotse", "rttm", "stm", "fairseq", "ljspeech", "mls")
 

@@ -22,7 +22,7 @@ from pipeline.datasets.formats.mapping import PLACES, Columns, roles_in, row_of,
 from pipeline.datasets.formats.source import MAX_LINE_BYTES, Source
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
-from pipeline.runtime.places import file_size, open_buffered
+from pipeline.runtime.remote_files import file_size, open_buffered
 
 _BATCH_ROWS = 4096
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from io import BufferedIOBase, TextIOWrapper
 
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.places import open_buffered
+from pipeline.runtime.remote_files import open_buffered
 
 MAX_LINE_BYTES = 2**26
 """64 MB. A file with a longer line is not a list, and must not fill the memory."""

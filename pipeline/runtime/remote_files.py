@@ -1,0 +1,141 @@
+"""Recordings and lists, which lie on this machine or in an object store."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pipeline.runtime.errors import StoreError, UserError
+from pipeline.runtime.object_reader import READ_AHEAD, ObjectReader
+from pipeline.runtime.paths import resolve_path
+from pipeline.runtime.places import Url, filesystem, is_url, place, reaching, tag_of
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+
+def file_size(path: str) -> int:
+    """Return the size in bytes of a file or of an object.
+
+    Raises:
+        OSError: There is none.
+        ValueError: There cannot be one.
+    """
+    return file_version(path)[0]
+
+
+def file_version(path: str) -> tuple[int, str]:
+    """Return the size in bytes of a file or of an object, and what differs when its content has been replaced.
+
+    Raises:
+        OSError, ValueError: As `file_size`.
+    """
+    if not is_url(path):
+        status = os.stat(resolve_path(path))
+        return status.st_size, str(status.st_mtime_ns)
+    with _reaching(path):
+        found = filesystem(_parsed(path)).info(_parsed(path).path)
+        return int(found["size"]), str(tag_of(found))
+
+
+def is_there(path: str) -> bool:
+    """Whether a path is that of a file or a folder, or a URL is that of objects, or of what the store does not show."""
+    if not is_url(path):
+        return os.path.exists(resolve_path(path))
+    try:
+        with _reaching(path):
+            return bool(filesystem(_parsed(path)).exists(_parsed(path).path))
+    except OSError:
+        return True
+
+
+def is_folder(path: str) -> bool:
+    """Whether a path is that of a folder, or objects have names that begin with a URL and a slash."""
+    if not is_url(path):
+        return os.path.isdir(path)
+    with _reaching(path):
+        return bool(filesystem(_parsed(path)).isdir(_parsed(path).path))
+
+
+def open_buffered(path: str) -> io.BufferedReader:
+    """Open a file or an object for reading.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    return io.BufferedReader(RemoteFile(path)) if is_url(path) else open(path, "rb")
+
+
+def names_in(folder: str) -> list[str]:
+    """Return the names in a folder, or those directly below a URL.
+
+    Raises:
+        OSError: There is no such folder, or it cannot be read.
+    """
+    if not is_url(folder):
+        return os.listdir(folder)
+    url = _parsed(folder)
+    with _reaching(folder):
+        return [name.rstrip("/").rpartition("/")[2] for name in filesystem(url).ls(url.path, detail=False)]
+
+
+def walk_url(folder: str) -> Iterator[str]:
+    """Yield the key of each object below a URL, relative to it, sorted bytewise. Hidden names are left out.
+
+    Raises:
+        OSError: The store cannot be used.
+    """
+    url = _parsed(folder)
+    with _reaching(folder):
+        found = filesystem(url).find(url.path)
+    for key in sorted((key.removeprefix(url.path + "/") for key in found), key=os.fsencode):
+        if not any(part.startswith(".") for part in key.split("/")):
+            yield key
+
+
+class RemoteFile(ObjectReader):
+    """An object with a recording or a list, open for reading."""
+
+    def __init__(self, path: str) -> None:
+        """Open an object.
+
+        Raises:
+            OSError: There is none, or the store cannot be used.
+        """
+        url = _parsed(path)
+        with _reaching(path):
+            super().__init__(filesystem(url).open(url.path, "rb", block_size=READ_AHEAD, cache_type="readahead"), url)
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Fill a buffer from the position, as `io.RawIOBase.readinto` does; returns the number of bytes.
+
+        Raises:
+            OSError: The store cannot be used.
+        """
+        with _reaching(str(self.place)):
+            return super().readinto(buffer)
+
+
+@contextmanager
+def _reaching(path: str) -> Iterator[None]:
+    """Turn whatever goes wrong with a store into an `OSError`: a recording that cannot be had costs its row.
+
+    Raises:
+        OSError: With the reason.
+    """
+    try:
+        with reaching(_parsed(path)):
+            yield
+    except (UserError, StoreError) as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise OSError(errno.EIO, reason, path) from error
+
+
+def _parsed(path: str) -> Url:
+    found = place(path)
+    assert isinstance(found, Url)
+    return found
