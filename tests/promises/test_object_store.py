@@ -33,7 +33,7 @@ from running import (
 )
 from s3 import ACCESS_KEY, SECRET_KEY, TOKEN, Fault, Store
 
-from pipeline import plot, sample, status
+from pipeline import plot, status
 from pipeline.compare import __main__ as compare
 from pipeline.duplicates import __main__ as duplicates
 from pipeline.export import __main__ as export
@@ -42,6 +42,7 @@ from pipeline.results import open_run
 from pipeline.runtime import signals
 from pipeline.runtime.errors import StoreError
 from pipeline.runtime.places import filesystem, place
+from pipeline.sample import __main__ as sample
 from pipeline.storage.object_files import ObjectFiles
 from pipeline.verify import __main__ as verify
 
