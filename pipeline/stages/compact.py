@@ -6,7 +6,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,9 @@ from pipeline.storage.layouts import ARRAY_TABLES
 from pipeline.storage.run_directory import RunDirectory
 
 _GROUP_BYTES = 2**24
-"""Size in memory of a row group, about. Memory holds one that is written and one that is read."""
+"""Size in memory of a row group, about."""
+_PART_BYTES = 2**28
+"""Size in memory of the rows that are sorted at once."""
 
 
 def compact(
@@ -79,11 +81,12 @@ def _write(directory: RunDirectory, name: str, first: int, record: CompactedReco
 def merge(sources: Sequence[StoredTable], path: Path, name: str, shards: Sequence[int] = ()) -> None:
     """Write the rows of several files of a table into one, sorted by id, with an index of the ids.
 
-    Memory holds the ids of all rows, and the other columns of about two row groups.
+    The rows are sorted in parts that fit into memory, and the sorted parts are merged. So each row is read twice, in
+    whatever order the ids are. Memory holds one part, and then a small row group of each part and the ids of all rows.
 
     Args:
         sources: The files, whose schemas may differ in the dataset's own columns.
-        path: The file to write.
+        path: The file to write. The parts are written beside it.
         name: Name of the table.
         shards: The shards that the files belong to. The metadata of the file list them.
 
@@ -98,45 +101,71 @@ def merge(sources: Sequence[StoredTable], path: Path, name: str, shards: Sequenc
     schema = pa.unify_schemas([each.remove_metadata() for each in schemas], promote_options="permissive")
     metadata = {**tables.metadata_of(schemas[-1]), SHARDS: list(shards)}
     values = ARRAY_TABLES[name].values if name in ARRAY_TABLES else None
-    rows = _Rows(sources, schema, name)
-    sorting = pq.SortingColumn.from_ordering(schema, [(key, "ascending") for key in rows.keys])
+    keys = [*(["layer"] if name == "features" else []), "id", *(["part"] if name in IN_PARTS else [])]
+    merged = _Merged(list(_sorted_parts(sources, schema, keys, path)), schema, keys)
+    sorting = pq.SortingColumn.from_ordering(schema, [(key, "ascending") for key in keys])
     # Readers that know Bloom filters, such as DuckDB, skip row groups by them, also where ids are not in the order of
     # the shards.
-    blooms = {"id": {"ndv": rows.rows_of_piece, "fpp": 0.01}}
+    blooms = {"id": {"ndv": merged.rows_of_piece, "fpp": 0.01}}
     options = {"sorting_columns": sorting, "write_page_index": True, "bloom_filter_options": blooms}
     with tables.open_writer(path, schema, metadata, values, options) as writer:
-        for piece in rows.pieces():
+        for piece in merged.pieces():
             writer.write_table(piece, row_group_size=max(1, len(piece)))
 
 
-class _Rows:
-    """The rows of several files, in the order of their keys.
+def _sorted_parts(sources: Sequence[StoredTable], schema: pa.Schema, keys: Sequence[str], path: Path) -> Iterator[Path]:
+    """Write the rows of several files into files beside `path`, each of them sorted, and yield their paths."""
+    held: list[pa.Table] = []
+    part = 0
+    for table in chain(_row_groups(sources, schema), [None]):
+        if held and (table is None or sum(each.nbytes for each in held) + table.nbytes > _PART_BYTES):
+            whole = pa.concat_tables(held).combine_chunks()
+            held = []
+            whole = whole.take(pc.sort_indices(whole, sort_keys=[(key, "ascending") for key in keys]))
+            there = path.with_name(f"part-{part}.parquet")
+            rows = max(1, _GROUP_BYTES // 4 * len(whole) // max(1, whole.nbytes))
+            pq.write_table(whole, there, row_group_size=rows, compression="lz4", write_statistics=False)
+            yield there
+            part += 1
+        if table is not None and len(table):
+            held.append(table)
+
+
+def _row_groups(sources: Sequence[StoredTable], schema: pa.Schema) -> Iterator[pa.Table]:
+    for source in sources:
+        with _readable(source), source.open() as file:
+            groups = file.metadata.num_row_groups
+        for group in range(groups):
+            with _readable(source), source.open() as file:
+                table = file.read_row_group(group)
+            yield pa.table({each.name: _column(table, each) for each in schema}, schema=schema)
+
+
+class _Merged:
+    """The rows of several sorted files, in the order of their keys.
 
     Attributes:
-        keys: The columns that the rows are sorted by.
         rows_of_piece: The most rows of a piece.
     """
 
-    def __init__(self, sources: Sequence[StoredTable], schema: pa.Schema, name: str) -> None:
-        self._sources, self._schema = sources, schema
-        self.keys = [*(["layer"] if name == "features" else []), "id", *(["part"] if name in IN_PARTS else [])]
-        self._held: tuple[tuple[int, int], pa.Table] | None = None
-        found, groups, size = [], [], 0
-        for index, source in enumerate(sources):
-            with _readable(source), source.open() as file:
-                found.append(file.read(columns=self.keys))
-                bounds = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
-            size += sum(group.total_byte_size for group in bounds)
-            for number, group in enumerate(bounds):
-                place = np.empty((group.num_rows, 3), np.int32)
-                place[:, 0], place[:, 1], place[:, 2] = index, number, np.arange(group.num_rows)
-                groups.append(place)
-        keys = pa.concat_tables(found)
-        order = pc.sort_indices(keys, sort_keys=[(key, "ascending") for key in self.keys])
+    def __init__(self, parts: Sequence[Path], schema: pa.Schema, keys: Sequence[str]) -> None:
+        self._files = [pq.ParquetFile(part) for part in parts]
+        self._schema = schema
+        self._held: dict[int, tuple[int, pa.Table]] = {}
+        found, places = [schema.empty_table().select(keys)], [np.empty((0, 3), np.int32)]
+        for index, file in enumerate(self._files):
+            found.append(file.read(columns=list(keys)).cast(found[0].schema))
+            for group in range(file.metadata.num_row_groups):
+                place = np.empty((file.metadata.row_group(group).num_rows, 3), np.int32)
+                place[:, 0], place[:, 1], place[:, 2] = index, group, np.arange(len(place))
+                places.append(place)
+        ids = pa.concat_tables(found)
+        order = pc.sort_indices(ids, sort_keys=[(key, "ascending") for key in keys])
         self._order = np.asarray(order.to_numpy(), dtype=np.int64)
-        self._places = np.concatenate([np.empty((0, 3), np.int32), *groups])
-        self._layers = np.asarray(keys["layer"].to_numpy()) if "layer" in self.keys else None
-        self.rows_of_piece = max(1, int(_GROUP_BYTES * len(keys) / max(1, size)))
+        self._places = np.concatenate(places)
+        self._layers = np.asarray(ids["layer"].to_numpy()) if "layer" in keys else None
+        first = self._group(0, 0) if self._files else schema.empty_table()
+        self.rows_of_piece = max(1, _GROUP_BYTES * len(first) // max(1, first.nbytes))
 
     def pieces(self) -> Iterator[pa.Table]:
         """Yield the rows in pieces, each a row group. A piece of features has one layer."""
@@ -152,22 +181,19 @@ class _Rows:
         distinct, member = np.unique(places[:, :2], axis=0, return_inverse=True)
         member = member.reshape(-1)
         read, positions = [], []
-        for number, (source, group) in enumerate(distinct.tolist()):
+        for number, (part, group) in enumerate(distinct.tolist()):
             mine = np.flatnonzero(member == number)
-            read.append(self._group(source, group).take(pa.array(places[mine, 2])))
+            read.append(self._group(part, group).take(pa.array(places[mine, 2])))
             positions.append(mine)
-        table = pa.concat_tables(read)
-        return table.take(pa.array(np.argsort(np.concatenate(positions)))).combine_chunks()
+        table = pa.concat_tables(read).combine_chunks()
+        return table.take(pa.array(np.argsort(np.concatenate(positions))))
 
-    def _group(self, source: int, group: int) -> pa.Table:
-        """Return a row group of a file, which stays in memory until another one is read."""
-        if self._held is None or self._held[0] != (source, group):
-            self._held = None
-            with _readable(self._sources[source]), self._sources[source].open() as file:
-                table = file.read_row_group(group)
-            columns = {each.name: _column(table, each) for each in self._schema}
-            self._held = (source, group), pa.table(columns, schema=self._schema)
-        return self._held[1]
+    def _group(self, part: int, group: int) -> pa.Table:
+        """Return a row group of a part, which stays in memory until another one of the part is read."""
+        if part not in self._held or self._held[part][0] != group:
+            self._held.pop(part, None)
+            self._held[part] = group, self._files[part].read_row_group(group).cast(self._schema).combine_chunks()
+        return self._held[part][1]
 
 
 def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:

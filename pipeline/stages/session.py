@@ -96,10 +96,9 @@ class Session:
         finished = None
         check_normaliser(settings.score.normaliser)
         if self.directory.manifest.is_there:
-            manifest, made_with = manifests.read(self.directory.manifest)
-            finished = self._finished(manifest, made_with)
+            finished, own = self._look()
             if not self.manifest_stage.looks:  # the corpus may have other columns now
-                self._check_groups([field.name for field in own_columns(manifest.table.schema)])
+                self._check_groups(own)
                 if finished is not None and self.directory.part is None and not self.conclusion.to_write(finished):
                     return self.conclusion.close(finished, "complete already; ")
         elif settings.extend == "check":
@@ -129,6 +128,14 @@ class Session:
                 if part is None:
                     return self.conclusion.whole(computed)
             return self.conclusion.of_part(part, computed)
+
+    def _look(self) -> tuple[dict[int, CommittedShard] | None, list[str]]:
+        """Return what `_finished` returns, and the dataset's own columns.
+
+        The stages read the manifest again under the lock. Memory does not hold it twice.
+        """
+        manifest, made_with = manifests.read(self.directory.manifest)
+        return self._finished(manifest, made_with), [field.name for field in own_columns(manifest.table.schema)]
 
     def _compute(self) -> Computed | None:
         """Do the stages `manifest` and `infer`; `None` if the corpus was only to be compared with the manifest."""

@@ -167,6 +167,7 @@ def measured(what: str, command: Sequence[str], threads: int) -> list[float]:
 def figures(work: Path, rows: int, shards: int, threads: int) -> Iterator[tuple[str, list[float]]]:
     """Measure every command on a corpus of so many rows."""
     list_, run, other = work / "list.parquet", work / "run", work / "other"
+    shutil.rmtree(run, ignore_errors=True)
     write_list(list_, rows)
     settings = asked(list_, run, rows * SECONDS / 3600 / shards)
     yield "plan", measured("plan", ["-m", "pipeline.run", *settings, "stages=[manifest]"], threads)
@@ -180,13 +181,13 @@ def figures(work: Path, rows: int, shards: int, threads: int) -> Iterator[tuple[
     yield "and the list again", measured("and the list again", again, threads)
     shutil.copytree(run, other, copy_function=os.link)
     yield "compare", measured("compare", ["-m", "pipeline.compare", str(run), str(other)], threads)
-    for path in (run, other):
-        shutil.rmtree(path)
+    shutil.rmtree(other)
 
 
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--counts", type=int, nargs="+", help="rows; None: 10000 100000 1000000 10000000")
+    made.add_argument("--keep", action="store_true", help="keep the last run, for compacting.py; needs --work")
     made.add_argument("--shards", type=int, help="about so many of each; None: a shard for 1,000 rows")
     options: argparse.Namespace = made.parse_args()
     options.counts = options.counts or ([200] if options.quick else [10_000, 100_000, 1_000_000, 10_000_000])
@@ -198,7 +199,10 @@ def main() -> None:
             for what, found in figures(work, rows, shards, options.threads):
                 everything[f"{rows} rows, {what}"] = found
                 table.add(f"{rows:,}", what, shards, *found)
-                publish("large-corpus", __doc__, [table], options, everything)  # the largest take an hour
+                publish("large_corpus", __doc__, [table], options, everything, complete=False)
+        publish("large_corpus", __doc__, [table], options, everything)
+        if not options.keep:
+            shutil.rmtree(work / "run")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -95,24 +96,38 @@ def test_a_file_is_full_at_its_size_and_what_is_done_is_not_done_again(directory
     assert before == {path: path.stat().st_ino for path in directory.locate("compacted-transcripts").iterdir()}
 
 
-def test_memory_holds_one_row_group_of_a_source(
-    directory: RunDirectory, small: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stage, "_GROUP_BYTES", 400)
+def test_memory_holds_a_part_of_the_rows(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = rows_of(directory, "features")
+    monkeypatch.setattr(stage, "_PART_BYTES", whole.nbytes // 5)
+    monkeypatch.setattr(stage, "_GROUP_BYTES", whole.nbytes // 10)
     most: list[int] = []
-    piece = stage._Rows._piece
+    read_ahead: list[int] = []
+    groups, piece = stage._row_groups, stage._Merged._piece
 
-    def measured(rows: stage._Rows, order: np.ndarray) -> pa.Table:
-        found = piece(rows, order)
-        assert rows._held is not None
-        assert len(found) <= rows.rows_of_piece
-        most.append(len(rows._held[1]) + rows.rows_of_piece)
+    def counted(*given: Any) -> Iterator[pa.Table]:
+        for number, table in enumerate(groups(*given)):
+            read_ahead.append(number)
+            yield table
+
+    parts, sort = [], stage._sorted_parts
+    monkeypatch.setattr(stage, "_row_groups", counted)
+    monkeypatch.setattr(
+        stage, "_sorted_parts", lambda *given: (parts.append(len(read_ahead)) or each for each in sort(*given))
+    )
+
+    def measured(merged: stage._Merged, order: np.ndarray) -> pa.Table:
+        found = piece(merged, order)
+        most.append(max(len(found), sum(len(table) for _, table in merged._held.values())))
+        assert all(file.metadata.num_rows <= len(whole) / 4 for file in merged._files)
         return found
 
-    monkeypatch.setattr(stage._Rows, "_piece", measured)
+    monkeypatch.setattr(stage._Merged, "_piece", measured)
     compact(directory, directory.commits(), ["features"])
     assert len(most) > 8
-    assert max(most) < len(rows_of(directory, "features")) / 8
+    assert max(most) < len(whole) / 2
+    assert parts[0] < len(read_ahead) / 3  # a part is written before the next is read
+    found = read(directory.root, "compacted-features")
+    assert found.replace_schema_metadata(None).equals(whole)
 
 
 def test_a_grown_run_adds_its_shards_and_moves_none(tmp_path: Path, directory: RunDirectory, small: None) -> None:
