@@ -526,11 +526,21 @@ def test_what_looks_like_a_secret_is_masked(value: Any, masked: Any) -> None:
 def test_the_recorded_configuration_holds_no_secret(elsewhere: Path) -> None:
     for secret in ("hunter2", "s3cr3t"):
         (elsewhere / f"calls?token={secret}").mkdir()
-    chosen = load(["dataset=folder", "dataset.root=calls?token=hunter2", "run_dir=ftp://me:s3cr3t@host/out"])
+    chosen = load(["dataset=folder", "dataset.root=calls?token=hunter2", "run_dir=s3://me:s3cr3t@host/out"])
     assert "hunter2" not in chosen.yaml
     assert "s3cr3t" not in chosen.yaml
     assert "calls?token=***" in chosen.yaml
     assert chosen.dataset_options["root"] == "calls?token=hunter2"
+
+
+def test_a_run_lies_in_a_folder_or_in_a_store_that_is_made_for_it() -> None:
+    assert str(load(["dataset=digits", "run_dir=s3://bucket/runs/digits/"]).run_dir) == "s3://bucket/runs/digits"
+    for run_dir, said in (
+        ("hf://datasets/me/run", "a run cannot be written"),
+        ("ftp://host/out", "ftp:// is not known"),
+    ):
+        with pytest.raises(UserError, match=said):
+            load(["dataset=digits", f"run_dir={run_dir}"])
 
 
 def test_the_recorded_configuration_is_resolved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
