@@ -219,6 +219,8 @@ def _check_headers(settings: Settings) -> None:
 
 def _check_run_dir(run_dir: Place) -> None:
     if isinstance(run_dir, Url):
+        if run_dir.protocol == "hf":
+            raise UserError(f"run_dir={run_dir}: a run cannot be written to hf://; give a folder, or s3://BUCKET/NAME")
         filesystem(run_dir)  # refuses a store whose package is not installed
         return
     try:

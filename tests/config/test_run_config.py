@@ -552,6 +552,16 @@ def test_a_place_that_cannot_be_used_is_refused(given: str, said: str) -> None:
     assert "s3cr3t" not in str(refused.value)
 
 
+def test_a_run_lies_in_a_folder_or_in_a_store_that_is_made_for_it() -> None:
+    assert str(load(["dataset=digits", "run_dir=s3://bucket/runs/digits/"]).run_dir) == "s3://bucket/runs/digits"
+    for run_dir, said in (
+        ("hf://datasets/me/run", "a run cannot be written"),
+        ("ftp://host/out", "ftp:// is not known"),
+    ):
+        with pytest.raises(UserError, match=said):
+            load(["dataset=digits", f"run_dir={run_dir}"])
+
+
 def test_the_recorded_configuration_is_resolved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VOICES_ROOT", str(tmp_path))
     recorded = OmegaConf.create(load(["features.layers=[1,2]"]).yaml)

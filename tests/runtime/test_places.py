@@ -1,59 +1,78 @@
-"""Places in object stores and on this machine: how they are written, joined and compared."""
+"""How stores are reached: what fsspec's own configuration says counts, and each error says what may be done."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import fsspec.config
 import pytest
 
-from pipeline.runtime import places
-from pipeline.runtime.errors import UserError
-from pipeline.runtime.places import Url, place
+from pipeline.runtime.errors import StoreError, UserError
+from pipeline.runtime.places import Busy, Url, filesystem, place, reaching
+
+URL = Url("s3", "bucket/run")
 
 
-def test_a_url_is_named_as_a_path_is() -> None:
-    url = place("s3://bucket/runs/voices/")
-    assert url == Url("s3", "bucket/runs/voices")
-    assert (str(url), url.name, str(url.parent)) == ("s3://bucket/runs/voices", "voices", "s3://bucket/runs")
-    assert str(url / "a/b") == "s3://bucket/runs/voices/a/b"
-    assert str(url.with_name("c")) == "s3://bucket/runs/c"
-    assert url.parent.parent.parent == url.parent.parent == Url("s3", "bucket")
-    assert place("runs/voices") == Path("runs/voices")
+class ClientError(Exception):
+    """What botocore raises."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("An error occurred")
+        self.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
 
 
-@pytest.mark.parametrize("text", ["http://host/x", "s3:///key", "gs://", "s3://user:pw@bucket/x"])
-def test_what_is_no_place_is_refused(text: str) -> None:
-    with pytest.raises(UserError):
-        place(text)
-
-
-def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs the package gcsfs, which the extra gs has; run pip install gcsfs"):
-        places.filesystem(Url("gs", "bucket/x"))
+def translated(error: Exception, status: int) -> Exception:
+    """The error as s3fs raises it."""
+    error.__cause__ = ClientError(status)
+    return error
 
 
 @pytest.mark.parametrize(
-    ("folder", "path", "whole", "below"),
+    ("error", "expected", "said"),
     [
-        ("/data", "a.wav", "/data/a.wav", True),
-        ("/data", "/other/a.wav", "/other/a.wav", False),
-        ("/data", "s3://b/a.wav", "s3://b/a.wav", False),
-        ("s3://b/x", "y/a.wav", "s3://b/x/y/a.wav", True),
-        ("s3://b/x", "s3://b/xy/a.wav", "s3://b/xy/a.wav", False),
-        ("s3://b/x", "/data/a.wav", "/data/a.wav", False),
-        ("/", "data/a.wav", "/data/a.wav", True),
+        (translated(FileNotFoundError("no key"), 404), FileNotFoundError, "s3://bucket/run"),
+        (translated(OSError(22, "At least one of the conditions"), 412), FileExistsError, "s3://bucket/run"),
+        (translated(OSError(5, "a conflicting operation"), 409), Busy, "a conflicting operation"),
+        (
+            translated(OSError(16, "Please reduce\nyour rate"), 503),
+            StoreError,
+            "s3://bucket/run: .*reduce your rate; what",
+        ),
+        (
+            translated(PermissionError("Access Denied"), 403),
+            UserError,
+            r"refuses this \(Access Denied\); check the name",
+        ),
+        (OSError(28, "No space left on device"), OSError, "No space"),
+        (TimeoutError(), StoreError, "s3://bucket/run: TimeoutError; what was committed stays"),
     ],
 )
-def test_paths_are_joined_and_compared(folder: str, path: str, whole: str, below: bool) -> None:
-    assert places.joined(folder, path) == whole
-    assert places.is_absolute(whole)
-    assert places.is_below(whole, folder) is below
+def test_an_error_says_whose_it_is(error: Exception, expected: type[Exception], said: str) -> None:
+    with pytest.raises(expected, match=said) as caught, reaching(URL):
+        raise error
+    assert type(caught.value) is expected
 
 
-def test_the_common_folder_keeps_the_bucket() -> None:
-    assert places.common_folder(["s3://b/x/y", "s3://b/x/z"]) == "s3://b/x"
-    assert places.common_folder(["s3://b/x", "s3://b/y"]) == "s3://b"
-    assert places.common_folder(["/a/b", "/a/c"]) == "/a"
-    assert places.common_folder(["s3://b/x", "/a"]) == ""
-    assert places.common_folder(["s3://b/x", "s3://c/x"]) == ""
+def test_options_of_fsspec_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    own: dict[str, Any] = {}
+    said = {
+        "FSSPEC_S3": '{"config_kwargs": {"read_timeout": 120, "s3": {"addressing_style": "path"}}}',
+        "FSSPEC_S3_REQUESTER_PAYS": "true",
+        "FSSPEC_S3_MAX_CONCURRENCY": "4",
+    }
+    fsspec.config.set_conf_env(own, said)
+    monkeypatch.setattr(fsspec.config, "conf", own)
+    found = filesystem(URL)
+    assert found.req_kw == {"RequestPayer": "requester"}
+    assert found.max_concurrency == 4
+    assert found.config_kwargs["read_timeout"] == 120
+    assert found.config_kwargs["s3"] == {"addressing_style": "path"}
+    assert found.config_kwargs["retries"]["total_max_attempts"] == 8
+
+
+def test_a_place_is_a_path_or_a_url() -> None:
+    assert place("runs/voices") == Path("runs/voices")
+    assert place("s3://bucket/runs/voices/") == Url("s3", "bucket/runs/voices")
+    assert str(place("s3://bucket/runs") / "a") == "s3://bucket/runs/a"
+    assert place("s3://bucket").name == "bucket"
