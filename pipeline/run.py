@@ -86,9 +86,8 @@ def _work_as_asked(config: RunConfig, command: Command) -> _Ended:
     ended = _guarded(partial(_work, config, command.quiet))
     if command.json:
         found: Mapping[str, Any] = {}
-        with suppress(
-            UserError, RunError, OSError
-        ):  # a damaged file has been named already, or a command that reads it names it
+        # A damaged file has been named already, or a command that reads it names it.
+        with suppress(UserError, RunError, OSError):
             found = outcome(config)
         _say_json(ended, found)
     return ended

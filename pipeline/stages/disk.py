@@ -80,7 +80,8 @@ def check_disk(directory: RunDirectory, sizes: Sequence[Size]) -> None:
             f"run_dir={directory.root}: the tables need about {format_bytes(need)} "
             f"(features {format_bytes(features)}, emissions {format_bytes(emissions)}) "
             f"and the disk has {format_bytes(free)} free; ask for fewer layers with features.layers=, "
-            f"for less with outputs=[transcripts], or for another run_dir="
+            f"for less with outputs=[transcripts], or "
+            + ("for another run_dir=" if directory.on_disk else "set TMPDIR to a larger disk")
         )
 
 

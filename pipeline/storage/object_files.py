@@ -15,11 +15,12 @@ import random
 import shutil
 import stat
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -147,7 +148,6 @@ class ObjectFiles(Files):
         while some := [*islice(names, _READ_AT_ONCE)]:
             keys = {self._key(name): name for name in some}
             with reaching(self.root):
-                # Those that are gone are left out. Any other error is one of the store.
                 contents = self._store.cat([*keys], on_error="return") if some[1:] else {}
             for key, name in keys.items():
                 content = contents.get(key)
@@ -240,8 +240,10 @@ class ObjectFiles(Files):
         self.remove(name)
 
     def _put(self, name: str, path: Path) -> None:
-        # A large file is uploaded in parts. If that fails, s3fs removes the parts. It does not if a stop interrupts it.
-        with deferring_stop(), reaching(self.locate(name)):
+        # A large file is uploaded in parts. If that fails, s3fs removes the parts. It does not if a stop interrupts it,
+        # which happens in the main thread only.
+        interruptible = threading.current_thread() is threading.main_thread()
+        with deferring_stop() if interruptible else nullcontext(), reaching(self.locate(name)):
             self._store.put_file(str(path), self._key(name))
 
     def stage(self, name: str, path: Path) -> None:

@@ -72,10 +72,8 @@ class RunDirectory(LockedRun):
         finally:
             if new and root.is_dir() and not self.manifest.is_there:
                 names = [LOCK, LOG] if self.part is None else [LOCK, LOG, self.part.file(LOCK), self.part.file(LOG)]
-                with (
-                    suppress(UserError, RunError),
-                    self._files.hold(LOCK, self._what),
-                ):  # another process may have started a run
+                # Another process may have started a run.
+                with suppress(UserError, RunError), self._files.hold(LOCK, self._what):
                     for name in names:
                         self._files.remove(name)
                 folders = [path.parent for path in (self._files.scratch / "lock", self._files.log(LOG))]
