@@ -6,7 +6,6 @@ import errno
 import functools
 import importlib
 import importlib.util
-import json
 import os
 import re
 import shlex
@@ -23,7 +22,7 @@ from typing import Any, get_args
 import pyarrow as pa
 import pytest
 import running
-from guide_pages import DOCS, PAGES, READ, blocks_of
+from guide_pages import DOCS, PAGES, READ, blocks_of, described
 from omegaconf import DictConfig, OmegaConf
 from running import ROOT
 
@@ -340,18 +339,6 @@ def stub(overrides: list[str], data: Path) -> list[str]:
     if named.get("model") == "huggingface" and named["model.checkpoint"] != "digits":
         named["model.checkpoint"] = str(described(data / "checkpoint", named.get("model.language")))
     return [f"{key}={value}" for key, value in named.items()]
-
-
-def described(folder: Path, languages: str | None) -> Path:
-    """A folder with the files of a checkpoint, for a person's own or for one that would be fetched."""
-    folder.mkdir()
-    tokens = {"<pad>": 0, "|": 1, "a": 2}
-    config = {"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"], "vocab_size": 3}
-    vocabulary = dict.fromkeys(languages.split(","), tokens) if languages else tokens
-    for name, content in (("config", config), ("vocab", vocabulary), ("preprocessor_config", {})):
-        (folder / f"{name}.json").write_text(json.dumps(content))
-    (folder / "model.safetensors").write_bytes(bytes(8) + b"{}")
-    return folder
 
 
 def test_the_pages_show_commands_that_do_not_run() -> None:

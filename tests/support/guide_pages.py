@@ -125,6 +125,18 @@ def make_world(world: Path, digits_run: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.copytree(world / "data" / "out", world / "data" / "meetings-out")
 
 
+def described(folder: Path, languages: str | None) -> Path:
+    """A folder with the files of a checkpoint, for a person's own or for one that would be fetched."""
+    folder.mkdir()
+    tokens = {"<pad>": 0, "|": 1, "a": 2}
+    config = {"model_type": "wav2vec2", "architectures": ["Wav2Vec2ForCTC"], "vocab_size": 3}
+    vocabulary = dict.fromkeys(languages.split(","), tokens) if languages else tokens
+    for name, content in (("config", config), ("vocab", vocabulary), ("preprocessor_config", {})):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / "model.safetensors").write_bytes(bytes(8) + b"{}")
+    return folder
+
+
 def placed_words(command: str, world: Path) -> list[str]:
     return command.replace("data/", f"{world}/data/").split()
 
@@ -159,6 +171,7 @@ def _make_files(world: Path) -> None:
     (data / "glossary.csv").write_text("text\nnine nine\n")
     (data / "metrics").mkdir()
     shutil.copytree(SHIPPED / "model", data / "my-model")
+    described(data / "mms-1b-all", "deu,fra,ita")
     ids = [path.relative_to(data / "calls").as_posix() for path in made]
     (world / "speakers.csv").write_text("id,dialect\n" + "".join(f"{id},{'ns'[i % 2]}\n" for i, id in enumerate(ids)))
     (world / "corrected.csv").write_text("id,reference\ngeorge-1digits-00.flac,eighteen\n")
