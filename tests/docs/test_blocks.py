@@ -138,7 +138,6 @@ def check_unit(block: Block, world: Path) -> None:
     code = re.sub(r"^(ExecStart=)\S+", rf"\1{sys.executable}", code, flags=re.MULTILINE).replace("User=speech\n", "")
     (world / name[1]).write_text(code)
     unit = configparser.ConfigParser(interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment, method-assign]
     unit.read_string(code)
     if "Service" in unit:
         checked_run(unit["Service"]["ExecStart"], world)

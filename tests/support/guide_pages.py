@@ -188,7 +188,9 @@ def module_of(name: str) -> str:
 def execute(words: Sequence[str]) -> int:
     """A command `python -m NAME ...` in this process; a run that does not say its stages makes no report."""
     _, _, name, *arguments = words
-    if name == "pipeline.run" and not any(argument.startswith("vad=") for argument in arguments):
-        arguments = running.overridden(arguments)
+    if name == "pipeline.run":
+        if not any(argument.startswith("vad=") for argument in arguments):
+            arguments = running.overridden(arguments)
+        arguments = [*arguments, "report.utterances=1"]  # pictures of more take longer than the rest of a short run
     code: int = importlib.import_module(module_of(name)).main(arguments)
     return code
