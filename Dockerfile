@@ -1,4 +1,4 @@
-# An image for machines with NVIDIA GPUs. docs/operating.md says how to run it.
+# An image for machines with NVIDIA GPUs. docs/docker.md says how to run it.
 #
 #   docker build -t overnight-speech .
 #

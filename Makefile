@@ -73,7 +73,7 @@ docs: $(INSTALLED) ## Builds the user guide into site/ offline; open site/index.
 
 .PHONY: outputs
 outputs: $(BEAM_INSTALLED) ## Writes what commands print into README.md and the guide anew; ARGS=--check only says what is old
-	@$(PY) scripts/docs/outputs.py $(ARGS)
+	@$(PY) -m scripts.docs.outputs $(ARGS)
 
 .PHONY: notebook
 notebook: $(INSTALLED) ## Runs the notebook of the guide and stores what its cells give

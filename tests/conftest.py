@@ -19,8 +19,8 @@ WRITES_NO_BYTECODE, sys.dont_write_bytecode = sys.dont_write_bytecode, False
 
 
 LONGEST = (
-    "promises/test_object_store",
-    "executors/test_ray", "promises/test_signals", "models/test_bundles", "scripts/test_bench",
+    "promises/test_object_store", "executors/test_ray", "promises/test_signals", "models/test_bundles",
+    "docs/test_blocks", "scripts/test_bench",
     "stages/test_supplements", "stages/test_growth", "executors/test_slurm", "verify/test_verify", "report/test_page",
     "promises/test_failpoints", "models/test_forward", "promises/test_security", "executors/test_local",
     "promises/test_long", "scoring/test_scoring", "test_run", "promises/test_fuzzing", "inference/test_loader",

@@ -1,4 +1,4 @@
-"""Draw the curves of docs/operating.md from the results of the simulated clusters.
+"""Draw the curves of docs/simulated.md from the results of the simulated clusters.
 
 Example:
     python scripts/bench/cluster.py

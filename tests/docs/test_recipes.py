@@ -1,4 +1,4 @@
-"""Every block of docs/recipes.md does what it says, on a run of the pipeline: DuckDB, Polars and pandas agree."""
+"""Every block of the recipes does what it says, on a run of the pipeline: DuckDB, Polars and pandas agree."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from running import DATA, ROOT, SHIPPED
 from pipeline.results import Run, open_run
 from pipeline.run import main
 
-PAGE = ROOT / "docs" / "recipes.md"
+PAGES = [ROOT / "docs" / name for name in ("recipes.md", "recipes-features.md")]
 STORED_LAYER = "12"
-"""The layer that the page speaks of; the small model's last one is 4."""
+"""The layer that the pages speak of; the small model's last one is 4."""
 
 
 IN_BINARY = "Features in the layout binary"
@@ -29,14 +29,16 @@ IN_BINARY = "Features in the layout binary"
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
-    """`(heading, code)` of each block of a language, in the page's order, but those for a run in binary."""
+    """`(heading, code)` of each block of a language, in the pages' order, but those for a run in binary."""
     return [block for block in all_blocks(language) if block[0] != IN_BINARY]
 
 
 def all_blocks(language: str) -> list[tuple[str, str]]:
     found, heading = [], ""
     for match in re.finditer(
-        r"^## (?P<heading>[^\n]+)$|^```(?P<language>\w*)\n(?P<code>.*?)^```$", PAGE.read_text(), re.M | re.S
+        r"^## (?P<heading>[^\n]+)$|^```(?P<language>\w*)\n(?P<code>.*?)^```$",
+        "\n".join(page.read_text() for page in PAGES),
+        re.M | re.S,
     ):
         heading = match["heading"] or heading
         if match["language"] == language:
@@ -70,7 +72,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def inside(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run directory is the working directory, as the page asks for."""
+    """The run directory is the working directory, as the pages ask for."""
     monkeypatch.chdir(run.path)
 
 
@@ -87,13 +89,13 @@ def from_python() -> tuple[dict[str, list[pd.DataFrame]], dict[str, Any]]:
     found: dict[str, list[pd.DataFrame]] = {}
     for heading, code in blocks("python"):
         *statements, last = ast.parse(code).body
-        exec(compile(ast.Module(statements, []), PAGE.name, "exec"), namespace)
+        exec(compile(ast.Module(statements, []), PAGES[0].name, "exec"), namespace)
         if isinstance(last, ast.Expr):
-            shown = eval(compile(ast.Expression(last.value), PAGE.name, "eval"), namespace)
+            shown = eval(compile(ast.Expression(last.value), PAGES[0].name, "eval"), namespace)
             assert isinstance(shown, pl.DataFrame)
             found.setdefault(heading, []).append(pd.DataFrame(shown.to_dicts(), columns=shown.columns))
         else:
-            exec(compile(ast.Module([last], []), PAGE.name, "exec"), namespace)
+            exec(compile(ast.Module([last], []), PAGES[0].name, "exec"), namespace)
     return found, namespace
 
 
@@ -196,7 +198,7 @@ def test_a_run_in_binary_is_read_with_pandas_polars_duckdb_and_numpy(
     namespace: dict[str, Any] = {"np": np, "pl": pl, "duckdb": duckdb}
     for heading, code in all_blocks("python"):
         if heading == IN_BINARY:
-            exec(compile(code, PAGE.name, "exec"), namespace)
+            exec(compile(code, PAGES[0].name, "exec"), namespace)
     expected = open_run(".").feature(namespace["first"], layer=4)
     for reader in ("pandas", "polars", "duckdb"):
         assert np.array_equal(namespace[f"with_{reader}"], expected)
