@@ -12,6 +12,7 @@ import json
 import os
 import shlex
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,6 +21,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import soundfile
 import torch
 
@@ -161,6 +164,16 @@ def _make_files(world: Path) -> None:
     listed = "".join(f"{name},{caller}\n" for caller, name in enumerate(names))
     for name in ("calls.csv", "list.csv"):
         (data / name).write_text(f"path,caller\n{listed}")
+    for name in ("calls.tar", "shards/000.tar"):
+        (data / name).parent.mkdir(exist_ok=True)
+        with tarfile.open(data / name, "w") as tar:
+            for path in made[:2]:
+                tar.add(path, path.name)
+    (data / "hf").mkdir()
+    sounds = [{"audio": {"bytes": path.read_bytes(), "path": path.name}} for path in made[:2]]
+    pq.write_table(pa.Table.from_pylist(sounds), data / "hf" / "train.parquet")
+    durations = [{"id": path.stem, "path": str(path), "duration": soundfile.info(path).duration} for path in made[:2]]
+    pq.write_table(pa.Table.from_pylist(durations), data / "list.parquet")
     (data / "monday").mkdir()
     soundfile.write(data / "monday" / "a.wav", np.resize(soundfile.read(made[0])[0], 22 * 8000), 8000)
     make_corpus(data / "VOiCES_devkit", recordings=3)
