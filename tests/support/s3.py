@@ -177,8 +177,9 @@ def _cut(environ: dict[str, Any]) -> list[bytes]:
 
 @contextmanager
 def serving() -> Iterator[Store]:
-    """A server while the context lasts."""
+    """A server while the context lasts. Clients of servers that there were before are forgotten."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from s3fs import S3FileSystem
     from werkzeug.serving import make_server
 
     class Handler(MotoRequestHandler):  # type: ignore[misc]
@@ -191,6 +192,7 @@ def serving() -> Iterator[Store]:
     store.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, name="s3", daemon=True)
     thread.start()
+    S3FileSystem.clear_instance_cache()
     try:
         yield store
     finally:
