@@ -20,6 +20,7 @@ from pipeline.audio.reader import AudioError, read_header
 from pipeline.audio.waveforms import Extent, WaveformReader, read_waveform
 from pipeline.datasets import folder
 from pipeline.datasets import manifest as listed
+from pipeline.datasets.formats import blocks
 from pipeline.decoding import greedy
 from pipeline.inference import staged_arrays
 from pipeline.inference.loader import Recordings
@@ -34,7 +35,6 @@ from pipeline.records import AudioHeader, Chunk, Rejected
 from pipeline.resampling import resample, resample_window, source_window
 from pipeline.results import open_run
 from pipeline.stages.build_manifest import build as build_manifest
-from pipeline.storage import manifest as manifests
 
 WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 FACTS = MODELS["digits"]
@@ -363,7 +363,7 @@ def test_the_header_of_a_recording_is_read_once_for_all_of_its_segments(
         return read_header(path, go_on)
 
     monkeypatch.setattr(headers, "read_header", counting)
-    monkeypatch.setattr(manifests, "BLOCK_ROWS", 6)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 6)
     built = build_manifest(listed.Dataset(listed.Options(path=str(tmp_path / "list.jsonl"))), 1.0)
     assert len(built) == 20
     assert seen.read_text() == f"{recording}\n"

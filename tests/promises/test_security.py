@@ -97,8 +97,8 @@ ALLOWED = {
     "scripts/docs/executing.py": ["exec", "compile", "exec", "compile"],
 }
 """Pickles between processes that the run has started, in memory or pipes that nobody else has: no more than
-`multiprocessing` does itself. The weights in the installed package `silero-vad`, which is code that runs anyway. And the
-Python blocks of the guide, which `make outputs` and the tests run."""
+`multiprocessing` does itself. The weights in the installed package `silero-vad`, which is code that runs anyway. And
+the Python blocks of the guide, which `make outputs` and the tests run."""
 SOURCES = [path for folder in ("pipeline", "scripts") for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
@@ -597,9 +597,13 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path, capsys:
 
 
 def test_no_source_names_a_shared_folder_or_makes_a_name_of_process_or_time() -> None:
+    # The files of a run in a store are staged in a folder that is refused if it is another user's; see `prepare` there.
+    checked = ROOT / "pipeline" / "storage" / "object_files.py"
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert not node.value.startswith(("/tmp", "/var/tmp", "/dev/shm/")), path
             if isinstance(node, ast.Call):
-                assert ast.unparse(node.func) not in ("tempfile.mktemp", "os.tempnam", "tempfile.gettempdir"), path
+                named = ast.unparse(node.func)
+                assert named not in ("tempfile.mktemp", "os.tempnam"), path
+                assert named != "tempfile.gettempdir" or path == checked, path
