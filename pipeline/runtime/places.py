@@ -198,8 +198,12 @@ def is_absolute(path: str) -> bool:
 
 
 def absolute(path: str) -> str:
-    """Return a path that does not depend on the working directory, with `~` expanded; a URL as it is."""
-    return path.rstrip("/") if is_url(path) else os.path.abspath(os.path.expanduser(path))
+    """Return a path that does not depend on the working directory, with `~` expanded; a URL as it is.
+
+    Raises:
+        UserError: As `place`.
+    """
+    return str(place(path)) if is_url(path) else os.path.abspath(os.path.expanduser(path))
 
 
 def joined(folder: str, path: str) -> str:

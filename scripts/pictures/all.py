@@ -68,7 +68,7 @@ DRAWINGS = (
     Drawing("draw_decoders", ("decoders.png",), ("pipeline/tune", "pipeline/lm", "scripts/results/beam-cpu.json"),
             ("{docs}/decoders.png",)),
     Drawing("draw_export", ("export.png",), ("pipeline/export",), ("{docs}/export.png",)),
-    Drawing("draw_sampling", ("sampling.png",), ("pipeline/sampling",), ("{docs}/sampling.png",)),
+    Drawing("draw_sampling", ("sampling.png",), ("pipeline/sample",), ("{docs}/sampling.png",)),
     Drawing("draw_voice_activity", ("voice-activity.png",), ("pipeline/vad", "pipeline/coverage"),
             ("{docs}/voice-activity.png",)),
 )  # fmt: skip

@@ -68,8 +68,8 @@ def test_the_best_setting_is_measured_on_utterances_it_was_not_chosen_on(
     given = [str(noisy), f"decoder.lm={lm}", "decoder.lm_weight=0,1", "decoder.beam_size=2,20", "--out", str(out)]
     assert tune.main(given) == 0
     said = capsys.readouterr().out
-    assert "4 settings on 30 utterances" in said
-    assert "on 30 other utterances: greedy " in said
+    assert "4 settings on 31 utterances" in said
+    assert "on 29 other utterances: greedy " in said
     assert "warning" not in said
     rows = list(csv.DictReader((out / "tuning.csv").open()))
     assert [(row["decoder.lm_weight"], row["decoder.beam_size"]) for row in rows] == [
