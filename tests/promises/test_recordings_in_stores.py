@@ -187,6 +187,21 @@ def test_new_and_changed_recordings_are_noticed(store: Store, corpus: Path, tmp_
     assert texts[before[0]] == texts[f"z/{name}"]
 
 
+def test_a_url_with_a_password_in_a_list_costs_its_row_and_is_written_nowhere(place: str, tmp_path: Path) -> None:
+    name = next(iter(recordings()))
+    secret = f"s3://me:hunter2@{BUCKET}/calls/tuesday/{name}"
+    (tmp_path / "list.csv").write_text(f"path,text\n{place}/tuesday/{name},one\n{secret},two\n")
+    out = tmp_path / "run"
+    assert main(["dataset=manifest", f"dataset.path={tmp_path / 'list.csv'}", *MODEL, f"run_dir={out}"]) == 3
+    assert len(read(out, "transcripts")) == 1
+    ((error, message),) = failures(out).values()
+    assert "names a user" in message
+    assert error == "unreadable"
+    assert not any(b"hunter2" in path.read_bytes() for path in out.rglob("*") if path.is_file())
+    for table in ("transcripts", "failures"):
+        assert "hunter2" not in str(read(out, table).to_pylist())
+
+
 @pytest.mark.parametrize(
     ("dataset", "root", "said"),
     [

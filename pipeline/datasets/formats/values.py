@@ -11,10 +11,11 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from pipeline.archives.members import member_of
+from pipeline.archives.members import file_of, member_of
 from pipeline.records import Scalar
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
-from pipeline.runtime.places import is_url
+from pipeline.runtime.places import is_url, place
 
 MAX_SECONDS = 1e8
 """Three years. A larger number is not a time in a recording."""
@@ -120,6 +121,11 @@ def path(key: str, value: Any) -> str:
     if _URL.match(value) and member_of(value) is None and not is_url(value):
         known = "s3://, gs://, az:// and hf://"
         raise ValueError(f"{key}: a URL, and only those of {known} are read; download it and list the file")
+    if is_url(file_of(value)):
+        try:
+            place(file_of(value))
+        except UserError:
+            raise ValueError(f"{key}: a URL that names a user or no bucket; write s3://BUCKET/KEY") from None
     return value
 
 
