@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipeline.runtime.places import Place, reaching
+from pipeline.runtime.places import Url, reaching
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+    from fsspec import AbstractFileSystem
 
-READ_AHEAD = 1 << 20
+_READ_AHEAD = 1 << 20
 """Bytes that a reader asks for beyond those it needs, so that small reads do not become one request each."""
 
 
@@ -21,15 +22,20 @@ class ObjectReader(io.RawIOBase):
         place: Where the object is.
     """
 
-    def __init__(self, file: Any, place: Place) -> None:
-        """Read nothing yet.
+    def __init__(self, store: AbstractFileSystem, place: Url) -> None:
+        """Open the object. What is read is asked for in ranges.
 
         Args:
-            file: The open file of fsspec.
-            place: Its place, for messages.
+            store: The file system of the store.
+            place: The object.
+
+        Raises:
+            FileNotFoundError, UserError, StoreError: As `reaching`.
         """
         super().__init__()
-        self._file, self.place = file, place
+        self.place = place
+        with reaching(place):
+            self._file = store.open(place.path, "rb", block_size=_READ_AHEAD, cache_type="readahead")
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         """Fill a buffer from the position, as `io.RawIOBase.readinto` does; returns the number of bytes."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pipeline.runtime.errors import StoreError, UserError
-from pipeline.runtime.object_reader import READ_AHEAD, ObjectReader
+from pipeline.runtime.object_reader import ObjectReader
 from pipeline.runtime.paths import resolve_path
 from pipeline.runtime.places import Url, filesystem, is_url, place, reaching, tag_of
 
@@ -37,8 +37,8 @@ def file_version(path: str) -> tuple[int, str]:
     if not is_url(path):
         status = os.stat(resolve_path(path))
         return status.st_size, str(status.st_mtime_ns)
-    with _reaching(path):
-        found = filesystem(_parsed(path)).info(_parsed(path).path)
+    with _reaching(path) as url:
+        found = filesystem(url).info(url.path)
         return int(found["size"]), str(tag_of(found))
 
 
@@ -47,8 +47,8 @@ def is_there(path: str) -> bool:
     if not is_url(path):
         return os.path.exists(resolve_path(path))
     try:
-        with _reaching(path):
-            return bool(filesystem(_parsed(path)).exists(_parsed(path).path))
+        with _reaching(path) as url:
+            return bool(filesystem(url).exists(url.path))
     except OSError:
         return True
 
@@ -57,8 +57,8 @@ def is_folder(path: str) -> bool:
     """Whether a path is that of a folder, or objects have names that begin with a URL and a slash."""
     if not is_url(path):
         return os.path.isdir(path)
-    with _reaching(path):
-        return bool(filesystem(_parsed(path)).isdir(_parsed(path).path))
+    with _reaching(path) as url:
+        return bool(filesystem(url).isdir(url.path))
 
 
 def open_buffered(path: str) -> io.BufferedReader:
@@ -78,8 +78,7 @@ def names_in(folder: str) -> list[str]:
     """
     if not is_url(folder):
         return os.listdir(folder)
-    url = _parsed(folder)
-    with _reaching(folder):
+    with _reaching(folder) as url:
         return [name.rstrip("/").rpartition("/")[2] for name in filesystem(url).ls(url.path, detail=False)]
 
 
@@ -89,8 +88,7 @@ def walk_url(folder: str) -> Iterator[str]:
     Raises:
         OSError: The store cannot be used.
     """
-    url = _parsed(folder)
-    with _reaching(folder):
+    with _reaching(folder) as url:
         found = filesystem(url).find(url.path)
     for key in sorted((key.removeprefix(url.path + "/") for key in found), key=os.fsencode):
         if not any(part.startswith(".") for part in key.split("/")):
@@ -106,9 +104,8 @@ class RemoteFile(ObjectReader):
         Raises:
             OSError: There is none, or the store cannot be used.
         """
-        url = _parsed(path)
-        with _reaching(path):
-            super().__init__(filesystem(url).open(url.path, "rb", block_size=READ_AHEAD, cache_type="readahead"), url)
+        with _reaching(path) as url:
+            super().__init__(filesystem(url), url)
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         """Fill a buffer from the position, as `io.RawIOBase.readinto` does; returns the number of bytes.
@@ -121,21 +118,19 @@ class RemoteFile(ObjectReader):
 
 
 @contextmanager
-def _reaching(path: str) -> Iterator[None]:
-    """Turn whatever goes wrong with a store into an `OSError`: a recording that cannot be had costs its row.
+def _reaching(path: str) -> Iterator[Url]:
+    """Yield the place of an object. Whatever goes wrong with a store in the context becomes an `OSError`.
+
+    So a recording that cannot be had costs its row.
 
     Raises:
         OSError: With the reason.
     """
     try:
-        with reaching(_parsed(path)):
-            yield
+        url = place(path)
+        assert isinstance(url, Url)
+        with reaching(url):
+            yield url
     except (UserError, StoreError) as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise OSError(errno.EIO, reason, path) from error
-
-
-def _parsed(path: str) -> Url:
-    found = place(path)
-    assert isinstance(found, Url)
-    return found

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -15,12 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.runtime.errors import UserError, naming
+from pipeline.runtime.errors import naming
 from pipeline.runtime.terminal import counted
 from pipeline.storage import tables
 from pipeline.storage.commits import IN_PARTS, CommittedShard
 from pipeline.storage.compacted import SHARDS, CompactedRecord
-from pipeline.storage.files import UNREADABLE, StoredTable
+from pipeline.storage.files import StoredTable
 from pipeline.storage.layouts import ARRAY_TABLES
 from pipeline.storage.run_directory import RunDirectory
 
@@ -96,7 +94,7 @@ def merge(sources: Sequence[StoredTable], path: Path, name: str, shards: Sequenc
     """
     schemas = []
     for source in sources:
-        with _readable(source):
+        with source.readable():
             schemas.append(source.schema())
     schema = pa.unify_schemas([each.remove_metadata() for each in schemas], promote_options="permissive")
     metadata = {**tables.metadata_of(schemas[-1]), SHARDS: list(shards)}
@@ -133,10 +131,10 @@ def _sorted_parts(sources: Sequence[StoredTable], schema: pa.Schema, keys: Seque
 
 def _row_groups(sources: Sequence[StoredTable], schema: pa.Schema) -> Iterator[pa.Table]:
     for source in sources:
-        with _readable(source), source.open() as file:
+        with source.readable(), source.open() as file:
             groups = file.metadata.num_row_groups
         for group in range(groups):
-            with _readable(source), source.open() as file:
+            with source.readable(), source.open() as file:
                 table = file.read_row_group(group)
             yield pa.table({each.name: _column(table, each) for each in schema}, schema=schema)
 
@@ -200,20 +198,3 @@ def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
     if field.name not in table.schema.names:
         return pa.chunked_array([pa.nulls(len(table), field.type)])
     return table[field.name].cast(field.type)
-
-
-@contextmanager
-def _readable(stored: StoredTable) -> Iterator[None]:
-    """Name the file that cannot be read in the context.
-
-    Raises:
-        UserError: It cannot be read.
-    """
-    try:
-        yield
-    except UNREADABLE as error:
-        run_dir = shlex.quote(str(stored.files.root))
-        raise UserError(
-            f"{stored}: cannot be read ({str(error).splitlines()[0]}); python -m pipeline.verify {run_dir} --retract "
-            "removes what is damaged, then the same command computes it again"
-        ) from None

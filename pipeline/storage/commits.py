@@ -16,7 +16,11 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.runtime.digests import decode_checked, encode_checked
+from pipeline.runtime.digests import decode_checked, encode_checked, sha256_of
+from pipeline.runtime.errors import naming
+from pipeline.runtime.failpoints import failpoint
+from pipeline.storage.files import StoredTable
+from pipeline.storage.local_files import fsync
 
 IN_PARTS = ("emissions", "features")
 """Tables in which a long utterance has several rows, called parts."""
@@ -137,6 +141,21 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "supplement": int,
 }
 """The type that each field of a record must have after JSON is parsed."""
+
+
+def staged_file(stored: StoredTable, staged: Path, shard: int) -> CommittedFile:
+    """Sync a staged file, and return it as a commit record lists it.
+
+    Args:
+        stored: The file under its final name.
+        staged: The file in staging.
+        shard: The shard that it belongs to.
+    """
+    with naming(stored):
+        failpoint("sync", shard)
+        fsync(staged)
+    with open(staged, "rb") as source:
+        return CommittedFile(stored.name, staged.stat().st_size, sha256_of(source), pq.read_metadata(staged).num_rows)
 
 
 def encode_record(record: CommitRecord) -> bytes:

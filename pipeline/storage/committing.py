@@ -23,15 +23,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.runtime.digests import sha256_of
 from pipeline.runtime.errors import naming
 from pipeline.runtime.failpoints import failpoint
-from pipeline.storage.commits import CommitRecord, CommittedFile, check_accounting, encode_record, read_record
+from pipeline.storage.commits import (
+    CommitRecord,
+    CommittedFile,
+    check_accounting,
+    encode_record,
+    read_record,
+    staged_file,
+)
 from pipeline.storage.derived import DerivedRecord, DerivedTable
 from pipeline.storage.files import Published
-from pipeline.storage.local_files import fsync
 from pipeline.storage.names import STAGING, TABLES
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.tables import open_writer
@@ -194,12 +198,7 @@ def _finish(directory: RunDirectory, folder: str) -> None:
 
 def _describe(directory: RunDirectory, path: Path, table: str, record: CommitRecord) -> CommittedFile:
     """Sync a staged file of a table, and return the file as the commit record lists it."""
-    name = directory.table(table, record.shard, record.supplement).name
-    with naming(directory.locate(name)):
-        failpoint("sync", record.shard)
-        fsync(path)
-    with open(path, "rb") as source:
-        return CommittedFile(name, path.stat().st_size, sha256_of(source), pq.read_metadata(path).num_rows)
+    return staged_file(directory.table(table, record.shard, record.supplement), path, record.shard)
 
 
 def _publish(

@@ -19,14 +19,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from pipeline.runtime.digests import decode_checked, encode_checked, sha256_of
-from pipeline.runtime.errors import naming
+from pipeline.runtime.digests import decode_checked, encode_checked
 from pipeline.runtime.failpoints import failpoint
-from pipeline.storage.commits import CommittedFile, CommittedShard
+from pipeline.storage.commits import CommittedFile, CommittedShard, staged_file
 from pipeline.storage.files import UNREADABLE, Files, StoredTable
-from pipeline.storage.local_files import fsync
 from pipeline.storage.names import COMMITS, COMPACTED, first_of_compacted, name_of_compacted
 from pipeline.storage.tables import metadata_of
 
@@ -142,11 +138,7 @@ class CompactedTable:
             staged: The file, on the same file system.
         """
         stored = self.table(first)
-        with naming(stored):
-            fsync(staged)
-        with open(staged, "rb") as source:
-            rows = pq.read_metadata(staged).num_rows
-            file = CommittedFile(stored.name, staged.stat().st_size, sha256_of(source), rows)
+        file = staged_file(stored, staged, first)
         failpoint("compact", first)
         self._files.publish({stored.name: staged}, first)
         failpoint("compacted", first)

@@ -15,14 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from pipeline.runtime.digests import decode_checked, digest_of_json, encode_checked, sha256_of
-from pipeline.runtime.errors import naming
+from pipeline.runtime.digests import decode_checked, digest_of_json, encode_checked
 from pipeline.runtime.failpoints import failpoint
-from pipeline.storage.commits import CommittedFile, CommittedShard
+from pipeline.storage.commits import CommittedFile, CommittedShard, staged_file
 from pipeline.storage.files import Files, StoredTable
-from pipeline.storage.local_files import fsync
 from pipeline.storage.names import COMMITS, DECODED, name_of_pass, pass_of_name
 
 
@@ -129,12 +125,7 @@ class DerivedTable:
             The record as it is written.
         """
         stored, shard = self.table(record.shard), record.shard
-        with naming(stored):
-            failpoint("sync", shard)
-            fsync(staged)
-        with open(staged, "rb") as source:
-            rows = pq.read_metadata(staged).num_rows
-            file = CommittedFile(stored.name, staged.stat().st_size, sha256_of(source), rows)
+        file = staged_file(stored, staged, shard)
         failpoint("staged", shard)
         self.retract(shard)  # an old record goes before its file changes
         self._files.publish({stored.name: staged}, shard)

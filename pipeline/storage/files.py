@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.places import Place
 from pipeline.storage.lock import Lock
 
@@ -292,6 +294,22 @@ class StoredTable:
             fragment = ds.ParquetFileFormat().make_fragment(source)
             kept = fragment.subset(filter=filters, schema=fragment.physical_schema)
             return [group.id for group in kept.row_groups]
+
+    @contextmanager
+    def readable(self) -> Iterator[None]:
+        """Say in one line what to do if this file cannot be read in the context.
+
+        Raises:
+            UserError: It cannot be read.
+        """
+        try:
+            yield
+        except UNREADABLE as error:
+            run_dir = shlex.quote(str(self.files.root))
+            raise UserError(
+                f"{self}: cannot be read ({str(error).splitlines()[0]}); python -m pipeline.verify {run_dir} --retract "
+                "removes what is damaged, then the same command computes it again"
+            ) from None
 
     def schema(self) -> pa.Schema:
         """Return columns and metadata without reading rows."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.runtime.errors import RunError, StoreError, UserError
 from pipeline.storage.lock import PART, Lock, Locked, has_ended, locked, this_process
-from pipeline.storage.names import LOCK, Part
+from pipeline.storage.names import LOCK, STAGING, Part
 
 if TYPE_CHECKING:
     from pipeline.storage.object_files import ObjectFiles
@@ -122,7 +122,7 @@ def hold(files: ObjectFiles, name: str, what: str, part: str = "") -> Iterator[L
     """Hold a lease alone; see `Files.hold`."""
     with _holding(_taken(files, name, what, part)) as lease:
         if part and name == lease_of(files, part):
-            files.check_creates_once(what)
+            _check_creates_once(files, what)
         elif by := _others(files, name, lease_of(files, part) if part else None):
             raise locked(what, by)
         yield lease
@@ -158,13 +158,38 @@ def holder(files: ObjectFiles, name: str) -> str | None:
     said = _said(_read(files, name))
     if not said or has_ended(said):
         return None
-    age_s = files.age_s(name)
+    age_s = _age_s(files, name)
     return said if age_s is None or age_s < EXPIRES_S else None
 
 
 def lease_of(files: ObjectFiles, part: str) -> str:
     """Return the name of the lease of a part such as `3/8`."""
     return Part.parse(part).file(LOCK)
+
+
+def _age_s(files: ObjectFiles, name: str) -> float | None:
+    """Return the seconds since an object was written, by the clocks of both machines; `None` if that is unknown."""
+    written = (files.info(name) or {}).get("LastModified")
+    return None if written is None else time.time() - written.timestamp()
+
+
+def _check_creates_once(files: ObjectFiles, what: str) -> None:
+    """Check that the store refuses to create an object twice, on which processes that share a run rely.
+
+    Raises:
+        UserError: It does not.
+    """
+    name = f"{STAGING}/create-once-{uuid.uuid4().hex}"
+    try:
+        files.create(name, b"1")
+        with suppress(FileExistsError):
+            files.create(name, b"2")
+            raise UserError(
+                f"{what}: this store creates an object twice (it ignores If-None-Match), so processes cannot share "
+                "a run there; leave executor.part out, or choose another run_dir="
+            )
+    finally:
+        files.remove(name)
 
 
 def _others(files: ObjectFiles, name: str, own: str | None) -> str | None:

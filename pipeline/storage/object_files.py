@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from pipeline.runtime.errors import StoreError, UserError
 from pipeline.runtime.failpoints import failpoint
-from pipeline.runtime.object_reader import READ_AHEAD, ObjectReader
+from pipeline.runtime.object_reader import ObjectReader
 from pipeline.runtime.places import Busy, Url, filesystem, reaching, tag_of
 from pipeline.runtime.signals import deferring_stop
 from pipeline.storage import lease
@@ -53,15 +53,9 @@ class ObjectFiles(Files):
     root: Url
     on_disk = False
 
-    def __init__(self, root: Url, staging: str) -> None:
-        """Ask the store for nothing yet.
-
-        Args:
-            root: The place.
-            staging: What the names of locks and of unfinished files begin with.
-        """
+    def __init__(self, root: Url) -> None:
+        """Ask the store for nothing yet."""
         self.root = root
-        self._staging = staging
         self._logs: dict[str, float] = {}  # when each was stored last
         digest = hashlib.sha256(str(root).encode()).hexdigest()[:16]
         self.scratch = Path(tempfile.gettempdir()) / f"overnight-speech-{os.getuid()}" / digest
@@ -71,7 +65,7 @@ class ObjectFiles(Files):
         return filesystem(self.root)
 
     def _key(self, name: str) -> str:
-        return f"{self.root.path}/{name}".rstrip("/")
+        return (self.root / name).path
 
     def prepare(self) -> None:
         """Create the folder for unfinished files. No other user may write there, because its name can be guessed.
@@ -94,7 +88,7 @@ class ObjectFiles(Files):
 
     # Reading.
 
-    def _info(self, name: str) -> dict[str, Any] | None:
+    def info(self, name: str) -> dict[str, Any] | None:
         """Return what the store says of an object; `None` if there is none."""
         try:
             with reaching(self.locate(name)):
@@ -105,12 +99,12 @@ class ObjectFiles(Files):
 
     def size(self, name: str) -> int | None:
         """Return the size of an object in bytes; `None` if there is none."""
-        found = self._info(name)
+        found = self.info(name)
         return None if found is None else int(found["size"])
 
     def exists(self, name: str) -> bool:
         """Whether there is such an object."""
-        return self._info(name) is not None
+        return self.info(name) is not None
 
     def present(self, names: Sequence[str]) -> set[str]:
         """Return those of some names that exist. One list for each folder answers that."""
@@ -132,9 +126,7 @@ class ObjectFiles(Files):
 
     def open(self, name: str) -> pa.NativeFile:
         """Open an object for reading; see `Files.open`. What is read is asked for in ranges."""
-        with reaching(self.locate(name)):
-            file = self._store.open(self._key(name), "rb", block_size=READ_AHEAD, cache_type="readahead")
-        return pa.PythonFile(ObjectReader(file, self.locate(name)), mode="r")
+        return pa.PythonFile(ObjectReader(self._store, self.root / name), mode="r")
 
     def read(self, name: str) -> bytes:
         """Read a small object in one request."""
@@ -275,7 +267,7 @@ class ObjectFiles(Files):
         return tags
 
     def _tag(self, name: str) -> object:
-        return tag_of(self._info(name) or {})
+        return tag_of(self.info(name) or {})
 
     def are_there(self, published: Published) -> bool:
         """Whether the objects under the final names are still those that this process has put there."""
@@ -327,27 +319,3 @@ class ObjectFiles(Files):
     def holder(self, name: str) -> str | None:
         """Return who holds a lease; `None` if nobody does."""
         return lease.holder(self, name)
-
-    def age_s(self, name: str) -> float | None:
-        """Return the seconds since an object was written, by the clocks of both machines; `None` if that is unknown."""
-        found = self._info(name) or {}
-        written = found.get("LastModified")
-        return None if written is None else time.time() - written.timestamp()
-
-    def check_creates_once(self, what: str) -> None:
-        """Check that the store refuses to create an object twice, on which processes that share a run rely.
-
-        Raises:
-            UserError: It does not.
-        """
-        name = f"{self._staging}/create-once-{uuid.uuid4().hex}"
-        try:
-            self.create(name, b"1")
-            with suppress(FileExistsError):
-                self.create(name, b"2")
-                raise UserError(
-                    f"{what}: this store creates an object twice (it ignores If-None-Match), so processes cannot share "
-                    "a run there; leave executor.part out, or choose another run_dir="
-                )
-        finally:
-            self.remove(name)

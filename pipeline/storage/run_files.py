@@ -40,7 +40,7 @@ def files_at(root: Place) -> Files:
     if isinstance(root, Url):
         from pipeline.storage.object_files import ObjectFiles  # a run in a folder needs no client of a store
 
-        return ObjectFiles(root, STAGING)
+        return ObjectFiles(root)
     return LocalFiles(root, STAGING)
 
 

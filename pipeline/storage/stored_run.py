@@ -13,7 +13,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.places import Place
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord, CommittedShard, read_record
-from pipeline.storage.files import UNREADABLE, Entry
+from pipeline.storage.files import Entry
 from pipeline.storage.identity import keeps_nbest
 from pipeline.storage.names import (
     COMMITS,
@@ -44,14 +44,8 @@ class StoredRun(RunFiles):
             UserError: The file is damaged.
         """
         stored = self.table("failures", shard, supplement)
-        try:
+        with stored.readable():
             values: list[Any] = stored.read([column])[column].to_pylist()
-        except UNREADABLE as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"{stored}: cannot be read ({reason}); python -m pipeline.verify {self.root} --retract removes what is "
-                "damaged, then the same command computes it again"
-            ) from None
         return values
 
     def read_record(self) -> RunRecord | None:

@@ -214,7 +214,7 @@ def test_killed_at_any_step_and_started_again_the_tables_are_those_of_the_undist
     found = assert_equal(store, "killed", local, tmp_path)
     log = (found / "logs" / "run.log").read_text()
     assert log.count("run_dir s3://") == len(KILLS) + 1
-    scratch = ObjectFiles(place(f"s3://{BUCKET}/killed"), ".staging").scratch  # type: ignore[arg-type]
+    scratch = ObjectFiles(place(f"s3://{BUCKET}/killed")).scratch  # type: ignore[arg-type]
     assert [path for path in scratch.rglob("*") if path.is_file()] == []
 
 
@@ -344,7 +344,7 @@ def uploads(store: Store) -> list[Any]:
 
 @pytest.mark.usefixtures("hasty", "_small_parts")
 def test_of_an_upload_in_parts_nothing_is_left_when_it_fails_or_is_stopped(store: Store, tmp_path: Path) -> None:
-    files, path = ObjectFiles(place(f"s3://{BUCKET}/large"), ".staging"), tmp_path / "large"  # type: ignore[arg-type]
+    files, path = ObjectFiles(place(f"s3://{BUCKET}/large")), tmp_path / "large"  # type: ignore[arg-type]
     path.write_bytes(bytes(11 << 20))
     with store.failing(Fault("PART", "large", "500", after=1, times=None)), pytest.raises(StoreError, match="large/a"):
         files.stage("a", path)

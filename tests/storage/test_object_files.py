@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,12 +15,10 @@ from memory_store import MemoryStore, use_memory
 from pipeline.runtime.digests import sha256_of
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.places import Url, place
-from pipeline.storage import committing, object_files
-from pipeline.storage import run_directory as store_module
-from pipeline.storage.commits import CommitRecord
+from pipeline.storage import object_files
 from pipeline.storage.object_files import ObjectFiles
 from pipeline.storage.run_directory import RunDirectory
-from tests.storage.test_run_directory import IDS, Turns, record_of, stage
+from tests.storage.test_run_directory import commit_twice
 
 RUN = Url("s3", "bucket/run")
 
@@ -34,7 +30,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
 
 @pytest.fixture
 def files(store: MemoryStore) -> ObjectFiles:
-    return ObjectFiles(RUN, ".staging")
+    return ObjectFiles(RUN)
 
 
 def fill(files: ObjectFiles, contents: Mapping[str, bytes]) -> None:
@@ -81,14 +77,14 @@ def test_a_folder_for_unfinished_files_that_is_not_ours_is_refused(
     (tmp_path / "file").touch()
     monkeypatch.setattr(object_files.tempfile, "gettempdir", lambda: str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"cannot be written.*set TMPDIR to another folder"):
-        ObjectFiles(RUN, ".staging").prepare()
+        ObjectFiles(RUN).prepare()
 
 
 def test_a_log_that_a_killed_run_left_here_goes_on_and_another_machine_goes_on_with_the_one_in_the_store(
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(line: str, *, end: bool) -> None:
-        files = ObjectFiles(RUN, ".staging")
+        files = ObjectFiles(RUN)
         with open(files.log("logs/run.log"), "a") as log:
             log.write(line)
         files.keep_log("logs/run.log")
@@ -118,22 +114,8 @@ def test_of_two_processes_that_commit_a_shard_at_the_same_time_one_counts_or_non
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         use_memory(patch, tmp_path_factory.mktemp("scratch"))
-        directory, turns = RunDirectory(RUN), Turns(order)
-        returned: dict[int, CommitRecord | None] = {}
-
-        def attempt(number: int) -> None:
-            text = "the same" if same else f"from process {number}"
-            staged, record = stage(directory, 0, ["a", "b"], ["c"], text), record_of(0, failures={"truncated": 1})
-            returned[number] = committing.commit(directory, record, staged, IDS, {"transcripts": 1})
-
-        for module in (store_module, object_files, committing):
-            patch.setattr(module, "failpoint", turns.step)
-        threads = [threading.Thread(target=turns.run, args=(n, partial(attempt, n)), daemon=True) for n in (0, 1)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert len(returned) == 2
+        directory = RunDirectory(RUN)
+        returned = commit_twice(patch, directory, order, same, object_files)
         done = directory.committed({"mark"})
         for file in done[0].records[0].files.values() if done else ():
             with directory.open(file.path) as source:

@@ -32,7 +32,7 @@ from make_run import run_record
 from pipeline.records import Failure
 from pipeline.runtime.digests import digest_of_json, sha256_file
 from pipeline.runtime.errors import RunError, UserError
-from pipeline.storage import committing, local_files, tables
+from pipeline.storage import commits, committing, local_files, tables
 from pipeline.storage import run_directory as store
 from pipeline.storage.commits import CommitRecord, CommittedShard, encode_record
 from pipeline.storage.identity import Identity
@@ -946,28 +946,38 @@ class Turns:
                 self._changed.notify_all()
 
 
+def commit_twice(
+    patch: pytest.MonkeyPatch, directory: RunDirectory, order: list[int], same: bool, files: Any
+) -> dict[int, CommitRecord | None]:
+    """Let two threads commit the same shard, whose steps are in a given order, and return what each got.
+
+    `files` is the module of the files.
+    """
+    turns = Turns(order)
+    returned: dict[int, CommitRecord | None] = {}
+
+    def attempt_to_commit(number: int) -> None:
+        text = "the same" if same else f"from process {number}"
+        staged, record = stage(directory, 0, ["a", "b"], ["c"], text), record_of(0, failures={"truncated": 1})
+        returned[number] = committing.commit(directory, record, staged, IDS, {"transcripts": 1})
+
+    for module in (store, files, commits, committing):
+        patch.setattr(module, "failpoint", turns.step)
+    threads = [threading.Thread(target=turns.run, args=(n, partial(attempt_to_commit, n)), daemon=True) for n in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(returned) == 2
+    return returned
+
+
 @given(order=st.lists(st.integers(0, 1), max_size=40), same=st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_of_two_processes_that_commit_a_shard_at_the_same_time_one_counts_or_none(order: list[int], same: bool) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        directory, turns = RunDirectory(Path(folder) / "run"), Turns(order)
-        returned: dict[int, CommitRecord | None] = {}
-
-        def attempt_to_commit(number: int) -> None:
-            text = "the same" if same else f"from process {number}"
-            staged, record = stage(directory, 0, ["a", "b"], ["c"], text), record_of(0, failures={"truncated": 1})
-            returned[number] = committing.commit(directory, record, staged, IDS, {"transcripts": 1})
-
-        for module in (store, local_files, committing):
-            patch.setattr(module, "failpoint", turns.step)
-        threads = [
-            threading.Thread(target=turns.run, args=(n, partial(attempt_to_commit, n)), daemon=True) for n in (0, 1)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert len(returned) == 2
+        directory = RunDirectory(Path(folder) / "run")
+        commit_twice(patch, directory, order, same, local_files)
         done = directory.committed({"mark"})
         for shard in done.values():
             assert_whole(directory, shard.records[0])
@@ -1018,7 +1028,7 @@ class Store(RuleBasedStateMachine):
                 raise Killed
 
         with pytest.MonkeyPatch.context() as patch:
-            for module in (store, local_files, committing):
+            for module in (store, local_files, commits, committing):
                 patch.setattr(module, "failpoint", failpoint)
             with pytest.raises(Killed):
                 commit(self.directory, shard, text)
