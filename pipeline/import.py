@@ -62,7 +62,7 @@ def _perform(arguments: Sequence[str]) -> int:
     import pyarrow as pa
 
     from pipeline.scoring.terminal import pictures
-    from pipeline.stages.corrections import import_corrections
+    from pipeline.stages.corrections.importing import import_corrections
     from pipeline.storage.run_directory import RunDirectory
 
     directory, screen = RunDirectory.at(given.run_dir), console()

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.archives.held import HELD, IN_ORDER_BYTES
-from pipeline.archives.members import member_of
-from pipeline.archives.opening import open_member
+from pipeline.audio.archives.held import HELD, IN_ORDER_BYTES
+from pipeline.audio.archives.members import member_of
+from pipeline.audio.archives.opening import open_member
 from pipeline.audio.reader import AudioError, read_header
 from pipeline.records import AudioHeader
 from pipeline.runtime.remote_files import file_size

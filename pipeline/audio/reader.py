@@ -1,8 +1,8 @@
 """Opens a recording and returns a decoder with what the header says, or raises a named error.
 
-`pipeline.archives.opening` opens the file, or the member of an archive, and libsndfile gets what it has opened. If
-libsndfile gets a name, it falls back to the extension and decodes an HTML page called `x.au` as u-law noise. No memory
-is allocated from a count in a header.
+`pipeline.audio.archives.opening` opens the file, or the member of an archive, and libsndfile gets what it has opened.
+If libsndfile gets a name, it falls back to the extension and decodes an HTML page called `x.au` as u-law noise. No
+memory is allocated from a count in a header.
 
 A recording is `truncated` if it is shorter than its header says. In formats in which every sample has its own bytes
 (PCM, float, u-law, A-law, FLAC), no sample may be missing. The other formats (MP3, Vorbis, Opus, ADPCM, GSM) round to
@@ -27,8 +27,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from pipeline.archives.opening import open_path
 from pipeline.audio import libsndfile
+from pipeline.audio.archives.opening import open_path
 from pipeline.audio.containers.caf import read_rare_container
 from pipeline.audio.containers.mp4 import read_multimedia
 from pipeline.audio.containers.riff import Container, CorrectedFile, read_container

@@ -16,6 +16,7 @@ from pipeline.compare.comparison import Comparison, better
 from pipeline.compare.emissions import Logprobs
 from pipeline.compare.facts import differing_settings, one_sided
 from pipeline.compare.terminal import KINDS, apart, explained, likelier, logprob_lines, words_for
+from pipeline.records.transcripts import Word
 from pipeline.report.axis import PlacedWord, place_words
 from pipeline.report.differences import Pair, Triple, three_way
 from pipeline.report.population import Population
@@ -25,7 +26,6 @@ from pipeline.report.showing import ShownUtterance, shown_pairs
 from pipeline.report.texts import masked, shown
 from pipeline.report.utterances import read_utterances
 from pipeline.scoring.terminal import MAX_VALUES
-from pipeline.transcripts import Word
 
 MAX_GROUPS, MAX_WORDS = 16, 20
 

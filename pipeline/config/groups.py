@@ -16,7 +16,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from pipeline.archives.contents import is_archive
+from pipeline.audio.archives.contents import is_archive
 from pipeline.datasets import CONNECTORS
 from pipeline.decoding import DECODERS
 from pipeline.models.sources import SOURCES

@@ -15,13 +15,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.alignment.numbers import Numbers
 from pipeline.config.compose import compose, naming, read
 from pipeline.config.groups import DETECTORS, OwnConf
 from pipeline.config.schema import Settings, check_values
 from pipeline.config.user_files import Value
 from pipeline.datasets import CONNECTORS, Connector
 from pipeline.decoding import identity_of, paths_of
+from pipeline.decoding.alignment.numbers import Numbers
 from pipeline.models import selection
 from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import SOURCES, ModelSource

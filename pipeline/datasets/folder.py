@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from omegaconf import MISSING
 
-from pipeline.archives.contents import COMPRESSED, ENDINGS, Entry, is_archive
+from pipeline.audio.archives.contents import COMPRESSED, ENDINGS, Entry, is_archive
 from pipeline.datasets import EXTENSIONS, Warnings, refuse_empty, walk_files
 from pipeline.datasets.formats.metadata import Metadata
 from pipeline.datasets.formats.source import check_encoding

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import MISSING
 
-from pipeline.archives.members import unpacked
+from pipeline.audio.archives.members import unpacked
 from pipeline.datasets import Warnings, refuse_empty, require_folder
 from pipeline.datasets.formats import Listing, Row, kaldi
 from pipeline.datasets.formats.detect import parquet_files

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pipeline.archives.contents import COMPRESSED, ENDINGS, Contents, Entry, Shelf, member_in, read_entry
+from pipeline.audio.archives.contents import COMPRESSED, ENDINGS, Contents, Entry, Shelf, member_in, read_entry
 from pipeline.datasets import Warnings, require_folder
 from pipeline.datasets.formats.values import MAX_TEXT_BYTES, shown
 from pipeline.records import Utterance

@@ -7,7 +7,7 @@ import io
 import re
 from typing import cast
 
-from pipeline.archives.ranges import open_file
+from pipeline.audio.archives.ranges import open_file
 from pipeline.datasets.formats.source import decoded, utf16_remedy
 from pipeline.datasets.formats.values import MAX_TEXT_BYTES
 from pipeline.runtime.errors import AudioError

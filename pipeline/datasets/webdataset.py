@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import MISSING
 
-from pipeline.archives.contents import COMPRESSED, Contents, Entry, is_archive
+from pipeline.audio.archives.contents import COMPRESSED, Contents, Entry, is_archive
 from pipeline.datasets import EXTENSIONS, Warnings, refuse_empty, walk_files
 from pipeline.datasets.formats import Row
 from pipeline.datasets.formats.json_objects import parse

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from pipeline.records import Labels, UtteranceEmission
+from pipeline.records.transcripts import Transcripts
 from pipeline.runtime.digests import sha256_files
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.plugins import Modules
-from pipeline.transcripts import Transcripts
 
 DECODERS = Modules("decoder.name", "pipeline.decoding", "Decoder", "overnight_speech.decoders")
 """The decoders by the value of `decoder.name`. `DECODERS.load(name)` imports one."""

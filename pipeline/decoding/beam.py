@@ -19,8 +19,8 @@ from pipeline.decoding.beam_search.language_model import model_files
 from pipeline.decoding.beam_search.making import make_search
 from pipeline.decoding.beam_search.search import Found
 from pipeline.records import BestPath, Labels, UtteranceEmission
+from pipeline.records.transcripts import Hypothesis, Transcript, Transcripts
 from pipeline.runtime.errors import UserError
-from pipeline.transcripts import Hypothesis, Transcript, Transcripts
 
 MAX_BEAM_SIZE = 10_000
 TUNED = {"lm_weight": (0, 0.5, 1, 2, 4, 8, 16), "word_score": (-2, -1, 0, 1, 2)}

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.records import Labels, UtteranceEmission
-from pipeline.transcripts import Texts, Transcripts, offsets_of
+from pipeline.records.transcripts import Texts, Transcripts, offsets_of
 
 
 @dataclass

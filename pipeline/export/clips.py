@@ -7,8 +7,8 @@ import os
 
 import soundfile
 
-from pipeline.archives.members import unpacked
-from pipeline.archives.opening import open_path
+from pipeline.audio.archives.members import unpacked
+from pipeline.audio.archives.opening import open_path
 from pipeline.audio.reader import AudioError, read_header
 from pipeline.audio.waveforms import Extent, WaveformReader
 from pipeline.export.material import Exported, Recording, Segment

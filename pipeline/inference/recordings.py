@@ -11,10 +11,10 @@ from torch import Tensor
 from pipeline.audio.digests import digest_of_samples
 from pipeline.audio.rates import resampled_length
 from pipeline.audio.reader import AudioError, read_header
+from pipeline.audio.resampling import resample, resample_window, source_window
 from pipeline.audio.waveforms import Extent, WaveformReader, channel_to_read
 from pipeline.inference.batches import Batch, Waveform, collate
 from pipeline.records import AudioHeader, Chunk, PlannedBatch, Rejected, Stage, Utterance
-from pipeline.resampling import resample, resample_window, source_window
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.memory import is_out_of_memory
 from pipeline.storage.manifest import Manifest

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.audio.digests import joined_digest
 from pipeline.decoding import Decoder
 from pipeline.records import BestPath, Emission, Rejected, UtteranceEmission
-from pipeline.transcripts import Transcripts
+from pipeline.records.transcripts import Transcripts
 
 
 @dataclass(frozen=True)

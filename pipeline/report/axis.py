@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pipeline.records.transcripts import Word
 from pipeline.report.texts import shown
-from pipeline.transcripts import Word
 
 
 @dataclass(frozen=True)

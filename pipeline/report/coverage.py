@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.coverage.accounting import COLLAR_S, SECONDS
-from pipeline.coverage.stored import lost, read_coverage, total
 from pipeline.report.texts import masked
+from pipeline.scoring.coverage.accounting import COLLAR_S, SECONDS
+from pipeline.scoring.coverage.stored import lost, read_coverage, total
 from pipeline.storage.run_directory import RunDirectory
 
 MAX_RECORDINGS = 10

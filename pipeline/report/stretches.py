@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.records.transcripts import Word
 from pipeline.report.selection import Kind
-from pipeline.transcripts import Word
 
 CLIP_S = 20.0
 """Maximum of seconds shown and played of one utterance."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.records.transcripts import Word
 from pipeline.report.axis import PlacedWord, place_words
 from pipeline.report.population import Population
 from pipeline.report.selection import Choice
@@ -21,7 +22,6 @@ from pipeline.report.utterances import read_utterances
 from pipeline.results.alignments import read_alignments
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.transcripts import Word
 
 SUSPECT_LLR = -5.0
 """A word below it is marked: the model finds something else 150 times as likely."""

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.audio.waveforms import Extent, channel_to_read
+from pipeline.records.transcripts import Word
 from pipeline.report.arrays import Cut, Frames, read_emissions, read_features
 from pipeline.report.axis import Span, place_words, span_of, ticks_of
 from pipeline.report.clips import MAX_SAMPLES, Clip, Wanted, read_clips
@@ -26,7 +27,6 @@ from pipeline.storage import tables
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import StoredTable
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.transcripts import Word
 
 _COLUMNS = ("id", "num_frames", "text", "avg_logprob", "words", "word_errors", "reference_words", "wer")
 

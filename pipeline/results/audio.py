@@ -39,6 +39,6 @@ def heard(row: Mapping[str, Any], channels: str, sample_rate: int) -> NDArray[np
         raise kind(f"{known['id']}: {known['path']}: {error}; {remedy}") from None
     if rate == sample_rate:
         return samples
-    from pipeline.resampling import resample_samples  # imports torch
+    from pipeline.audio.resampling import resample_samples  # imports torch
 
     return resample_samples(samples, rate, sample_rate)

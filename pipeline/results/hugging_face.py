@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pyarrow as pa
 
-from pipeline.archives.members import member_of, unpacked
-from pipeline.archives.opening import open_path
+from pipeline.audio.archives.members import member_of, unpacked
+from pipeline.audio.archives.opening import open_path
 from pipeline.results.frames import read_rows
 from pipeline.results.joining import Joined
 from pipeline.runtime.errors import AudioError, UserError

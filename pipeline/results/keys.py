@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.archives.members import unpacked
+from pipeline.audio.archives.members import unpacked
 from pipeline.datasets.formats.naming import ByPath, relative_key, spelled
 from pipeline.datasets.formats.values import shown
 from pipeline.runtime.errors import UserError

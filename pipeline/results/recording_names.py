@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
-from pipeline.archives.members import unpacked
+from pipeline.audio.archives.members import unpacked
 
 _MAX_BYTES = 150
 """A longer name is cut, because file systems allow 255 bytes and a format adds an ending."""

@@ -11,7 +11,6 @@ from typing import Any, Self
 import pandas as pd
 import pyarrow as pa
 
-from pipeline.coverage.stored import SCHEMA, read_coverage
 from pipeline.results import selection
 from pipeline.results.alignments import read_alignments
 from pipeline.results.committed import Committed, ShardIds
@@ -20,6 +19,7 @@ from pipeline.results.joining import Joined, On, join
 from pipeline.results.keys import root_of
 from pipeline.results.scores import read_scores, score_again
 from pipeline.results.speakers import Speakers, read_speakers
+from pipeline.scoring.coverage.stored import SCHEMA, read_coverage
 from pipeline.storage import tables
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.run_directory import RunDirectory

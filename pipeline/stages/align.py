@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
-from pipeline.alignment import numbers
-from pipeline.alignment.aligner import Aligner
-from pipeline.alignment.spelling import Speller
 from pipeline.config.run_config import RunConfig
-from pipeline.postprocessing.alignment import ShardAligner
-from pipeline.postprocessing.emissions import StoredEmissions, describe_emissions
+from pipeline.decoding.alignment import numbers
+from pipeline.decoding.alignment.aligner import Aligner
+from pipeline.decoding.alignment.spelling import Speller
 from pipeline.runtime.digests import digest_of_json
 from pipeline.runtime.terminal import counted
+from pipeline.stages.postprocessing.alignment import ShardAligner
+from pipeline.stages.postprocessing.emissions import StoredEmissions, describe_emissions
 from pipeline.stages.shards import work_on_shards
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.manifest import Manifest
@@ -98,7 +98,7 @@ def _language(config: RunConfig, manifest: Manifest, say: Callable[[str], None])
 
 
 def _with_aligner(work: ShardAligner, stored: StoredEmissions, language: str | None) -> ShardAligner:
-    from pipeline.alignment.forced import find_states  # loads torch
+    from pipeline.decoding.alignment.forced import find_states  # loads torch
 
     speller = Speller(stored.labels, None if language is None else numbers.Numbers(language))
     return replace(work, aligner=Aligner(stored.labels, stored.seconds_per_frame, speller, find_states))

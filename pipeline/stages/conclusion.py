@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.config.run_config import RunConfig
-from pipeline.coverage.stored import read_coverage
 from pipeline.inference.textfile import RunTextfile
 from pipeline.report.freshness import is_current
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.terminal import counted
+from pipeline.scoring.coverage.stored import read_coverage
 from pipeline.scoring.terminal import pictures
 from pipeline.stages.align import align
 from pipeline.stages.compact import compact

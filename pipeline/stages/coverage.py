@@ -9,16 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.archives.opening import current_size
+from pipeline.audio.archives.opening import current_size
 from pipeline.audio.headers import Headers
 from pipeline.config.run_config import RunConfig
-from pipeline.coverage.accounting import SECONDS, Account
-from pipeline.coverage.recordings import Gathered, Key, gather, headers_of, keys_of
-from pipeline.coverage.stored import lost, total, write_coverage
 from pipeline.records import AudioHeader
 from pipeline.runtime.errors import UserError, unreadable
 from pipeline.runtime.progress import format_hours
 from pipeline.runtime.terminal import counted
+from pipeline.scoring.coverage.accounting import SECONDS, Account
+from pipeline.scoring.coverage.recordings import Gathered, Key, gather, headers_of, keys_of
+from pipeline.scoring.coverage.stored import lost, total, write_coverage
 from pipeline.stages import resume as refusals
 from pipeline.stages.listing import new_search
 from pipeline.storage import manifest as manifests

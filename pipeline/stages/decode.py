@@ -10,11 +10,11 @@ from rich.console import Console
 
 from pipeline import decoding
 from pipeline.config.run_config import RunConfig
-from pipeline.postprocessing.decoding import ShardDecoder
-from pipeline.postprocessing.emissions import describe_emissions
 from pipeline.runtime.digests import digest_of_json
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.terminal import counted
+from pipeline.stages.postprocessing.decoding import ShardDecoder
+from pipeline.stages.postprocessing.emissions import describe_emissions
 from pipeline.stages.resume import difference
 from pipeline.stages.shards import work_on_shards
 from pipeline.storage.commits import CommittedShard

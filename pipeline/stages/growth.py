@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.archives.members import member_of
-from pipeline.archives.opening import current_size
+from pipeline.audio.archives.members import member_of
+from pipeline.audio.archives.opening import current_size
 from pipeline.inference.planning import assign_shards
 from pipeline.records import AudioHeader, Utterance
 from pipeline.runtime.paths import encode_path

@@ -10,8 +10,8 @@ from itertools import chain
 import pyarrow as pa
 from rich.console import Console
 
-from pipeline.archives.members import file_of
-from pipeline.archives.opening import current_size
+from pipeline.audio.archives.members import file_of
+from pipeline.audio.archives.opening import current_size
 from pipeline.config.run_config import RunConfig
 from pipeline.datasets import Connector, Warnings
 from pipeline.datasets.formats.blocks import BLOCK_ROWS

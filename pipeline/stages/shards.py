@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from pipeline.postprocessing.processes import in_processes
 from pipeline.runtime.cores import available_cores
 from pipeline.runtime.progress import PLAIN_EVERY_S, format_hours
 from pipeline.runtime.signals import Stopped, deferring_stop
 from pipeline.runtime.terminal import counted
+from pipeline.stages.postprocessing.processes import in_processes
 from pipeline.storage.manifest import Manifest
 
 Result = TypeVar("Result")

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.records import ArrayPart, Failure
+from pipeline.records.transcripts import Texts, Transcripts
 from pipeline.runtime.paths import encode_path
 from pipeline.storage.layouts import LIST, column_type, to_column, writer_options
-from pipeline.transcripts import Texts, Transcripts
 
 SCHEMA_VERSION = 1
 

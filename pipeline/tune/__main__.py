@@ -63,7 +63,7 @@ def _tune(arguments: Sequence[str]) -> int:
     # These imports are slow, and the help page does not need them.
     from pipeline.config.run_config import load_decoders
     from pipeline.decoding import greedy as plain
-    from pipeline.postprocessing.emissions import describe_emissions
+    from pipeline.stages.postprocessing.emissions import describe_emissions
     from pipeline.tune import output
     from pipeline.tune.parts import draw_parts
     from pipeline.tune.search import difference, measure, search

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.postprocessing.emissions import read_emissions
 from pipeline.records import UtteranceEmission
 from pipeline.runtime.errors import UserError
 from pipeline.scoring.membership import speaker_column
 from pipeline.scoring.normalisers import standard
+from pipeline.stages.postprocessing.emissions import read_emissions
 from pipeline.storage import manifest as manifests
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.run_directory import RunDirectory

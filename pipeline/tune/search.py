@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decoding import DECODERS, Decoder
-from pipeline.postprocessing.emissions import StoredEmissions
-from pipeline.postprocessing.processes import in_processes
 from pipeline.scoring.bootstrap import speaker_intervals
 from pipeline.scoring.counting import count_errors
+from pipeline.stages.postprocessing.emissions import StoredEmissions
+from pipeline.stages.postprocessing.processes import in_processes
 from pipeline.tune.parts import Part
 
 

@@ -28,10 +28,10 @@ import webdataset
 from common import Table, parser, prepared, publish
 from layouts import cpu_seconds
 
-from pipeline.archives import parquet
-from pipeline.archives.contents import list_archive, member_in
-from pipeline.archives.held import IN_ORDER_BYTES, LIMIT_BYTES, Held
-from pipeline.archives.members import Member
+from pipeline.audio.archives import parquet
+from pipeline.audio.archives.contents import list_archive, member_in
+from pipeline.audio.archives.held import IN_ORDER_BYTES, LIMIT_BYTES, Held
+from pipeline.audio.archives.members import Member
 from pipeline.audio.waveforms import Extent, WaveformReader
 
 GROUPS = (100, 1000)

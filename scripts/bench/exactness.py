@@ -19,11 +19,11 @@ import torchaudio
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.audio.resampling import resample
 from pipeline.audio.waveforms import read_waveform
 from pipeline.models.forward import ExactForward
 from pipeline.models.labels import ENGLISH_LABELS
 from pipeline.models.sources import named
-from pipeline.resampling import resample
 
 LAYERS = 4
 """Of the checkpoint that transformers makes; with more, it would only take longer to make."""

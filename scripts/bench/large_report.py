@@ -29,6 +29,7 @@ from pipeline.inference.shard_tables import ShardTables, TableSettings
 from pipeline.inference.transcription import Transcribed
 from pipeline.models.labels import ENGLISH_LABELS
 from pipeline.records import Chunk, Emission, Failure
+from pipeline.records.transcripts import Transcript, Transcripts, Word
 from pipeline.report import write_report
 from pipeline.stages.score import score_run
 from pipeline.storage import manifest as manifests
@@ -37,7 +38,6 @@ from pipeline.storage.identity import Identity
 from pipeline.storage.names import METRICS, RUN_JSON
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.run_record import RunRecord
-from pipeline.transcripts import Transcript, Transcripts, Word
 
 RECORDING = SHIPPED / "digits" / "theo-6digits-34.flac"
 DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")

@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 from common import Table, environment, parser, prepared, publish, say
 
-from pipeline.alignment.aligner import Aligner, Alignment
-from pipeline.alignment.forced import states_of
-from pipeline.alignment.spelling import Speller
-from pipeline.alignment.viterbi import best_states
-from pipeline.postprocessing.emissions import describe_emissions
+from pipeline.decoding.alignment.aligner import Aligner, Alignment
+from pipeline.decoding.alignment.forced import states_of
+from pipeline.decoding.alignment.spelling import Speller
+from pipeline.decoding.alignment.viterbi import best_states
 from pipeline.results import open_run
 from pipeline.results.arrays import log_probabilities
 from pipeline.run import main as run_pipeline
+from pipeline.stages.postprocessing.emissions import describe_emissions
 from pipeline.storage.run_directory import RunDirectory
 
 TIMES = (1, 8, 32)

@@ -29,12 +29,12 @@ from weights import prepare_weights
 from writing import BASE, writing
 
 from pipeline.audio.reader import read_header
+from pipeline.audio.resampling import resample
 from pipeline.audio.waveforms import read_waveform
 from pipeline.config.run_config import load
 from pipeline.inference.loader import Loader, Recordings
 from pipeline.inference.planning import Chunking, assign_shards, plan_run
 from pipeline.models.catalog import MODELS
-from pipeline.resampling import resample
 from pipeline.stages.build_manifest import build as build_manifest
 
 FORMATS = {

@@ -27,14 +27,14 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(ROOT / "scripts" / "data"))
 
-from pipeline.alignment.aligner import Aligner, Alignment
-from pipeline.alignment.forced import find_states
-from pipeline.alignment.spelling import Speller
-from pipeline.postprocessing.emissions import describe_emissions
+from pipeline.decoding.alignment.aligner import Aligner, Alignment
+from pipeline.decoding.alignment.forced import find_states
+from pipeline.decoding.alignment.spelling import Speller
 from pipeline.results import open_run
 from pipeline.results.arrays import log_probabilities
 from pipeline.run import main as run_pipeline
 from pipeline.scoring.counting import count_errors
+from pipeline.stages.postprocessing.emissions import describe_emissions
 from pipeline.storage.run_directory import RunDirectory
 
 SHARE = 0.05

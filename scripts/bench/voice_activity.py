@@ -25,8 +25,8 @@ from common import ROOT, Table, environment, parser, prepared, publish, say
 from layouts import cpu_seconds
 
 from pipeline.audio.reader import read_header
+from pipeline.audio.resampling import resample
 from pipeline.audio.waveforms import Extent, read_waveform
-from pipeline.resampling import resample
 from pipeline.results import open_run
 from pipeline.run import main as run
 from pipeline.scoring.counting import count_errors

@@ -26,10 +26,10 @@ from pipeline.models.catalog import MODELS
 from pipeline.models.forward import ExactForward
 from pipeline.models.sources import load_model, named
 from pipeline.records import ArrayPart, Chunk, Emission
+from pipeline.records.transcripts import Transcript, Transcripts
 from pipeline.stages.build_manifest import build as build_manifest
 from pipeline.storage import tables as layout
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.transcripts import Transcript, Transcripts
 
 BASE = "wav2vec2_asr_base_960h"
 Arrays = list[NDArray[np.float32]]

@@ -61,7 +61,7 @@ DRAWINGS = (
     Drawing("draw_pages", ("compare.png", "suspects.png"), ("pipeline/report", "pipeline/compare")),
     Drawing("draw_terminal", ("terminal.svg", "terminal-checks.svg"),
             ("pipeline/run.py", "pipeline/status.py", "pipeline/scoring", "pipeline/verify")),
-    Drawing("draw_alignment", ("alignment.png",), ("pipeline/alignment",),
+    Drawing("draw_alignment", ("alignment.png",), ("pipeline/decoding/alignment",),
             ("{run}", EXAMPLE, "4", "eight", "{docs}/alignment.png")),
     Drawing("draw_cluster", ("cluster.png",), ("scripts/results/cluster-cpu.json",),
             ("scripts/results/cluster-cpu.json", "{docs}/cluster.png")),
@@ -69,7 +69,7 @@ DRAWINGS = (
             ("{docs}/decoders.png",)),
     Drawing("draw_export", ("export.png",), ("pipeline/export",), ("{docs}/export.png",)),
     Drawing("draw_sampling", ("sampling.png",), ("pipeline/sample",), ("{docs}/sampling.png",)),
-    Drawing("draw_voice_activity", ("voice-activity.png",), ("pipeline/vad", "pipeline/coverage"),
+    Drawing("draw_voice_activity", ("voice-activity.png",), ("pipeline/vad", "pipeline/scoring/coverage"),
             ("{docs}/voice-activity.png",)),
 )  # fmt: skip
 

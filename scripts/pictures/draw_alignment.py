@@ -15,14 +15,14 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from pipeline.alignment.aligner import Aligner, Alignment
-from pipeline.alignment.forced import find_states
-from pipeline.alignment.spelling import Speller
-from pipeline.postprocessing.emissions import StoredEmissions, describe_emissions
+from pipeline.decoding.alignment.aligner import Aligner, Alignment
+from pipeline.decoding.alignment.forced import find_states
+from pipeline.decoding.alignment.spelling import Speller
 from pipeline.report.labels import label_names
 from pipeline.report.suspects import SUSPECT_LLR
 from pipeline.results import open_run
 from pipeline.results.arrays import log_probabilities
+from pipeline.stages.postprocessing.emissions import StoredEmissions, describe_emissions
 from pipeline.storage.run_directory import RunDirectory
 
 

@@ -19,8 +19,8 @@ import matplotlib.pyplot as plt
 
 from pipeline.config.run_config import load_decoders
 from pipeline.lm.__main__ import main as make_model
-from pipeline.postprocessing.emissions import describe_emissions
 from pipeline.run import main as run
+from pipeline.stages.postprocessing.emissions import describe_emissions
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.tune.parts import draw_parts
 from pipeline.tune.search import search

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from packing import write_tar, write_zip
 
-from pipeline.archives.opening import open_path
+from pipeline.audio.archives.opening import open_path
 from pipeline.datasets import folder
 from pipeline.records import Utterance
 from pipeline.runtime.errors import UserError

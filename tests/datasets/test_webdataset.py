@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from packing import write_tar
 
-from pipeline.archives.members import unpacked
+from pipeline.audio.archives.members import unpacked
 from pipeline.datasets.webdataset import Dataset, Keys, Options
 from pipeline.records import Utterance
 from pipeline.runtime.errors import UserError

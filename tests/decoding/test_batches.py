@@ -15,8 +15,8 @@ from plain_greedy import PlainDecoder
 from pipeline.decoding import greedy
 from pipeline.inference.transcription import Transcription
 from pipeline.records import BestPath, Chunk, Emission, Labels, UtteranceEmission
+from pipeline.records.transcripts import Transcript, Transcripts, Word
 from pipeline.storage import tables
-from pipeline.transcripts import Transcript, Transcripts, Word
 
 STRIDE_S = 0.02
 

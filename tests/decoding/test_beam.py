@@ -31,9 +31,9 @@ from pipeline.decoding import beam, greedy
 from pipeline.decoding.beam_search import search
 from pipeline.models.labels import ENGLISH_LABELS
 from pipeline.records import BestPath, Labels, UtteranceEmission
+from pipeline.records.transcripts import Transcripts
 from pipeline.runtime.errors import UserError
 from pipeline.storage import tables
-from pipeline.transcripts import Transcripts
 
 LABELS = Labels(("-", "|", "A", "B", "C", "D"), 0, "|")
 STRIDE_S = 0.02

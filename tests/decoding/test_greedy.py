@@ -17,7 +17,7 @@ from pipeline.inference.transcription import joined
 from pipeline.models.labels import ENGLISH_LABELS
 from pipeline.models.transfer import best_path
 from pipeline.records import BestPath, Chunk, Emission, Labels
-from pipeline.transcripts import Transcript, Word
+from pipeline.records.transcripts import Transcript, Word
 
 LABELS = ("-", "|", "A", "B", "'")
 STRIDE_S = 0.02

@@ -19,6 +19,7 @@ import torch
 from memory_eater import eat
 from running import DATA, OWN_MOUNTS, assert_accounting, children_of, run_prepared
 
+from pipeline.audio.resampling import resample
 from pipeline.audio.waveforms import Extent, WaveformReader, read_waveform
 from pipeline.datasets import folder
 from pipeline.inference import loader as loaders
@@ -27,7 +28,6 @@ from pipeline.inference.loader import Batch, Loader, Recordings
 from pipeline.inference.planning import Chunking, plan_run
 from pipeline.models.samples import in_float32
 from pipeline.records import Rejected
-from pipeline.resampling import resample
 from pipeline.runtime.errors import RunError
 from pipeline.stages.build_manifest import build as build_manifest
 from pipeline.storage.manifest import Manifest

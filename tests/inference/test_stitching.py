@@ -15,7 +15,7 @@ from pipeline.inference.planning import Chunking
 from pipeline.inference.stitching import Stitcher, find_join
 from pipeline.inference.transcription import Transcribed, Transcription
 from pipeline.records import BestPath, Chunk, Emission, Labels, Rejected, UtteranceEmission
-from pipeline.transcripts import Transcript, Transcripts
+from pipeline.records.transcripts import Transcript, Transcripts
 
 LABELS = ("-", "|", "A", "B", "C")
 CHUNKING = Chunking(max_samples=60 * 320 + 80, context=14, stride=320, receptive_field=400)

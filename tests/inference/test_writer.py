@@ -15,12 +15,12 @@ from pipeline.inference.shard_tables import TableSettings
 from pipeline.inference.transcription import Transcribed
 from pipeline.inference.writer import QUEUED_BATCHES, ShardWriter
 from pipeline.records import Chunk, Emission, Failure
+from pipeline.records.transcripts import Transcript, Transcripts
 from pipeline.runtime import failpoints
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.transcripts import Transcript, Transcripts
 
 SHARDS = 20
 SETTINGS = TableSettings(

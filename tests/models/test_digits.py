@@ -13,10 +13,10 @@ import transformers
 from running import DATA, SHIPPED
 from safetensors import safe_open
 
+from pipeline.audio.resampling import resample
 from pipeline.models import digits
 from pipeline.models.catalog import MODELS
 from pipeline.models.sources import named
-from pipeline.resampling import resample
 from pipeline.scoring.counting import count_errors
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

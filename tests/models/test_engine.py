@@ -13,6 +13,7 @@ from fake_cuda import gpus
 from running import DATA
 
 from pipeline.audio.digests import joined_digest
+from pipeline.audio.resampling import resample
 from pipeline.audio.waveforms import read_waveform
 from pipeline.decoding import greedy
 from pipeline.inference.stitching import Stitcher
@@ -25,7 +26,6 @@ from pipeline.models.engine import Engine, EngineSettings
 from pipeline.models.forward import ModelOutput
 from pipeline.models.sources import load_model, named
 from pipeline.records import Chunk
-from pipeline.resampling import resample
 from pipeline.runtime import cores, memory
 from pipeline.runtime.errors import UserError
 

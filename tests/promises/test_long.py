@@ -17,6 +17,7 @@ from running import DATA, SHIPPED, assert_accounting, assert_same_tables, ids, m
 
 from pipeline.audio import headers
 from pipeline.audio.reader import AudioError, read_header
+from pipeline.audio.resampling import resample, resample_window, source_window
 from pipeline.audio.waveforms import Extent, WaveformReader, read_waveform
 from pipeline.datasets import folder
 from pipeline.datasets import manifest as listed
@@ -32,7 +33,6 @@ from pipeline.models.catalog import MODELS
 from pipeline.models.engine import Engine, EngineSettings
 from pipeline.models.sources import named
 from pipeline.records import AudioHeader, Chunk, Rejected
-from pipeline.resampling import resample, resample_window, source_window
 from pipeline.results import open_run
 from pipeline.stages.build_manifest import build as build_manifest
 

@@ -17,6 +17,7 @@ import soundfile
 from running import DATA
 
 from pipeline.audio.waveforms import Extent
+from pipeline.records.transcripts import Word
 from pipeline.report.axis import ticks_of
 from pipeline.report.charts import histogram, speed_chart
 from pipeline.report.clips import Clip, Wanted, read_clips
@@ -27,7 +28,6 @@ from pipeline.report.stretches import CLIP_S, choose_stretch
 from pipeline.report.timing import BINS, Timing, read_timing
 from pipeline.storage.names import METRICS
 from pipeline.storage.run_directory import RunDirectory
-from pipeline.transcripts import Word
 
 NAN = float("nan")
 

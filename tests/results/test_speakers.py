@@ -9,12 +9,12 @@ import pytest
 from make_run import Spoken, make_run
 from praatio import textgrid
 
-from pipeline.corrections.matching import Utterances
-from pipeline.corrections.reading import read
 from pipeline.export.exporting import export
 from pipeline.results import open_run
 from pipeline.results.speakers import read_speakers
 from pipeline.runtime.errors import UserError
+from pipeline.stages.corrections.matching import Utterances
+from pipeline.stages.corrections.reading import read
 from pipeline.storage.run_directory import RunDirectory
 
 TURNS = """\

@@ -14,10 +14,10 @@ from running import SHORT
 
 from pipeline.datasets import SHIPPED
 from pipeline.models.catalog import MODELS
-from pipeline.postprocessing.emissions import describe_emissions
 from pipeline.results import open_run
 from pipeline.run import main
 from pipeline.runtime.errors import UserError
+from pipeline.stages.postprocessing.emissions import describe_emissions
 from pipeline.storage.names import ALIGNMENTS
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.verify.audit import audit

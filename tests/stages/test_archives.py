@@ -11,10 +11,10 @@ import pytest
 from packing import NAMES, recordings, write_parquet, write_tar
 from running import NO_REPORT, assert_accounting, assert_same_tables, main, read
 
-from pipeline.archives.members import member_of, unpacked
-from pipeline.corrections.correction import Correction
-from pipeline.corrections.matching import Utterances
+from pipeline.audio.archives.members import member_of, unpacked
 from pipeline.results import open_run
+from pipeline.stages.corrections.correction import Correction
+from pipeline.stages.corrections.matching import Utterances
 
 
 def run(root: Path, out: Path, *overrides: str, stages: str = NO_REPORT) -> int:

@@ -18,11 +18,11 @@ from running import main, read
 from pipeline import status
 from pipeline.decoding import greedy
 from pipeline.export import __main__ as export
-from pipeline.postprocessing import processes
-from pipeline.postprocessing.decoding import Decoded, ShardDecoder
-from pipeline.postprocessing.emissions import describe_emissions
 from pipeline.report import __main__ as report
 from pipeline.results import open_run
+from pipeline.stages.postprocessing import processes
+from pipeline.stages.postprocessing.decoding import Decoded, ShardDecoder
+from pipeline.stages.postprocessing.emissions import describe_emissions
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.tune import __main__ as tune
 from pipeline.verify import __main__ as verify

@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.records import ArrayPart, Failure
+from pipeline.records.transcripts import Transcript, Transcripts, Word
 from pipeline.storage import tables
-from pipeline.transcripts import Transcript, Transcripts, Word
 
 MANIFEST = {
     "id": "string",

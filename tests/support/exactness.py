@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from running import DATA, SHIPPED
 
+from pipeline.audio.resampling import resample
 from pipeline.audio.waveforms import read_waveform
 from pipeline.models.facts import ModelFacts
 from pipeline.models.forward import ExactForward, ModelOutput
-from pipeline.resampling import resample
 
 TOLERANCE = 1e-4
 NEAR_TIE = 2e-4

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.records import Labels, UtteranceEmission
-from pipeline.transcripts import Transcript, Word
+from pipeline.records.transcripts import Transcript, Word
 
 
 class PlainDecoder:

@@ -12,8 +12,8 @@ import soundfile
 import torch
 
 from pipeline.audio.reader import read_header
+from pipeline.audio.resampling import resample
 from pipeline.audio.waveforms import Extent, WaveformReader, read_waveform
-from pipeline.resampling import resample
 from pipeline.runtime.errors import AudioError, UserError
 from pipeline.vad.engine import recording
 from pipeline.vad.silero import Detector, Options

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 
-from pipeline.archives.members import member_of
+from pipeline.audio.archives.members import member_of
 from pipeline.datasets.formats import Row
 from pipeline.datasets.formats.values import shown
 from pipeline.runtime.paths import resolve_path

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.archives.members import Member
-from pipeline.archives.parquet import PATH, is_sound
+from pipeline.audio.archives.members import Member
+from pipeline.audio.archives.parquet import PATH, is_sound
 from pipeline.datasets.formats import Batch, Listing, Row
 from pipeline.datasets.formats.detect import parquet_files
 from pipeline.datasets.formats.mapping import PLACES, Columns, roles_in, row_of, usual_columns

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
-from pipeline.archives.members import unpacked
+from pipeline.audio.archives.members import unpacked
 from pipeline.datasets.formats import Listing
 from pipeline.datasets.formats.opening import LOOKED_AT, Values
 from pipeline.runtime.places import common_folder, is_absolute, is_below, is_url

@@ -11,7 +11,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from pipeline.archives.members import file_of, member_of
+from pipeline.audio.archives.members import file_of, member_of
 from pipeline.records import Scalar
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path

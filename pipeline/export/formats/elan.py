@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 from xml.sax.saxutils import escape, quoteattr
 
-from pipeline.archives.members import unpacked
+from pipeline.audio.archives.members import unpacked
 from pipeline.export.formats import write_each
 from pipeline.export.material import Exported, Recording
 from pipeline.export.tiers import tiers_of

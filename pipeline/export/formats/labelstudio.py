@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.archives.members import unpacked
+from pipeline.audio.archives.members import unpacked
 from pipeline.export.material import Exported, Recording, Turn
 
 DESCRIPTION = "tasks of Label Studio with the transcripts as predictions"

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.audio.rates import resampled_length
+from pipeline.audio.resampling import resample_window, source_window
 from pipeline.audio.waveforms import Extent, WaveformReader
 from pipeline.records import AudioHeader
-from pipeline.resampling import resample_window, source_window
 from pipeline.vad.engine.network import FRAME_SAMPLES, SAMPLE_RATE, Network
 
 if TYPE_CHECKING:
