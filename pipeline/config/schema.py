@@ -202,5 +202,6 @@ def check_values(config: DictConfig) -> None:
     if chunk.context_seconds > chunk.seconds / 4:
         raise UserError(
             f"chunk.context_seconds={chunk.context_seconds}: must be a quarter of chunk.seconds={chunk.seconds} at "
-            "most, so that most of what a chunk hears belongs to the chunk"
+            "most, so that most of what a chunk hears belongs to the chunk; add chunk.context_seconds="
+            f"{chunk.seconds / 4}, or less"
         )

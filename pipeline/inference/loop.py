@@ -123,6 +123,8 @@ class _Results:
         self._writer = writer
         self._listener = listener
         self._stitcher = Stitcher()
+        self._reached_s = 0.0
+        """Where in its utterance the last chunk ended."""
         decoder = job.computation.decoder
         self._duration_s = np.nan_to_num(job.manifest.duration_s)
         start_s = np.nan_to_num(np.asarray(job.manifest.table["start_s"].to_numpy(), dtype=np.float64))
@@ -176,12 +178,12 @@ class _Results:
         )
 
     def _own_s(self, chunk: Chunk) -> float:
-        """Return the seconds of a chunk, without those that it shares with the next chunk."""
+        """Return the seconds of a chunk, without those that it shares with the chunk before, which came just before."""
         if chunk.whole:
             return float(self._duration_s[chunk.row])
-        facts = self._job.computation.facts
-        shared = 0 if chunk.last else 2 * chunk.context * facts.stride
-        return (chunk.num_samples - shared) / facts.sample_rate
+        begin_s = self._reached_s if chunk.start else 0.0
+        self._reached_s = (chunk.start + chunk.num_samples) / self._job.computation.facts.sample_rate
+        return self._reached_s - begin_s
 
 
 def _failure(manifest: Manifest, item: Rejected) -> Failure:

@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -19,6 +18,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from pipeline.runtime.clock import timestamp
 from pipeline.runtime.metrics import BatchMetrics
 from pipeline.runtime.terminal import counted
 
@@ -230,7 +230,7 @@ class RunProgress:
             shown = {**asdict(replace(metrics, batch=self._batches)), "worker": place, "workers": max(1, computing)}
         self._batches += 1
         if self._metrics is not None:
-            stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+            stamp = timestamp()
             rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in shown.items()}
             self._metrics.write(json.dumps({"time": stamp, **rounded}) + "\n")
             self._metrics.flush()

@@ -88,7 +88,7 @@ class Conclusion:
             scored = read_overall(self._directory) if "score" in settings.stages else None
             for line in summary.error_lines(scored):
                 self._say(line)
-            self._say(f"stages {', '.join(settings.stages)} done in {self._directory.root}")
+            self._say(f"did stages=[{','.join(settings.stages)}] in {self._directory.root}")
             return 0
         return self.close(records, "" if finished is None else "complete already; ", computed.speed)
 

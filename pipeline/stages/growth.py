@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +18,7 @@ from pipeline.audio.archives.members import member_of
 from pipeline.audio.archives.opening import current_size
 from pipeline.inference.planning import assign_shards
 from pipeline.records import AudioHeader, Utterance
+from pipeline.runtime.clock import timestamp
 from pipeline.runtime.paths import encode_path
 from pipeline.stages.build_manifest import Facts, Listing
 from pipeline.storage.manifest import Generation, Manifest, chain_of
@@ -207,7 +207,7 @@ def grown(changes: Changes, shard_hours: float, redo: bool) -> Manifest:
         redo: Whether the rows that were replaced are measured anew.
     """
     before, listed = changes.manifest.table, changes.listed.table
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = timestamp()
     schema = _schema(changes)
     there = changes.place >= 0
     taken = listed.take(pa.array(np.maximum(changes.place, 0))) if len(listed) else listed

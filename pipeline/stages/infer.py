@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
@@ -24,6 +23,7 @@ from pipeline.inference.textfile import RunTextfile
 from pipeline.models.device import Devices, resolve_precision
 from pipeline.models.facts import ModelFacts
 from pipeline.models.sources import load_model
+from pipeline.runtime.clock import timestamp
 from pipeline.runtime.errors import RunError, UserError
 from pipeline.runtime.failpoints import failpoint
 from pipeline.runtime.terminal import counted
@@ -246,7 +246,7 @@ def _write_record(
         manifest_file=directory.file_record(MANIFEST),
         versions=identities.versions(),
         device=str(devices),
-        written=datetime.now(UTC).isoformat(timespec="seconds"),
+        written=timestamp(),
         manifests=(manifest.chain,) if manifest.chain else (),
         others=tuple(others.values()),
         decoder_files=config.decoder_files,

@@ -18,12 +18,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from pipeline.runtime.clock import timestamp
 from pipeline.runtime.errors import naming
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.commits import (
@@ -214,7 +214,7 @@ def _publish(
     shard = record.shard
     published = directory.publish(staged, shard, record.supplement)
     failpoint("renamed", shard)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = timestamp()
     done = replace(record, committed_at=record.committed_at or now)
     try:
         name, data = directory.commit_name(shard, record.supplement), encode_record(done)

@@ -16,9 +16,9 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline.runtime.clock import timestamp
 from pipeline.runtime.digests import decode_checked, encode_checked
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.commits import CommittedFile, CommittedShard, staged_file
@@ -142,7 +142,7 @@ class CompactedTable:
         failpoint("compact", first)
         self._files.publish({stored.name: staged}, first)
         failpoint("compacted", first)
-        done = replace(record, file=file, committed_at=datetime.now(UTC).isoformat(timespec="seconds"))
+        done = replace(record, file=file, committed_at=timestamp())
         self._files.write(self.record_name(first), encode_checked(asdict(done)))
 
     def remove(self, first: int) -> None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.runtime.clock import timestamp
 from pipeline.runtime.digests import decode_checked, digest_of_json, encode_checked
 from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.commits import CommittedFile, CommittedShard, staged_file
@@ -130,7 +130,7 @@ class DerivedTable:
         self.retract(shard)  # an old record goes before its file changes
         self._files.publish({stored.name: staged}, shard)
         failpoint("renamed", shard)
-        done = replace(record, file=file, committed_at=datetime.now(UTC).isoformat(timespec="seconds"))
+        done = replace(record, file=file, committed_at=timestamp())
         self._files.write(self.commit_name(shard), encode_checked(asdict(done)), shard)
         failpoint("committed", shard)
         return done

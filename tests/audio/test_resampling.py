@@ -12,7 +12,7 @@ import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import resampling
+from pipeline.audio import resampling
 from pipeline.audio.rates import resampled_length
 from pipeline.audio.resampling import resample
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
@@ -41,6 +42,14 @@ def test_the_number_of_cores_and_of_committers_changes_no_byte(
     assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", "threads=5"]) == 0
     assert len(tables(one_after_another)) > 20
     assert tables(tmp_path / "run") == tables(one_after_another)
+
+
+def test_the_seconds_of_chunks_add_up_to_those_of_the_recordings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", "outputs=[transcripts]"]) == 0
+    (done, total), *_ = re.findall(r"^([\d.]+) s of ([\d.]+) s, ", capsys.readouterr().out, re.MULTILINE)
+    assert done == total
 
 
 def test_a_cpu_with_bf16_runs_in_it_when_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

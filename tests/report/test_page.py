@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +150,6 @@ def test_a_page_is_called_after_the_corpus_and_says_what_is_new_since_it_grew(tm
     given = ("dataset=folder", f"dataset.root={calls}", "outputs=[transcripts]", "stages=[manifest,infer]")
     out = infer(tmp_path, *given)
     assert "New since" not in text_of(page(out, utterances=0))
-    time.sleep(1)  # commits and generations are dated to the second
     shutil.copy(DATA / "fsdd" / "7_george_0.wav", calls)
     text = text_of(page(infer(tmp_path, *given), utterances=0))
     assert "report spring calls · digits" in text

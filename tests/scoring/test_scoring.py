@@ -721,7 +721,7 @@ def test_scores_asked_for_alone_where_there_are_no_references_say_so(
 
 def test_scores_can_be_asked_for_alone(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert again(digits, "stages=[score]", "score.by=[]") == 0
-    assert "\nWER 0.00 % (0 errors in 186 reference words)\nstages score done in" in capsys.readouterr().out
+    assert "\nWER 0.00 % (0 errors in 186 reference words)\ndid stages=[score] in" in capsys.readouterr().out
     assert pq.read_table(digits / "scores.parquet")["group"].to_pylist() == ["overall"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import yaml
 from pipeline.config.schema import ScoreSettings
 from pipeline.datasets import usual_groups
 from pipeline.results.keys import root_of
+from pipeline.runtime.clock import timestamp
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
 from pipeline.runtime.terminal import counted, printable
@@ -60,7 +60,7 @@ def import_corrections(directory: RunDirectory, path: Path, say: Callable[[str],
         refuse_edited(directory, manifest)
         finish_change(directory, manifest)
         settings = _score_settings(directory)
-        time = datetime.now(UTC).isoformat(timespec="seconds")
+        time = timestamp()
         references.add(directory, matched.texts, encode_path(str(path)), time)
         manifest, changed = take_over_references(directory, manifest, made_with)
         same = len(matched.texts) - changed
