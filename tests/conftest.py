@@ -84,6 +84,13 @@ def _one_digest_of_the_shipped_weights() -> None:
     warm.share_the_digest_of_the_shipped_weights()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> None:
+    import warm
+
+    warm.leave_syncing_out()
+
+
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory and no corpus in the environment."""

@@ -112,7 +112,7 @@ def test_a_package_that_cannot_be_used_is_named(
     name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     point = EntryPoint(name, value, "overnight_speech.datasets")
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == point.group else [])
+    monkeypatch.setattr(plugins, "entry_points_of", lambda group, _: (point,) if group == point.group else ())
     with pytest.raises(UserError, match=said):
         load([f"dataset={name}"])
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points, packages_distributions
 from types import ModuleType
 
@@ -45,7 +47,7 @@ class Modules:
         if self.group is None:
             return found
         shipped = self.shipped()
-        for point in sorted(entry_points(group=self.group), key=lambda point: point.name):
+        for point in entry_points_of(self.group, tuple(sys.path)):
             other = found.get(point.name)
             if point.name in shipped or (other is not None and other.value != point.value):
                 taken = "is shipped" if other is None else f"is also added by {distribution(other)}"
@@ -83,6 +85,17 @@ class Modules:
                 f"the entry point must name a module that has both"
             )
         return module  # type: ignore[no-any-return]
+
+
+@cache
+def entry_points_of(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """The entry points of a group, by name. Reading those of all installed packages takes 25 ms.
+
+    Args:
+        group: The group of entry points.
+        path: The folders in which Python looks for packages now. Where they change, the entry points are read again.
+    """
+    return tuple(sorted(entry_points(group=group), key=lambda point: point.name))
 
 
 def distribution(point: EntryPoint) -> str:

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import running
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -862,8 +863,11 @@ with directory.lock():
 
 
 def attempt(directory: RunDirectory, failpoint: str, *shards: int) -> int:
-    arguments = [sys.executable, "-c", ATTEMPT, str(directory.root), *map(str, shards)]
-    return subprocess.run(arguments, env=environment(PIPELINE_FAILPOINT=failpoint)).returncode
+    script = directory.root.with_name("attempt.py")
+    script.write_text(ATTEMPT)
+    env = running.environment(PIPELINE_FAILPOINT=failpoint)
+    arguments = [str(directory.root), *map(str, shards)]
+    return running.server().run(str(script), arguments, cwd=script.parent, env=env, timeout=60).returncode
 
 
 @pytest.mark.parametrize("point", POINTS)
