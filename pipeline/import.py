@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline.runtime import failpoints
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError, unreadable
-from pipeline.runtime.places import place
+from pipeline.runtime.places import local_path, place
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import console
 from pipeline.runtime.terminal import printable
@@ -56,7 +55,7 @@ def _perform(arguments: Sequence[str]) -> int:
     failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
     parser = Parser(_USAGE)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=place)
-    parser.add_argument("file", metavar="FILE", type=Path)
+    parser.add_argument("file", metavar="FILE", type=local_path)
     given = parser.parse_args(arguments)
     # These imports are slow, and the help page does not need them.
     import pyarrow as pa

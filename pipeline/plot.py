@@ -20,7 +20,7 @@ from pipeline.results import Run, open_run
 from pipeline.results.arrays import log_probabilities
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.places import Place, place
+from pipeline.runtime.places import Place, local_path, place
 from pipeline.runtime.stdout import standard_output
 from pipeline.runtime.terminal import printable
 
@@ -103,7 +103,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(_USAGE)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=place)
     parser.add_argument("id", metavar="ID")
-    parser.add_argument("--out", metavar="FOLDER", type=Path)
+    parser.add_argument("--out", metavar="FOLDER", type=local_path)
     parser.add_argument("--layers", metavar="N,N")
     parser.add_argument("--start", metavar="S", type=float)
     parser.add_argument("--end", metavar="S", type=float)

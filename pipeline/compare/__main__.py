@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow as pa
 
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import unreadable
-from pipeline.runtime.places import place
+from pipeline.runtime.places import local_path, place
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import console, standard_output
 from pipeline.runtime.terminal import printable
@@ -83,7 +82,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("runs", metavar="RUN_DIR", type=place, nargs="*")
     parser.add_argument("--by", metavar="COLUMNS", type=lambda given: given.split(","))
     parser.add_argument("--html", action="store_true")
-    parser.add_argument("--out", metavar="FOLDER", type=Path)
+    parser.add_argument("--out", metavar="FOLDER", type=local_path)
     parser.add_argument("--night", metavar="RUN", type=place)
     parser.add_argument("--since", metavar="DATE")
     parser.add_argument("--fail-if", metavar="CONDITION", action="append", default=[])

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import unreadable
-from pipeline.runtime.places import place
+from pipeline.runtime.places import local_path, place
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import console
 from pipeline.runtime.terminal import counted, printable
@@ -79,7 +78,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(_USAGE)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=place)
     parser.add_argument("--by", metavar="COLUMNS", type=lambda given: given.split(","))
-    parser.add_argument("-o", "--out", metavar="FILE", type=Path)
+    parser.add_argument("-o", "--out", metavar="FILE", type=local_path)
     return parser.parse_args(arguments)
 
 

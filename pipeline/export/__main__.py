@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError, one_of
-from pipeline.runtime.places import place
+from pipeline.runtime.places import local_path, place
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import standard_output
 from pipeline.runtime.terminal import printable
@@ -80,9 +79,9 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(_USAGE)
     parser.add_argument("run_dir", metavar="RUN_DIR", type=place)
     parser.add_argument("--format", metavar="FORMAT", required=True)
-    parser.add_argument("--out", metavar="PATH", type=Path)
+    parser.add_argument("--out", metavar="PATH", type=local_path)
     parser.add_argument("--text", default="transcript")
-    parser.add_argument("--rttm", metavar="FILE", type=Path)
+    parser.add_argument("--rttm", metavar="FILE", type=local_path)
     parser.add_argument("--audio-url", metavar="URL", default="/data/local-files/?d=")
     given = parser.parse_args(arguments)
     one_of("--text", given.text, ("transcript", "reference"))

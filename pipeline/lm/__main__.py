@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.places import local_path, place
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import console
 from pipeline.runtime.terminal import counted, printable
@@ -71,8 +71,8 @@ def _make(arguments: Sequence[str]) -> int:
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(_USAGE)
-    parser.add_argument("texts", metavar="TEXTS", type=Path, nargs="+")
-    parser.add_argument("-o", "--out", metavar="FILE", type=Path, required=True)
+    parser.add_argument("texts", metavar="TEXTS", type=place, nargs="+")
+    parser.add_argument("-o", "--out", metavar="FILE", type=local_path, required=True)
     parser.add_argument("--order", metavar="N", type=int, default=4)
     parser.add_argument("--letters", action="store_true")
     given = parser.parse_intermixed_args(arguments)

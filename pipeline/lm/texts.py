@@ -6,24 +6,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.places import Place, Url
 from pipeline.scoring.normalisers import standard
 
 _TABLES = (".csv", ".tsv", ".parquet")
 _COLUMNS = ("reference", "text", "transcript", "sentence")
 
 
-def read_texts(path: Path) -> Iterator[str]:
+def read_texts(path: Place) -> Iterator[str]:
     """Yield the texts of a file or of a run, normalised as references are before they are scored.
 
     Args:
         path: A text file with a sentence on each line, a table (.csv, .tsv, .parquet) with a column `reference`,
-            `text`, `transcript` or `sentence`, or the directory of a run.
+            `text`, `transcript` or `sentence`, or the directory of a run, which may be in an object store.
 
     Raises:
         UserError: There is nothing of these.
         OSError: The file cannot be read.
     """
-    if path.is_dir():
+    if isinstance(path, Url) or path.is_dir():
         yield from map(standard, _references(path))
     elif path.suffix.lower() in _TABLES:
         yield from map(standard, _column(path))
@@ -35,7 +36,7 @@ def read_texts(path: Path) -> Iterator[str]:
                 raise UserError(f"{path}: is not text in UTF-8; convert it, or name another file") from None
 
 
-def _references(run_dir: Path) -> list[str]:
+def _references(run_dir: Place) -> list[str]:
     from pipeline.results import open_run
 
     try:

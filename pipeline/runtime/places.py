@@ -114,6 +114,17 @@ def place(text: str) -> Place:
     return Url(protocol, path)
 
 
+def local_path(text: str) -> Path:
+    """Return the path of a file or a folder that must be on this machine.
+
+    Raises:
+        UserError: It is the URL of an object store.
+    """
+    if is_url(text):
+        raise UserError(f"{text}: is in an object store, and this must be on this machine; give a path")
+    return Path(text)
+
+
 def filesystem(url: Url) -> AbstractFileSystem:
     """Return the file system of a store. A process that was forked gets one of its own.
 

@@ -70,16 +70,16 @@ def open_buffered(path: str) -> io.BufferedReader:
     return io.BufferedReader(RemoteFile(path)) if is_url(path) else open(path, "rb")
 
 
-def names_in(folder: str) -> list[str]:
-    """Return the names in a folder, or those directly below a URL.
+def names_in(folder: str) -> Iterator[str]:
+    """Yield the names in a folder, or those of the objects directly below a URL.
 
     Raises:
         OSError: There is no such folder, or it cannot be read.
     """
-    if not is_url(folder):
-        return os.listdir(folder)
-    with _reaching(folder) as url:
-        return [name.rstrip("/").rpartition("/")[2] for name in filesystem(url).ls(url.path, detail=False)]
+    if is_url(folder):
+        yield from _keys(folder, "/")
+    else:
+        yield from os.listdir(folder)
 
 
 def walk_url(folder: str) -> Iterator[str]:
@@ -88,11 +88,36 @@ def walk_url(folder: str) -> Iterator[str]:
     Raises:
         OSError: The store cannot be used.
     """
-    with _reaching(folder) as url:
-        found = filesystem(url).find(url.path)
-    for key in sorted((key.removeprefix(url.path + "/") for key in found), key=os.fsencode):
+    for key in _keys(folder):
         if not any(part.startswith(".") for part in key.split("/")):
             yield key
+
+
+def _keys(folder: str, delimiter: str = "") -> Iterator[str]:
+    """Yield the key of each object below a URL, relative to it, sorted bytewise.
+
+    S3 lists a thousand keys at a time in this order, so memory holds a thousand. The clients of other stores return all
+    keys at once.
+
+    Args:
+        folder: The URL.
+        delimiter: `/` leaves out the objects further below.
+    """
+    with _reaching(folder) as url:
+        store = filesystem(url)
+        if not hasattr(store, "call_s3"):
+            found = store.find(url.path, maxdepth=1 if delimiter else None)
+            yield from sorted((key.removeprefix(f"{url.path}/") for key in found), key=os.fsencode)
+            return
+        bucket, key, _ = store.split_path(url.path)
+        prefix = f"{key}/" if key else ""
+        asked = {"Bucket": bucket, "Prefix": prefix, "Delimiter": delimiter}
+        while True:
+            page = store.call_s3("list_objects_v2", **asked)
+            yield from (each["Key"].removeprefix(prefix) for each in page.get("Contents", ()))
+            if not page.get("IsTruncated"):
+                return
+            asked["ContinuationToken"] = page["NextContinuationToken"]
 
 
 class RemoteFile(ObjectReader):

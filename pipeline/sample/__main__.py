@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError, unreadable
-from pipeline.runtime.places import place
+from pipeline.runtime.places import local_path, place
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import console
 from pipeline.runtime.terminal import counted, printable
@@ -86,7 +86,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--by", metavar="COLUMNS", type=lambda given: given.split(","))
     parser.add_argument("--seed", metavar="N", type=int, default=0)
     parser.add_argument("--estimate", action="store_true")
-    parser.add_argument("--out", metavar="FOLDER", type=Path)
+    parser.add_argument("--out", metavar="FOLDER", type=local_path)
     parser.add_argument("--audio-url", metavar="URL", default="/data/local-files/?d=")
     given = parser.parse_args(arguments)
     if not 0 < given.hours < 1e6:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pipeline.config.run_config import RunConfig
 from pipeline.runtime import redaction as masking
+from pipeline.runtime.errors import RunError, UserError
 from pipeline.runtime.paths import encode_path
 from pipeline.stages.score import read_overall
 from pipeline.storage import summary
@@ -27,15 +28,21 @@ def summary_table(configs: Sequence[RunConfig], codes: Sequence[int]) -> Table:
     for heading in ("run", "exit code", "done", "failed", "WER", "run_dir"):
         table.add_column(heading, justify="left" if heading == "run_dir" else "right", overflow="fold")
     for number, (config, code) in enumerate(zip_longest(configs, codes), start=1):
-        directory = RunDirectory(config.run_dir)
-        totals = summary.total(directory.commits().values() if directory.has_commits() else ())
-        scored = read_overall(directory) if directory.scores.is_there else None
         table.add_row(
             str(number),
             "not started" if code is None else str(code),
-            f"{totals.utterances - totals.num_failures:,}",
-            f"{totals.num_failures:,}",
-            f"{100 * scored[0] / scored[1]:.2f} %" if scored and scored[1] else "",
+            *_results(RunDirectory(config.run_dir)),
             masking.mask(escape(encode_path(str(config.run_dir)))),
         )
     return table
+
+
+def _results(directory: RunDirectory) -> tuple[str, str, str]:
+    """Return the utterances of a run that are done and failed, and its WER; nothing of a run that cannot be read."""
+    try:
+        totals = summary.total(directory.commits().values() if directory.has_commits() else ())
+        scored = read_overall(directory) if directory.scores.is_there else None
+    except (RunError, UserError):  # the run itself has said it
+        return "", "", ""
+    wer = f"{100 * scored[0] / scored[1]:.2f} %" if scored and scored[1] else ""
+    return f"{totals.utterances - totals.num_failures:,}", f"{totals.num_failures:,}", wer

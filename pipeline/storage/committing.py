@@ -226,7 +226,7 @@ def _publish(
             directory.retract(shard, record.supplement, durable=False)
         raise
     failpoint("committed", shard)
-    directory.keep_logs()
+    directory.note_commit()
     return done if _are_ours(directory, done, published) else _of_another(directory, done)
 
 

@@ -20,6 +20,7 @@ from pipeline.runtime.failpoints import failpoint
 from pipeline.storage.commits import CommittedFile, CommittedShard, staged_file
 from pipeline.storage.files import Files, StoredTable
 from pipeline.storage.names import COMMITS, DECODED, name_of_pass, pass_of_name
+from pipeline.storage.records import Records
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class DerivedTable:
         self._files = files
         self.folder = folder
         self.commits = f"{COMMITS}-{folder}"
+        self._records = Records(files, self.commits, _parsed)
         self.decoding = folder.removeprefix(DECODED) if folder.startswith(DECODED) else None
 
     def table(self, shard: int) -> StoredTable:
@@ -94,8 +96,7 @@ class DerivedTable:
         if identity is None:
             return {}
         fingerprint = digest_of_json(identity)
-        shards = {written[0] for name in self._files.names(self.commits) if (written := pass_of_name(name, "json"))}
-        records = [record for shard in sorted(shards) if (record := self.read_record(shard)) is not None]
+        records = sorted((each for each in self._records.read().values() if each is not None), key=lambda r: r.shard)
         sizes = {f"{self.folder}/{name}": entry.size for name, entry in self._files.entries(self.folder).items()}
         return {
             record.shard: record
@@ -108,10 +109,8 @@ class DerivedTable:
 
     def read_record(self, shard: int) -> DerivedRecord | None:
         """Read the commit record of a shard; return `None` if it is missing or damaged."""
-        with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-            content = decode_checked(self._files.read(self.commit_name(shard)))
-            record = DerivedRecord(**(content | {"file": CommittedFile(**content["file"])}))
-            return record if record.shard == shard else None
+        with suppress(OSError):
+            return _parsed(f"{name_of_pass(shard)}.json", self._files.read(self.commit_name(shard)))
         return None
 
     def commit(self, record: DerivedRecord, staged: Path) -> DerivedRecord:
@@ -133,6 +132,7 @@ class DerivedTable:
         done = replace(record, file=file, committed_at=timestamp())
         self._files.write(self.commit_name(shard), encode_checked(asdict(done)), shard)
         failpoint("committed", shard)
+        self._records.committed()
         return done
 
     def renew(self, shard: int, counts: Mapping[str, int], staged: Path) -> None:
@@ -168,6 +168,15 @@ class DerivedTable:
 def emissions_digest(committed: CommittedShard) -> str | None:
     """Return the SHA-256 of the emissions of a committed shard; `None` if the shard has none."""
     return next((record.files["emissions"].sha256 for record in committed.having("emissions")), None)
+
+
+def _parsed(name: str, content: bytes) -> DerivedRecord | None:
+    """Return the record in a file; `None` if it is damaged or has the name of another shard's."""
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
+        fields = decode_checked(content)
+        record = DerivedRecord(**(fields | {"file": CommittedFile(**fields["file"])}))
+        return record if name == f"{name_of_pass(record.shard)}.json" else None
+    return None
 
 
 def _with_transcripts(committed: CommittedShard, record: DerivedRecord) -> CommittedShard | None:

@@ -191,7 +191,7 @@ class Files(ABC):
 
     @abstractmethod
     def keep_log(self, name: str, *, end: bool = False) -> None:
-        """Store a log that lies elsewhere while it is written; `end` says that the run ends."""
+        """Store a log that has grown, if it lies elsewhere while it is written; `end` says that the run ends."""
 
     # Locks.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -9,12 +10,17 @@ from typing import Any, Protocol
 
 from pipeline.runtime.errors import RunError, StoreError, UserError
 from pipeline.runtime.places import Place
+from pipeline.storage.commits import CommitRecord
 from pipeline.storage.lock import Lock, Locked
 from pipeline.storage.names import LOCK, LOG, METRICS, RUN_JSON, Part
 from pipeline.storage.stored_run import StoredRun
 
 PLANNED_S = 1.0
 """Seconds between two looks whether another part has planned the run, on a file system without locks."""
+LOGS_S = 30.0
+"""Seconds after which the logs are stored again, if they lie elsewhere while they are written."""
+_LOGS_SHARE = 0.05
+"""Share of the time in which logs may be stored. They grow, and are stored whole."""
 
 
 class Guard(Protocol):
@@ -135,6 +141,10 @@ class LockedRun(StoredRun):
     @contextmanager
     def _holding(self, *locks: Lock) -> Iterator[None]:
         self._locks = locks
+        ended = threading.Event()
+        storing = threading.Thread(target=self._store_logs, args=(ended,), name="logs", daemon=True)
+        if not self.on_disk:
+            storing.start()
         try:
             yield
             self.check_in_place()
@@ -144,19 +154,36 @@ class LockedRun(StoredRun):
             self.check_in_place()  # says more than that some file is missing
             raise
         finally:
-            with suppress(RunError, UserError):  # a process that has lost its lease may not write here any more
-                self.check_in_place()
-                self.keep_logs(end=True)
+            ended.set()
+            with suppress(RunError, UserError):
+                if storing.is_alive():
+                    storing.join()
+                self._keep_logs(end=True)
             self._locks = ()
 
-    def keep_logs(self, *, end: bool = False) -> None:
-        """Store the log and the metrics of the run, if they lie elsewhere while they are written.
+    def _store_logs(self, ended: threading.Event) -> None:
+        """Store the logs now and then until the event, so that others can see how far the run is."""
+        pause_s = LOGS_S
+        while not ended.wait(pause_s):
+            began = time.monotonic()
+            with suppress(OSError, RunError, StoreError, UserError):  # the next time may do
+                self._keep_logs()
+            pause_s = max(LOGS_S, (time.monotonic() - began) / _LOGS_SHARE)
 
-        Args:
-            end: Whether the run ends.
-        """
-        for name in (LOG, METRICS) if self._locks else ():
+    def _keep_logs(self, *, end: bool = False) -> None:
+        self.check_in_place()  # a process that has lost its lease may not write here any more
+        for name in (LOG, METRICS):
             self._files.keep_log(name if self.part is None else self.part.file(name), end=end)
+
+    def note_commit(self) -> None:
+        """Note that this process has committed a shard, for the index of the commit records."""
+        self._commits.committed()
+
+    def _records(self) -> Iterator[CommitRecord | None]:
+        found = super()._records()
+        if self._locks:
+            self._commits.write_index()
+        return found
 
     @property
     def _what(self) -> str:
@@ -183,7 +210,7 @@ class LockedRun(StoredRun):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process gets of this object. It gets no lock: `share_locks` takes them there."""
-        return {**self.__dict__, "_locks": (), "_guard": None, "_known": {}}
+        return {**self.__dict__, "_locks": (), "_guard": None}
 
     def check_in_place(self) -> None:
         """Check that the folder and its lock files are still those that this process locked, if it has locked them.

@@ -39,8 +39,6 @@ from pipeline.storage.lock import Lock
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-_LOG_S = 30.0
-"""Seconds between two times at which a log is stored while it grows."""
 _READ_AT_ONCE = 500
 """Small objects that are read together, many of them at the same time."""
 _BUSY_TRIES = 8
@@ -56,7 +54,7 @@ class ObjectFiles(Files):
     def __init__(self, root: Url) -> None:
         """Ask the store for nothing yet."""
         self.root = root
-        self._logs: dict[str, float] = {}  # when each was stored last
+        self._logs: dict[str, int] = {}  # the size of each when it was stored last
         digest = hashlib.sha256(str(root).encode()).hexdigest()[:16]
         self.scratch = Path(tempfile.gettempdir()) / f"overnight-speech-{os.getuid()}" / digest
 
@@ -285,21 +283,21 @@ class ObjectFiles(Files):
                 with reaching(self.locate(name)):
                     self._store.get_file(self._key(name), str(path))
             path.touch()
-            self._logs[name] = time.monotonic()
+            self._logs[name] = 0
         return path
 
     def keep_log(self, name: str, *, end: bool = False) -> None:
-        """Put a log into the store, not too often, and at the end of the run once more. A failure does not matter."""
+        """Put a log into the store if it has grown. A failure does not matter."""
         with suppress(OSError, StoreError, UserError):
             if end and name not in self._logs and (self.scratch / name).exists():
                 self.log(name)  # a process that was killed has left it, and this one had nothing to add
-        if name not in self._logs or (not end and time.monotonic() < self._logs[name] + _LOG_S):
+        if name not in self._logs:
             return
-        self._logs[name] = time.monotonic()
         path = self.scratch / name
         with suppress(OSError, StoreError, UserError):
-            if path.stat().st_size:
+            if (size := path.stat().st_size) > self._logs[name]:
                 self._put(name, path)
+                self._logs[name] = size
             if end:
                 path.unlink()
                 del self._logs[name]

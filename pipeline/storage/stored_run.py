@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count, takewhile
 from typing import Any
@@ -13,7 +14,6 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.places import Place
 from pipeline.storage import tables
 from pipeline.storage.commits import CommitRecord, CommittedShard, read_record
-from pipeline.storage.files import Entry
 from pipeline.storage.identity import keeps_nbest
 from pipeline.storage.names import (
     COMMITS,
@@ -22,6 +22,7 @@ from pipeline.storage.names import (
     name_of_pass,
     pass_of_name,
 )
+from pipeline.storage.records import Records, is_record
 from pipeline.storage.run_files import RunFiles
 from pipeline.storage.run_record import RunRecord
 
@@ -35,7 +36,7 @@ class StoredRun(RunFiles):
     def __init__(self, root: Place) -> None:
         """Read nothing yet; the folder need not exist."""
         super().__init__(root)
-        self._known: dict[str, tuple[Entry, CommitRecord | None]] = {}
+        self._commits = Records(self._files, COMMITS, _parsed)
 
     def failures(self, shard: int, supplement: int, column: str) -> list[Any]:
         """Read a column of the failures of a pass over a shard.
@@ -180,7 +181,7 @@ class StoredRun(RunFiles):
         return (record for record in self._records() if record is not None)
 
     def _record_names(self) -> list[str]:
-        return [name for name in self.names(COMMITS) if _is_record(name)]
+        return [name for name in self.names(COMMITS) if is_record(name)]
 
     def _records_of(self, shards: Iterable[int]) -> Iterator[CommitRecord | None]:
         """Yield the commit records of some shards, up to the first pass of each that has none."""
@@ -189,35 +190,25 @@ class StoredRun(RunFiles):
             yield from map(self._read_record_file, takewhile(lambda name: self.has(f"{COMMITS}/{name}"), names))
 
     def _records(self) -> Iterator[CommitRecord | None]:
-        """Return each commit record in the order of the names; `None` for one that cannot be read.
-
-        This object reads a record once, and again only if its file has been replaced since.
-        """
-        listed = {name: entry for name, entry in self._files.entries(COMMITS).items() if _is_record(name)}
-        new = [name for name, entry in listed.items() if self._known.get(name, (None,))[0] != entry]
-        contents = self._files.read_each(f"{COMMITS}/{name}" for name in new)
-        read = {name: self._parsed(name, content) for name, (_, content) in zip(new, contents, strict=True)}
-        known = {name: (entry, read[name] if name in read else self._known[name][1]) for name, entry in listed.items()}
-        self._known = known
-        return (known[name][1] for name in sorted(known))
+        """Return each commit record in the order of the names; `None` for one that cannot be read."""
+        found = self._commits.read()
+        return (found[name] for name in sorted(found))
 
     def _read_record_file(self, name: str) -> CommitRecord | None:
         """Read a commit record; return `None` if it cannot be read or has the name of another shard."""
-        content = None
         with suppress(OSError):
-            content = self.read(f"{COMMITS}/{name}")
-        return self._parsed(name, content)
-
-    def _parsed(self, name: str, content: bytes | None) -> CommitRecord | None:
-        record = None if content is None else read_record(content)
-        mine = record and self.commit_name(record.shard, record.supplement) == f"{COMMITS}/{name}"
-        return record if mine else None
+            return _parsed(name, self.read(f"{COMMITS}/{name}"))
+        return None
 
     def _sizes(self) -> Callable[[str], int | None]:
         """Return what `size` returns for the tables of all shards, from one listing of each folder."""
-        sizes = {
-            f"{table}/{name}": entry.size for table in TABLES for name, entry in self._files.entries(table).items()
-        }
+        with ThreadPoolExecutor(len(TABLES)) as threads:
+            listed = threads.map(self._files.entries, TABLES)
+            sizes = {
+                f"{table}/{name}": entry.size
+                for table, entries in zip(TABLES, listed, strict=True)
+                for name, entry in entries.items()
+            }
         return sizes.get
 
     def _has_files(self, record: CommitRecord, size: Callable[[str], int | None]) -> bool:
@@ -230,5 +221,8 @@ class StoredRun(RunFiles):
         )
 
 
-def _is_record(name: str) -> bool:
-    return name.startswith("shard-") and name.endswith(".json")
+def _parsed(name: str, content: bytes) -> CommitRecord | None:
+    """Return the commit record in a file; `None` if it is damaged or has the name of another shard's."""
+    record = read_record(content)
+    mine = record is not None and name == f"{name_of_pass(record.shard, record.supplement)}.json"
+    return record if mine else None

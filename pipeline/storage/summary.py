@@ -118,7 +118,8 @@ def read_standing(directory: RunDirectory, records: Mapping[int, CommittedShard]
     computed_s = {
         shard: seconds
         for shard, seconds in sorted(_read_computed(directory, complete).items())
-        if not locked or directory.has_staging(shard)  # else an earlier run had begun the shard
+        # Else an earlier run had begun the shard. The unfinished files of a run in a store lie on its own machine.
+        if not locked or not directory.on_disk or directory.has_staging(shard)
     }
     whole_s = {shard: float(durations_s[shards == shard].sum()) for shard in computed_s}
     return Standing(

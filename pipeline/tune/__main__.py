@@ -8,12 +8,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.cores import available_cores
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.places import place
+from pipeline.runtime.places import local_path, place
 from pipeline.runtime.redaction import mask_tracebacks
 from pipeline.runtime.stdout import console
 from pipeline.runtime.terminal import counted, printable
@@ -136,7 +135,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--random", metavar="N", type=int)
     parser.add_argument("--hours", metavar="H", type=float, default=1.0)
     parser.add_argument("--seed", metavar="N", type=int, default=0)
-    parser.add_argument("--out", metavar="FOLDER", type=Path)
+    parser.add_argument("--out", metavar="FOLDER", type=local_path)
     given = parser.parse_intermixed_args(arguments)
     if given.random is not None and given.random < 1:
         raise UserError(f"--random={given.random}: must be 1 or more, the number of settings to try")

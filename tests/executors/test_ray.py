@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import s3
 from ray_cluster import RayCluster, parent_of, worker_processes
 from running import (
     assert_accounting,
@@ -28,6 +29,7 @@ from running import (
     start,
     wait_until,
 )
+from s3 import Store
 
 from pipeline.executors.cluster import sizes, task
 from pipeline.executors.cluster.connection import Connection
@@ -40,11 +42,22 @@ from pipeline.runtime.metrics import BatchMetrics
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.run_directory import RunDirectory
 
+BUCKET = "ray-of-tests"
 CORPUS = ("dataset=digits", "shard.hours=0.002", "stages=[manifest,infer]", "loader.workers=0")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[RayCluster]:
+def store() -> Iterator[Store]:
+    """An object store, which the environment names. The nodes of a cluster need its variables when they start."""
+    with pytest.MonkeyPatch.context() as patch, s3.serving() as found:
+        for name, value in found.environment().items():
+            patch.setenv(name, value)
+        s3.client(found).create_bucket(Bucket=BUCKET)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def cluster(store: Store) -> Iterator[RayCluster]:
     """Two nodes with one core each."""
     cluster = RayCluster()
     cluster.add(cpus=1)
@@ -74,7 +87,7 @@ def workers_of(cluster: RayCluster) -> dict[int, int]:
     return found
 
 
-def given(cluster: RayCluster, run_dir: Path) -> list[str]:
+def given(cluster: RayCluster, run_dir: Path | str) -> list[str]:
     return [*CORPUS, f"run_dir={run_dir}", "executor=ray", f"executor.address={cluster.address}", "executor.workers=2"]
 
 
@@ -177,6 +190,16 @@ print("not reached")
 def test_a_worker_waits_until_its_run_agrees_and_ends_with_the_connection() -> None:
     done = subprocess.run([sys.executable, "-c", ASKING], env=environment(), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "agreed\n")
+
+
+def test_actors_write_a_run_in_an_object_store(
+    cluster: RayCluster, store: Store, alone: Path, tmp_path: Path, disturbed: Disturbed
+) -> None:
+    done = run(*given(cluster, f"s3://{BUCKET}/run"), "executor.workers=1", cwd=tmp_path, **cluster.variables)
+    assert done.returncode == 0, done.stderr
+    found = s3.download(store, BUCKET, "run", tmp_path / "found")
+    assert_accounting(found)
+    assert_same_tables(alone, found)
 
 
 # --- what is refused, and what ends a run

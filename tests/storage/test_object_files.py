@@ -83,21 +83,17 @@ def test_a_folder_for_unfinished_files_that_is_not_ours_is_refused(
 def test_a_log_that_a_killed_run_left_here_goes_on_and_another_machine_goes_on_with_the_one_in_the_store(
     store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(line: str, *, end: bool) -> None:
+    def write(line: str) -> ObjectFiles:
         files = ObjectFiles(RUN)
         with open(files.log("logs/run.log"), "a") as log:
             log.write(line)
-        files.keep_log("logs/run.log")
-        if end:
-            files.keep_log("logs/run.log", end=True)
+        return files
 
-    write("killed\n", end=False)
-    assert not store.exists("bucket/run/logs/run.log")
-    write("here\n", end=True)
+    write("killed\n")
+    write("here\n").keep_log("logs/run.log", end=True)
     assert store.cat_file("bucket/run/logs/run.log") == b"killed\nhere\n"
     monkeypatch.setattr(object_files.tempfile, "gettempdir", lambda: str(tmp_path / "other"))
-    monkeypatch.setattr(object_files, "_LOG_S", 0.0)
-    write("there\n", end=False)
+    write("there\n").keep_log("logs/run.log")
     assert store.cat_file("bucket/run/logs/run.log") == b"killed\nhere\nthere\n"
 
 

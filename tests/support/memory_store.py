@@ -27,14 +27,17 @@ class MemoryStore(MemoryFileSystem):  # type: ignore[misc]
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
         with self._lock:
-            found: dict[str, Any] = super().info(path, **options)
-            if found["type"] == "file":
-                found["ETag"] = hashlib.md5(self.cat_file(path)).hexdigest()
-        return found
+            return self._tagged(super().info(path, **options))
 
     def ls(self, path: str, detail: bool = True, **_: Any) -> Any:
         with self._lock:
-            return super().ls(path, detail=detail)
+            found = super().ls(path, detail=detail)
+            return [self._tagged(each) for each in found] if detail else found
+
+    def _tagged(self, found: dict[str, Any]) -> dict[str, Any]:
+        if found["type"] == "file":
+            found["ETag"] = hashlib.md5(self.store[found["name"]].getvalue()).hexdigest()
+        return found
 
     def cat_file(self, path: str, **options: Any) -> Any:
         with self._lock:
