@@ -31,6 +31,7 @@ from pipeline.stages.replacing import finish_change, replace_manifest
 from pipeline.storage import manifest as manifests
 from pipeline.storage import references
 from pipeline.storage.manifest import Manifest
+from pipeline.storage.names import HEADERS
 from pipeline.storage.run_directory import RunDirectory
 
 _PLACES = frozenset(("root", "path", "metadata", "audio_root"))
@@ -90,6 +91,8 @@ class ManifestStage:
                 committed results belong to another corpus.
         """
         self._run()
+        if self._directory.alone:
+            self._directory.remove_staged(HEADERS)
         manifest, _ = manifests.read(self._directory.manifest)
         return manifest
 
