@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple, Protocol
 
 from pipeline.audio.archives.held import HELD, IN_ORDER_BYTES
-from pipeline.audio.archives.members import member_of
+from pipeline.audio.archives.members import file_of, member_of
 from pipeline.audio.archives.opening import open_member
 from pipeline.audio.reader import AudioError, read_header
 from pipeline.records import AudioHeader
-from pipeline.runtime.remote_files import file_size
+from pipeline.runtime.remote_files import file_size, file_version
 from pipeline.runtime.supervisor import Lost, Supervisor
 
 HEADER_PROCESSES = 16
@@ -24,22 +25,48 @@ _COUNTED_BYTES = 2**20
 _FFMPEG_ENDINGS = (".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".webm", ".mka", ".mkv", ".wma", ".aac", ".amr")
 
 
+class Probed(NamedTuple):
+    """What was read of a recording.
+
+    Attributes:
+        header: The header; `None` if it cannot be read.
+        file_size: Size in bytes; `None` if the file is missing.
+        version: Differs if the file, or the archive with the recording, has been replaced since; empty if unknown.
+    """
+
+    header: AudioHeader | None
+    file_size: int | None
+    version: str = ""
+
+
+class Kept(Protocol):
+    """Keeps what was read, so that a killed listing need not read it again."""
+
+    def find(self, path: str) -> Probed | None:
+        """Return what was kept of a path; `None` if nothing was."""
+
+    def keep(self, path: str, probed: Probed) -> None:
+        """Keep what was read of a path."""
+
+
 class Headers:
     """Reads headers in parallel.
 
     Consecutive calls of `of` share results, so a recording is read once for all its segments in a list.
     """
 
-    def __init__(self, timeout_s: float, stderr: Path | None = None) -> None:
+    def __init__(self, timeout_s: float, stderr: Path | None = None, kept: Kept | None = None) -> None:
         """Start no process yet.
 
         Args:
             timeout_s: Seconds after which a header counts as unreadable. Where samples have to be counted, the
                 limit holds for each MiB of the file.
             stderr: File that takes messages of audio libraries; `None` drops them.
+            kept: What an earlier attempt has read of files that have not been replaced since; takes the other headers.
         """
+        self._kept = kept
         self._supervisor = Supervisor(
-            partial(_probe, timeout_s), processes=HEADER_PROCESSES, timeout_s=timeout_s, stderr=stderr
+            partial(_probe, timeout_s, kept is not None), processes=HEADER_PROCESSES, timeout_s=timeout_s, stderr=stderr
         )
         self._known: dict[str, tuple[AudioHeader | None, int | None]] = {}
 
@@ -61,22 +88,38 @@ class Headers:
                 # Imported before the processes are forked, so that not each of them has to import it.
                 import pipeline.audio.ffmpeg  # noqa: F401
         before, self._known = self._known, {}
-        probed = self._supervisor.map([path for path in dict.fromkeys(paths) if path not in before])
+        new = [path for path in dict.fromkeys(paths) if path not in before]
+        asked = [(path, None if self._kept is None else self._kept.find(path)) for path in new]
+        probed = zip(asked, self._supervisor.map(asked), strict=True)
         for path in paths:
-            if path not in self._known:
-                found = before[path] if path in before else next(probed)
+            if path in before:
+                self._known[path] = before[path]
+            elif path not in self._known:
+                (_, kept), found = next(probed)
                 # A lost process may have been hanging in the file system, so the size is not asked for either.
-                self._known[path] = (None, None) if isinstance(found, Lost) else found
+                self._known[path] = (None, None) if isinstance(found, Lost) else found[:2]
+                if self._kept is not None and not isinstance(found, Lost) and found.version and found != kept:
+                    self._kept.keep(path, found)
             yield self._known[path]
 
 
-def _probe(timeout_s: float, path: str, alive: Callable[[], None]) -> tuple[AudioHeader | None, int | None]:
+def _probe(timeout_s: float, versioned: bool, asked: tuple[str, Probed | None], alive: Callable[[], None]) -> Probed:
     """Read the header and the size of one file. This runs in a child process.
+
+    Args:
+        timeout_s: As for `Headers`.
+        versioned: Whether to return the version of the file.
+        asked: The path, and what an earlier attempt has read; it is returned if the file is the same.
+        alive: Says that the process makes progress.
 
     Raises:
         MemoryError: There is too little memory to read the header.
     """
     started = time.monotonic()
+    path, kept = asked
+    version = _version(path) if versioned else ""  # before the header, so that a change between the two is noticed
+    if kept is not None and kept.version == version:
+        return kept
     HELD.limit_bytes = IN_ORDER_BYTES
 
     def go_on() -> bool:
@@ -91,8 +134,24 @@ def _probe(timeout_s: float, path: str, alive: Callable[[], None]) -> tuple[Audi
     except AudioError as error:
         if error.error == "out_of_memory":
             raise MemoryError from None
-        return None, _file_size(path)  # the loader meets the same error and reports it
-    return header, header.file_size
+        return Probed(None, _file_size(path))  # the loader meets the same error and reports it
+    return Probed(header, header.file_size, version)
+
+
+def _version(path: str) -> str:
+    """Return the version of the file that holds a recording; an empty string if there is none."""
+    file = file_of(path)
+    try:
+        return _version_of_file(file) if file == path else _version_of_archive(file)
+    except (OSError, ValueError):
+        return ""
+
+
+def _version_of_file(path: str) -> str:
+    return "{}-{}".format(*file_version(path))
+
+
+_version_of_archive = lru_cache(maxsize=1)(_version_of_file)  # the next recordings are often in the same archive
 
 
 def _file_size(path: str) -> int | None:

@@ -87,15 +87,16 @@ def compare(match: Match, groups: Sequence[Group], write: Callable[[pa.Table], N
     own = match.a.own
     names = [each.name for each in own]
     membership = Membership(groups, speaker_column(names))
-    tally, counted, others = WordTally(), [], 0
+    tally, done, others = WordTally(), 0, 0
+    counts = np.empty((len(match), len(COUNTS)), np.int32)
     of_both = ["text", "avg_logprob", "reference", *counting.COUNTS]
     for block in match.blocks(["id", "duration_s", *of_both, *names], of_both):
-        counts, references, different = count(block, tally)
+        counted, references, different = count(block, tally)
         membership.add(block.a)
-        write(_rows(block, counts, references, own))
-        counted.append(counts)
+        write(_rows(block, counted, references, own))
+        counts[done : done + len(counted)] = counted
+        done += len(counted)
         others += different
-    counts = np.concatenate(counted)
     return Comparison(
         match,
         pa.Table.from_pylist(list(_groups(counts, membership)), schema=GROUPS),
@@ -120,21 +121,25 @@ def _rows(
 def _groups(counts: NDArray[np.int32], membership: Membership) -> Iterator[dict[str, Any]]:
     """Yield the rows of `GROUPS`."""
     speakers = membership.speakers()
-    for name, value, members in (("overall", None, np.arange(len(counts))), *membership.groups()):
+    yield {"group": "overall", "value": None, **_group(counts, speakers)}
+    for name, value, members in membership.groups():
         spoken_by = None if speakers is None else speakers[members]
         yield {"group": name, "value": value, **_group(counts[members], spoken_by)}
 
 
 def _group(counts: NDArray[np.int32], speakers: NDArray[np.int64] | None) -> dict[str, Any]:
     known = counts[:, 2] != MISSING
-    counts = np.where(counts == MISSING, np.int32(0), counts)
+    if not known.all():
+        counts = np.where(counts == MISSING, np.int32(0), counts)
     sums = dict(zip(COUNTS, counts.sum(axis=0, dtype=np.int64).tolist(), strict=True))
     words_a, words_b, words, chars_a, chars_b, chars, distance, of_a, _ = counts.T
     # The difference of two rates with the same total is the rate of the differences, so both are resampled together.
-    above = np.stack([words_b - words_a, chars_b - chars_a, distance], axis=1).astype(np.int64)
-    below = np.stack([words, chars, of_a], axis=1).astype(np.int64)
+    above = np.stack([words_b - words_a, chars_b - chars_a, distance], axis=1)
+    below = np.stack([words, chars, of_a], axis=1)
     of_references: list[tuple[float, float] | None] = [None, None]
-    if known.any():
+    if known.all():
+        of_references = speaker_intervals(above[:, :2], below[:, :2], speakers)
+    elif known.any():
         of_references = speaker_intervals(above[known, :2], below[known, :2], _of(speakers, known))
     intervals = [*of_references, *speaker_intervals(above[:, 2:], below[:, 2:], speakers)]
     row: dict[str, Any] = {
@@ -148,7 +153,9 @@ def _group(counts: NDArray[np.int32], speakers: NDArray[np.int64] | None) -> dic
         "better_a": int((words_a < words_b).sum()),
         "better_b": int((words_b < words_a).sum()),
     }
-    for name, total, rated, interval in zip(_RATES, above.sum(axis=0), below.sum(axis=0), intervals, strict=True):
+    for name, total, rated, interval in zip(
+        _RATES, *(each.sum(axis=0, dtype=np.int64) for each in (above, below)), intervals, strict=True
+    ):
         row[name] = _rate(int(total), int(rated))
         row[f"{name}_low"], row[f"{name}_high"] = interval or (None, None)
     return row

@@ -96,7 +96,7 @@ def _under(
 
 def table_of(match: Match, logprobs: Mapping[int, Logprobs]) -> pa.Table:
     """Return the log-probabilities as a table with schema `LOGPROBS`."""
-    ids = match.a.ids.take(pa.array(match.in_a[list(logprobs)])).cast(pa.string())
+    ids = match.a.rows(match.in_a[[*logprobs]], ["id"])["id"]
     values = [[*each.in_a, *each.in_b] for each in logprobs.values()]
     columns = [pa.array([row[at] for row in values], pa.float64()) for at in range(len(LOGPROBS) - 1)]
     return pa.Table.from_arrays([ids, *columns], schema=LOGPROBS)

@@ -1,13 +1,14 @@
 """Matches the transcripts of two runs by id, in blocks of bounded size.
 
-The runs may have other shards, and their utterances another order. All ids of both runs are in memory, and the texts of
-one block.
+The runs may have other shards, and their utterances another order. Memory holds a digest of 16 bytes of each id, and
+the texts of one block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ from pipeline.storage.run_directory import RunDirectory
 BLOCK_BYTES = 2**25
 """A block ends when the rows of the first run have this size. Each shard of the second run is read once a block."""
 EXAMPLES = 3
+_KEY = pa.binary(16)
 
 
 def read_transcripts(stored: StoredTable, columns: Sequence[str]) -> pa.Table:
@@ -31,6 +33,16 @@ def read_transcripts(stored: StoredTable, columns: Sequence[str]) -> pa.Table:
     table = stored.read(columns)
     counted = pa.array(np.full(len(table), is_counted_now(table.schema)))
     return table.replace_schema_metadata(None).append_column("counted", counted)
+
+
+def keys_of(stored: StoredTable) -> pa.Array:
+    """Return a BLAKE2b digest of 128 bits of each id of a table, which stands for the id.
+
+    Among ten million ids, two have the same digest with a probability of 10^-25.
+    """
+    ids = stored.read(["id"])["id"].to_pylist()
+    digests = b"".join(blake2b(id_.encode(), digest_size=_KEY.byte_width).digest() for id_ in ids)
+    return pa.FixedSizeBinaryArray.from_buffers(_KEY, len(ids), [None, pa.py_buffer(digests)])
 
 
 @dataclass(frozen=True)
@@ -41,14 +53,14 @@ class TranscribedRun:
         directory: The run.
         shards: The committed shards that have transcripts, in their order.
         own: The dataset's own columns.
-        ids: `(utterances,)` ids, shard by shard.
+        keys: `(utterances,)` what `keys_of` returns of each id, shard by shard.
         starts: `(shards + 1,)` position of the first utterance of each shard.
     """
 
     directory: RunDirectory
     shards: Sequence[CommittedShard]
     own: Sequence[pa.Field]
-    ids: pa.Array
+    keys: pa.Array
     starts: NDArray[np.int64]
 
     @classmethod
@@ -62,11 +74,10 @@ class TranscribedRun:
         shards = [shard for shard in directory.commits().values() if shard.having("transcripts")]
         if not shards:
             raise UserError(f"{directory.root}: no transcripts are committed there; run with outputs=[transcripts]")
-        found = [stored.read(["id"])["id"] for shard in shards for stored in directory.tables(shard, "transcripts")]
-        chunks = [chunk.cast(pa.large_string()) for column in found for chunk in column.chunks]
-        ids = pa.concat_arrays([pa.array([], pa.large_string()), *chunks])
+        found = [keys_of(stored) for shard in shards for stored in directory.tables(shard, "transcripts")]
         starts = np.cumsum([0, *map(len, found)])
-        return cls(directory, shards, tables.own_columns(directory.manifest.schema()), ids, starts)
+        own = tables.own_columns(directory.manifest.schema())
+        return cls(directory, shards, own, pa.concat_arrays(found), starts)
 
     def file(self, index: int) -> StoredTable:
         """Return the file of transcripts at an index of `shards`."""
@@ -137,7 +148,7 @@ class Match:
             UserError: No id is in both runs.
         """
         self.a, self.b = a, b
-        found = pc.index_in(a.ids, value_set=b.ids).fill_null(-1).to_numpy(zero_copy_only=False)
+        found = pc.index_in(a.keys, value_set=b.keys).fill_null(-1).to_numpy(zero_copy_only=False)
         self.in_a = np.flatnonzero(found >= 0)
         self.in_b = found[self.in_a]
         if not len(self.in_a):
@@ -145,7 +156,7 @@ class Match:
                 f"{a.directory.root} and {b.directory.root}: no utterance has a transcript in both; their first ids "
                 f"are {_first(a)} and {_first(b)}; give two runs of the same corpus"
             )
-        lone = np.ones(len(b.ids), dtype=bool)
+        lone = np.ones(len(b.keys), dtype=bool)
         lone[self.in_b] = False
         self.only_a = _only(a, np.flatnonzero(found < 0), b)
         self.only_b = _only(b, np.flatnonzero(lone), a)
@@ -175,16 +186,21 @@ class Match:
 
 
 def _first(run: TranscribedRun) -> str:
-    return repr(run.ids[0].as_py()) if len(run.ids) else "none"
+    return repr(_ids(run, np.arange(1))[0]) if len(run.keys) else "none"
+
+
+def _ids(run: TranscribedRun, positions: NDArray[np.int64]) -> list[str]:
+    ids: list[str] = run.rows(positions, ["id"])["id"].to_pylist()
+    return ids
 
 
 def _only(run: TranscribedRun, positions: NDArray[np.int64], other: TranscribedRun) -> OnlyThere:
-    ids = run.ids.take(pa.array(positions))
-    failures = [
-        stored.read(["id"])["id"].cast(pa.large_string())
-        for shard in (other.directory.commits().values() if len(ids) else ())
+    lone = run.keys.take(pa.array(positions))
+    failures = (
+        keys_of(stored)
+        for shard in (other.directory.commits().values() if len(lone) else ())
         if shard.num_failures
         for stored in other.directory.tables(shard, "failures")
-    ]
-    failed = pa.chunked_array([chunk for column in failures for chunk in column.chunks], pa.large_string())
-    return OnlyThere(len(ids), pc.sum(pc.is_in(failed, value_set=ids)).as_py() or 0, ids[:EXAMPLES].to_pylist())
+    )
+    failed = sum(pc.sum(pc.is_in(keys, value_set=lone)).as_py() or 0 for keys in failures)
+    return OnlyThere(len(lone), failed, _ids(run, positions[:EXAMPLES]))

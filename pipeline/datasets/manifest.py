@@ -195,7 +195,7 @@ class Dataset:
         unusable: list[Utterance] = []
         some, alone, sha256 = False, True, self.sha256()
         for batch in self._listing.batches():
-            columns = self._columns.read(batch.columns, types)
+            columns = None if batch.columns is None else self._columns.read(batch.columns, types)
             if columns is not None:
                 some = some or len(batch.columns) > 0
                 self._first = self._first or batch.columns[self._listing.roles["path"]][0].as_py()
@@ -265,7 +265,7 @@ class Dataset:
 
     @cached_property
     def _scanned(self) -> Scan:
-        return self._scan_rows() if self._columns is None else scan_columns(self._listing)
+        return self._scan_rows() if self._columns is None else scan_columns(self._listing, self._columns)
 
     @cached_property
     def _common(self) -> str:

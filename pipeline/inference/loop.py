@@ -127,7 +127,7 @@ class _Results:
         """Where in its utterance the last chunk ended."""
         decoder = job.computation.decoder
         self._duration_s = np.nan_to_num(job.manifest.duration_s)
-        start_s = np.nan_to_num(np.asarray(job.manifest.table["start_s"].to_numpy(), dtype=np.float64))
+        start_s = np.nan_to_num(np.asarray(job.manifest.column("start_s").to_numpy(), dtype=np.float64))
         self._transcription = None if decoder is None else Transcription(decoder, lambda row: float(start_s[row]))
 
     def take(self, begun: Begun) -> None:

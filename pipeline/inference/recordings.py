@@ -53,6 +53,7 @@ class Recordings:
         self.channels = channels
         self.max_samples = max_samples
         self._reader = WaveformReader()  # each loading process has its own copy
+        _ = manifest.table  # read now, so that forked processes share it
 
     def load_batch(self, plan: PlannedBatch) -> Batch:
         """Load one planned batch."""

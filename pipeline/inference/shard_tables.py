@@ -234,9 +234,7 @@ class ShardTables:
 
     def _transcripts_table(self, order: Sequence[int], counts: Counter[str]) -> pa.Table:
         """Return the transcripts of the rows `order`, and add their sums to `counts`."""
-        schema = tables.transcripts_schema(
-            self._manifest.table.schema, self._settings.audio_digests, self._settings.nbest
-        )
+        schema = tables.transcripts_schema(self._manifest.schema, self._settings.audio_digests, self._settings.nbest)
         if not order:
             return schema.empty_table()
         places = {row: place for place, row in enumerate(self._transcribed)}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.audio.headers import Headers
+from pipeline.audio.headers import Headers, Kept
 from pipeline.audio.waveforms import SEGMENT_SLACK_S
 from pipeline.datasets import Connector, Warnings, columns_of
 from pipeline.datasets.formats.blocks import blocks_of
@@ -103,6 +103,7 @@ def list_utterances(
     warnings: Warnings | None = None,
     known: Callable[[Utterance], Facts | None] = lambda utterance: None,
     segmented: Callable[[Sequence[Listed]], Sequence[Listed]] = lambda listed: listed,
+    kept: Kept | None = None,
 ) -> Listing:
     """Find the recordings of a dataset, and read their headers in parallel.
 
@@ -119,6 +120,7 @@ def list_utterances(
         warnings: Counts the ends of segments that are cut, and the ids that are changed because they are taken.
         known: Returns header and file size of a recording whose header need not be read, otherwise `None`.
         segmented: Returns what takes the place of some utterances.
+        kept: As for `Headers`.
 
     Returns:
         The utterances, in the order of the dataset.
@@ -136,7 +138,7 @@ def list_utterances(
     rejected: dict[int, tuple[ErrorName, str]] = {}
     rows = Rows(schema)
     seen = 0
-    with Headers(timeout_s, stderr) as headers:
+    with Headers(timeout_s, stderr, kept) as headers:
         for block in blocks_of(dataset):
             if isinstance(block, UtteranceColumns):
                 rows.add(_described(block, columns, schema))

@@ -232,7 +232,7 @@ class Conclusion:
                 self._textfile.progress()
 
             usual = getattr(self._config.dataset, "score_by", None)
-            scores = score_run(self._directory, records, manifest.table.schema, settings, tell, usual)
+            scores = score_run(self._directory, records, manifest.schema, settings, tell, usual)
         height = self._console.height if self._console.is_terminal else None
         for picture in pictures(scores, self._console.width, height):
             self._console.print(picture, soft_wrap=isinstance(picture, Text) and not self._console.is_terminal)

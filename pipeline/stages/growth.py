@@ -119,7 +119,7 @@ class Changes:
     @cached_property
     def other_columns(self) -> NDArray[np.int64]:
         """Rows of the manifest in which a column of the dataset's own differs; every row if one is new or gone."""
-        before, now = own_columns(self.manifest.table.schema), own_columns(_schema(self))
+        before, now = own_columns(self.manifest.schema), own_columns(_schema(self))
         if before != now:
             return np.arange(len(self.place))
         return np.flatnonzero(self._differ([field.name for field in now if field.name != CHANNEL]))
@@ -238,10 +238,10 @@ def grown(changes: Changes, shard_hours: float, redo: bool) -> Manifest:
 
 def _schema(changes: Changes) -> pa.Schema:
     """The columns of the new listing; `vanished_at` if anything is missing, or ever was."""
-    names = changes.manifest.table.schema.names
+    names = changes.manifest.schema.names
     own = own_columns(changes.listed.table.schema)
     if CHANNEL in names and CHANNEL not in changes.listed.table.schema.names:
-        own = [changes.manifest.table.schema.field(CHANNEL), *own]
+        own = [changes.manifest.schema.field(CHANNEL), *own]
     vanished = [pa.field(VANISHED, pa.string())] if len(changes.vanished) or VANISHED in names else []
     return pa.schema([*MANIFEST_FIELDS, *own, *vanished])
 

@@ -26,6 +26,7 @@ from pipeline.stages.build_manifest import Listing, list_utterances
 from pipeline.stages.growth import KnownHeaders
 from pipeline.stages.segments import Segmentation
 from pipeline.stages.speech import Search
+from pipeline.storage.headers import ProbedHeaders
 from pipeline.storage.manifest import Manifest
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.storage.speech import SpeechStore
@@ -73,10 +74,11 @@ def list_corpus(
         def tell_rows(rows: int) -> None:
             tell(f"reading headers: {counted(rows, 'utterance')}")
 
+        kept = ProbedHeaders(directory)
         listed_with = settings.channels, settings.loader.timeout_s, tell_rows, log, warnings
         if not config.makes_segments:
             known = headers.of if headers is not None else lambda utterance: None
-            listing = list_utterances(config.dataset, *listed_with, known)
+            listing = list_utterances(config.dataset, *listed_with, known, kept=kept)
         else:
             search = new_search(config, directory, lambda s: tell(f"finding speech: {format_hours(s)} of audio"))
             rows = frozenset[str]() if manifest is None else frozenset(manifest.table["id"].to_pylist())
@@ -86,7 +88,7 @@ def list_corpus(
                 found = None if headers is None else headers.of(utterance)
                 return _searched(search.store, utterance) if found is None else found
 
-            listing = list_utterances(config.dataset, *listed_with, known_too, segmentation)
+            listing = list_utterances(config.dataset, *listed_with, known_too, segmentation, kept)
             if search.searched_s:
                 say(segmentation.said())
     _refuse_none_found(config.dataset, listing.table)

@@ -31,6 +31,7 @@ from pipeline.stages.replacing import finish_change, replace_manifest
 from pipeline.storage import manifest as manifests
 from pipeline.storage import references
 from pipeline.storage.manifest import Manifest
+from pipeline.storage.names import HEADERS
 from pipeline.storage.run_directory import RunDirectory
 
 _PLACES = frozenset(("root", "path", "metadata", "audio_root"))
@@ -83,12 +84,20 @@ class ManifestStage:
         return refusals.vad_of(manifests.made_with(self._directory.manifest))
 
     def run(self) -> Manifest:
-        """Make the manifest, or read the existing one.
+        """Make the manifest, or open the existing one. No row of it is in memory afterwards.
 
         Raises:
             UserError: There is no manifest and the stage is not requested, the manifest has been edited, or the
                 committed results belong to another corpus.
         """
+        self._run()
+        if self._directory.alone:
+            self._directory.remove_staged(HEADERS)
+        manifest, _ = manifests.read(self._directory.manifest)
+        return manifest
+
+    def _run(self) -> Manifest:
+        """Return the manifest as it is in memory after the stage."""
         stored, made_with = self._directory.manifest, self.made_with()
         if stored.is_there:
             manifest, before = manifests.read(stored)

@@ -44,7 +44,7 @@ def take_over_references(
         return manifest, 0
     generations = manifest.generations or (Generation(len(manifest)),)
     chain = chain_of(table, [each.rows for each in generations])
-    corrected = replace(manifest, table=table, generations=generations, chain=chain)
+    corrected = replace(manifest, rows=table, generations=generations, chain=chain)
     replace_manifest(directory, manifest, corrected, rows, made_with)
     return corrected, len(rows)
 

@@ -87,8 +87,8 @@ def _describe_again(
     """
     shards = [shard for shard in np.unique(manifest.shard_of_row[rows]).tolist() if shard in records]
     todo = [record for shard in shards for record in records[shard].having("transcripts")]
-    schema = directory.transcripts_schema(manifest.table.schema)
-    own = {field.name for field in own_columns(manifest.table.schema)} | {"reference", "path"}
+    schema = directory.transcripts_schema(manifest.schema)
+    own = {field.name for field in own_columns(manifest.schema)} | {"reference", "path"}
     for record in todo:
         stored = directory.table("transcripts", record.shard, record.supplement)
         table = stored.read()

@@ -135,7 +135,7 @@ class Session:
         The stages read the manifest again under the lock. Memory does not hold it twice.
         """
         manifest, made_with = manifests.read(self.directory.manifest)
-        return self._finished(manifest, made_with), [field.name for field in own_columns(manifest.table.schema)]
+        return self._finished(manifest, made_with), [field.name for field in own_columns(manifest.schema)]
 
     def _compute(self) -> Computed | None:
         """Do the stages `manifest` and `infer`; `None` if the corpus was only to be compared with the manifest."""
@@ -147,7 +147,7 @@ class Session:
             directory.remove_leftovers(directory.part)
             finish_renewals(directory)
         manifest = self.manifest_stage.run()
-        self._check_groups([field.name for field in own_columns(manifest.table.schema)])
+        self._check_groups([field.name for field in own_columns(manifest.schema)])
         if settings.extend == "check" and self.manifest_stage.looks:
             return None
         # Asked again, now that the corpus has been listed, and a moved root has been found the same.

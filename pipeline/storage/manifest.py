@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -41,11 +41,47 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """A manifest in memory.
+class StoredRows:
+    """The rows of a manifest that is written. Columns are read when they are asked for.
 
     Attributes:
-        table: The rows, with the schema of `tables.manifest_schema`.
+        stored: The file.
+        schema: Columns, without the metadata of the file.
+        num_rows: Number of rows.
+    """
+
+    stored: StoredTable
+    schema: pa.Schema
+    num_rows: int
+
+    def select(self, names: Sequence[str]) -> pa.Table:
+        """Read some columns of all rows. Each column is one piece.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
+        try:
+            with self.stored.open() as file:
+                rows = Rows(pa.schema([self.schema.field(name) for name in names]))
+                for batch in file.iter_batches(_READ_ROWS, columns=[*names]):
+                    rows.add(batch)
+            table = rows.table()
+            if len(table) != self.num_rows:
+                raise ValueError(f"it has {len(table)} rows now, and had {self.num_rows}")
+            return table
+        except UNREADABLE as error:
+            raise unreadable(self.stored, error) from None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest: its rows, in memory or in its file, and what identifies them.
+
+    A manifest that `read` returns has no rows in memory before they are asked for. Pickling it does not copy them, so
+    that each process reads the file itself.
+
+    Attributes:
+        rows: The rows, with the schema of `tables.manifest_schema`.
         digest: SHA-256 of the rows of the first generation without the paths, so that a corpus may be moved. It
             identifies the run, so it stays the same when the corpus grows or its references are corrected.
         generations: The generations, in the order of the rows; empty for a single one.
@@ -54,7 +90,7 @@ class Manifest:
         list_sha256: SHA-256 of the list that alone says what the rows are; empty if files were looked at too.
     """
 
-    table: pa.Table
+    rows: pa.Table | StoredRows
     digest: str
     rejected: Mapping[str, tuple[ErrorName, str]] = field(default_factory=dict)
     generations: tuple[Generation, ...] = ()
@@ -72,17 +108,40 @@ class Manifest:
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return int(self.table.num_rows)
+        return int(self.rows.num_rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what `cached_property` has kept."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns. No row is read."""
+        return self.rows.schema
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All rows in memory.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
+        return self.rows if isinstance(self.rows, pa.Table) else self.rows.select(self.schema.names)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return a column; if the rows are in the file, no other is read."""
+        source = self.__dict__.get("table", self.rows)  # what `cached_property` has kept
+        return source.select([name])[name]
 
     @cached_property
     def shard_of_row(self) -> NDArray[np.int32]:
         """Shard of each row, `(rows,)`, ascending."""
-        return np.asarray(self.table["shard"].to_numpy())
+        return np.asarray(self.column("shard").to_numpy())
 
     @cached_property
     def duration_s(self) -> NDArray[np.float64]:
         """Duration of each row in seconds, `(rows,)`; NaN if the header could not be read."""
-        return np.asarray(self.table["duration_s"].to_numpy(), dtype=np.float64)
+        return np.asarray(self.column("duration_s").to_numpy(), dtype=np.float64)
 
     @property
     def num_shards(self) -> int:
@@ -92,7 +151,7 @@ class Manifest:
     @property
     def own_columns(self) -> list[str]:
         """Names of the dataset's own columns."""
-        return [field.name for field in tables.own_columns(self.table.schema)]
+        return [field.name for field in tables.own_columns(self.schema)]
 
     def rows_of_shard(self, shard: int) -> range:
         """Return the rows of one shard."""
@@ -112,13 +171,14 @@ class Manifest:
         Args:
             sample_rate: Target rate in Hz.
         """
-        samples = self.table["num_samples"].fill_null(0).to_numpy()
-        rates = self.table["sample_rate"].fill_null(sample_rate).to_numpy()
+        num_samples = self.column("num_samples")
+        samples = num_samples.fill_null(0).to_numpy()
+        rates = self.column("sample_rate").fill_null(sample_rate).to_numpy()
         result: NDArray[np.int64] = samples.astype(np.int64)
         for rate in np.unique(rates[rates != sample_rate]):
             here = rates == rate
             result[here] = resampled_lengths(result[here], int(rate), sample_rate)
-        listed = np.asarray(self.table["num_samples"].is_null().to_numpy()) & ~np.isnan(self.duration_s)
+        listed = np.asarray(num_samples.is_null().to_numpy()) & ~np.isnan(self.duration_s)
         result[listed] = np.rint(self.duration_s[listed] * sample_rate)
         return result
 
@@ -131,7 +191,7 @@ class Manifest:
             reference=get("reference")[row].as_py(),
             start_s=get("start_s")[row].as_py(),
             end_s=get("end_s")[row].as_py(),
-            channel=get(tables.CHANNEL)[row].as_py() if tables.CHANNEL in self.table.schema.names else None,
+            channel=get(tables.CHANNEL)[row].as_py() if tables.CHANNEL in self.schema.names else None,
         )
 
     def measured(self, row: int) -> tuple[int | None, int | None]:
@@ -162,24 +222,20 @@ def write(directory: RunDirectory, manifest: Manifest, made_with: dict[str, Any]
 
 
 def read(stored: StoredTable) -> tuple[Manifest, dict[str, Any]]:
-    """Read a manifest, and the settings that it was made with.
+    """Read a manifest without its rows, and the settings that it was made with.
 
     Raises:
         UserError: The file is not a manifest.
     """
     try:
         with stored.open() as file:
-            rows = Rows(file.schema_arrow)
-            for batch in file.iter_batches(_READ_ROWS):
-                rows.add(batch)
-        table = rows.table()
-        metadata = tables.metadata_of(table.schema)
-        generations = generations_in(table.schema)
-        if generations and sum(each.rows for each in generations) != len(table):
+            schema, num_rows = file.schema_arrow, file.metadata.num_rows
+        metadata, generations = tables.metadata_of(schema), generations_in(schema)
+        if generations and sum(each.rows for each in generations) != num_rows:
             raise ValueError("its generations have another number of rows")
         rejected = {id_: (name, message) for id_, (name, message) in metadata.get("rejected", {}).items()}
-        plain, chain = table.replace_schema_metadata(None), metadata.get("chain", "")
-        found = Manifest(plain, metadata["digest"], rejected, generations, chain, metadata.get("list_sha256", ""))
+        rows, chain = StoredRows(stored, schema.remove_metadata(), num_rows), metadata.get("chain", "")
+        found = Manifest(rows, metadata["digest"], rejected, generations, chain, metadata.get("list_sha256", ""))
         return found, metadata["made_with"]
     except UNREADABLE as error:
         raise unreadable(stored, error) from None

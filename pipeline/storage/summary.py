@@ -19,11 +19,12 @@ from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.files import UNREADABLE
 from pipeline.storage.manifest import Generation, generations_in, unreadable
-from pipeline.storage.names import METRICS, SPEECH
+from pipeline.storage.names import HEADERS, METRICS, SPEECH
 from pipeline.storage.run_directory import RunDirectory
 
 KEPT = "what was committed stays, the same command continues"
 NOTHING_KEPT = "nothing is committed yet, the same command starts from the beginning"
+HEADERS_KEPT = "most of the headers that were read so far stay, the same command continues"
 SPEECH_KEPT = "the speech that was found in recordings so far stays, the same command continues"
 _RECENT_BATCHES = 20_000
 """Batches that are searched for those of unfinished shards: more than those of some shards of `shard.hours`."""
@@ -191,7 +192,9 @@ def as_plain(directory: RunDirectory, scored: tuple[int, int, str] | None) -> di
 def after_stop(directory: RunDirectory) -> str:
     """Say what a stopped run keeps, and what the same command does next."""
     if not directory.manifest.is_there:
-        return SPEECH_KEPT if directory.names(SPEECH) else NOTHING_KEPT
+        if directory.names(SPEECH):
+            return SPEECH_KEPT
+        return HEADERS_KEPT if directory.names(HEADERS) else NOTHING_KEPT
     try:
         standing = read_standing(directory, directory.commits())
     except (UserError, RunError):

@@ -71,9 +71,7 @@ class Work:
         if table == "transcripts":
             if self.manifest is None or self.identity is None:
                 return None
-            return tables.transcripts_schema(
-                self.manifest.table.schema, self.identity.audio_digests, self.identity.nbest
-            )
+            return tables.transcripts_schema(self.manifest.schema, self.identity.audio_digests, self.identity.nbest)
         if self.identity is None:
             return None
         make = tables.emissions_schema if table == "emissions" else tables.features_schema

@@ -213,8 +213,8 @@ def test_a_listing_that_fails_changes_nothing(
     state = corpus.files()
     list_utterances = listing.list_utterances
 
-    def broken(*arguments: object) -> pa.Table:
-        list_utterances(*arguments)
+    def broken(*arguments: object, **named: object) -> pa.Table:
+        list_utterances(*arguments, **named)
         raise OSError(5, "Input/output error", str(corpus.root))
 
     with monkeypatch.context() as patch:

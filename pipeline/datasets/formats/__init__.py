@@ -57,10 +57,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows of a list that is stored by columns.
+    """Some rows of a list that can be read by columns.
 
     Attributes:
-        columns: The columns, a `pyarrow.RecordBatch`.
+        columns: The columns, a `pyarrow.RecordBatch`; `None` if they cannot hold all that the rows say. Numbers may be
+            texts, in their spelling.
         rows: Reads the rows one by one.
     """
 
@@ -81,7 +82,7 @@ class Listing:
         folder: The folder that relative paths are relative to, if the list names one.
         from_anywhere: Whether the programs that write this format resolve relative paths against the working
             directory. Then the list does not tell which folder is meant.
-        batches: Reads the list by columns, if it is stored so and its columns hold texts, numbers and booleans.
+        batches: Reads the list by columns, if it can be and its columns hold texts, numbers and booleans.
     """
 
     rows: Callable[[], Iterator[Row]]

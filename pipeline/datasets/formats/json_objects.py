@@ -23,6 +23,8 @@ from pipeline.runtime.errors import UserError
 MAX_DOCUMENT_BYTES = 2**28
 """256 MB. A document is read whole, and takes about ten times its size in memory. JSON lines have no such limit."""
 
+# Python and pandas write NaN for a missing value. `json.loads` would make a decoder for each text.
+_DECODER = json.JSONDecoder(parse_constant=float, parse_float=WrittenFloat)
 _EXPECTED = 'not an object; expected {"audio_filepath": ..., ...}'
 
 
@@ -34,7 +36,7 @@ def objects(source: Source) -> Iterator[tuple[str, dict[str, Any] | ValueError]]
     Raises:
         UserError: The list cannot be read, or a document has no list of objects.
     """
-    if _is_document(source):
+    if is_document(source):
         for number, item in enumerate(_items(source), start=1):
             is_object = isinstance(item, dict)
             yield f"item {number}", item if is_object else ValueError(f"{shown(item)} is {_EXPECTED}")
@@ -49,7 +51,7 @@ def objects(source: Source) -> Iterator[tuple[str, dict[str, Any] | ValueError]]
             yield line(number), entry if isinstance(entry, dict) else ValueError(_EXPECTED)
 
 
-def _is_document(source: Source) -> bool:
+def is_document(source: Source) -> bool:
     """Whether a list is one document: an array, or an object of several lines, or an object that holds recordings."""
     lines = (text for _, line in source.raw_lines() if (text := line.decode("utf-8-sig", "replace").strip()))
     first, second = next(lines, ""), next(lines, "")
@@ -118,8 +120,7 @@ def parse(text: str) -> Any:
         ValueError: The text is not JSON; the message has the reason.
     """
     try:
-        # Python and pandas write NaN for a missing value.
-        return json.loads(text, parse_constant=float, parse_float=WrittenFloat)
+        return json.loads(text) if text.startswith("\ufeff") else _DECODER.decode(text)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise ValueError(f"not JSON ({error.msg} at {line}column {error.colno})") from None

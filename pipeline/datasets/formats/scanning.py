@@ -6,11 +6,15 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from pipeline.audio.archives.members import unpacked
 from pipeline.datasets.formats import Listing
 from pipeline.datasets.formats.opening import LOOKED_AT, Values
 from pipeline.runtime.places import common_folder, is_absolute, is_below, is_url
+
+if TYPE_CHECKING:
+    from pipeline.datasets.formats.columnar import ColumnReader
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,11 @@ def scan_rows(listing: Listing, folder: str, check: Callable[[str], None]) -> Sc
     return Scan(common, values.types(listing.types), values.hint() if listing.roles else "")
 
 
-def scan_columns(listing: Listing) -> Scan:
-    """Go through the columns of a list, without an object for each row. `common` is not looked for."""
+def scan_columns(listing: Listing, reader: ColumnReader) -> Scan:
+    """Go through the columns of a list, without an object for each row where no value is unusual.
+
+    `common` is not looked for.
+    """
     from pipeline.datasets.formats.columnar import kinds_in  # loads Arrow
 
     assert listing.batches is not None
@@ -62,6 +69,10 @@ def scan_columns(listing: Listing) -> Scan:
         values.add(row.extras)
     known = {*listing.roles.values(), *listing.types}
     for batch in listing.batches():
+        if batch.columns is None or reader.read(batch.columns, {}) is None:
+            for row in batch.rows():
+                values.add(row.extras)
+            continue
         for name in batch.columns.schema.names:
             if name not in known and not values.is_text(name):
                 values.add_kinds(name, kinds_in(batch.columns[name]))

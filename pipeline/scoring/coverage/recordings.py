@@ -46,7 +46,7 @@ def keys_of(manifest: Manifest, channels: str) -> list[Key]:
         channels: mix, first or each.
     """
     paths = manifest.table["path"].to_pylist()
-    has = CHANNEL in manifest.table.schema.names
+    has = CHANNEL in manifest.schema.names
     heard = manifest.table[CHANNEL].to_pylist() if has else [None] * len(paths)
     return [(path, channel_to_read(channel, channels)) for path, channel in zip(paths, heard, strict=True)]
 

@@ -73,7 +73,7 @@ def import_corrections(directory: RunDirectory, path: Path, say: Callable[[str],
             return None
         default = usual_groups(str(made_with.get("dataset")))
         scores = [
-            score_run(each, each.commits(), manifest.table.schema, settings, default=default)
+            score_run(each, each.commits(), manifest.schema, settings, default=default)
             for each in (directory, *decodings)
         ]
         for each in (directory, *decodings):

@@ -105,7 +105,7 @@ class ShardDecoder:
 
     @cached_property
     def _schema(self) -> pa.Schema:
-        return self.directory.of_decoding(self.name).transcripts_schema(self.manifest.table.schema)
+        return self.directory.of_decoding(self.name).transcripts_schema(self.manifest.schema)
 
     def _decoded(self) -> list[str]:
         return [name for name in self._schema.names if name in tables.DECODED]

@@ -1,8 +1,8 @@
-"""A Parquet list that is read as columns gives the same utterances as one that is read row by row."""
+"""A list that is read as columns gives the same utterances as one that is read row by row."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -53,18 +53,27 @@ def read(dataset: manifest.Dataset) -> tuple[list[bool], list[Utterance]]:
 
 
 def assert_same(folder: Path, columns: dict[str, Any], *, as_columns: bool, **options: Any) -> None:
-    dataset = written(folder, columns, **options)
+    kinds = kinds_of(written(folder, columns, **options), **options)
+    assert kinds == [as_columns] * len(kinds)
+
+
+def kinds_of(dataset: manifest.Dataset, **options: Any) -> list[bool]:
+    """Whether each block is read as columns, after a comparison with the list that is read row by row."""
     kinds, found = read(dataset)
     plain = manifest.Dataset(manifest.Options(path=dataset.path, columns=dataset._options.columns, **options))
     plain._options.read_headers = False
     plain.__dict__["_columns"] = None  # row by row
-    rows = [*plain.utterances()]
-    assert dataset.columns() == plain.columns()
+    types = plain.columns()
+    assert dataset.columns() == types
+    found, rows = (  # what a row lacks is null in the manifest
+        [replace(each, columns={name: each.columns.get(name) for name in types}) for each in some]
+        for some in (found, plain.utterances())
+    )
     for field in fields(Utterance):
         assert [getattr(each, field.name) for each in found] == [getattr(each, field.name) for each in rows], field.name
-    assert kinds == [as_columns] * len(kinds)
     assert dataset.warnings() == plain.warnings()
     assert dataset.reading(0) == plain.reading(0)
+    return kinds
 
 
 def test_usual_values_are_read_as_columns(tmp_path: Path) -> None:
@@ -81,6 +90,8 @@ def test_segments_and_channels_are_read_as_columns(tmp_path: Path) -> None:
         "duration": [1.25, None, 7.0],
     }
     assert_same(tmp_path, USUAL | times, as_columns=True)
+    texts = {name: [None if each is None else f"{each:g}" for each in values] for name, values in times.items()}
+    assert_same(tmp_path, USUAL | texts, as_columns=True)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +106,7 @@ def test_segments_and_channels_are_read_as_columns(tmp_path: Path) -> None:
         {"id": ["a", "", None]},
         {"id": [1, 2, 3]},
         {"duration": [1.5, None, 2.0]},
-        {"duration": ["1.5", "2.5", "3.5"]},
+        {"duration": ["1.5", " 2.5", "3.5"]},
         {"duration": [1.5, -1.0, float("nan")]},
         {"start": [1.0, -2.0, 2.0], "end": [3.0, 4.0, 1.0]},
         {"start": [1.0, 2.0, 2.0], "end": [None, 4.0, 1.0], "duration": None},
@@ -144,3 +155,78 @@ def test_a_list_without_a_usable_row_is_refused(tmp_path: Path, ids: list[None])
     }
     with pytest.raises(UserError, match=r"lists no recordings|no other row can be used"):
         read(written(tmp_path, columns))
+
+
+CSV_USUAL = [
+    "id,path,duration,text,speaker,score,mic,none",
+    'a,/no/a.wav,1.5,"hello, ""you""",007,1.5,1,',
+    'b é,sub/b.wav,2,"",1089,,"2",',
+    "c,./c d.wav,70.25, three ,1220,1e5,3,",
+]
+
+
+@pytest.mark.parametrize(
+    ("lines", "kinds"),
+    [
+        (CSV_USUAL, [True]),
+        ([line.replace("lo, ", "lo ").replace(",", "\t").replace('"', "") for line in CSV_USUAL], [True]),
+        ([f"{line}\r" for line in CSV_USUAL], [True]),
+        (["sep=;", *(line.replace(",", ";") for line in CSV_USUAL)], [True]),
+        ([*CSV_USUAL, "d,d.wav,-1,wrong,x,x,x,x"], [True, False]),
+        ([*CSV_USUAL, "d,d.wav,1,too few"], [True, False]),
+        ([*CSV_USUAL, "", ",,,,,,,", "d,d.wav,1,four,7,1.5,4,"], [True, False]),
+        ([*CSV_USUAL[:3], 'c,c.wav,3,"over', "two blocks, and", 'more",1,1,1,', *CSV_USUAL[3:]], [False, True]),
+        ([*CSV_USUAL, 'd,d.wav,1,a "quote" inside,7,1.5,4,'], [True, False]),
+        ([*CSV_USUAL, 'd,d.wav,1,"a quote" ,7,1.5,4,'], [True, False]),
+        ([*CSV_USUAL, "d,d.wav,1,carriage\rreturn,7,1.5,4,"], [True, False]),
+        ([*CSV_USUAL, "d,d.wav,1,nul \0,7,1.5,4,"], [True, False]),
+        ([*CSV_USUAL, "d,d.wav,+1,sign,7,1.5,4,", "e,e.wav,,none,7,1.5,4,"], [True, False]),
+    ],
+)
+def test_a_delimited_list_is_read_as_columns_where_it_is_regular(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str], kinds: list[bool]
+) -> None:
+    monkeypatch.setattr("pipeline.datasets.formats.delimited._BLOCK_LINES", 3)
+    path = tmp_path / ("list.tsv" if "\t" in lines[0] else "list.csv")
+    path.write_bytes("\n".join([*lines, ""]).encode())
+    assert kinds_of(manifest.Dataset(manifest.Options(path=str(path), read_headers=False))) == kinds
+
+
+def test_a_delimited_list_without_a_header_is_read_as_columns(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("a,a.wav,1.5\nb,b.wav,2.5\n")
+    columns = Columns(id="1", path="2", duration="3")
+    options = manifest.Options(path=str(path), read_headers=False, header="false", columns=columns)
+    assert kinds_of(manifest.Dataset(options), header="false") == [True]
+
+
+JSON_USUAL = [
+    '{"id": "a", "path": "/no/a.wav", "duration": 1.5, "text": " hello ", "n": 1, "spelled": 1.10, "clean": true}',
+    '{"id": 7, "path": "sub/b.wav", "duration": 2, "text": 12.50, "n": -3, "score": 0.1, "clean": null, "none": null}',
+    '{"path": "./c d.wav", "duration": "70.25", "id": "c", "n": null, "spelled": 2.5, "score": 1e-05}',
+]
+
+
+@pytest.mark.parametrize(
+    ("lines", "kinds"),
+    [
+        (JSON_USUAL, [True]),
+        ([*JSON_USUAL, '{"id": "d", "path": "d.wav", "duration": 1, "clean": "yes", "n": 0.5}'], [True, True]),
+        ([*JSON_USUAL, '{"id": "d", "path": "d.wav", "duration": -1, "n": "wrong"}'], [True, False]),
+        ([*JSON_USUAL, '{"id": "d", "path": "d.wav", "duration": 1, "n": NaN}'], [True, False]),
+        ([*JSON_USUAL, '{"id": "d", "path": "d.wav", "duration": 1, "score": Infinity}'], [True, False]),
+        ([*JSON_USUAL, '{"id": "d", "path": "d.wav", "duration": 1, "n": 123456789012345678901}'], [True, True]),
+        ([*JSON_USUAL, '{"id": "d", "path": "d.wav", "duration": 1, "n": [1, {"a": 2}]}'], [True, False]),
+        ([*JSON_USUAL, '{"id": "d", "path": "d.wav", "duration": 1, "word": "\\ud800"}'], [True, False]),
+        ([*JSON_USUAL, '{"id": "d", "path": 5, "duration": 1}', "not JSON", "[1]"], [True, False]),
+        ([*JSON_USUAL, "", '{"id": true, "path": "d.wav", "duration": 1}'], [True, False]),
+        ([*JSON_USUAL, '{"id": "d", "path": {"path": "d.wav"}, "duration": 1, "text": true}'], [True, False]),
+    ],
+)
+def test_json_lines_are_read_as_columns_where_they_are_regular(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str], kinds: list[bool]
+) -> None:
+    monkeypatch.setattr("pipeline.datasets.formats.jsonl._BLOCK_ROWS", 3)
+    path = tmp_path / "list.jsonl"
+    path.write_text("\n".join(lines))
+    assert kinds_of(manifest.Dataset(manifest.Options(path=str(path), read_headers=False))) == kinds
