@@ -111,7 +111,7 @@ def _keys(folder: str, delimiter: str = "") -> Iterator[str]:
             return
         bucket, key, _ = store.split_path(url.path)
         prefix = f"{key}/" if key else ""
-        asked = {"Bucket": bucket, "Prefix": prefix, "Delimiter": delimiter}
+        asked = {"Bucket": bucket, "Prefix": prefix, "Delimiter": delimiter, **store.req_kw}
         while True:
             page = store.call_s3("list_objects_v2", **asked)
             yield from (each["Key"].removeprefix(prefix) for each in page.get("Contents", ()))

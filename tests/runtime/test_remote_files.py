@@ -19,13 +19,14 @@ class Store:
 
     def __init__(self) -> None:
         self.pages = 0
+        self.req_kw = {"RequestPayer": "requester"}
 
     def split_path(self, path: str) -> tuple[str, str, None]:
         bucket, _, key = path.partition("/")
         return bucket, key, None
 
     def call_s3(self, method: str, **asked: Any) -> dict[str, Any]:
-        assert (method, asked["Bucket"]) == ("list_objects_v2", "bucket")
+        assert (method, asked["Bucket"], asked["RequestPayer"]) == ("list_objects_v2", "bucket", "requester")
         self.pages += 1
         prefix, delimiter, first = asked["Prefix"], asked["Delimiter"], int(asked.get("ContinuationToken", 0))
         keys = [key for key in KEYS if key.startswith(prefix)]
