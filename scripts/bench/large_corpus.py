@@ -80,7 +80,7 @@ def write_list(path: Path, rows: int) -> None:
     writer.close()
 
 
-def asked(list_: Path, run: Path, hours: float) -> list[str]:
+def asked(list_: Path, run: Path | str, hours: float) -> list[str]:
     """The settings of the run."""
     return [
         "dataset=manifest", f"dataset.path={list_}", "dataset.read_headers=false", f"run_dir={run}", "model=digits",

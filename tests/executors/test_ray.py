@@ -192,9 +192,7 @@ def test_a_worker_waits_until_its_run_agrees_and_ends_with_the_connection() -> N
     assert (done.returncode, done.stdout) == (1, "agreed\n")
 
 
-def test_actors_write_a_run_in_an_object_store(
-    cluster: RayCluster, store: Store, alone: Path, tmp_path: Path, disturbed: Disturbed
-) -> None:
+def test_actors_write_a_run_in_an_object_store(cluster: RayCluster, store: Store, alone: Path, tmp_path: Path) -> None:
     done = run(*given(cluster, f"s3://{BUCKET}/run"), "executor.workers=1", cwd=tmp_path, **cluster.variables)
     assert done.returncode == 0, done.stderr
     found = s3.download(store, BUCKET, "run", tmp_path / "found")

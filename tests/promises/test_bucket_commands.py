@@ -22,7 +22,7 @@ from pipeline.lm import __main__ as lm
 from pipeline.results import open_run
 from pipeline.runtime.places import place
 from pipeline.sample import __main__ as sample
-from pipeline.storage import locked_run
+from pipeline.storage import locked_run, records
 from pipeline.storage.names import METRICS
 from pipeline.storage.run_directory import RunDirectory
 from pipeline.tune import __main__ as tune
@@ -144,10 +144,15 @@ def test_the_runs_of_a_sweep_lie_in_the_store_and_one_that_fails_does_not_cost_t
     assert rows[1] == ["2", "0", "24", "0", f"s3://{BUCKET}/sweep-float32"]
 
 
-def test_parts_share_a_run_in_the_store(store: Store, whole: str, tmp_path: Path) -> None:
+def test_parts_share_a_run_in_the_store_and_the_index_of_its_records(
+    store: Store, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "_MANY", 1)
     given = [*GIVEN, f"run_dir=s3://{BUCKET}/parts", "stages=[manifest,infer]"]
     assert main([*given, "executor.part=1/2"]) == 0
     assert main([*given, "executor.part=2/2"]) == 0
+    assert f"parts/commits/{records.INDEX}" in s3.keys(store, BUCKET, "parts/commits/")
+    assert verify.main([f"s3://{BUCKET}/parts"]) == 0
     folders = [s3.download(store, BUCKET, name, tmp_path / name) for name in ("parts", "whole")]
     for table in ("transcripts", "emissions"):
         left, right = (pq.read_table(folder / table) for folder in folders)
