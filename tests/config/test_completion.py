@@ -67,7 +67,6 @@ def test_another_wish_is_refused_with_what_there_is(asked: str) -> None:
 @pytest.mark.parametrize(
     ("line", "found", "breaks"),
     [
-        ("{} -m pipeline.run prec", "precision=", ""),
         ("{} -m pipeline.run dataset=fo", "folder", WITHOUT_EQUALS),
         ("{} -m pipeline.run dataset=digits precision=b", "bf16", ""),
     ],
@@ -118,8 +117,6 @@ def test_tab_in_a_terminal_completes(elsewhere: Path) -> None:
         ):
             os.write(terminal, typed)
             wait_for(completed)
-        os.write(terminal, b"bf\t")
-        wait_for("bf16")
         os.write(terminal, b" dataset.\t\t")
         wait_for("dataset.encoding=    dataset.metadata=")
     finally:

@@ -23,7 +23,7 @@ from pipeline.models.engine import Engine
 from pipeline.runtime import progress
 from pipeline.runtime.errors import UserError
 
-CORPUS = (*SHORT, "shard.hours=0.0008", "loader.workers=0", "stages=[manifest,infer]")
+CORPUS = (*SHORT, "shard.hours=0.0008", "loader.workers=0", "stages=[manifest,infer,score]")
 
 
 EXECUTORS = {
@@ -47,6 +47,7 @@ def test_every_executor_writes_the_same_tables(given: tuple[str, ...], whole: Pa
     assert (done.returncode, done.stderr) == (0, "")
     assert_accounting(tmp_path / "run")
     assert_same_tables(whole, tmp_path / "run")
+    assert (tmp_path / "run" / "scores.parquet").exists()
     assert {path.name.partition("-")[0] for path in (tmp_path / "run" / ".staging").iterdir()} == {"lock"}
 
 

@@ -977,7 +977,7 @@ def commit_twice(
 
 
 @given(order=st.lists(st.integers(0, 1), max_size=40), same=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_of_two_processes_that_commit_a_shard_at_the_same_time_one_counts_or_none(order: list[int], same: bool) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         directory = RunDirectory(Path(folder) / "run")
@@ -1098,7 +1098,7 @@ class Store(RuleBasedStateMachine):
 
 TestStore = Store.TestCase
 TestStore.settings = settings(
-    max_examples=25, stateful_step_count=15, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=15, stateful_step_count=15, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 

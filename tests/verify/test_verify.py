@@ -656,7 +656,7 @@ def to_flip(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return Path(shutil.copytree(undisturbed, tmp_path_factory.mktemp("flip") / "out"))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(
         [
@@ -720,7 +720,17 @@ def test_what_resume_sees_by_itself_needs_no_retract(
     assert_same_tables(undisturbed, out)
 
 
-@pytest.mark.parametrize("damage", WHOLE)
+REMEDIES = [
+    damage
+    for damage in WHOLE
+    if not damage.endswith(
+        (" flipped", "identity edited", "taken out", "rates edited", "other columns", "a shard nobody knows")
+    )
+] + ["manifest, a byte flipped"]
+"""One damage for each remedy; a file that cannot be read is written again whatever its damage."""
+
+
+@pytest.mark.parametrize("damage", REMEDIES)
 def test_the_remedy_that_is_named_sets_it_right_and_does_no_shard_again(
     damage: str, undisturbed: Path, corpus: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
