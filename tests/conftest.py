@@ -20,22 +20,22 @@ WRITES_NO_BYTECODE, sys.dont_write_bytecode = sys.dont_write_bytecode, False
 
 
 LONGEST = (
-    "promises/test_object_store", "executors/test_ray", "promises/test_signals", "models/test_bundles",
-    "docs/test_blocks", "scripts/test_bench",
-    "stages/test_supplements", "stages/test_growth", "executors/test_slurm", "verify/test_verify", "report/test_page",
-    "promises/test_failpoints", "models/test_forward", "promises/test_security", "executors/test_local",
-    "promises/test_long", "scoring/test_scoring", "test_run", "promises/test_fuzzing", "inference/test_loader",
-    "stages/test_duplicates", "models/test_huggingface_runs", "executors/test_processes", "storage/test_run_directory",
-    "executors/test_parts", "test_plot", "test_package", "config/test_run_config", "test_extending",
-    "runtime/test_supervisor", "stages/test_report", "docs/test_notebook", "docs/test_guide",
-    "scripts/test_gpu_check", "docs/test_outputs", "promises/test_resume", "config/test_completion",
-    "config/test_user_files",
-    "models/test_huggingface_exactness", "report/test_browser", "models/test_checkpoint", "promises/test_memory",
-    "promises/test_soak",
-    "promises/test_strange_directories", "models/test_catalog", "config/test_help", "inference/test_textfile",
-    "promises/test_secrets", "test_multirun", "scripts/test_analysis", "compare/test_page", "promises/test_tutorial",
+    "promises/test_object_store", "scripts/test_bench", "models/test_bundles", "docs/test_blocks",
+    "executors/test_ray", "executors/test_parts", "executors/test_slurm", "stages/test_supplements",
+    "executors/test_processes", "docs/test_guide", "storage/test_run_directory", "test_package",
+    "config/test_run_config", "test_plot", "models/test_huggingface_exactness", "report/test_page",
+    "runtime/test_supervisor", "docs/test_notebook", "report/test_browser", "verify/test_verify",
+    "executors/test_local", "inference/test_loader", "models/test_huggingface_runs", "test_run",
+    "models/test_forward", "promises/test_long", "promises/test_resume", "promises/test_signals",
+    "stages/test_growth", "promises/test_recordings_in_stores", "promises/test_failpoints", "models/test_checkpoint",
+    "stages/test_decode", "scripts/test_gpu_check", "scoring/test_scoring", "stages/test_report",
+    "stages/test_duplicates", "test_extending", "config/test_completion", "config/test_user_files",
+    "promises/test_fuzzing", "promises/test_soak", "promises/test_security", "promises/test_strange_directories",
+    "promises/test_memory", "config/test_help", "stages/test_segments", "models/test_fused",
+    "inference/test_textfile", "models/test_catalog", "test_json", "support/test_warm", "stages/test_resume",
+    "models/test_cuda_path",
 )  # fmt: skip
-"""Modules that take longest, the longest first."""
+"""Modules that take longest, the longest first. What waits most begins beside what keeps both cores busy."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

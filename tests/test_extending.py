@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,7 @@ class Connector:
         return self._utterances
 
 
+INSTALLED = cache(plugins.packages_distributions)
 PACKAGE = __name__.partition(".")[0]
 COLUMNS = {"speaker": "string", "take": "int16", "gain": "float64"}
 
@@ -169,7 +171,10 @@ def test_what_a_connector_of_another_package_may_return_is_taken() -> None:
         (COLUMNS, [replace(GOOD, columns={"gain": "1"})], "it must give gain as float64 or None"),
     ],
 )
-def test_what_a_connector_returns_wrongly_is_named_with_its_package(columns: Any, utterances: Any, said: str) -> None:
+def test_what_a_connector_returns_wrongly_is_named_with_its_package(
+    columns: Any, utterances: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "packages_distributions", INSTALLED)
     with pytest.raises(UserError) as caught:
         list(utterances_of(Connector(columns, utterances)))
     assert said in str(caught.value)

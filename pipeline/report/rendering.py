@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -23,20 +24,27 @@ def render(
         package: Package whose folder `templates` has the template. It may use those of `pipeline.report` too.
         scripts: Files of the script, in this order.
     """
+    environment = _environment(package)
     shared = PackageLoader("pipeline.report")
+    style, *parts = (shared.get_source(environment, name)[0] for name in ("report.css", *scripts))
+    script = "\n".join(parts)
+    return environment.get_template(template).render(
+        **context, style=style, script=script, style_hash=_hash(style), script_hash=_hash(script)
+    )
+
+
+@cache
+def _environment(package: str) -> Environment:
+    """Return the environment for the templates of a package. It keeps what it compiles, for the next page."""
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader(package), shared]),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("pipeline.report")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "hours": format_hours, "took": format_duration}
-    style, *parts = (shared.get_source(environment, name)[0] for name in ("report.css", *scripts))
-    script = "\n".join(parts)
-    return environment.get_template(template).render(
-        **context, style=style, script=script, style_hash=_hash(style), script_hash=_hash(script)
-    )
+    return environment
 
 
 def _hash(text: str) -> str:

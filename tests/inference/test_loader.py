@@ -151,7 +151,7 @@ def test_a_recording_that_hangs_its_worker_is_a_failure_and_the_rest_goes_on(
 ) -> None:
     monkeypatch.setattr(loaders, "POLL_S", 0.1)
     _break(monkeypatch, "0_theo_0", how)
-    batches = list(load(manifest, workers=1, timeout_s=1.2))
+    batches = list(load(manifest, workers=1, timeout_s=0.8))
     assert lost(manifest, batches) == {"0_theo_0.wav": "timeout"}
     [failure] = [item for batch in batches for item in batch.rejected]
     assert "loader.timeout_s" in failure.message
@@ -171,7 +171,7 @@ def test_two_recordings_of_a_batch_that_hang_are_two_failures(
 
     monkeypatch.setattr(loaders._WorkerPool, "next_batch", watched)
     _break(monkeypatch, "_theo_", lambda: time.sleep(3600))
-    batches = list(load(manifest, workers=1, timeout_s=1.2, max_samples=10**6))
+    batches = list(load(manifest, workers=1, timeout_s=0.8, max_samples=10**6))
     failures = lost(manifest, batches)
     assert set(failures.values()) == {"timeout"}
     assert len(failures) == 2
@@ -186,10 +186,10 @@ def test_a_batch_of_many_slow_recordings_is_read_once(
     def slow() -> None:
         with open(tmp_path / "read", "a") as file:
             file.write("x")
-        time.sleep(0.25)
+        time.sleep(0.15)
 
     _break(monkeypatch, "", slow)
-    batches = list(load(manifest, workers=1, timeout_s=1.2, max_samples=10**6))
+    batches = list(load(manifest, workers=1, timeout_s=0.8, max_samples=10**6))
     assert lost(manifest, batches) == {}
     assert (tmp_path / "read").read_text() == "x" * 12
 
@@ -241,7 +241,7 @@ def test_a_long_recording_that_hangs_its_worker_is_waited_for_once(
     monkeypatch.setattr(loaders, "POLL_S", 0.2)
     _break(monkeypatch, "0_theo_0", lambda: time.sleep(3600))
     chunking = Chunking(max_samples=3_000, context=1, stride=320, receptive_field=400)
-    batches = list(load(manifest, workers=1, timeout_s=2.0, max_samples=3_000, chunking=chunking))
+    batches = list(load(manifest, workers=1, timeout_s=1.2, max_samples=3_000, chunking=chunking))
     lost = [item for batch in batches for item in batch.rejected]
     assert [(id_of(manifest, item), item.error) for item in lost] == [("0_theo_0.wav", "timeout")]
     assert len({chunk.row for batch in batches for chunk in batch.chunks}) == 11

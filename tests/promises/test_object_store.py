@@ -241,7 +241,10 @@ def test_killed_while_corrections_are_taken_over_the_next_import_takes_them_over
 # --- faults of the store
 
 
-def test_what_a_store_may_do_now_and_then_is_repeated(store: Store, local: Path, tmp_path: Path) -> None:
+def test_what_a_store_may_do_now_and_then_is_repeated(
+    store: Store, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)  # seconds
     kinds = ("PUT", "CREATE", "GET", "HEAD", "LIST", "DELETE")
     actions = ("500", "503", "cut", "lost")
     faults = [Fault(kind, "once", action, after=2 * n) for kind in kinds for n, action in enumerate(actions)]

@@ -510,7 +510,9 @@ def test_the_demo_and_the_same_command_again_need_no_network(tmp_path: Path, els
         fonts, temporary = tmp_path / "fonts", tmp_path / "temporary"
         temporary.mkdir(exist_ok=True)
         own = {"MPLCONFIGDIR": str(fonts), "TMPDIR": str(temporary)}
-        done, noted = watched("dataset=digits", "outputs=[transcripts]", cwd=elsewhere, folder=tmp_path, **own)
+        done, noted = watched(
+            "dataset=digits", "outputs=[transcripts]", "report.utterances=1", cwd=elsewhere, folder=tmp_path, **own
+        )
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
         assert [line for line in noted if line.startswith("network")] == []

@@ -662,9 +662,7 @@ def in_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 IN_SHARDS = (*SHORT, "outputs=[transcripts]", "stages=[manifest,infer,score]", "shard.hours=0.0007")
 
 
-@pytest.mark.parametrize(
-    "place", ["", "renewal", "renewal-decided:1", "moved:1", "file@3", "renamed:0", "file-moved@2", "committed:1"]
-)
+@pytest.mark.parametrize("place", ["", "renewal", "renewal-decided:1", "renamed:0", "file-moved@2"])
 def test_a_run_of_an_earlier_normaliser_is_counted_and_scored_again_without_the_model(
     in_shards: Path, place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,7 +76,7 @@ class Server:
 
         Args:
             env: Environment of the server.
-            forked: Fork it from this process, which is warm itself and has imported nothing of the pipeline.
+            forked: Fork it from this process, which began warm itself and has imported nothing more of the pipeline.
         """
         self.env = read_at_start(env)
         self._connection, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -181,8 +181,7 @@ class Process:
 # --- in the server
 
 
-def _serve(connection: socket.socket) -> None:
-    """Fork for each that is asked for, tell its process and how it ended; returns in a process that was asked for."""
+def _warm_up() -> None:
     for name in (*IMPORTED, *PIPELINE):
         importlib.import_module(name)
     sys.modules["pipeline.audio.headers"].HEADER_PROCESSES = HEADER_PROCESSES  # type: ignore[attr-defined]
@@ -192,6 +191,10 @@ def _serve(connection: socket.socket) -> None:
     _configure()
     gc.collect()
     gc.freeze()  # what is there stays where it is shared
+
+
+def _serve(connection: socket.socket) -> None:
+    """Fork for each that is asked for, tell its process and how it ended; returns in a process that was asked for."""
     woken, wake = os.pipe()
     os.set_blocking(woken, False)
     os.set_blocking(wake, False)
@@ -292,6 +295,7 @@ def _run() -> int:
 
 
 if __name__ == "__main__":
+    _warm_up()
     _serve(socket.socket(fileno=int(sys.argv[1])))
     # An interpreter that ends takes apart all that was imported, which here would have to be copied first: 0.4 s.
     os._exit(_run() & 0xFF)
