@@ -98,6 +98,7 @@ class _AlignSettings:
 @dataclass(kw_only=True)
 class _CompactSettings:
     tables: Annotated[list[str], _some_of("transcripts", "emissions", "features", "failures")]
+    by: str | None
 
 
 @dataclass(kw_only=True)

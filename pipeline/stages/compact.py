@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.runtime.errors import naming
+from pipeline.runtime.errors import UserError, naming
 from pipeline.runtime.terminal import counted
 from pipeline.storage import tables
 from pipeline.storage.commits import IN_PARTS, CommittedShard
@@ -21,6 +22,7 @@ from pipeline.storage.compacted import SHARDS, CompactedRecord
 from pipeline.storage.files import StoredTable
 from pipeline.storage.layouts import ARRAY_TABLES
 from pipeline.storage.run_directory import RunDirectory
+from pipeline.storage.tables import own_columns
 
 _GROUP_BYTES = 2**24
 """Size in memory of a row group, about."""
@@ -33,6 +35,7 @@ def compact(
     records: Mapping[int, CommittedShard],
     names: Sequence[str],
     tell: Callable[[str], None] = lambda what: None,
+    by: str | None = None,
 ) -> str:
     """Write the compacted files that are missing or whose shards have changed.
 
@@ -41,20 +44,26 @@ def compact(
         records: The committed shards, by shard.
         names: The tables to compact. One that no shard has is left out.
         tell: Called with what is done.
+        by: A column of the dataset that the rows are sorted by before their ids, in the tables that have the column.
 
     Returns:
         What was written, in one line.
 
     Raises:
-        UserError: A file of a shard cannot be read.
+        UserError: A file of a shard cannot be read, or the dataset has no such column.
     """
+    if by is not None and by not in (own := [each.name for each in own_columns(directory.manifest.schema())]):
+        listed = ", ".join(own) or "none"
+        raise UserError(f"compact.by={by}: the dataset has no column {by!r}; its own columns are {listed}")
     written, there = 0, 0
     for name in names:
         table = directory.compacted(name)
         planned = table.plan(records)
         for first, record in planned.items():
             there += 1
-            if not table.is_made_of(first, record):
+            record = replace(record, by=by if name == "transcripts" and by else "")
+            done = table.record(first)
+            if done is None or done.by != record.by or not table.is_made_of(first, record):
                 tell(f"compacting {name}: {there:,} of {counted(len(planned), 'file')}")
                 _write(directory, name, first, record)
                 written += 1
@@ -69,14 +78,14 @@ def _write(directory: RunDirectory, name: str, first: int, record: CompactedReco
     path = folder / f"{name}.parquet"
     try:
         with naming(path):
-            merge([directory.stored(source) for source in record.sources], path, name, record.shards)
+            merge([directory.stored(source) for source in record.sources], path, name, record.shards, record.by)
         directory.check_in_place()
         directory.compacted(name).commit(first, record, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def merge(sources: Sequence[StoredTable], path: Path, name: str, shards: Sequence[int] = ()) -> None:
+def merge(sources: Sequence[StoredTable], path: Path, name: str, shards: Sequence[int] = (), by: str = "") -> None:
     """Write the rows of several files of a table into one, sorted by id, with an index of the ids.
 
     The rows are sorted in parts that fit into memory, and the sorted parts are merged. So each row is read twice, in
@@ -87,6 +96,7 @@ def merge(sources: Sequence[StoredTable], path: Path, name: str, shards: Sequenc
         path: The file to write. The parts are written beside it.
         name: Name of the table.
         shards: The shards that the files belong to. The metadata of the file list them.
+        by: A column that the rows are sorted by before their ids; empty for none.
 
     Raises:
         UserError: A file cannot be read.
@@ -99,7 +109,12 @@ def merge(sources: Sequence[StoredTable], path: Path, name: str, shards: Sequenc
     schema = pa.unify_schemas([each.remove_metadata() for each in schemas], promote_options="permissive")
     metadata = {**tables.metadata_of(schemas[-1]), SHARDS: list(shards)}
     values = ARRAY_TABLES[name].values if name in ARRAY_TABLES else None
-    keys = [*(["layer"] if name == "features" else []), "id", *(["part"] if name in IN_PARTS else [])]
+    keys = [
+        *([by] if by else []),
+        *(["layer"] if name == "features" else []),
+        "id",
+        *(["part"] if name in IN_PARTS else []),
+    ]
     merged = _Merged(list(_sorted_parts(sources, schema, keys, path)), schema, keys)
     sorting = pq.SortingColumn.from_ordering(schema, [(key, "ascending") for key in keys])
     # Readers that know Bloom filters, such as DuckDB, skip row groups by them, also where ids are not in the order of

@@ -27,7 +27,7 @@ from pipeline.storage import summary
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.lock import Locked
 from pipeline.storage.manifest import Manifest
-from pipeline.storage.names import CONFIG, Part
+from pipeline.storage.names import CONFIG, TABLES, Part
 from pipeline.storage.run_directory import RunDirectory
 
 _MOST_SAID = 10
@@ -195,6 +195,9 @@ class Conclusion:
         duplicates = (recorded and recorded.duplicates) or 0
         code = self._say_totals(prefix, records, speed, scored, duplicates)
         decoded = self._directory.decoded
+        for table in map(self._directory.compacted, TABLES if decoded is None else ()):
+            if stale := table.stale(records):
+                self._say(f"{stale}, so its readers find older rows; stages=[compact] writes them")
         for line in summary.reading_lines(self._directory.root, [decoded.folder] if decoded else settings.outputs):
             self._say(line)
         return code
@@ -267,7 +270,8 @@ class Conclusion:
                 status.update(what)
                 self._textfile.progress()
 
-            said = compact(self._directory, records, self._config.settings.compact.tables, tell)
+            settings = self._config.settings.compact
+            said = compact(self._directory, records, settings.tables, tell, settings.by)
         self._say(said)
 
     def _report(self) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from pipeline.runtime.clock import timestamp
 from pipeline.runtime.digests import decode_checked, encode_checked
 from pipeline.runtime.failpoints import failpoint
+from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommittedFile, CommittedShard, staged_file
 from pipeline.storage.files import UNREADABLE, Files, StoredTable
 from pipeline.storage.names import COMMITS, COMPACTED, first_of_compacted, name_of_compacted
@@ -43,12 +44,14 @@ class CompactedRecord:
         sources: SHA-256 of each committed file whose rows it has, by the name of that file.
         file: The file; `None` before it is committed.
         committed_at: Time of the commit in UTC, as ISO 8601.
+        by: The column that the rows are sorted by before their ids; empty for none.
     """
 
     shards: tuple[int, ...]
     sources: Mapping[str, str]
     file: CommittedFile | None = None
     committed_at: str = ""
+    by: str = ""
 
 
 class CompactedTable:
@@ -117,6 +120,18 @@ class CompactedTable:
             groups.setdefault(current, []).append(committed)
             filled += sum(file.size for file in files)
         return {first: self._record_of(group) for first, group in groups.items()}
+
+    def stale(self, shards: Mapping[int, CommittedShard]) -> str:
+        """Say how many files do not have the present rows of their shards, or are missing; nothing if there are none.
+
+        Args:
+            shards: The committed shards, by shard.
+        """
+        planned = self.plan(shards) if self.files() else {}
+        stale = sum(not self.is_made_of(first, record) for first, record in planned.items())
+        if not stale:
+            return ""
+        return f"{self.folder}: {counted(stale, 'file')} of {len(planned)} not made of the present shards"
 
     def _last_of(self, first: int) -> int:
         """Return the last shard whose rows a file has; of a file that cannot be read, one that no run has."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 
-from pipeline.runtime.terminal import counted
 from pipeline.storage.commits import CommittedShard
 from pipeline.storage.compacted import CompactedTable
 from pipeline.storage.files import UNREADABLE
@@ -25,13 +24,8 @@ def audit_compacted(directory: RunDirectory, done: Mapping[int, CommittedShard],
     for table in map(directory.compacted, TABLES):
         if not directory.names(table.folder):
             continue
-        planned = table.plan(done)
-        stale = [first for first, record in planned.items() if not table.is_made_of(first, record)]
-        if stale:
-            notes.append(
-                f"{table.folder}: {counted(len(stale), 'file')} of {len(planned)} not made of the present shards; "
-                "stages=[compact] writes them"
-            )
+        if said := table.stale(done):
+            notes.append(f"{said}; stages=[compact] writes them")
         for first in table.files():
             if what := _find_damage(directory, table, first):
                 path = shlex.quote(str(table.table(first)))

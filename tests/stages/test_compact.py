@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 import polars
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from make_run import Spoken, make_run
@@ -36,13 +37,16 @@ def spoken(shard: int, number: int) -> Spoken:
     rng = np.random.default_rng(10 * shard + number)
     features = {layer: rng.standard_normal((6, 3)) for layer in (1, 2)}
     words = [(f"w{shard}{number}", 0, 3, 0.5)]
-    return Spoken(f"u{(7 * shard + number) % 10}-{shard}", words, features=features, num_frames=6, failed=number == 2)
+    id_, room = f"u{(7 * shard + number) % 10}-{shard}", [None, "rm2", "rm1"][(shard + number) % 3]
+    columns = {"room": room}
+    return Spoken(id_, words, columns=columns, features=features, num_frames=6, failed=number == 2)
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> RunDirectory:
     shards = [[spoken(shard, number) for number in range(3)] for shard in range(SHARDS)]
-    return RunDirectory(make_run(tmp_path / "run", shards, frames_per_part=4, uncommitted=[5]))
+    root = make_run(tmp_path / "run", shards, {"room": "string"}, frames_per_part=4, uncommitted=[5])
+    return RunDirectory(root)
 
 
 @pytest.fixture
@@ -192,6 +196,36 @@ def test_verify_finds_damage_and_what_is_out_of_date(directory: RunDirectory) ->
     ]
 
 
+def test_transcripts_are_sorted_by_a_column_and_row_groups_of_other_values_are_skipped(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = directory.commits()
+    monkeypatch.setattr(stage, "_GROUP_BYTES", 500)
+    compact(directory, done, ["transcripts", "failures"])
+    assert compact(directory, done, ["transcripts", "failures"], by="room").endswith("1 of them written now")
+    assert compact(directory, done, ["transcripts", "failures"], by="room").endswith("0 of them written now")
+    assert audit_says(directory) == []
+    folder = directory.locate("compacted-transcripts")
+    rows = rows_of(directory, "transcripts").sort_by([("room", "ascending"), ("id", "ascending")])
+    assert pq.read_table(folder).replace_schema_metadata(None).equals(rows)
+    stored = directory.compacted("transcripts").table(0)
+    with stored.open() as file:
+        assert file.metadata.num_row_groups > len(stored.row_groups(pc.field("room") == "rm2")) > 0
+    wanted = sorted(rows.filter(pc.field("room") == "rm2")["id"].to_pylist())
+    assert sorted(pq.read_table(folder, filters=[("room", "=", "rm2")])["id"].to_pylist()) == wanted
+    by_duckdb = duckdb.sql(f"SELECT id FROM '{folder}/*.parquet' WHERE room = 'rm2'").fetchall()
+    assert sorted(id_ for (id_,) in by_duckdb) == wanted
+    by_polars = polars.scan_parquet(f"{folder}/*.parquet").filter(polars.col("room") == "rm2").collect()
+    assert sorted(by_polars["id"].to_list()) == wanted
+    assert compact(directory, done, ["transcripts"]).endswith("1 of them written now")
+    assert glob(directory) == sorted(rows["id"].to_pylist())
+
+
+def test_a_column_that_the_dataset_lacks_is_refused(directory: RunDirectory) -> None:
+    with pytest.raises(UserError, match=r"compact\.by=rom: the dataset has no column 'rom'; its own columns are room"):
+        compact(directory, directory.commits(), ["transcripts"], by="rom")
+
+
 def test_readers_find_one_id(directory: RunDirectory, small: None) -> None:
     compact(directory, directory.commits(), ["transcripts"])
     folder = directory.locate("compacted-transcripts")
@@ -214,6 +248,13 @@ def test_the_stage_follows_a_run_and_can_be_asked_for_later(
     assert main([*asked, "stages=[manifest,infer,compact]"]) == 0
     assert "complete already" in capsys.readouterr().out
     assert read(Path("out"), "compacted-transcripts").equals(read(Path("out"), "transcripts"))
+    # As after `retry_failed`, when the shards are others than those that the record names.
+    Path("out/commits-compacted-transcripts/shards-00000.json").unlink()
+    older = "compacted-transcripts: 1 file of 1 not made of the present shards, so its readers find older rows"
+    for stages, said in (("manifest,infer", True), ("manifest,infer,compact", False)):
+        capsys.readouterr()
+        assert main([*asked, f"stages=[{stages}]"]) == 0
+        assert (older in capsys.readouterr().out) == said
     assert main([*asked, "stages=[decode,compact]"]) == 2
     assert "compact takes the tables of the run" in capsys.readouterr().err
 
