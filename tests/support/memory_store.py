@@ -36,9 +36,9 @@ class MemoryStore(MemoryFileSystem):  # type: ignore[misc]
         with self._lock:
             return super().ls(path, detail=detail)
 
-    def cat_file(self, path: str, **options: Any) -> Any:
+    def cat_file(self, *asked: Any, **options: Any) -> Any:
         with self._lock:
-            return super().cat_file(path, **options)
+            return super().cat_file(*asked, **options)
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
         with self._lock:  # an object is there when it is complete
