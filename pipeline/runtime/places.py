@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import logging
 import os
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,14 +39,24 @@ _S3 = {
     "read_timeout": 30,
 }
 """Settings of botocore, where fsspec's own configuration has no others."""
-_S3_PARTS = 1
-"""Parts of a large file that are uploaded at once. Each takes 50 MiB of memory. With one, a read asks for no size."""
 _S3_TRIES = 2
 """How often s3fs repeats what botocore does not, such as an answer that ends too early."""
+_PARTS = {"s3": 1, "az": 4}
+"""Parts of a large file that are uploaded at once: of 50 MiB, or of 4 MiB. With one, a read of S3 asks for no size."""
+_GS_CONNECT_S, _GS_READ_S = 10.0, 30.0
+"""Seconds that gcsfs waits for a connection, and for the next bytes of an answer."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 """Errors of a disk of this machine, while a file of a store is copied to it."""
+_REASON_CHARACTERS = 400
+"""So much of what a client says is part of our line."""
+_MISSING = 404
+"""The status of a request for an object, or in a bucket, that is not there."""
+_REFUSED = (401, 403)
+"""The statuses of a request that this user may not make."""
 _TAKEN = 412
 """The status of a request that was to create an object which is there."""
+_NO_LOGIN = re.compile("Credential|Authentication|Signing")
+"""A part of the name of an error of a client that has no credentials, or whose credentials do not hold."""
 _BUSY = 409
 """The status of a request for an object with which another request is under way."""
 
@@ -129,7 +141,7 @@ def filesystem(url: Url) -> AbstractFileSystem:
     """Return the file system of a store. A process that was forked gets one of its own.
 
     Raises:
-        UserError: The package for such stores is not installed.
+        UserError: The package for such stores is not installed, or there are no credentials.
     """
     package = _PACKAGES[url.protocol]
     if importlib.util.find_spec(package) is None:
@@ -137,12 +149,30 @@ def filesystem(url: Url) -> AbstractFileSystem:
         raise UserError(f"{url}: needs the package {package}, which the extra {extra} has; run pip install {package}")
     import fsspec
 
+    # What a client logs would be lines beside ours, with the secrets in them. The errors that it raises say the same.
+    for name in (package, "azure"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    kind = fsspec.get_filesystem_class(url.protocol)
+    own = fsspec.config.conf.get(url.protocol, {})
     options: dict[str, Any] = {}
+    if url.protocol in _PARTS:
+        options["max_concurrency"] = int(own.get("max_concurrency", _PARTS[url.protocol]))
     if url.protocol == "s3":
-        own = fsspec.config.conf.get("s3", {})
         options["config_kwargs"] = _S3 | own.get("config_kwargs", {})
-        options["max_concurrency"] = int(own.get("max_concurrency", _S3_PARTS))
-    found: AbstractFileSystem = fsspec.filesystem(url.protocol, use_listings_cache=False, **options)
+    if url.protocol == "gs":
+        import aiohttp
+        from gcsfs.core import GCSFileSystem
+
+        # Its subclass, which fsspec takes, asks by gRPC what kind a bucket is. gRPC hangs in a process that was forked.
+        kind = GCSFileSystem
+        if "requests_timeout" not in own:
+            options["requests_timeout"] = aiohttp.ClientTimeout(sock_connect=_GS_CONNECT_S, sock_read=_GS_READ_S)
+    try:
+        found: AbstractFileSystem = kind(use_listings_cache=False, **options)
+    except ValueError as error:
+        raise UserError(
+            f"{url}: {' '.join(str(error).split())}; set the credentials in the environment or in the store's own files"
+        ) from None
     if url.protocol == "s3":
         found.retries = _S3_TRIES
     return found
@@ -170,12 +200,16 @@ def reaching(place: Place) -> Iterator[None]:
         raise
     except Exception as error:
         status = _status(error)
+        if status == _MISSING:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place)) from None
         if status == _TAKEN or isinstance(error, FileExistsError):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place)) from None
         if status is None and isinstance(error, OSError) and error.errno in _FULL:
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+        # Azure's answers go on with a number of the request, the time, and all of it once more as XML.
+        said = str(error).partition("\nRequestId:")[0]
+        reason = textwrap.shorten(said, _REASON_CHARACTERS, placeholder=" ...") or type(error).__name__
+        if status in _REFUSED or isinstance(error, PermissionError) or _NO_LOGIN.search(type(error).__name__):
             raise UserError(
                 f"{place}: the store refuses this ({reason}); check the name of the bucket, the credentials and what "
                 "they allow"
@@ -188,13 +222,18 @@ def reaching(place: Place) -> Iterator[None]:
 
 def _status(error: BaseException) -> int | None:
     """Return the HTTP status that an error comes from; `None` if it comes from no answer of a store."""
-    while True:
-        if isinstance(answer := getattr(error, "response", None), dict):
-            status: int | None = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            return status
-        if error.__cause__ is None:
-            return None
-        error = error.__cause__
+    cause: BaseException | None = error
+    while cause is not None:
+        answer = getattr(cause, "response", None)
+        found = [getattr(each, name, None) for each in (cause, answer) for name in ("status_code", "code")]
+        if isinstance(answer, dict):  # of botocore
+            found = [answer.get("ResponseMetadata", {}).get("HTTPStatusCode")]
+        for each in found:
+            if (text := str(each)).isdecimal():
+                return int(text)
+        cause = cause.__cause__
+    # gcsfs gives no status for this one.
+    return _REFUSED[1] if str(error).startswith("Forbidden: ") else None
 
 
 def is_url(path: str) -> bool:
@@ -240,4 +279,4 @@ def common_folder(paths: Sequence[str]) -> str:
 
 def tag_of(info: Mapping[str, Any]) -> object:
     """Return what a store says of an object that differs when its content has been replaced; `None` if nothing."""
-    return next((info[key] for key in ("ETag", "etag", "md5Hash", "LastModified") if key in info), None)
+    return next((info[key] for key in ("ETag", "etag", "md5Hash", "LastModified", "blob_id") if key in info), None)

@@ -25,7 +25,7 @@ MIN_ENVIRONMENT_CHARACTERS = 8
 
 _SECRET = (
     r"token|secret|passw(?:or)?d|passphrase|credential|signature"
-    r"|(?:api|access|account|auth|encryption|master|private|shared|ssh|storage)[_-]?key"
+    r"|(?:api|access|account|auth|encryption|master|private|shared|ssh|storage)[_-]?key|connection[_-]?string"
 )
 """A part of the name of a secret."""
 # Both patterns start where a word starts: a search from every letter of a long word takes quadratic time.

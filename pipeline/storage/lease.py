@@ -158,19 +158,13 @@ def holder(files: ObjectFiles, name: str) -> str | None:
     said = _said(_read(files, name))
     if not said or has_ended(said):
         return None
-    age_s = _age_s(files, name)
+    age_s = files.age_s(name)
     return said if age_s is None or age_s < EXPIRES_S else None
 
 
 def lease_of(files: ObjectFiles, part: str) -> str:
     """Return the name of the lease of a part such as `3/8`."""
     return Part.parse(part).file(LOCK)
-
-
-def _age_s(files: ObjectFiles, name: str) -> float | None:
-    """Return the seconds since an object was written, by the clocks of both machines; `None` if that is unknown."""
-    written = (files.info(name) or {}).get("LastModified")
-    return None if written is None else time.time() - written.timestamp()
 
 
 def _check_creates_once(files: ObjectFiles, what: str) -> None:
@@ -240,7 +234,7 @@ def _taken(files: ObjectFiles, name: str, what: str, part: str) -> Lease:
             seen = now
             time.sleep(_LOOK_S)
     except FileNotFoundError:
-        raise UserError(f"{what}: there is no such bucket; check its name and AWS_ENDPOINT_URL, or create it") from None
+        raise UserError(f"{what}: there is no such bucket; check its name and the endpoint, or create it") from None
 
 
 def _read(files: ObjectFiles, name: str) -> bytes:

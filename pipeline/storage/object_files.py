@@ -95,6 +95,12 @@ class ObjectFiles(Files):
             return None
         return found if found["type"] == "file" else None
 
+    def age_s(self, name: str) -> float | None:
+        """Return the seconds since an object was written, by the clocks of both machines; `None` if there is none."""
+        with suppress(FileNotFoundError), reaching(self.locate(name)):
+            return time.time() - float(self._store.modified(self._key(name)).timestamp())
+        return None
+
     def size(self, name: str) -> int | None:
         """Return the size of an object in bytes; `None` if there is none."""
         found = self.info(name)
@@ -138,14 +144,13 @@ class ObjectFiles(Files):
         while some := [*islice(names, _READ_AT_ONCE)]:
             keys = {self._key(name): name for name in some}
             with reaching(self.root):
-                contents = self._store.cat([*keys], on_error="return") if some[1:] else {}
-            for key, name in keys.items():
-                content = contents.get(key)
+                contents = self._store.cat_ranges([*keys], None, None, on_error="return")
+            for name, content in zip(keys.values(), contents, strict=True):
                 try:
                     if isinstance(content, Exception):
                         with reaching(self.locate(name)):
                             raise content
-                    yield name, self.read(name) if content is None else content
+                    yield name, content
                 except FileNotFoundError:
                     yield name, None
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import fsspec.config
 import pytest
+from azure.core.exceptions import HttpResponseError
+from gcsfs.retry import HttpError
 
 from pipeline.runtime.errors import StoreError, UserError
 from pipeline.runtime.places import Busy, Url, filesystem, place, reaching
@@ -20,6 +22,15 @@ class ClientError(Exception):
     def __init__(self, status: int) -> None:
         super().__init__("An error occurred")
         self.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
+
+
+class FakeAnswer:
+    """What Azure's client has got."""
+
+    reason = "said"
+
+    def __init__(self, status_code: int) -> None:
+        self.status_code = status_code
 
 
 def translated(error: Exception, status: int) -> Exception:
@@ -44,6 +55,14 @@ def translated(error: Exception, status: int) -> Exception:
             UserError,
             r"refuses this \(Access Denied\); check the name",
         ),
+        (HttpError({"code": 409, "message": "conflict"}), Busy, "conflict, 409"),
+        (OSError("Forbidden: https://storage.googleapis.com/b"), UserError, "refuses this .Forbidden"),
+        (
+            HttpResponseError("No such container.\nRequestId:1", FakeAnswer(404)),
+            FileNotFoundError,
+            "bucket/run",
+        ),
+        (HttpResponseError("It is busy.\nRequestId:1", FakeAnswer(503)), StoreError, "run: It is busy.; what"),
         (OSError(28, "No space left on device"), OSError, "No space"),
         (TimeoutError(), StoreError, "s3://bucket/run: TimeoutError; what was committed stays"),
     ],
@@ -76,3 +95,12 @@ def test_a_place_is_a_path_or_a_url() -> None:
     assert place("s3://bucket/runs/voices/") == Url("s3", "bucket/runs/voices")
     assert str(place("s3://bucket/runs") / "a") == "s3://bucket/runs/a"
     assert place("s3://bucket").name == "bucket"
+
+
+def test_a_connection_string_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "DefaultEndpointsProtocol=https;AccountName=me;AccountKey=aHVudGVyMg==;EndpointSuffix=core.windows.net"
+    signed = "https://me.blob.core.windows.net/c/x?sv=2025&sig=aHVudGVyMg%3D%3D"
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", secret)
+    with pytest.raises(StoreError) as caught, reaching(Url("az", "c/x")):
+        raise RuntimeError(f"{secret} at {signed}, AccountKey=aHVudGVyMg==;")
+    assert "aHVudGVyMg" not in str(caught.value)

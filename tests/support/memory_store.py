@@ -39,9 +39,9 @@ class MemoryStore(MemoryFileSystem):  # type: ignore[misc]
             found["ETag"] = hashlib.md5(self.store[found["name"]].getvalue()).hexdigest()
         return found
 
-    def cat_file(self, path: str, **options: Any) -> Any:
+    def cat_file(self, *asked: Any, **options: Any) -> Any:
         with self._lock:
-            return super().cat_file(path, **options)
+            return super().cat_file(*asked, **options)
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: Any) -> None:
         with self._lock:  # an object is there when it is complete
