@@ -33,9 +33,15 @@ NO_REPORT = "stages=[manifest,infer,score]"
 
 
 def overridden(overrides: Sequence[str]) -> list[str]:
-    """What a run is given: without a report, unless it says the stages, or is not a run but a question."""
+    """What a run is given: without a report, unless it says the stages, or is not a run but a question.
+
+    A report that is asked for shows one utterance of each kind in place of four, unless the run says how many.
+    """
     said = any(override.startswith(("stages=", "-")) for override in overrides)
-    return [*overrides] if said else [*overrides, NO_REPORT]
+    given = [*overrides] if said else [*overrides, NO_REPORT]
+    reports = any(override.startswith("stages=") and "report" in override for override in given)
+    short = reports and not any(override.startswith("report.utterances=") for override in given)
+    return [*given, "report.utterances=1"] if short else given
 
 
 def command(*overrides: str) -> list[str]:
