@@ -57,7 +57,7 @@ def scan_rows(listing: Listing, folder: str, check: Callable[[str], None]) -> Sc
 
 
 def scan_columns(listing: Listing, reader: ColumnReader) -> Scan:
-    """Go through the columns of a list, without an object for each row where no value is unusual.
+    """Go through the columns of a list until all their types are known, without an object for each usual row.
 
     `common` is not looked for.
     """
@@ -69,11 +69,15 @@ def scan_columns(listing: Listing, reader: ColumnReader) -> Scan:
         values.add(row.extras)
     known = {*listing.roles.values(), *listing.types}
     for batch in listing.batches():
-        if batch.columns is None or reader.read(batch.columns, {}) is None:
-            for row in batch.rows():
-                values.add(row.extras)
-            continue
-        for name in batch.columns.schema.names:
-            if name not in known and not values.is_text(name):
-                values.add_kinds(name, kinds_in(batch.columns[name]))
+        if batch.columns is not None:
+            names = batch.columns.schema.names
+            undecided = [name for name in names if name not in known and not values.is_text(name)]
+            if not undecided:
+                break
+            if reader.read(batch.columns, {}) is not None:
+                for name in undecided:
+                    values.add_kinds(name, kinds_in(batch.columns[name]))
+                continue
+        for row in batch.rows():
+            values.add(row.extras)
     return Scan("", values.types(listing.types), values.hint())
