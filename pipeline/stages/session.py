@@ -115,7 +115,7 @@ class Session:
         with self.directory.new_or_kept():
             part = self.directory.part
             with (
-                self.directory.lock(required=self.submission is None)
+                self.directory.lock(required=self.submission is None, waiting=self._say_waiting)
                 if part is None
                 else self.directory.lock_part(self._say_waiting)
             ):
@@ -161,7 +161,7 @@ class Session:
         return Computed(manifest, finished, speed)
 
     def _say_waiting(self, by: str) -> None:
-        self.console.print(f"waiting for {by}, which plans or closes the run", markup=False)
+        self.console.print(f"waiting for {by}", markup=False)
 
     def _check_groups(self, own: Sequence[str]) -> None:
         """Refuse what scores cannot be asked by before hours are spent."""

@@ -157,6 +157,7 @@ class CompactedTable:
         failpoint("compact", first)
         self._files.publish({stored.name: staged}, first)
         failpoint("compacted", first)
+        self._files.check()
         done = replace(record, file=file, committed_at=timestamp())
         self._files.write(self.record_name(first), encode_checked(asdict(done)))
 

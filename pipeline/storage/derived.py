@@ -129,6 +129,7 @@ class DerivedTable:
         self.retract(shard)  # an old record goes before its file changes
         self._files.publish({stored.name: staged}, shard)
         failpoint("renamed", shard)
+        self._files.check()
         done = replace(record, file=file, committed_at=timestamp())
         self._files.write(self.commit_name(shard), encode_checked(asdict(done)), shard)
         failpoint("committed", shard)

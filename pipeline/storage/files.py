@@ -50,11 +50,13 @@ class Files(ABC):
         root: The folder or the place, for messages.
         scratch: A folder of this machine for files that are being written.
         on_disk: Whether finished files stay on the disk of `scratch`.
+        check: Raises a `RunError` if this process has lost the lock that it held. Does nothing if it held none.
     """
 
     root: Place
     scratch: Path
     on_disk: bool
+    check: Callable[[], None] = staticmethod(lambda: None)
 
     def locate(self, name: str) -> Place:
         """Return the place of a file, for messages."""
@@ -179,7 +181,11 @@ class Files(ABC):
 
     @abstractmethod
     def publish(self, staged: Mapping[str, Path], shard: int) -> Published:
-        """Move the staged files of a shard to their final names, so that they stay there after a power failure."""
+        """Move the staged files of a shard to their final names, so that they stay there after a power failure.
+
+        Raises:
+            RunError: This process has lost the lock of the run. This is checked before each file.
+        """
 
     @abstractmethod
     def are_there(self, published: Published) -> bool:
@@ -196,7 +202,9 @@ class Files(ABC):
     # Locks.
 
     @abstractmethod
-    def hold(self, name: str, what: str, part: str = "") -> AbstractContextManager[Lock]:
+    def hold(
+        self, name: str, what: str, part: str = "", waiting: Callable[[str], None] | None = None
+    ) -> AbstractContextManager[Lock]:
         """Hold a lock alone while the context lasts. A process must not take the same lock twice.
 
         Args:
@@ -204,6 +212,8 @@ class Files(ABC):
             what: What the lock protects, for messages: `run_dir=...`.
             part: The part of a run that this process computes; an empty string for a whole run. A part is content
                 with a place that has no locks.
+            waiting: Called once if this function has to wait, with whom it waits for and how long. In a folder it
+                does not wait.
 
         Raises:
             Locked: Another process holds the lock.
@@ -220,7 +230,8 @@ class Files(ABC):
             name: The file of the lock.
             what: What the lock protects.
             part: The part of the run that this process computes.
-            waiting: Called once if another part plans or closes the run, with who it is. This function waits for it.
+            waiting: Called once if another part plans or closes the run, with who it is and why this function waits
+                for it.
 
         Returns:
             A context with the lock, and whether this process holds it alone. `Lock.let_others_in` ends that.

@@ -118,9 +118,16 @@ class Lease:
 
 
 @contextmanager
-def hold(files: ObjectFiles, name: str, what: str, part: str = "") -> Iterator[Lock]:
+def hold(
+    files: ObjectFiles, name: str, what: str, part: str = "", waiting: Callable[[str], None] | None = None
+) -> Iterator[Lock]:
     """Hold a lease alone; see `Files.hold`."""
-    with _holding(_taken(files, name, what, part)) as lease:
+
+    def say(by: str) -> None:
+        if waiting is not None:
+            waiting(f"{by}, at most {EXPIRES_S:.0f} s: it holds the run, or ended without giving it back")
+
+    with _holding(_taken(files, name, what, part, say)) as lease:
         if part and name == lease_of(files, part):
             _check_creates_once(files, what)
         elif by := _others(files, name, lease_of(files, part) if part else None):
@@ -134,17 +141,20 @@ def hold_as_part(
 ) -> Iterator[tuple[Lock, bool]]:
     """Hold the lease of the run as one of its parts; see `Files.hold_as_part`."""
     waits = False
+
+    def say(by: str) -> None:
+        nonlocal waits
+        if by.startswith(PART) and not waits:
+            waiting(f"{by}, which plans or closes the run")
+            waits = True
+
     while True:
         try:
-            lease = _taken(files, name, what, part)
+            lease = _taken(files, name, what, part, say)
             break
         except Locked:
-            by = _said(_read(files, name))
-            if not by.startswith(PART):
+            if not _said(_read(files, name)).startswith(PART):
                 raise
-            if not waits:
-                waiting(by)
-            waits = True
             time.sleep(_LOOK_S)
     with _holding(lease):
         alone = _others(files, name, lease_of(files, part)) is None
@@ -205,8 +215,15 @@ def _holding(lease: Lease) -> Iterator[Lease]:
         lease.release()
 
 
-def _taken(files: ObjectFiles, name: str, what: str, part: str) -> Lease:
+def _taken(files: ObjectFiles, name: str, what: str, part: str, say: Callable[[str], None]) -> Lease:
     """Create the lease, or take it over from a holder that has ended.
+
+    Args:
+        files: The files of the run.
+        name: Name of the lease.
+        what: What it protects, for messages.
+        part: The part of the run that this process computes.
+        say: Called once if the holder may be alive, with who it is, before this function waits for a sign of life.
 
     Raises:
         Locked: Its holder is alive.
@@ -231,6 +248,8 @@ def _taken(files: ObjectFiles, name: str, what: str, part: str) -> Lease:
                 if _read(files, name) == now:
                     files.remove(name)
                 continue
+            if not seen:
+                say(_said(now) or "another process")
             seen = now
             time.sleep(_LOOK_S)
     except FileNotFoundError:

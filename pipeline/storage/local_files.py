@@ -177,6 +177,7 @@ class LocalFiles(Files):
         moved = {name: _identity(path) for name, path in staged.items()}
         for index, (name, path) in enumerate(staged.items()):
             target = self.root / name
+            self.check()
             with naming(target):
                 if index:
                     failpoint("renaming", shard)
@@ -210,7 +211,9 @@ class LocalFiles(Files):
     def keep_log(self, name: str, *, end: bool = False) -> None:
         """Do nothing: a log is written where it stays."""
 
-    def hold(self, name: str, what: str, part: str = "") -> AbstractContextManager[Lock]:
+    def hold(
+        self, name: str, what: str, part: str = "", waiting: Callable[[str], None] | None = None
+    ) -> AbstractContextManager[Lock]:
         """Hold a lock alone while the context lasts; see `Files.hold`."""
         return lock.hold(self.root / name, what, part)
 

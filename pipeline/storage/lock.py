@@ -168,7 +168,7 @@ def hold_as_part(path: Path, what: str, part: str, waiting: Callable[[str], None
         path: The lock file; see `hold`.
         what: What the lock protects.
         part: The part of the run that this process computes.
-        waiting: Called once if another part plans or closes the run, with who it is. This function waits for it.
+        waiting: Called once if another part plans or closes the run, with who it is and why this function waits for it.
 
     Yields:
         The lock, and whether this process holds it alone. `let_others_in` ends that.
@@ -187,7 +187,7 @@ def hold_as_part(path: Path, what: str, part: str, waiting: Callable[[str], None
             if by.startswith(PART):
                 patience = time.monotonic() + _DEAD_S  # the text is written a moment after the lock is taken
                 if not waits:
-                    waiting(by)
+                    waiting(f"{by}, which plans or closes the run")
                 waits = True
             elif time.monotonic() > patience:
                 raise

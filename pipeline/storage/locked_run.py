@@ -46,17 +46,19 @@ class LockedRun(StoredRun):
         self.alone = True
         self._locks: tuple[Lock, ...] = ()
         self._guard: Guard | None = None
+        self._files.check = self.check_in_place
 
     def shards_of(self, num_shards: int) -> range:
         """Return the shards that this process has to see to: those of its part."""
         return range(num_shards) if self.part is None else self.part.shards(num_shards)
 
     @contextmanager
-    def lock(self, *, required: bool = True) -> Iterator[None]:
+    def lock(self, *, required: bool = True, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
         """Create the run directory if it is missing, and lock it for this process while the context lasts.
 
         Args:
             required: Refuse a file system that has no locks.
+            waiting: As for `Files.hold`.
 
         Raises:
             Locked: Another process holds the lock.
@@ -65,7 +67,8 @@ class LockedRun(StoredRun):
         """
         with ExitStack() as stack:
             try:
-                lock = stack.enter_context(self._files.hold(LOCK, self._what, "" if required else str(Part(1, 1))))
+                part = "" if required else str(Part(1, 1))
+                lock = stack.enter_context(self._files.hold(LOCK, self._what, part, waiting))
             except Locked:
                 # The file of the lock names the part that has shared the lock last, which may have ended.
                 if not (parts := self.parts_at_work()):
@@ -108,7 +111,7 @@ class LockedRun(StoredRun):
         nobody knows whether there are other parts. There, part 1 plans a new run, and the others wait for it.
 
         Args:
-            waiting: Called once if this process waits for another part, with who it is.
+            waiting: Called if this process waits for another process, with who it is, and how long or why.
 
         Raises:
             Locked: Another process computes the same part or the whole run.
@@ -117,14 +120,14 @@ class LockedRun(StoredRun):
         assert self.part is not None, "a run that has parts"
         own, part = self.part.file(LOCK), str(self.part)
         with (
-            self._files.hold(own, f"{self._what} executor.part={part}", part) as mine,
+            self._files.hold(own, f"{self._what} executor.part={part}", part, waiting) as mine,
             self._files.hold_as_part(LOCK, self._what, part, waiting) as (lock, self.alone),
             self._holding(mine, lock),
         ):
             if not lock.works:
                 self.alone = self.part.of == 1 or (self.part.number == 1 and not self.has(RUN_JSON))
                 if not self.alone and not self.has(RUN_JSON):
-                    waiting(f"part {Part(1, self.part.of)}")
+                    waiting(f"part {Part(1, self.part.of)}, which plans the run")
                 while not self.alone and not self.has(RUN_JSON):
                     time.sleep(PLANNED_S)
             try:

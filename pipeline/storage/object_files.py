@@ -219,6 +219,7 @@ class ObjectFiles(Files):
 
     def remove(self, name: str, *, durable: bool = False) -> None:
         """Remove an object if it exists. The store makes sure that it stays removed."""
+        self.check()
         with suppress(FileNotFoundError), reaching(self.locate(name)):
             self._store.rm_file(self._key(name))
 
@@ -230,11 +231,13 @@ class ObjectFiles(Files):
 
     def rename(self, name: str, other: str) -> None:
         """Copy an object within the store, and remove the first one."""
+        self.check()
         with reaching(self.locate(name)):
             self._store.cp_file(self._key(name), self._key(other))
         self.remove(name)
 
     def _put(self, name: str, path: Path) -> None:
+        self.check()
         # A large file is uploaded in parts. If that fails, s3fs removes the parts. It does not if a stop interrupts it,
         # which happens in the main thread only.
         interruptible = threading.current_thread() is threading.main_thread()
@@ -309,9 +312,11 @@ class ObjectFiles(Files):
 
     # Locks.
 
-    def hold(self, name: str, what: str, part: str = "") -> AbstractContextManager[Lock]:
+    def hold(
+        self, name: str, what: str, part: str = "", waiting: Callable[[str], None] | None = None
+    ) -> AbstractContextManager[Lock]:
         """Hold a lease alone while the context lasts; see `Files.hold`."""
-        return lease.hold(self, name, what, part)
+        return lease.hold(self, name, what, part, waiting)
 
     def hold_as_part(
         self, name: str, what: str, part: str, waiting: Callable[[str], None]

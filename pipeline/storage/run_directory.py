@@ -201,7 +201,6 @@ class RunDirectory(LockedRun):
         Raises:
             RunError: As `check_in_place`.
         """
-        self.check_in_place()
         named = {self.table(table, shard, supplement).name: path for table, path in staged.items()}
         return self._files.publish(named, shard)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError
@@ -79,7 +79,7 @@ class _Verification:
     def run(self) -> int:
         """Check the run, print the findings, and do what the options ask for. Return the exit code."""
         if self._given.retract and self._directory.has_commits():
-            with self._directory.lock():  # checks before hours of reading that the lock can be had
+            with self._lock():  # checks before hours of reading that the lock can be had
                 pass
         found = self._audit()
         for line in messages.findings(found, self._directory, self._given.retract):
@@ -96,6 +96,9 @@ class _Verification:
             exact = False
         return 0 if exact and not found.problems else 1
 
+    def _lock(self) -> AbstractContextManager[None]:
+        return self._directory.lock(waiting=lambda by: self._say(f"waiting for {by}"))
+
     def _say(self, text: str) -> None:
         self._console.print(printable(text), markup=False)
 
@@ -110,7 +113,7 @@ class _Verification:
         if found.work.manifest is None or found.work.recorded is None:
             self._say("no commit record is removed: without a sound manifest and run.json, damage is uncertain")
             return
-        with self._directory.lock():
+        with self._lock():
             for shard, number in found.taken_as_done.items():
                 record = self._directory.commit_name(shard, number)
                 # Checked again under the lock, because a run may have computed the shard again before.

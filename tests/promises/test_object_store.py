@@ -457,3 +457,40 @@ def test_processes_on_this_machine_and_jobs_of_slurm(
     assert "must be a folder that all nodes share" in one_line(capsys.readouterr().err)
     assert main([*given, "executor.workers=2"]) == 0
     assert_equal(store, "workers", local, tmp_path)
+
+
+def test_a_run_that_was_paused_until_another_took_its_lease_writes_nothing_more(
+    store: Store,
+    local: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.storage.lease.EXPIRES_S", 0.5)
+    monkeypatch.setattr("pipeline.storage.lease._LOOK_S", 0.1)
+    for point in ("table:1", "renaming:1", "renamed:1", "committed:1", "scores"):
+        name = f"paused-{point.split(':')[0]}"
+        given = (*GIVEN, f"run_dir=s3://{BUCKET}/{name}")
+        paused = start(*given, cwd=tmp_path, PIPELINE_FAILPOINT=f"{point}=stop", TMPDIR=str(tmp_path))
+        assert wait_until(lambda process=paused: is_stopped(process.pid))  # type: ignore[misc]
+        capsys.readouterr()
+        assert main(given) == 0
+        said = capsys.readouterr().out
+        assert f"waiting for process {paused.pid} on " in said
+        before = versions(store, name)
+        os.kill(paused.pid, signal.SIGCONT)
+        _, errors = paused.communicate(60)
+        assert paused.returncode == 1, (point, errors)
+        assert "was removed, or taken over while this process was paused" in one_line(errors)
+        assert versions(store, name) == before, point
+        assert_equal(store, name, local, tmp_path)
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def versions(store: Store, name: str) -> dict[str, Any]:
+    """When each object of a run was written."""
+    its = s3.client(store)
+    return {key: its.head_object(Bucket=BUCKET, Key=key)["LastModified"] for key in s3.keys(store, BUCKET, f"{name}/")}

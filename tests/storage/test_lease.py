@@ -68,11 +68,12 @@ def test_the_lease_of_a_process_of_this_machine_that_has_ended_is_taken_at_once(
         assert json.loads(store.cat_file(KEY))["token"] != "theirs"
 
 
-def test_a_lease_that_nobody_prolongs_expires(store: MemoryStore) -> None:
-    lease_of_another(store, "process 1 on elsewhere since 2026-01-01T00:00:00+00:00")
-    begun = time.monotonic()
-    with run().lock():
+def test_a_lease_that_nobody_prolongs_expires_and_whoever_waits_says_for_whom_and_how_long(store: MemoryStore) -> None:
+    lease_of_another(store, by := "process 1 on elsewhere since 2026-01-01T00:00:00+00:00")
+    begun, said = time.monotonic(), list[str]()
+    with run().lock(waiting=said.append):
         assert time.monotonic() - begun > lease.EXPIRES_S
+    assert said == [f"{by}, at most 0 s: it holds the run, or ended without giving it back"]
 
 
 @pytest.mark.parametrize("lost", ["taken over", "removed"])
@@ -102,6 +103,20 @@ def test_each_file_is_published_under_the_lease(store: MemoryStore) -> None:
     with pytest.raises(RunError, match="taken over"):
         write()
     assert store.cat_file("bucket/run/config.yaml") == b"mine"
+
+
+def test_a_table_that_is_derived_is_published_under_the_lease(store: MemoryStore, tmp_path: Path) -> None:
+    directory = run()
+    (tmp_path / "staged").write_bytes(b"too late")
+
+    def write() -> None:
+        with directory.lock():
+            lease_of_another(store, "process 1 on elsewhere since now")
+            directory.derived("alignments")._files.publish({"alignments/shard-00000.parquet": tmp_path / "staged"}, 0)
+
+    with pytest.raises(RunError, match="taken over"):
+        write()
+    assert store.find("bucket/run/alignments") == []
 
 
 def test_a_process_that_this_one_started_checks_the_lease_and_does_not_prolong_it(store: MemoryStore) -> None:
@@ -142,7 +157,7 @@ def test_parts_hold_a_lease_each_and_the_run_is_free_for_them_and_not_for_a_whol
                 pass
     with second.lock_to_close():
         pass
-    assert said == []
+    assert [text.split(",")[0] for text in said] == ["part 2/2"]  # the one that was refused
     assert store.find("bucket/run/.staging") == []
 
 

@@ -52,7 +52,7 @@ def import_corrections(directory: RunDirectory, path: Path, say: Callable[[str],
         say(f"warning: {printable(line)}")
     if not matched.texts:
         raise UserError(f"{path}: no correction belongs to an utterance of {directory.root}; nothing imported")
-    with directory.lock():
+    with directory.lock(waiting=lambda by: say(f"waiting for {by}")):
         decodings = [directory.of_decoding(name) for name in directory.decodings()]
         directory.remove_leftovers()
         finish_renewals(directory)
