@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.config import commandline, completion
 from pipeline.config import help as usage
@@ -25,9 +25,9 @@ from pipeline.runtime.memory import is_out_of_memory, shortage
 from pipeline.runtime.signals import Stopped
 from pipeline.runtime.stdout import console, standard_output
 from pipeline.runtime.terminal import escape_what_cannot_be_encoded
-from pipeline.stages.session import Session, outcome
-from pipeline.stages.sweep import summary_table
-from pipeline.storage import summary
+
+if TYPE_CHECKING:
+    from pipeline.stages.session import Session
 
 _SEVERITY = (0, 3, 2, 1)
 """Exit codes from the best to the worst."""
@@ -85,6 +85,8 @@ def _work_as_asked(config: RunConfig, command: Command) -> _Ended:
     """Do one run to its end, whatever happens, and print its outcome as JSON if that was asked for."""
     ended = _guarded(partial(_work, config, command.quiet))
     if command.json:
+        from pipeline.stages.session import outcome
+
         found: Mapping[str, Any] = {}
         # A damaged file has been named already, or a command that reads it names it.
         with suppress(UserError, RunError, OSError):
@@ -100,6 +102,9 @@ def _say_json(ended: _Ended, found: Mapping[str, Any]) -> None:
 
 def _work(config: RunConfig, quiet: bool) -> int:
     """Do one run, and note its exit code for Prometheus."""
+    # Imports pandas and more, which the help page, tab completion and wrong settings need not wait for.
+    from pipeline.stages.session import Session
+
     session = Session(config, quiet)
     try:
         code = _ran(session)
@@ -129,6 +134,8 @@ def _ran(session: Session) -> int:
 
 def _sweep(configs: Sequence[RunConfig], command: Command) -> int:
     """Do the runs of a sweep in their order, and print a summary; returns the worst of their exit codes."""
+    from pipeline.stages.sweep import summary_table
+
     codes: list[int] = []
     for number, config in enumerate(configs, start=1):
         if not command.quiet:
@@ -147,6 +154,8 @@ def _guarded(do: Callable[[], int]) -> _Ended:
     except (UserError, RunError) as error:
         return _end(error, _code_of(error))
     except Stopped as stop:
+        from pipeline.storage import summary
+
         name = signal.Signals(stop.signum).name
         return _end(f"stopped by {name}; {stop.kept or summary.KEPT}", _code_of(stop))
     except Exception as error:

@@ -7,7 +7,6 @@ results, because what is unusual may need a warning, an error or another spellin
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -21,8 +20,8 @@ from pipeline.datasets.formats.values import MAX_CHANNEL, MAX_SECONDS, MAX_TEXT_
 _UNUSUAL_PATH = r"^[\s${<]|\s$|[\x00-\x1f\\%]|^[A-Za-z][A-Za-z0-9+.-]+://"
 _SECONDS = r"^[0-9]{1,9}(\.[0-9]{1,15})?$"
 """Usual spellings of a time, which Arrow and Python read as the same number."""
-_BLANKS = "".join(filter(str.isspace, map(chr, range(sys.maxunicode + 1))))
-"""Characters that `str.strip` removes."""
+_BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001))))
+"""Characters that `str.strip` removes. The last one is U+3000."""
 
 
 class _UnusualError(Exception):
