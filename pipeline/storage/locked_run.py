@@ -127,7 +127,7 @@ class LockedRun(StoredRun):
             if not lock.works:
                 self.alone = self.part.of == 1 or (self.part.number == 1 and not self.has(RUN_JSON))
                 if not self.alone and not self.has(RUN_JSON):
-                    waiting(f"part {Part(1, self.part.of)}, which plans the run")
+                    waiting(f"part {Part(1, self.part.of)}, which plans or closes the run")
                 while not self.alone and not self.has(RUN_JSON):
                     time.sleep(PLANNED_S)
             try:

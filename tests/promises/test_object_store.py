@@ -332,6 +332,47 @@ def test_no_object_and_no_message_has_a_secret(
         assert [content for content in contents if secret.encode() in content] == []
 
 
+@pytest.mark.usefixtures("_small_parts")
+@pytest.mark.parametrize("action", ["500", "503", "cut", "lost"])
+def test_a_copy_or_an_upload_that_fails_once_is_repeated(store: Store, tmp_path: Path, action: str) -> None:
+    files, path = ObjectFiles(place(f"s3://{BUCKET}/moved-{action}")), tmp_path / "large"  # type: ignore[arg-type]
+    files.write("a", b"1")
+    path.write_bytes(bytes(11 << 20))
+    with store.failing(Fault("COPY", "moved", action), Fault("COMPLETE", "moved", action)) as _:
+        files.rename("a", "b")
+        files.stage("large", path)
+        assert [fault.met >= 1 for fault in store.faults] == [True, True]
+    assert {name: entry.size for name, entry in files.entries("").items()} == {"b": 1, "large": 11 << 20}
+
+
+@pytest.mark.parametrize("action", ["hang", "half"])
+def test_a_store_that_stalls_ends_in_one_line_after_a_while(
+    store: Store, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    import fsspec.config
+
+    impatient = {"config_kwargs": {"read_timeout": 0.5, "retries": {"mode": "standard", "total_max_attempts": 1}}}
+    monkeypatch.setitem(fsspec.config.conf, "s3", impatient)
+    monkeypatch.setattr("pipeline.runtime.places._S3_TRIES", 1)
+    files = ObjectFiles(place(f"s3://{BUCKET}/stalls"))  # type: ignore[arg-type]
+    files.write("commits/a", bytes(1000))
+    asked: dict[str, Any] = {
+        "GET": lambda: files.read("commits/a"),
+        "LIST": lambda: files.names("commits"),
+        **(
+            {"PUT": lambda: files.write("run.json", b"1"), "HEAD": lambda: files.size("commits/a")}
+            if action == "hang"
+            else {}
+        ),
+    }
+    for kind, ask in asked.items():
+        with (
+            store.failing(Fault(kind, "stalls", action, times=None)),
+            pytest.raises(StoreError, match=rf"s3://{BUCKET}/stalls/.*what was committed stays"),
+        ):
+            ask()
+
+
 # --- stops, and disks of this machine
 
 

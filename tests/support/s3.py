@@ -47,7 +47,8 @@ class Fault:
         key: Pattern that the key has, or the prefix of a list.
         action: A key of `ANSWERS`; `cut`: nothing is done, and the connection ends; `lost`: it is done, and the
             connection ends before the answer; `stale`: a list lacks what was written in the last second;
-            `twice`: `If-None-Match` is ignored; `hang`: nothing is done until the fault ends.
+            `twice`: `If-None-Match` is ignored; `hang`: nothing is done until the fault ends; `half`: the first half of
+            the answer comes, and the rest does not.
         times: How often; `None` for always.
         after: How many such requests pass before.
     """
@@ -154,7 +155,15 @@ class _Faulty:
             )
         if kind in ("PUT", "CREATE", "COMPLETE", "COPY"):
             store.written[key] = time.monotonic()
+        if action == "half":
+            return self._half(answer)
         return _cut(environ) if action == "lost" else answer
+
+    def _half(self, answer: list[bytes]) -> Iterator[bytes]:
+        """The first half of an answer; the rest does not come while the fault lasts."""
+        body = b"".join(answer)
+        yield body[: len(body) // 2]
+        self._store.hanging.wait(60)
 
     def _stale(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         """A list without what is new, as stores answer that become consistent later."""

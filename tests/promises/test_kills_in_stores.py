@@ -1,0 +1,110 @@
+"""Killed at every failpoint that a run in an object store reaches, the same commands end with the same tables."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import s3
+from changing import RECORDINGS, Corpus
+from running import assert_same_tables, main
+
+from pipeline.runtime.failpoints import POINTS
+from pipeline.verify import __main__ as verify
+
+imported = importlib.import_module("pipeline.import").main
+
+NOT_IN_STORES = {"file-staged", "file-synced"}
+"""A store has no file that is written and not yet in place."""
+FIRST = (
+    *("manifest", "manifest-written", "run-json", "run-json-written", "decode", "decoded", "forward", "forwarded"),
+    *("take", "spool", "table", "sync", "staged", "renaming@2", "moved", "renamed", "file@4", "committed"),
+    *("file-moved@3", "scores", "scored", "compact", "compacted"),
+)
+"""The points of a first run, in an order in which each can still be reached."""
+BUCKET = "kills-of-tests"
+ELSEWHERE = {"report"}  # `test_object_store` has reports; making one takes longer than all the rest
+pytestmark = pytest.mark.usefixtures("default_signals")
+
+
+class Months:
+    """What happens to a small run over months, command by command. Each has the points at which it is killed."""
+
+    def __init__(self, folder: Path, run_dir: str) -> None:
+        self.corpus, self.run_dir = Corpus(folder), run_dir
+        self.given = [*self.corpus.given()[:-1], "threads=1", f"run_dir={run_dir}"]
+        self.corrected = folder / "right.csv"
+
+    def commands(self) -> Iterator[tuple[Callable[[Sequence[str]], int], list[str], Sequence[str]]]:
+        """Prepare each command, and yield it with the points that it reaches."""
+        self.corpus.add(range(4))
+        (self.corpus.root / "monday" / f"{RECORDINGS[0].stem}.txt").write_text("one")
+        compacted = [*self.given, "stages=[manifest,infer,score,compact]"]
+        yield main, compacted, FIRST
+        self.corpus.add([4], into="tuesday")
+        shutil.copy(RECORDINGS[0], self.corpus.root / "tuesday" / "again.flac")
+        yield main, compacted, ["extend", "extended", "settle", "renewal", "renewal-decided", "settled"]
+        yield (
+            main,
+            [*self.given, "stages=[align,decode,score]"],
+            ["table", "staged", "renamed", "committed", "committed@3"],
+        )
+        (self.corpus.root / "monday" / f"{RECORDINGS[1].stem}.txt").write_text("nine")
+        yield main, compacted, ["described"]
+        self.corrected.write_text(f"id,reference\nmonday/{RECORDINGS[0].name},nine nine\n")
+        yield imported, [self.run_dir, str(self.corrected)], ["references", "references-written"]
+        shutil.copy(RECORDINGS[8], self.corpus.root / "monday" / RECORDINGS[1].name)
+        yield main, [*compacted, "redo_changed=true"], ["retract", "retracted", "removing"]
+
+
+def killed(command: Callable[[Sequence[str]], int], given: Sequence[str], point: str) -> bool:
+    """Whether a process that executes the command reaches the point, where it is killed."""
+    child = os.fork()
+    if not child:
+        os.environ["PIPELINE_FAILPOINT"] = point
+        try:
+            command(given)
+        finally:
+            traceback.print_exc()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return status == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_killed_at_every_point_of_its_months_a_run_in_a_store_has_the_tables_of_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    here = Months(tmp_path / "months", str(tmp_path / "here"))
+    for command, given, _ in here.commands():
+        assert command(given) in (0, 3)
+    reached = set()
+    shutil.rmtree(tmp_path / "months")
+    with s3.serving() as store:
+        for name, value in store.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        s3.client(store).create_bucket(Bucket=BUCKET)
+        there = Months(tmp_path / "months", f"s3://{BUCKET}/run")
+        for command, given, points in there.commands():
+            for point in points:
+                assert killed(command, given, point), (point, capfd.readouterr())
+                reached.add(point.partition("@")[0])
+            assert command(given) in (0, 3), capfd.readouterr()
+        assert verify.main([there.run_dir]) == 0, capfd.readouterr()
+        found = s3.download(store, BUCKET, "run", tmp_path / "copy")
+    assert_same_tables(found, tmp_path / "here")
+    for name in ("alignments", "transcripts-greedy", "compacted-transcripts", "scores.parquet"):
+        assert pq.read_table(found / name).equals(pq.read_table(tmp_path / "here" / name)), name
+    assert not (found / ".staging").exists()
+    assert reached == {*POINTS} - NOT_IN_STORES - ELSEWHERE
