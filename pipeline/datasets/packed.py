@@ -24,7 +24,10 @@ def require_folder_or_archive(root: str, endings: tuple[str, ...] = ENDINGS) -> 
     path, ends = absolute(root), " or ".join(endings)
     if is_url(path) and not path.lower().endswith((*COMPRESSED, *endings)):
         if not is_there(path):
-            raise UserError(f"dataset.root={root}: no object has a name that begins so; give the place of recordings")
+            raise UserError(
+                f"dataset.root={root}: no object has a name that begins so, or the store does not show it to this user"
+                "; give the place of recordings, and check the credentials"
+            )
         return path
     if root in ("", "???") or not (is_url(path) or os.path.isfile(path)):
         return require_folder(root, f"give the folder that holds the recordings, or a file that ends in {ends}")
