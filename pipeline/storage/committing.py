@@ -236,10 +236,15 @@ def _are_ours(directory: RunDirectory, record: CommitRecord, published: Publishe
 
 
 def _of_another(directory: RunDirectory, record: CommitRecord) -> CommitRecord | None:
-    """Return the record of a pass that another process committed at the same moment. Retract it if files are mixed."""
+    """Return the record of a pass that another process committed at the same moment. Retract it if files are mixed.
+
+    If there is no record, the other process has yet to write its own, and it compares then.
+    """
     there = directory.committed_pass(record)
+    if there is None:
+        return None
     with suppress(OSError):
-        if there is not None and all(directory.file_record(f.path).sha256 == f.sha256 for f in there.files.values()):
+        if all(directory.file_record(f.path).sha256 == f.sha256 for f in there.files.values()):
             return there
     directory.retract(record.shard, record.supplement)
     return None

@@ -152,7 +152,7 @@ def test_a_path_may_be_relative_to_the_folder_of_the_table(tmp_path: Path) -> No
     found = run.with_metadata(tmp_path / "mon" / "ages.csv", on="path").manifest
     assert by_id(found, "age") == {"mon-1": 30, "mon-2": 30, "tue-1": 40, "tue-2": 40}
     (tmp_path / "ages.csv").write_text("path,age\ncalls.wav,30\n")
-    with pytest.raises(UserError, match=r"row 1 matches both '.*mon.* and '.*tue.*; give the path relative to"):
+    with pytest.raises(UserError, match=r"row 1 matches both '.* and '.*; give the path relative to"):
         run.with_metadata(tmp_path / "ages.csv", on="path")
 
 
