@@ -49,10 +49,7 @@ CORPUS = ("dataset=digits", "shard.hours=0.002", "stages=[manifest,infer]", "loa
 @pytest.fixture(scope="module")
 def store() -> Iterator[Store]:
     """An object store, which the environment names. The nodes of a cluster need its variables when they start."""
-    with pytest.MonkeyPatch.context() as patch, s3.serving() as found:
-        for name, value in found.environment().items():
-            patch.setenv(name, value)
-        s3.client(found).create_bucket(Bucket=BUCKET)
+    with s3.bucket(BUCKET) as found:
         yield found
 
 

@@ -441,7 +441,9 @@ def test_a_job_fails_with_the_exit_code_of_its_command(slurm: Slurm) -> None:
 
 @pytest.mark.usefixtures("default_signals")
 @pytest.mark.usefixtures("elsewhere")
-def test_without_slurm_the_tasks_are_processes_of_this_machine_which_end_with_the_command() -> None:
+def test_without_slurm_the_tasks_are_processes_of_this_machine_which_end_with_the_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     given = [*RUN, "executor.cluster=local", "run_dir=out"]
     env = running.environment(PIPELINE_FAILPOINT="run-json-written=hang")
     with subprocess.Popen(running.command(*given), env=env, stderr=subprocess.PIPE, start_new_session=True) as process:
@@ -453,6 +455,10 @@ def test_without_slurm_the_tasks_are_processes_of_this_machine_which_end_with_th
     assert error.count(b"\n") == 1
     assert running.group_members(process.pid) == []
     assert "stopped by SIGTERM; " in said_by(Path("out"), "*")
+    assert running.main(given) == 0
+    assert "all tasks have ended well; results in out" in capsys.readouterr().out
+    assert Path("out/scores.parquet").exists()
+    running.assert_accounting(Path("out"), ["transcripts"])
     assert "Traceback" not in said_by(Path("out"), "*")
 
 

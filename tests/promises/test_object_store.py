@@ -59,12 +59,7 @@ pytestmark = pytest.mark.usefixtures("default_signals")
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """The server, which the environment names."""
-    with pytest.MonkeyPatch.context() as patch, s3.serving() as found:
-        for name, value in found.environment().items():
-            patch.setenv(name, value)
-        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("scratch")))
-        patch.setattr("tempfile.tempdir", None)
-        s3.client(found).create_bucket(Bucket=BUCKET)
+    with s3.bucket(BUCKET, tmp_path_factory.mktemp("scratch")) as found:
         yield found
 
 

@@ -24,10 +24,7 @@ pytestmark = pytest.mark.usefixtures("default_signals")
 @pytest.fixture(scope="module")
 def store() -> Iterator[Store]:
     """The server, which the environment names, with an empty bucket."""
-    with pytest.MonkeyPatch.context() as patch, s3.serving() as found:
-        for name, value in found.environment().items():
-            patch.setenv(name, value)
-        s3.client(found).create_bucket(Bucket=BUCKET)
+    with s3.bucket(BUCKET) as found:
         yield found
 
 

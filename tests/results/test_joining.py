@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,16 +146,23 @@ def test_paths_match_in_every_spelling_that_a_list_may_have(run: Run, spelling: 
     assert by_id(found.manifest, "age") == AGES
 
 
-def test_a_path_may_be_relative_to_the_folder_of_the_table(tmp_path: Path) -> None:
-    shard = [Spoken(f"{day}-{part}", path=f"{tmp_path}/{day}/calls.wav") for day in ("mon", "tue") for part in (1, 2)]
-    run = open_run(make_run(tmp_path / "run", [shard], outputs=["transcripts"]))
-    (tmp_path / "mon").mkdir()
-    (tmp_path / "mon" / "ages.csv").write_text("path,age\ncalls.wav,30\n../tue/calls.wav,40\n")
-    found = run.with_metadata(tmp_path / "mon" / "ages.csv", on="path").manifest
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose path is so short that messages have all of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_a_path_may_be_relative_to_the_folder_of_the_table(short_path: Path) -> None:
+    shard = [Spoken(f"{day}-{part}", path=f"{short_path}/{day}/calls.wav") for day in ("mon", "tue") for part in (1, 2)]
+    run = open_run(make_run(short_path / "run", [shard], outputs=["transcripts"]))
+    (short_path / "mon").mkdir()
+    (short_path / "mon" / "ages.csv").write_text("path,age\ncalls.wav,30\n../tue/calls.wav,40\n")
+    found = run.with_metadata(short_path / "mon" / "ages.csv", on="path").manifest
     assert by_id(found, "age") == {"mon-1": 30, "mon-2": 30, "tue-1": 40, "tue-2": 40}
-    (tmp_path / "ages.csv").write_text("path,age\ncalls.wav,30\n")
-    with pytest.raises(UserError, match=r"row 1 matches both '.* and '.*; give the path relative to"):
-        run.with_metadata(tmp_path / "ages.csv", on="path")
+    (short_path / "ages.csv").write_text("path,age\ncalls.wav,30\n")
+    with pytest.raises(UserError, match=r"row 1 matches both '.*mon.* and '.*tue.*; give the path relative to"):
+        run.with_metadata(short_path / "ages.csv", on="path")
 
 
 def test_what_belongs_to_nothing_is_told_once(run: Run, frame: pd.DataFrame) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -207,6 +208,19 @@ def serving() -> Iterator[Store]:
     finally:
         server.shutdown()
         thread.join()
+
+
+@contextmanager
+def bucket(name: str, scratch: Path | None = None) -> Iterator[Store]:
+    """A server with a bucket, which the environment names while the context lasts. `scratch` takes unfinished files."""
+    with pytest.MonkeyPatch.context() as patch, serving() as store:
+        for variable, value in store.environment().items():
+            patch.setenv(variable, value)
+        if scratch is not None:
+            patch.setenv("TMPDIR", str(scratch))
+            patch.setattr("tempfile.tempdir", None)
+        client(store).create_bucket(Bucket=name)
+        yield store
 
 
 @pytest.fixture(scope="session")
