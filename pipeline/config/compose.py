@@ -6,10 +6,12 @@ Hydra composes the shipped choices. The values are set afterwards, one at a time
 
 from __future__ import annotations
 
+import copy
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -47,21 +49,20 @@ def compose(typed: Sequence[Value], own: OwnConf | None = None) -> tuple[DictCon
     choices = {item.key: choose(item.key, item.key, str(item.value), own) for item in typed if item.key in GROUPS}
     persons = read_own(own, choices) if own else []
     persons += [item for item in typed if item.key not in GROUPS]
-    composed = compose_choices(tuple(f"{group}={name}" for group, name in choices.items() if name))
-    composed = composed | {group: {} for group, name in choices.items() if not name}  # which files of a person's set
-    shipped = [Value(key, value, key) for key, value in flat(composed) if value != "???"]  # a module may say more of it
-    given = {item.key: item for item in (*shipped, *(item for item in persons if item.file or item.key not in HIDDEN))}
-    config = _typed(given)
+    chosen = tuple(choices.items())
+    shipped = {key: Value(key, value, key) for key, value in _shipped(chosen)}
+    own_values = {item.key: item for item in persons if item.file or item.key not in HIDDEN}
+    given = shipped | own_values
+    with naming(given):
+        config = copy.deepcopy(_typed(chosen, tuple((key, str(given[key].value)) for key in HIDDEN)))
     keys = keys_of(config)
     for item in persons:
         if item.key not in keys and not (item.file and item.key in HIDDEN):
             raise UserError(f"{item.said}: {no_such_key(item.key, keys)}")
     for key in keys:
-        if key in given:
+        if key in own_values:
             with naming(given, key):
-                value = given[key].value
-                alone = _is_list(config, key) and isinstance(value, (str, int))
-                OmegaConf.update(config, key, [value] if alone else value, merge=False)
+                _set(config, key, own_values[key].value)
     for key in keys:  # one at a time, because an error of `resolve` does not name the key
         with naming(given, key):
             value = OmegaConf.select(config, key)
@@ -73,16 +74,43 @@ def compose(typed: Sequence[Value], own: OwnConf | None = None) -> tuple[DictCon
     return config, given
 
 
-def _typed(given: Mapping[str, Value]) -> DictConfig:
-    """The configuration with the keys of every run and of the modules that the choices name, without values."""
+def _shipped(choices: tuple[tuple[str, str], ...]) -> Iterator[tuple[str, Any]]:
+    """The shipped values of the main configuration and of the choices; a module may say more of them.
+
+    Args:
+        choices: The groups and the choices in them; an empty one where the files of a person build on nothing.
+    """
+    composed = compose_choices(tuple(f"{group}={name}" for group, name in choices if name))
+    composed = composed | {group: {} for group, name in choices if not name}
+    return ((key, value) for key, value in flat(composed) if value != "???")
+
+
+@cache
+def _typed(choices: tuple[tuple[str, str], ...], modules: tuple[tuple[str, str], ...]) -> DictConfig:
+    """The configuration with the keys of every run and of the chosen modules, and with the shipped values.
+
+    Args:
+        choices: As in `_shipped`.
+        modules: The keys of `HIDDEN` and their values.
+    """
     config: DictConfig = OmegaConf.structured(Settings)
     config.merge_with({key.partition(".")[0]: {} for key in RULES if "." in key})  # makes the sections
-    for group, modules in GROUPS.items():
-        with naming(given, modules.key):
-            config[group] = OmegaConf.structured(modules.load(str(given[modules.key].value)).Options)
-    for key in HIDDEN:
-        OmegaConf.update(config, key, str(given[key].value), force_add=True)
+    for group, each in GROUPS.items():
+        with naming({}, each.key):
+            config[group] = OmegaConf.structured(each.load(dict(modules)[each.key]).Options)
+    for key, value in modules:
+        OmegaConf.update(config, key, value, force_add=True)
+    keys = keys_of(config)
+    for key, value in _shipped(choices):
+        if key in keys:
+            _set(config, key, value)
     return config
+
+
+def _set(config: DictConfig, key: str, value: Any) -> None:
+    """Set a key. A list may be given as its only value."""
+    alone = _is_list(config, key) and isinstance(value, (str, int))
+    OmegaConf.update(config, key, [value] if alone else value, merge=False)
 
 
 @contextmanager

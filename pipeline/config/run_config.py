@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.config.compose import compose, naming, read
 from pipeline.config.groups import DETECTORS, OwnConf
 from pipeline.config.schema import Settings, check_values
-from pipeline.config.user_files import Value
+from pipeline.config.user_files import Value, flat
 from pipeline.datasets import CONNECTORS, Connector
 from pipeline.decoding import identity_of, paths_of
 from pipeline.decoding.alignment.numbers import Numbers
@@ -153,10 +153,11 @@ def _load(typed: Sequence[Value], own: OwnConf | None) -> RunConfig:
 
 
 def _checked(composed: DictConfig, arguments: tuple[str, ...]) -> RunConfig:
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
+    plain: dict[str, Any] = OmegaConf.to_container(composed)  # type: ignore[assignment]
+    values = dict(flat(plain))
+    if missing := sorted(key for key, value in values.items() if value == "???"):
         raise UserError(f"{missing[0]} is required and has no default; add {missing[0]}=...")
-    check_values(composed)
+    check_values(values)
     settings: Settings = OmegaConf.to_object(composed)  # type: ignore[assignment]
     model = settings.model
     source: ModelSource = SOURCES.load(model.source).Source(model.name, model)
@@ -176,8 +177,11 @@ def _checked(composed: DictConfig, arguments: tuple[str, ...]) -> RunConfig:
     dataset: Connector = CONNECTORS.load(settings.dataset.connector).Dataset(settings.dataset)
     _check_headers(settings)
     run_dir = place(settings.run_dir) if settings.run_dir else Path("runs") / dataset.run_name / source.run_name
-    composed.run_dir = settings.run_dir or str(run_dir)
     _check_run_dir(run_dir)
+    plain["run_dir"] = settings.run_dir or str(run_dir)
+    for key, value in flat(mask_secrets(plain)):
+        if value != values[key]:
+            OmegaConf.update(composed, key, value)
     return RunConfig(
         settings=settings,
         dataset=dataset,
@@ -186,7 +190,7 @@ def _checked(composed: DictConfig, arguments: tuple[str, ...]) -> RunConfig:
         detector=detector,
         layers=layers,
         run_dir=run_dir,
-        yaml=OmegaConf.to_yaml(OmegaConf.create(mask_secrets(OmegaConf.to_container(composed)))),
+        yaml=OmegaConf.to_yaml(composed),
         arguments=arguments,
     )
 

@@ -5,11 +5,9 @@ conf/config.yaml has the defaults, and says what each key is for. The types are 
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, NamedTuple, get_type_hints
-
-from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from pipeline.runtime.errors import UserError, one_of
 from pipeline.scoring.normalisers import DESCRIPTIONS
@@ -168,41 +166,44 @@ RULES = {**dict(_rules(Settings)), "model.sha256": Rule("null, or 64 lower-case 
 """What each key takes, by its full name."""
 
 
-def check_values(config: DictConfig) -> None:
+def check_values(values: Mapping[str, Any]) -> None:
     """Check every value that needs no more than the values themselves.
+
+    Args:
+        values: The values by their full keys.
 
     Raises:
         UserError: With the key, the value and what is allowed.
     """
     for key, rule in RULES.items():
-        value = OmegaConf.select(config, key)
+        value: Any = values.get(key)
         for name in ([value] if isinstance(value, str) else value) if rule.names else ():
             one_of(key, name, rule.names)
         if value is not None and not rule.allows(value):
-            said = f"[{','.join(map(str, value))}]" if isinstance(value, ListConfig) else value
+            said = f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
             raise UserError(f"{key}={said}: must be {rule.words}")
-    if {"infer", "decode"} <= {*config.stages}:
+    stages = values["stages"]
+    if {"infer", "decode"} <= {*stages}:
         raise UserError(
-            f"stages=[{','.join(config.stages)}]: infer decodes already; to decode again, run infer first, then the "
+            f"stages=[{','.join(stages)}]: infer decodes already; to decode again, run infer first, then the "
             "same command with stages=[decode,score,report]"
         )
-    if {"decode", "compact"} <= {*config.stages}:
+    if {"decode", "compact"} <= {*stages}:
         raise UserError(
-            f"stages=[{','.join(config.stages)}]: compact takes the tables of the run, not those of a decoding; run "
+            f"stages=[{','.join(stages)}]: compact takes the tables of the run, not those of a decoding; run "
             "stages=[compact] by itself"
         )
     for key, usual in {"executor.name": "local", "executor.part": None}.items():
-        if "decode" in config.stages and (value := OmegaConf.select(config, key)) != usual:
+        if "decode" in stages and (value := values.get(key)) != usual:
             said = f"{key.removesuffix('.name')}={value}"
             raise UserError(f"{said}: the stage decode takes the whole run on this machine; leave {said} out")
-    if {"infer", "align"} <= {*config.stages} and "emissions" not in config.outputs:
+    if {"infer", "align"} <= {*stages} and "emissions" not in values["outputs"]:
         raise UserError(
-            f"outputs=[{','.join(config.outputs)}]: the stage align reads stored emissions; add emissions to outputs"
+            f"outputs=[{','.join(values['outputs'])}]: the stage align reads stored emissions; add emissions to outputs"
         )
-    chunk = config.chunk
-    if chunk.context_seconds > chunk.seconds / 4:
+    seconds, context = values["chunk.seconds"], values["chunk.context_seconds"]
+    if context > seconds / 4:
         raise UserError(
-            f"chunk.context_seconds={chunk.context_seconds}: must be a quarter of chunk.seconds={chunk.seconds} at "
-            "most, so that most of what a chunk hears belongs to the chunk; add chunk.context_seconds="
-            f"{chunk.seconds / 4}, or less"
+            f"chunk.context_seconds={context}: must be a quarter of chunk.seconds={seconds} at most, so that most of "
+            f"what a chunk hears belongs to the chunk; add chunk.context_seconds={seconds / 4}, or less"
         )
