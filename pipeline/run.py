@@ -37,10 +37,10 @@ LOG.addHandler(logging.NullHandler())  # before the run directory is known there
 
 def main(arguments: Sequence[str]) -> int:
     """Run the pipeline; return the exit code of the contract."""
-    # oneDNN keeps a compiled convolution for every shape it has met, 1,024 of them. Here hardly two batches have
-    # one length, so it would be memory that grows with the corpus, for nothing. Read when torch is imported.
-    for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
-        os.environ.setdefault(cache, "4")
+    # oneDNN keeps a compiled kernel for every shape that it has met, 1,024 of them. Here hardly two batches have one
+    # length, so memory would grow with the corpus for nothing. A batch has few shapes, and each core has a batch.
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "4")  # both are read when torch is imported
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     escape_what_cannot_be_encoded()
     with stopping.handling_signals():
         return _run(arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import ctypes
 import gc
 import os
 import signal
@@ -92,6 +93,16 @@ def _no_waiting_for_the_disk() -> None:
     import warm
 
     warm.leave_syncing_out()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _memory_is_given_back() -> Iterator[None]:
+    """Give back the memory of large models, because each process that is forked copies the tables of its pages."""
+    yield
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    if resident > 1 << 30:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from pipeline.models.attention import (
     position_bias,
 )
 from pipeline.models.front_end import gelu_
+from pipeline.models.linear import joined, linear_of, pack_linears
 from pipeline.models.position import PositionalConvolution
 
 
@@ -82,6 +83,11 @@ class PackedEncoder(nn.Module):
                 kept[number] = x.float()
         return x if self.norm_first else self.norm(x), kept
 
+    def pack(self) -> None:
+        """Pack the weights of the linear layers for float32 on a CPU, one layer after another."""
+        for module in (self.project, *self.layers):
+            pack_linears(module)
+
     def _attention(self, x: Tensor, counts: Sequence[int], together: bool) -> Attend:
         if self.wavlm is None and x.is_cuda and x.dtype != torch.float32:
             return PackedFlashAttention(counts, x.device)
@@ -103,11 +109,13 @@ class _Layer(nn.Module):
         self.norm, self.final_norm = layer.layer_norm, layer.final_layer_norm
         self.heads: int = attention.num_heads
         if isinstance(attention, WavLMSelfAttention):
-            self.project = _linear(attention.attention.in_proj_weight, attention.attention.in_proj_bias)
-            self.out = attention.attention.out_proj
+            inner = attention.attention
+            self.project = linear_of(inner.in_proj_weight, inner.in_proj_bias)
+            inner.register_parameter("in_proj_weight", None)  # which is not kept twice
+            self.out = inner.out_proj
             self.gate: nn.Module | None = _Gate(attention)
         else:
-            self.project = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
+            self.project = joined(attention.q_proj, attention.k_proj, attention.v_proj)
             self.out = attention.out_proj
             self.gate = None
         self.up, self.down = layer.feed_forward.intermediate_dense, layer.feed_forward.output_dense
@@ -172,23 +180,3 @@ class _Gate(nn.Module):
         first, second = gates.chunk(2, dim=-1)
         scaled: Tensor = first * (second * self.scale[0] - 1.0) + 2.0
         return scaled
-
-
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """Make a linear layer that shares the given weights."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    linear.weight, linear.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
-    return linear
-
-
-def _joined(*parts: nn.Linear) -> nn.Linear:
-    """Join linear layers with the same input into one layer.
-
-    The weights of the given layers become views of the joined weights, so that memory does not hold them twice.
-    """
-    joined = _linear(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
-    size = parts[0].out_features
-    splits = torch.split(joined.weight, size), torch.split(joined.bias, size)
-    for part, weight, bias in zip(parts, *splits, strict=True):
-        part.weight, part.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
-    return joined

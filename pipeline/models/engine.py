@@ -144,6 +144,7 @@ class Engine:
             log_softmax=facts.values == "log_probs",
             fused=settings.fused,
         ).to(device)
+        self._forward.pack()
         self._working_bytes = self._forward.working_bytes
         # CUDA raises an error when memory runs out. On a CPU, Linux would kill the process instead.
         self._memory = SharedMemory(limited=device.type == "cpu")

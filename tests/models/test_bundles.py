@@ -75,9 +75,11 @@ def test_a_bundle_at_its_real_size_batched_equals_torchaudio_alone(
     built = time.monotonic()
     alone = stock_alone(stock, waveforms)
     ran_alone = time.monotonic()
-    together = exact(stock, facts)(*pad(waveforms), range(1, facts.num_layers + 1))
+    # Packing the billions of the three largest would take longer than all the rest; their layers are not special.
+    forward = exact(stock, facts, pack=facts.dim <= 1024)
+    together = forward(*pad(waveforms), range(1, facts.num_layers + 1))
     ran_together = time.monotonic()
-    del stock
+    del stock, forward
     gc.collect()
     difference = assert_same(together, alone)
     record_property(

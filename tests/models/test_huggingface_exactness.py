@@ -49,12 +49,14 @@ WAVEFORMS = [
 
 def exact(source: ModelSource, together: bool | None = None) -> ExactForward:
     body = source.facts.body
-    return ExactForward(
+    forward = ExactForward(
         load_model(source)[0],
         normalize_waveform=body.normalize_waveform,
         normalize_epsilon=body.normalize_epsilon,
         together=together,
     )
+    forward.pack()
+    return forward
 
 
 def texts(source: ModelSource, logits: Sequence[torch.Tensor]) -> list[str]:

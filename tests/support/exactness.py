@@ -63,9 +63,10 @@ def exact(
     precision: str = "fp32",
     together: bool | None = None,
     fused: bool = False,
+    pack: bool = True,
 ) -> ExactForward:
-    """Take over a model as its bundle gives it; it cannot be used as it was afterwards."""
-    return ExactForward(
+    """Take over a model as its bundle gives it, as the engine does; it cannot be used as it was afterwards."""
+    forward = ExactForward(
         getattr(stock, "model", stock),
         precision,
         normalize_waveform=facts is not None and facts.body.normalize_waveform,
@@ -73,6 +74,9 @@ def exact(
         together=together,
         fused=fused,
     )
+    if pack:
+        forward.pack()
+    return forward
 
 
 def assert_same(together: ModelOutput, alone: list[Alone]) -> float:
