@@ -32,8 +32,8 @@ cluster.shutdown()
 """
 
 _HASTE = {
-    "RAY_health_check_period_ms": "300",  # a node that is killed is found out after five times that
-    "RAY_enable_worker_prestart": "0",  # processes without the code of the run, which no actor uses
+    "RAY_health_check_period_ms": "300",  # a node counts as dead after five checks that fail
+    "RAY_enable_worker_prestart": "0",  # no process before it is asked for: an actor's has the code of its run
     "RAY_prestart_worker_first_driver": "0",
 }
 
