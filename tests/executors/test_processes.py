@@ -9,13 +9,13 @@ import re
 import shlex
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from fake_cuda import gpus
-from running import SHORT, assert_accounting, assert_same_tables, main
+from running import SHORT, assert_accounting, assert_same_tables, main, start_workers_warm
 
 from pipeline.decoding.greedy import Decoder
 from pipeline.executors.processes import messages, pool, scheduler, worker
@@ -65,6 +65,14 @@ def puppet(connection: int, *steps: str) -> list[str]:
 TAKE_A_SHARD = (say(messages.Wants()), "hear")
 STAY = "hear"
 CUT_MESSAGE = f"write:{struct.pack('!i', 1000).hex()}00"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _warm_workers() -> Iterator[None]:
+    """That workers begin cold, and end with their run, is in test_local.py and test_signals.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        start_workers_warm(patch)
+        yield
 
 
 @pytest.fixture
@@ -185,7 +193,7 @@ def test_status_and_report_read_the_metrics_of_several_workers(disturbed: Distur
 
 
 def test_a_gpu_on_which_every_worker_dies_is_left_alone_and_another_gpu_does_its_shards(
-    tmp_path: Path, alone: Path, started: Callable[[Command], list[str]]
+    tmp_path: Path, alone: Path, started: Callable[[Command], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real_command = worker.command
     ends = [("die",), (CUT_MESSAGE, "exit:3"), ("die",)]
@@ -195,6 +203,12 @@ def test_a_gpu_on_which_every_worker_dies_is_left_alone_and_another_gpu_does_its
             return puppet(connection, *TAKE_A_SHARD, *ends.pop(0))
         return real_command(connection, task, "cpu")
 
+    def look(self: Pool, each: pool._Worker, stopping: bool = False) -> None:
+        if each.place == 0 or stopping or not (ends or any(other.place == 0 for other in self._workers)):
+            look_at(self, each, stopping)  # else the other GPU waits until all have died on the first one
+
+    look_at = Pool._look_at
+    monkeypatch.setattr(Pool, "_look_at", look)
     devices = started(command)
     run_dir = tmp_path / "run"
     with gpus(2):

@@ -18,6 +18,7 @@ import pytest
 import s3
 from ray_cluster import RayCluster, parent_of, worker_processes
 from running import (
+    SHORT,
     assert_accounting,
     assert_same_tables,
     environment,
@@ -94,20 +95,65 @@ def assert_whole(run_dir: Path, alone: Path) -> None:
     assert [path.name for path in (run_dir / ".staging").iterdir()] == ["lock"]
 
 
+@pytest.fixture(scope="module")
+def interrupted(cluster: RayCluster, alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped when a part of it was committed, went on, and was killed while its worker had a shard."""
+    run_dir = tmp_path_factory.mktemp("interrupted") / "run"
+    command = [*given(cluster, run_dir), "executor.workers=1"]
+    process = start(*command, cwd=run_dir.parent, **cluster.variables)
+    assert wait_until(lambda: commits(run_dir) > 0)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert wait_until(lambda: not workers_of(cluster), 30)
+    assert [path.name for path in (run_dir / ".staging").iterdir()] == ["lock"]
+    kept = commits(run_dir)
+    assert kept < commits(alone)
+
+    process = start(*command, cwd=run_dir.parent, PIPELINE_FAILPOINT="staged=hang", **cluster.variables)
+    assert wait_until(lambda: any(path.name.startswith("shard-") for path in (run_dir / ".staging").iterdir()))
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL
+    assert wait_until(lambda: not workers_of(cluster), 30)
+    assert commits(run_dir) == kept
+    return run_dir
+
+
+def test_a_run_that_is_stopped_and_then_killed_keeps_what_is_committed_and_leaves_no_process(
+    interrupted: Path, cluster: RayCluster, alone: Path
+) -> None:
+    assert 0 < commits(interrupted) < commits(alone)
+    assert not workers_of(cluster)
+    assert "stopped by SIGTERM" in (interrupted / "logs" / "run.log").read_text()
+
+
 class Disturbed:
-    """A run whose driver is paused when both workers have a shard. One actor and one node are killed meanwhile."""
+    """A run that continues, and whose driver is paused when both workers have a shard.
+
+    One actor and one node are killed meanwhile.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self.log = ""
         self.metrics: list[dict[str, Any]] = []
+        self._logged = len(self.log)
+
+    @property
+    def log(self) -> str:
+        return (self.run_dir / "logs" / "run.log").read_text()
+
+    @property
+    def continued_log(self) -> str:
+        """What was logged since it continued."""
+        return self.log[self._logged :]
 
 
 @pytest.fixture(scope="module")
-def disturbed(cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
-    run = Disturbed(tmp_path_factory.mktemp("disturbed") / "run")
+def disturbed(cluster: RayCluster, interrupted: Path) -> Disturbed:
+    run = Disturbed(interrupted)
+    metrics = run.run_dir / "logs" / "metrics.jsonl"
+    computed, before = len(metrics.read_text().splitlines()), commits(run.run_dir)
     process = start(*given(cluster, run.run_dir), cwd=run.run_dir.parent, **cluster.variables)
-    assert wait_until(lambda: commits(run.run_dir) > 0 and len(workers_of(cluster)) == 2)
+    assert wait_until(lambda: commits(run.run_dir) > before and len(workers_of(cluster)) == 2)
     os.kill(process.pid, signal.SIGSTOP)
     before = commits(run.run_dir)
     actors = {node: actor for actor, node in workers_of(cluster).items()}
@@ -118,49 +164,30 @@ def disturbed(cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> 
     os.kill(process.pid, signal.SIGCONT)
     assert process.wait(120) == 0
     assert before < commits(run.run_dir)
-    run.log = (run.run_dir / "logs" / "run.log").read_text()
-    lines = (run.run_dir / "logs" / "metrics.jsonl").read_text().splitlines()
-    run.metrics = [json.loads(line) for line in lines]
+    run.metrics = [json.loads(line) for line in metrics.read_text().splitlines()[computed:]]
     return run
 
 
-def test_an_actor_and_a_node_that_are_killed_lose_nothing_and_double_nothing(disturbed: Disturbed, alone: Path) -> None:
+def test_what_is_stopped_killed_and_loses_an_actor_and_a_node_loses_nothing_and_doubles_nothing(
+    disturbed: Disturbed, alone: Path
+) -> None:
     assert_whole(disturbed.run_dir, alone)
     assert disturbed.log.count(" committed shard ") == commits(alone)
 
 
 def test_lost_workers_are_named_and_replaced_where_there_is_room(disturbed: Disturbed) -> None:
-    lost = re.findall(r"worker \d: the process was lost with its (\w+)", disturbed.log)
+    lost = re.findall(r"worker \d: the process was lost with its (\w+)", disturbed.continued_log)
     assert len(lost) == 2
     assert set(lost) <= {"actor", "node", "connection"}  # as Ray has found out until the run asks
-    assert len(re.findall(r"INFO worker \d: on ", disturbed.log)) > 2  # the node that is left has room for one
+    # The node that is left has room for one.
+    assert len(re.findall(r"INFO worker \d: on ", disturbed.continued_log)) > 2
 
 
 def test_the_batches_of_all_actors_are_numbered_once(disturbed: Disturbed) -> None:
-    assert [row["batch"] for row in disturbed.metrics] == list(range(len(disturbed.metrics)))
+    first = disturbed.metrics[0]["batch"]
+    assert [row["batch"] for row in disturbed.metrics] == list(range(first, first + len(disturbed.metrics)))
     assert {row["worker"] for row in disturbed.metrics} == {0, 1}
     assert {row["workers"] for row in disturbed.metrics} <= {1, 2}
-
-
-def test_a_run_that_is_stopped_and_then_killed_continues_and_leaves_no_process(
-    cluster: RayCluster, alone: Path, tmp_path: Path, disturbed: Disturbed
-) -> None:
-    run_dir = tmp_path / "run"
-    command = [*given(cluster, run_dir), "executor.workers=1"]
-    kept = 0
-    for signum, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
-        process = start(*command, cwd=tmp_path, **cluster.variables)
-        assert wait_until(lambda kept=kept: commits(run_dir) > kept)
-        os.kill(process.pid, signum)
-        assert process.wait(60) == code
-        assert wait_until(lambda: not workers_of(cluster), 30)
-        if signum == signal.SIGTERM:
-            assert [path.name for path in (run_dir / ".staging").iterdir()] == ["lock"]
-        kept = commits(run_dir)
-        assert kept < commits(alone)
-    done = start(*command, cwd=tmp_path, **cluster.variables)
-    assert done.wait(120) == 0
-    assert_whole(run_dir, alone)
 
 
 ASKING = """
@@ -189,12 +216,16 @@ def test_a_worker_waits_until_its_run_agrees_and_ends_with_the_connection() -> N
     assert (done.returncode, done.stdout) == (1, "agreed\n")
 
 
-def test_actors_write_a_run_in_an_object_store(cluster: RayCluster, store: Store, alone: Path, tmp_path: Path) -> None:
-    done = run(*given(cluster, f"s3://{BUCKET}/run"), "executor.workers=1", cwd=tmp_path, **cluster.variables)
+def test_actors_write_a_run_in_an_object_store(cluster: RayCluster, store: Store, tmp_path: Path) -> None:
+    two_shards = (*SHORT, "shard.hours=0.004", *CORPUS[2:])
+    assert main([*two_shards, f"run_dir={tmp_path / 'alone'}"]) == 0
+    assert commits(tmp_path / "alone") == 2
+    ray = given(cluster, f"s3://{BUCKET}/run")[len(CORPUS) :]
+    done = run(*two_shards, *ray, "executor.workers=1", cwd=tmp_path, **cluster.variables)
     assert done.returncode == 0, done.stderr
     found = s3.download(store, BUCKET, "run", tmp_path / "found")
     assert_accounting(found)
-    assert_same_tables(alone, found)
+    assert_same_tables(tmp_path / "alone", found)
 
 
 # --- what is refused, and what ends a run

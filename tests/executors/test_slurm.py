@@ -442,24 +442,26 @@ def test_a_job_fails_with_the_exit_code_of_its_command(slurm: Slurm) -> None:
 @pytest.mark.usefixtures("default_signals")
 @pytest.mark.usefixtures("elsewhere")
 def test_without_slurm_the_tasks_are_processes_of_this_machine_which_end_with_the_command(
-    capsys: pytest.CaptureFixture[str],
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [*RUN, "executor.cluster=local", "run_dir=out"]
-    env = running.environment(PIPELINE_FAILPOINT="run-json-written=hang")
-    with subprocess.Popen(running.command(*given), env=env, stderr=subprocess.PIPE, start_new_session=True) as process:
-        assert running.wait_until(Path("out/run.json").exists)
-        os.killpg(process.pid, signal.SIGINT)
-        _, error = process.communicate(timeout=60)
+    corpus = [*running.SHORT, "shard.hours=0.0015", "loader.workers=0", "threads=1"]
+    given = [*corpus, "executor=slurm", "executor.cluster=local", "executor.tasks=2", "run_dir=out"]
+    process = running.start(*given, "executor.tasks=1", cwd=elsewhere, PIPELINE_FAILPOINT="run-json-written=hang")
+    assert running.wait_until(Path("out/run.json").exists)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error.startswith(b"stopped by SIGINT; ")
-    assert error.count(b"\n") == 1
+    assert error.startswith("stopped by SIGINT; ")
+    assert error.count("\n") == 1
     assert running.group_members(process.pid) == []
     assert "stopped by SIGTERM; " in said_by(Path("out"), "*")
     assert running.main(given) == 0
     assert "all tasks have ended well; results in out" in capsys.readouterr().out
     assert Path("out/scores.parquet").exists()
-    running.assert_accounting(Path("out"), ["transcripts"])
+    running.assert_accounting(Path("out"))
     assert "Traceback" not in said_by(Path("out"), "*")
+    assert running.main([*corpus, "run_dir=alone"]) == 0
+    running.assert_same_tables(Path("alone"), Path("out"))
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import prometheus
 import pytest
-from running import ROOT, SHORT, main
+from running import ROOT, SHORT, main, start_workers_warm
 
 from pipeline.inference import execute as execution
 from pipeline.inference import textfile
@@ -85,6 +85,7 @@ def test_in_the_middle_of_a_run_the_file_says_since_when_each_worker_has_its_old
 
     monkeypatch.setattr(textfile, "EVERY_S", 0.0)
     monkeypatch.setattr(Monitor, "batch", batch)
+    start_workers_warm(monkeypatch)
     # As many shards as it takes until the second worker has started too.
     given = ["dataset=digits", *GIVEN, f"metrics.textfile={prom}", "executor.workers=2", "loader.workers=1"]
     assert main(given) == 0

@@ -21,13 +21,13 @@ from running import (
     DATA,
     assert_accounting,
     children_of,
-    command,
     environment,
     group_members,
     main,
     run,
     server,
     start,
+    start_prepared,
     wait_until,
 )
 
@@ -48,7 +48,11 @@ STOPPED = re.compile(
 
 
 def state(process: int) -> str:
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    """Its letter in the system's list of processes; none for one that has ended, as those do that read headers."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
 
 
 @pytest.fixture(autouse=True)
@@ -219,28 +223,39 @@ def test_stopped_while_the_manifest_is_made_it_leaves_nothing_behind(tmp_path: P
     assert not driver.out.exists()
 
 
+# The first terminal that the leader of a session opens is the session's own.
+AT_A_TERMINAL = """
+import os, sys
+terminal = os.open("{}", os.O_RDWR)
+for each in (0, 1, 2):
+    os.dup2(terminal, each)
+os.close(terminal)
+sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+"""
+
+
 def test_a_terminal_that_closes_ends_the_run_cleanly(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = command(*GIVEN, f"run_dir={out}")
-    child, terminal = pty.fork()
-    if not child:
-        os.chdir(tmp_path)
-        os.execve(arguments[0], arguments, environment(PIPELINE_FAILPOINT="forward@5=stop"))
+    terminal, its = pty.openpty()
+    process = start_prepared(
+        AT_A_TERMINAL.format(os.ttyname(its)), tmp_path / "prepared.py", *GIVEN, f"run_dir={out}", cwd=tmp_path,
+        PIPELINE_FAILPOINT="forward@5=stop",
+    )  # fmt: skip
 
     def stands_still() -> bool:
         if select.select([terminal], [], [], 0)[0]:
             os.read(terminal, 4096)  # as a terminal does: else it would have to wait for that
-        return state(child) == "T"
+        return state(process.pid) == "T"
 
     try:
         assert wait_until(stands_still)
+        os.close(its)
         os.close(terminal)  # the kernel says SIGHUP, and SIGCONT to whoever stands still
-        os.kill(child, signal.SIGCONT)
-        _, status = os.waitpid(child, 0)
+        os.kill(process.pid, signal.SIGCONT)
+        assert process.wait(60) == 129
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-    assert os.waitstatus_to_exitcode(status) == 129
+            os.killpg(process.pid, signal.SIGKILL)
     assert STOPPED.search((out / "logs" / "run.log").read_text())
     assert [path.name for path in (out / ".staging").iterdir()] == ["lock"]
 

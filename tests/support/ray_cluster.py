@@ -21,13 +21,21 @@ cluster, nodes = Cluster(), []
 for line in sys.stdin:
     what, _, value = line.strip().partition(" ")
     if what == "add":
-        nodes.append(cluster.add_node(num_cpus=int(value), include_dashboard=False))
+        nodes.append(cluster.add_node(
+            num_cpus=int(value), include_dashboard=False, include_log_monitor=False, no_monitor=True,
+        ))
     else:
         cluster.remove_node(nodes[int(value)], allow_graceful=False)
     raylets = nodes[-1].all_processes.get("raylet")
     print(json.dumps([cluster.address, raylets[0].process.pid if raylets else None]), flush=True)
 cluster.shutdown()
 """
+
+_HASTE = {
+    "RAY_health_check_period_ms": "300",  # a node counts as dead after five checks that fail
+    "RAY_enable_worker_prestart": "0",  # no process before it is asked for: an actor's has the code of its run
+    "RAY_prestart_worker_first_driver": "0",
+}
 
 
 class RayCluster:
@@ -42,7 +50,7 @@ class RayCluster:
     def __init__(self) -> None:
         self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short, because sockets lie in it
         self.variables = {**QUIET, **PRIVATE, "RAY_TMPDIR": self._folder}
-        env = environment(**self.variables)
+        env = environment(**self.variables, **_HASTE)
         self._process = subprocess.Popen(
             [sys.executable, "-c", _SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -97,17 +99,25 @@ for name, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map"
 """
 """Lets a process mount what it alone sees; it ends with 77 where that is not allowed."""
 
+PREPARED = "{}\nimport runpy\nrunpy.run_module('pipeline.run', run_name='__main__', alter_sys=True)\n"
+
 
 def run_prepared(
     before: str, *overrides: str, cwd: Path, timeout: float = 240, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """A run in a process that first executes `before`: limits, privileges, mounts, other files for what it prints."""
-    program = f"{before}\nimport runpy\nrunpy.run_module('pipeline.run', run_name='__main__', alter_sys=True)\n"
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "prepared.py")
-        script.write_text(program)
+        script.write_text(PREPARED.format(before))
         env = environment(**variables)
         return server().run(str(script), overridden(overrides), cwd=cwd, env=env, timeout=timeout)
+
+
+def start_prepared(before: str, script: Path, *overrides: str, cwd: Path, **variables: str) -> warm.Process:
+    """Start such a process as the leader of a session of its own. `script` is where its program is written."""
+    script.write_text(PREPARED.format(before))
+    env = environment(**variables)
+    return server().start(str(script), overridden(overrides), cwd=cwd, env=env, new_session=True)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -122,6 +132,26 @@ def start(*overrides: str, cwd: Path, **variables: str) -> warm.Process:
     return server().start(
         "pipeline.run", overridden(overrides), cwd=cwd, env=environment(**variables), new_session=True
     )
+
+
+def start_workers_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers of runs in this process begin warm. They end with the server, and it ends with this process."""
+    from pipeline.executors.processes import pool, worker
+
+    def start_worker(
+        args: list[str], *, env: dict[str, str], pass_fds: Sequence[int], stdout: IO[bytes], **given: Any
+    ) -> warm.Process | subprocess.Popen[bytes]:
+        if worker.__name__ not in args:
+            return subprocess.Popen(args, env=env, pass_fds=pass_fds, stdout=stdout, **given)
+        _, *arguments = args[args.index(worker.__name__) + 1 :]
+        process = server().start(
+            worker.__name__, [str(server().pid), *arguments], cwd=Path.cwd(),
+            env={**env, "PYTHONPATH": server().env["PYTHONPATH"]}, files=pass_fds, printing=[stdout.fileno()] * 2,
+        )  # fmt: skip
+        process.args = args
+        return process
+
+    monkeypatch.setattr(pool, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": start_worker}))
 
 
 def wait_until(condition: Callable[[], bool], timeout: float = 120) -> bool:

@@ -10,6 +10,7 @@ imported at all, and memory, are for tests that start an interpreter.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import gc
 import importlib
 import json
@@ -62,6 +63,7 @@ READ_AT_START = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "MPL", "LD_")
 """How variables begin that an interpreter, or a library that it loads, reads once."""
 _LONGEST = 1 << 17
 """Bytes of what is asked for; most of it is the environment."""
+_MOST_FILES = 32
 
 
 def read_at_start(env: Mapping[str, str]) -> dict[str, str]:
@@ -94,10 +96,32 @@ class Server:
             os._exit(_run() & 0xFF)
         its.close()
 
+    @property
+    def pid(self) -> int:
+        """The parent of the processes that it starts."""
+        return self._process.pid
+
     def start(
-        self, program: str, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], new_session: bool = False
+        self,
+        program: str,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        new_session: bool = False,
+        files: Sequence[int] = (),
+        printing: Sequence[int] | None = None,
     ) -> Process:
         """`python -m program arguments`, or `python program arguments` where its name ends in `.py`.
+
+        Args:
+            program: A module or a script.
+            arguments: Its arguments.
+            cwd: Its working directory.
+            env: Its environment.
+            new_session: Whether it leads a session of its own.
+            files: Descriptors that it has too, as those of `pass_fds`.
+            printing: Its stdout and stderr, where `Process.communicate` is not to have them.
 
         Raises:
             ValueError: The environment differs from the server's in what an interpreter reads when it starts.
@@ -106,10 +130,10 @@ class Server:
             raise ValueError(f"{read_at_start(env)} is read when an interpreter starts; here that was {self.env}")
         if not Path(cwd).is_dir():
             raise NotADirectoryError(cwd)
-        printed, said = (os.memfd_create(name) for name in ("stdout", "stderr"))
+        printed, said = map(os.dup, printing) if printing else map(os.memfd_create, ("stdout", "stderr"))
         told, status = os.pipe()
-        asked = json.dumps([program, list(arguments), str(cwd), dict(env), new_session]).encode()
-        socket.send_fds(self._connection, [asked], [printed, said, status])
+        asked = json.dumps([[*files], program, list(arguments), str(cwd), dict(env), new_session]).encode()
+        socket.send_fds(self._connection, [asked], [printed, said, status, *files])
         os.close(status)
         return Process([program, *arguments], printed, said, told)
 
@@ -147,6 +171,13 @@ class Process:
             self.returncode = int(self._line())
             os.close(self._told)
         return self.returncode
+
+    def send_signal(self, signum: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code, once it has ended.
@@ -208,23 +239,35 @@ def _serve(connection: socket.socket) -> None:
             _reap(running)
         if connection not in ready:
             continue
-        asked, files, _, _ = socket.recv_fds(connection, _LONGEST, 3)
+        asked, received, _, _ = socket.recv_fds(connection, _LONGEST, _MOST_FILES)
         if not asked:
             os._exit(0)
-        out, err, told = files
+        out, err, told, *further = received
         with warnings.catch_warnings():  # of a thread of pyarrow's allocator, which forks as it should
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
             for descriptor in (connection.detach(), woken, wake, *running.values()):
                 os.close(descriptor)
-            _become(out, err, *json.loads(asked))
+            files, *given = json.loads(asked)
+            _become(out, err, *given)
             os.write(told, f"{os.getpid()}\n".encode())
             os.close(told)
+            _number(further, files)
             return
         running[pid] = told
-        os.close(out)
-        os.close(err)
+        for descriptor in (out, err, *further):
+            os.close(descriptor)
+
+
+def _number(received: Sequence[int], wanted: Sequence[int]) -> None:
+    """Give descriptors the numbers that they have in the process which passed them on."""
+    aside = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 1 + max([*wanted, *received])) for descriptor in received]
+    for descriptor in received:
+        os.close(descriptor)
+    for descriptor, number in zip(aside, wanted, strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
 
 
 def _configure() -> None:
@@ -278,6 +321,7 @@ def _run() -> int:
     An exception other than `SystemExit` with a number is the interpreter's to report.
     """
     code = 0
+    sys.modules.pop(sys.argv[0], None)  # as above
     try:
         if sys.argv[0].endswith(".py"):
             runpy.run_path(sys.argv[0], run_name="__main__")

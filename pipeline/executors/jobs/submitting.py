@@ -8,6 +8,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ from pipeline.storage.run_directory import RunDirectory
 
 _STOP_S = 300
 """Seconds before its time limit at which a job is told to stop: for a batch, and the commits that have begun."""
+LOOK_S = 0.1
+"""Seconds between two looks at a job that runs on this machine."""
 
 
 class ClusterSubmission:
@@ -134,7 +137,7 @@ class ClusterSubmission:
         try:
             for job in jobs:
                 with suppress(SystemExit):  # a job of submitit's executor `debug` runs here
-                    job.wait()
+                    self._await(job)
                     if self._options.cluster == "debug" or job.paths.result_pickle.exists():
                         codes.append(job.result())
         except BaseException:
@@ -149,10 +152,20 @@ class ClusterSubmission:
 
     def _stop(self, jobs: list[submitit.Job[int]]) -> None:
         """Stop jobs on this machine cleanly, and wait for their end."""
-        running = [job for job in jobs if self._options.cluster == "local" and not job.done()]
+        running = [job for job in jobs if self._options.cluster == "local" and _runs(job)]
         for job in running:
             os.kill(int(job.job_id), signal.SIGTERM)
         for job in running:
+            self._await(job)
+
+    def _await(self, job: submitit.Job[int]) -> None:
+        """Wait for the end of a job on this machine.
+
+        submitit itself waits 15 s longer for the result of a job that has failed and leaves none.
+        """
+        while self._options.cluster == "local" and _runs(job):
+            time.sleep(LOOK_S)
+        if self._options.cluster == "debug":
             job.wait()
 
     def _submitted(self, tasks: list[Task], further: Mapping[str, str] | None = None) -> list[submitit.Job[int]]:
@@ -199,6 +212,11 @@ class ClusterSubmission:
             ) from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _runs(job: submitit.Job[int]) -> bool:
+    """Whether the process of a job on this machine has not ended."""
+    return job.get_info(mode="force")["jobState"] == "RUNNING"
 
 
 def _require_own(folder: Path) -> None:
