@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
 import pytest
+import warm
 
 ACCESS_KEY, SECRET_KEY, TOKEN = (
     "AKIAOVERNIGHTSPEECH1",
@@ -157,14 +159,15 @@ class _Faulty:
         if kind in ("PUT", "CREATE", "COMPLETE", "COPY"):
             store.written[key] = time.monotonic()
         if action == "half":
-            return self._half(answer)
+            return self._half(environ, answer)
         return _cut(environ) if action == "lost" else answer
 
-    def _half(self, answer: list[bytes]) -> Iterator[bytes]:
+    def _half(self, environ: dict[str, Any], answer: list[bytes]) -> Iterator[bytes]:
         """The first half of an answer; the rest does not come while the fault lasts."""
         body = b"".join(answer)
         yield body[: len(body) // 2]
         self._store.hanging.wait(60)
+        _cut(environ)
 
     def _stale(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         """A list without what is new, as stores answer that become consistent later."""
@@ -185,19 +188,42 @@ def _cut(environ: dict[str, Any]) -> list[bytes]:
     raise ConnectionAbortedError("the connection is cut, as a fault says")
 
 
+@cache
+def _begin() -> None:
+    warm.share_what_clients_of_s3_read()
+
+
 @contextmanager
 def serving() -> Iterator[Store]:
     """A server while the context lasts. Clients of servers that there were before are forgotten."""
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
     from s3fs import S3FileSystem
     from werkzeug.serving import make_server
 
     class Handler(MotoRequestHandler):  # type: ignore[misc]
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def run_wsgi(self) -> None:
+            """Answer, and keep the connection for the next request, as a store does. werkzeug ends it after each."""
+            if self.headers.get("Expect") == "100-continue":
+                self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            began: list[Any] = []
+            answer = application(self.make_environ(), lambda *given, **_: began.extend(given))
+            code, _, message = began[0].partition(" ")
+            self.send_response(int(code), message)
+            for name, value in began[1]:
+                self.send_header(name, value)
+            self.end_headers()
+            for part in answer:
+                self.wfile.write(part)
+
         def log(self, *_: Any) -> None:
             """Say nothing of requests."""
 
+    _begin()
     store = Store()
-    application = _Faulty(DomainDispatcherApplication(create_backend_app), store)
+    application = _Faulty(create_backend_app("s3"), store)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
     store.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, name="s3", daemon=True)
@@ -232,10 +258,15 @@ def s3_server() -> Iterator[Store]:
 
 def client(store: Store) -> Any:
     """What asks the server without the pipeline and fsspec."""
+    return _client(store.url)
+
+
+@cache
+def _client(url: str) -> Any:
     import boto3
 
     return boto3.client(
-        "s3", endpoint_url=store.url, aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY,
+        "s3", endpoint_url=url, aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY,
         region_name="us-east-1",
     )  # fmt: skip
 

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -57,6 +57,22 @@ def share_the_digest_of_the_shipped_weights() -> None:
 def leave_syncing_out() -> None:
     """Let `os.fsync` do nothing: no test cuts the power, and a run of seven shards would wait 0.2 s for the disk."""
     os.fsync = lambda _: None
+
+
+def share_what_clients_of_s3_read() -> None:
+    """Let botocore read what it knows of S3 once, and not for each client, where that is most of the first request."""
+    from botocore.loaders import Loader
+    from botocore.session import get_session
+
+    begin: Callable[..., None] = Loader.__init__
+    known: dict[object, object] = {}
+
+    def beginning(self: Loader, *given: object, **named: object) -> None:
+        begin(self, *given, **named)
+        self._cache = known
+
+    Loader.__init__ = beginning
+    get_session().create_client("s3", region_name="us-east-1")
 
 
 READ_AT_START = ("PYTHON", "LC_", "LANG", "OMP_", "MKL_", "MPL", "LD_")
@@ -218,6 +234,7 @@ def _warm_up() -> None:
     sys.modules["pipeline.audio.headers"].HEADER_PROCESSES = HEADER_PROCESSES  # type: ignore[attr-defined]
     share_the_digest_of_the_shipped_weights()
     leave_syncing_out()
+    share_what_clients_of_s3_read()
     del sys.modules["pipeline.run"]  # what runs as a program is imported by nobody
     _configure()
     gc.collect()
