@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.docs import executing, world
-from scripts.docs.pages import DOCS, HIDDEN, OUTPUT, READ, ROOT, Block, blocks_of, lines_of
+from scripts.docs.pages import DOCS, HIDDEN, OUTPUT, READ, ROOT, Block, bare, blocks_of, lines_of
 
 LEFT_OUT = "..."
 MASKS = (
@@ -133,7 +133,8 @@ class Page:
         place: Its working directory.
         handlers: What happens to blocks of languages other than Python. Without a handler, nothing does.
         hidden: Whether commands in comments are executed. Otherwise the outputs after them are unknown.
-        elsewhere: Commands that run on another page. They are left out where the page does not show what they print.
+        elsewhere: Commands that run on another page, as `bare` writes them. They are left out where the page does not
+            show what they print.
     """
 
     def __init__(
@@ -189,7 +190,7 @@ class Page:
                     shutil.rmtree(folder)
         printed = ""
         for line in lines_of(block):
-            if shows is None and line in self.elsewhere:
+            if shows is None and bare(line) in self.elsewhere:
                 continue
             if line == world.DEMO and shows is not None:
                 printed = world.demo()[1]

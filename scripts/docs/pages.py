@@ -72,3 +72,8 @@ def lines_of(block: Block) -> list[str]:
     """The commands of a block, each in one line."""
     lines = block.code.replace("\\\n", " ").splitlines()
     return [line for line in lines if shlex.split(line, comments=True)]
+
+
+def bare(line: str) -> str:
+    """A command without a comment, in one way of writing its words."""
+    return shlex.join(shlex.split(line, comments=True))

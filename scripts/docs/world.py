@@ -29,6 +29,7 @@ import torch
 from pipeline.datasets import SHIPPED
 from pipeline.models.catalog import DIGITS
 from pipeline.models.sources import bundle, digits
+from pipeline.report import charts
 from scripts.data.make_voices_like import make_corpus
 from scripts.docs import executing
 
@@ -71,7 +72,8 @@ def demo() -> tuple[Path, str]:
     """A folder in which the demo has been run, and what it printed. The folder is there until this process ends."""
     folder = _home() / "demo"
     folder.mkdir()
-    _, printed = executing.command(f"{DEMO} {ONE_PICTURE}", folder)
+    with no_charts():
+        _, printed = executing.command(f"{DEMO} {ONE_PICTURE}", folder)
     return folder, printed
 
 
@@ -110,8 +112,15 @@ def stand_ins(world: Path) -> Iterator[None]:
     with (
         patch.object(bundle, "Source", StandIn),
         patch.dict(os.environ, VOICES_ROOT=str(world / "data" / "VOiCES_devkit")),
+        no_charts(),
     ):
         yield
+
+
+def no_charts() -> AbstractContextManager[object]:
+    """Let reports have no charts, which no page shows; drawing them takes longer than the rest of a report."""
+    drawn = ("speed_chart", "time_chart", "histogram")
+    return patch.multiple(charts, **{name: lambda *_, **__: "" for name in drawn})
 
 
 def real_bundles() -> AbstractContextManager[object]:
@@ -131,7 +140,7 @@ def quick(line: str, shown: bool) -> str:
     words = shlex.split(with_layers(line), comments=True)
     if words[:3] != ["python", "-m", "pipeline.run"]:
         return with_layers(line)
-    if not shown and not any(word.startswith(("stages=", "-", "vad=")) for word in words[3:]):
+    if not shown and not any(word.startswith(("stages=", "--", "vad=")) for word in words[3:]):
         words.append(NO_REPORT)
     return shlex.join([*words, ONE_PICTURE])
 

@@ -21,7 +21,7 @@ from running import ROOT
 from pipeline.config import commandline
 from pipeline.config import run_config as config
 from scripts.docs import executing, outputs
-from scripts.docs.pages import HIDDEN, OUTPUT, READ, Block, blocks_of, lines_of, marks_of
+from scripts.docs.pages import HIDDEN, OUTPUT, READ, Block, bare, blocks_of, lines_of, marks_of
 
 ELSEWHERE = {
     "extending.md": "tests/test_extending.py",
@@ -144,9 +144,10 @@ HANDLERS = {
 
 
 def on_other_pages(overview: Path) -> frozenset[str]:
-    """The commands of all other pages, word for word. What the gallery shares with README.md runs there."""
+    """The commands of all other pages, as `bare` writes them. What the gallery shares with README.md runs there."""
     others = [blocks for page, blocks in RUNNING.items() if page.name not in (overview.name, "gallery.md")]
-    return frozenset(line for blocks in others for block in blocks if not block.language for line in lines_of(block))
+    blocks = [block for page in others for block in page if not block.language]
+    return frozenset(bare(line) for block in blocks for line in lines_of(block))
 
 
 @pytest.mark.parametrize("page", [page for page in RUNNING if RUNNING[page]], ids=lambda page: page.name)
