@@ -20,6 +20,7 @@ from pipeline.config.run_config import RunConfig
 from pipeline.runtime import failpoints
 from pipeline.runtime import redaction as masking
 from pipeline.runtime import signals as stopping
+from pipeline.runtime.command import leave
 from pipeline.runtime.errors import RunError, UserError, torchaudio_misfit
 from pipeline.runtime.memory import is_out_of_memory, shortage
 from pipeline.runtime.signals import Stopped
@@ -191,4 +192,4 @@ def _end(reason: object, code: int) -> _Ended:
 
 if __name__ == "__main__":
     masking.mask_tracebacks()
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

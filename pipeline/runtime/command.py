@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import logging
+import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from typing import NoReturn
 
@@ -36,6 +40,20 @@ class Parser(argparse.ArgumentParser):
             UserError: Always.
         """
         raise UserError(f"{message}; usage: {self.usage}")
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code, and leave out what takes the interpreter apart.
+
+    After torch was imported, that takes more than a second. Threads are waited for, what is registered for the end is
+    done, and what was printed is written, as by an interpreter. mypy ends in the same way (`hard_exit`, mypy/util.py).
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads any more, or the stream is closed
+            stream.flush()
+    os._exit(code)
 
 
 def command(

@@ -113,3 +113,29 @@ def test_a_torch_that_torchaudio_cannot_be_loaded_with_is_said_in_one_line(
         r"torchaudio\n",
         capsys.readouterr().err,
     )
+
+
+LEAVING = """
+import atexit, sys, threading, time
+from pipeline.runtime.command import leave
+class Kept:
+    def __del__(self): print("taken apart")
+kept = Kept()
+atexit.register(print, "registered")
+threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+print("said", file=sys.stderr)
+leave(3)
+"""
+
+
+def test_a_process_that_leaves_waits_for_its_threads_does_what_is_registered_and_takes_nothing_apart() -> None:
+    given = {"capture_output": True, "text": True, "timeout": 60, "env": environment()}
+    left = subprocess.run([sys.executable, "-c", LEAVING], **given)
+    assert (left.returncode, left.stdout, left.stderr) == (3, "thread\nregistered\n", "said\n")
+
+
+def test_a_process_whose_reader_has_gone_leaves_with_its_exit_code() -> None:
+    process = subprocess.Popen([sys.executable, "-c", LEAVING], stdout=subprocess.PIPE, env=environment())
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(60) == 3
