@@ -48,8 +48,9 @@ def leave(code: int) -> NoReturn:
     After torch was imported, that takes more than a second. Threads are waited for, what is registered for the end is
     done, and what was printed is written, as by an interpreter. mypy ends in the same way (`hard_exit`, mypy/util.py).
     """
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
+    with suppress(KeyboardInterrupt):  # the work is done
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads any more, or the stream is closed
             stream.flush()
