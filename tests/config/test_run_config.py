@@ -590,12 +590,10 @@ def test_a_misspelt_key_ends_the_command_with_code_2_and_one_line(elsewhere: Pat
 
 def test_a_misspelt_key_is_refused_without_loading_torch(elsewhere: Path) -> None:
     script = (
-        "import runpy, sys\n"
+        "import atexit, runpy, sys\n"
         "sys.argv = ['run', 'batch.max_secondz=1']\n"
-        "try:\n"
-        "    runpy.run_module('pipeline.run', run_name='__main__')\n"
-        "finally:\n"
-        "    print(sorted({'torch', 'torchaudio'} & set(sys.modules)))\n"
+        "atexit.register(lambda: print(sorted({'torch', 'torchaudio'} & set(sys.modules))))\n"
+        "runpy.run_module('pipeline.run', run_name='__main__')\n"
     )
     ended = python("-c", script, cwd=elsewhere)
     assert (ended.returncode, ended.stdout) == (2, "[]\n")
