@@ -95,12 +95,16 @@ def _no_waiting_for_the_disk() -> None:
     warm.leave_syncing_out()
 
 
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _memory_is_given_back() -> Iterator[None]:
     """Give back the memory of large models, because each process that is forked copies the tables of its pages."""
+    before = _resident()
     yield
-    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-    if resident > 1 << 30:
+    if _resident() > before + (1 << 29):  # a collection takes a second or two
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
 

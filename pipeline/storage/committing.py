@@ -79,9 +79,9 @@ def commit(
     if not again and (there := directory.committed_pass(record)) is not None:
         return there
     # An old record goes before its first file changes.
-    directory.retract(record.shard, record.supplement)
+    passes = directory.retract(record.shard, record.supplement)
     _remove_outdated(directory, record, files)
-    directory.remove_tables(record.shard, record.supplement, but=staged)
+    directory.remove_tables(record.shard, passes, but=staged)
     return _publish(directory, replace(record, files=files), staged)
 
 
@@ -232,7 +232,7 @@ def _publish(
 
 def _are_ours(directory: RunDirectory, record: CommitRecord, published: Published) -> bool:
     """Whether the files under the final names are those that this process has put there, and its record is there."""
-    return directory.are_there(published) and directory.committed_pass(record) == record
+    return directory.are_there(published) and directory.record_of(record) == record
 
 
 def _of_another(directory: RunDirectory, record: CommitRecord) -> CommitRecord | None:

@@ -204,35 +204,47 @@ class RunDirectory(LockedRun):
         named = {self.table(table, shard, supplement).name: path for table, path in staged.items()}
         return self._files.publish(named, shard)
 
-    def retract(self, shard: int, supplement: int = 0, *, durable: bool = True) -> None:
+    def retract(self, shard: int, supplement: int = 0, *, durable: bool = True) -> dict[int, set[str]]:
         """Remove the commit records of a pass and of all later passes over a shard, so that they are computed again.
 
         Args:
             shard: The shard.
             supplement: Number of the pass.
             durable: Sync the folder, so that the records stay removed after a power failure.
+
+        Returns:
+            The passes with the names of their files, as `passes` has found them before.
         """
-        for number in reversed(self.passes(shard, supplement)):
-            name = self.commit_name(shard, number)
-            if self._files.exists(name):
+        passes = self.passes(shard, supplement)
+        for number, there in reversed(passes.items()):
+            if (name := self.commit_name(shard, number)) in there:
                 failpoint("retract", shard)
                 self._files.remove(name, durable=durable)
                 failpoint("retracted", shard)
+        return passes
 
-    def remove_tables(self, shard: int, supplement: int, but: Collection[str]) -> None:
+    def remove_tables(self, shard: int, passes: dict[int, set[str]], but: Collection[str]) -> None:
         """Remove the tables of a pass, except some tables, and all tables of later passes over a shard.
 
         The caller has retracted the commit records, and is about to replace the tables `but`. Without this, readers of
         a folder would find rows twice when the shard is computed anew with all its outputs at once. A file of each
         table in `but` stays, under the name of the pass, because after a kill the files tell which outputs there were.
+
+        Args:
+            shard: The shard.
+            passes: The pass and all later ones with the names of their files, as `retract` returns them.
+            but: The tables.
         """
-        for number in reversed(self.passes(shard, supplement)):  # the last first, so that a kill leaves no gap
+        first = min(passes)
+        kept = set(passes[first])
+        for number, there in reversed(passes.items()):  # the last first, so that a kill leaves no gap
             for table in TABLES:
-                stored, kept = self.table(table, shard, number), self.table(table, shard, supplement)
-                if number > supplement and table in but and stored.is_there and not kept.is_there:
-                    self._files.rename(stored.name, kept.name)
-                elif number > supplement or table not in but:
-                    self._files.remove(stored.name)
+                name, place = self.table(table, shard, number).name, self.table(table, shard, first).name
+                if name in there and number > first and table in but and place not in kept:
+                    self._files.rename(name, place)
+                    kept.add(place)
+                elif name in there and (number > first or table not in but):
+                    self._files.remove(name)
                 failpoint("removing", shard)
 
 

@@ -81,18 +81,20 @@ class StoredRun(RunFiles):
 
     # Commit records.
 
-    def passes(self, shard: int, first: int = 0) -> list[int]:
-        """Return the number `first` and those after it, up to the last pass over a shard that has a file.
+    def passes(self, shard: int, first: int = 0) -> dict[int, set[str]]:
+        """Return the names of the files that passes over a shard have, by number of the pass.
 
-        Somebody may have deleted all files of a pass, so the search ends after two passes without a file.
+        These are the pass `first`, even if it has no file, and those after it, up to the last one with a file. Somebody
+        may have deleted all files of a pass, so the search ends after two passes without a file.
         """
+        found: dict[int, set[str]] = {}
         last = first
-        while True:
-            names = {number: self._names_of(shard, number) for number in (last + 1, last + 2)}
+        while last + 2 not in found:
+            names = {number: self._names_of(shard, number) for number in range(first + len(found), last + 3)}
             there = self._files.present([name for each in names.values() for name in each])
-            if not there:
-                return list(range(first, last + 1))
-            last = max(number for number, each in names.items() if not there.isdisjoint(each))
+            found |= {number: there.intersection(each) for number, each in names.items()}
+            last = max((number for number in names if found[number]), default=last)
+        return {number: found[number] for number in range(first, last + 1)}
 
     def _names_of(self, shard: int, supplement: int) -> list[str]:
         tables = (self.table(table, shard, supplement).name for table in TABLES)
@@ -146,13 +148,18 @@ class StoredRun(RunFiles):
 
     def committed_pass(self, like: CommitRecord) -> CommitRecord | None:
         """Return the record of a pass over a shard if it is committed, with the same fingerprint; else `None`."""
+        record = self.record_of(like)
+        if record is None or record.fingerprint != like.fingerprint or not self._has_files(record, self.size):
+            return None
+        return record
+
+    def record_of(self, like: CommitRecord) -> CommitRecord | None:
+        """Return the record of the same pass over the same shard; `None` if there is none that can be read."""
+        name = f"{name_of_pass(like.shard, like.supplement)}.json"
         try:
-            record = read_record(self.read(self.commit_name(like.shard, like.supplement)))
+            return _parsed(name, self.read(f"{COMMITS}/{name}"))
         except OSError:
             return None
-        if record is None or (record.shard, record.supplement) != (like.shard, like.supplement):
-            return None
-        return record if record.fingerprint == like.fingerprint and self._has_files(record, self.size) else None
 
     def commits(self, shards: Iterable[int] | None = None) -> dict[int, CommittedShard]:
         """Return the shards that are done in the run that `run.json` describes, by shard; see `committed`."""
@@ -186,8 +193,14 @@ class StoredRun(RunFiles):
     def _records_of(self, shards: Iterable[int]) -> Iterator[CommitRecord | None]:
         """Yield the commit records of some shards, up to the first pass of each that has none."""
         for shard in shards:
-            names = (f"{name_of_pass(shard, number)}.json" for number in count())
-            yield from map(self._read_record_file, takewhile(lambda name: self.has(f"{COMMITS}/{name}"), names))
+            for number in count():
+                name = f"{name_of_pass(shard, number)}.json"
+                try:
+                    yield _parsed(name, self.read(f"{COMMITS}/{name}"))
+                except FileNotFoundError:
+                    break
+                except OSError:
+                    yield None
 
     def _records(self) -> Iterator[CommitRecord | None]:
         """Return each commit record in the order of the names; `None` for one that cannot be read."""

@@ -30,7 +30,7 @@ ELSEWHERE = {
 }
 """Pages whose blocks another module runs, all of them."""
 SLOW = {"compare.md", "language-models.md", "sampling.md"}
-"""Pages with hidden commands that transcribe minutes of noisy audio; `.ci/run` runs these with all others."""
+"""Pages with hidden commands that transcribe minutes of noisy audio. `.ci/run` runs these, beside the tests."""
 RUNNING = {
     page: [block for block in blocks_of(page) if not block.not_run and block.language != OUTPUT]
     for page in READ
@@ -174,3 +174,5 @@ def test_a_block_that_does_not_run_says_why_and_there_are_no_more_of_them_than_a
 def test_pages_that_another_module_runs_are_read_there() -> None:
     for page, module in ELSEWHERE.items():
         assert f'"{page}"' in (ROOT / module).read_text(), page
+    for page in SLOW:
+        assert f"docs/{page}" in (ROOT / ".ci" / "run").read_text(), page
