@@ -18,6 +18,7 @@ from pipeline.inference.writer import ShardWriter
 from pipeline.models import sources
 from pipeline.models.device import default_batch_seconds, default_committers, default_workers
 from pipeline.models.engine import Engine, EngineSettings
+from pipeline.models.sources import Loaded
 from pipeline.runtime.cores import available_cores
 from pipeline.runtime.signals import Stopped, deferring_stop
 from pipeline.storage.manifest import Manifest
@@ -43,7 +44,8 @@ def execute(job: Job, shards: Iterable[int], device: torch.device, listener: Lis
             committed.
     """
     cores = job.cores or max(1, available_cores() // job.sharing)
-    engine = build_engine(job.computation, device, max(1, job.threads // job.sharing) if job.threads else cores)
+    threads = max(1, job.threads // job.sharing) if job.threads else cores
+    engine = build_engine(job.computation, device, threads, job.loaded)
     workers = default_workers(device, cores) if job.workers is None else job.workers
     log = job.directory.local_log()
     loader = build_loader(job.computation, job.manifest, engine, workers=workers, timeout_s=job.timeout_s, stderr=log)
@@ -89,25 +91,29 @@ def _with_work(job: Job, shards: Iterable[int], writer: ShardWriter) -> Iterator
             writer.put(shard, [], None, [])
 
 
-def build_engine(computation: Computation, device: torch.device, threads: int | None = None) -> Engine:
+def build_engine(
+    computation: Computation, device: torch.device, threads: int | None = None, loaded: Loaded | None = None
+) -> Engine:
     """Load the model of a computation onto a device.
 
     Args:
         computation: The computation.
         device: The device.
         threads: Number of cores to use on a CPU; `None` for all that this process may use.
+        loaded: The model, if it is loaded already. It loses its weights.
 
     Raises:
         UserError: The weights are damaged, or they are not those of the computation.
     """
-    model, _ = sources.load_model(computation.source, computation.weights_sha256)
+    if loaded is None or loaded.sha256 != computation.weights_sha256:
+        loaded = sources.load_model(computation.source, computation.weights_sha256)
     settings = EngineSettings(
         layers=computation.layers,
         feature_dtype=computation.feature_dtype,
         logits=computation.wants_logits,
         emission_dtype=computation.emission_dtype,
     )
-    return Engine(computation.facts, model, device, computation.precision, settings, threads)
+    return Engine(computation.facts, loaded.model, device, computation.precision, settings, threads)
 
 
 def build_loader(

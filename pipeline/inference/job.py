@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from pipeline.inference.planning import Chunking
 from pipeline.inference.shard_tables import TableSettings
 from pipeline.inference.textfile import RunTextfile
 from pipeline.models.facts import ModelFacts
-from pipeline.models.sources import ModelSource
+from pipeline.models.sources import Loaded, ModelSource
 from pipeline.storage.commits import CommitRecord
 from pipeline.storage.identity import Identity
 from pipeline.storage.manifest import Manifest
@@ -112,6 +113,7 @@ class Job:
         sharing: Number of processes of this machine that compute the job at the same time, and so share its cores.
         cores: Number of cores that each of these processes has; `None` for its share of those that it may use.
         textfile: The figures of the run for Prometheus.
+        loaded: The model and the SHA-256 of its weights, if this process has loaded it already.
     """
 
     directory: RunDirectory
@@ -131,6 +133,11 @@ class Job:
     sharing: int = 1
     cores: int | None = None
     textfile: RunTextfile = field(default_factory=RunTextfile)
+    loaded: Loaded | None = field(default=None, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process gets of this object, which loads the model itself."""
+        return {**self.__dict__, "loaded": None}
 
     @property
     def pending(self) -> tuple[int, ...]:

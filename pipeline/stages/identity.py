@@ -6,6 +6,7 @@ possible, so that a finished run or a refused resume ends within seconds.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from pipeline import __version__
@@ -112,6 +113,7 @@ def note_manifest(directory: RunDirectory, *contents: str) -> None:
         directory.write(RUN_JSON, recorded.of_manifest(directory.file_record(MANIFEST), *contents).encode())
 
 
+@cache
 def versions() -> dict[str, str]:
     """Return the versions of the installed packages that compute and write, by name."""
     found = {"pipeline": __version__}

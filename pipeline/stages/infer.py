@@ -22,7 +22,7 @@ from pipeline.inference.shard_tables import TableSettings
 from pipeline.inference.textfile import RunTextfile
 from pipeline.models.device import Devices, resolve_precision
 from pipeline.models.facts import ModelFacts
-from pipeline.models.sources import load_model
+from pipeline.models.sources import Loaded, load_model
 from pipeline.runtime.clock import timestamp
 from pipeline.runtime.errors import RunError, UserError
 from pipeline.runtime.failpoints import failpoint
@@ -46,6 +46,7 @@ def infer(
     console: Console,
     say: Callable[[str], None],
     textfile: RunTextfile,
+    loaded: Loaded | None = None,
 ) -> str:
     """Load, infer, decode, write and commit what is left to compute in each shard.
 
@@ -56,6 +57,7 @@ def infer(
         console: Console of the live view.
         say: Prints and logs a line.
         textfile: The figures of the run for Prometheus.
+        loaded: The model, if it is loaded already.
 
     Returns:
         The speed in words; an empty string if nothing was left to compute.
@@ -74,7 +76,9 @@ def infer(
             jobs = prepare(config, directory, manifest, devices, say, retry)
             directory.let_others_in()
             for job in jobs:
-                job = replace(job, failures_before=job.failures_before + failures, textfile=textfile)
+                before = job.failures_before + failures
+                job = replace(job, failures_before=before, textfile=textfile, loaded=loaded)
+                loaded = None  # an engine takes the weights
                 speed = executor.run(job, console, say)
                 done = _require_all_shards(job)
                 failures += sum(record.num_failures for record in done.values())
@@ -105,11 +109,11 @@ def _require_all_shards(job: Job) -> dict[int, CommitRecord]:
     return done
 
 
-def check_beforehand(config: RunConfig) -> None:
+def check_beforehand(config: RunConfig) -> Loaded:
     """Refuse devices and weights that cannot be used, before a new run reads a recording or writes anything.
 
-    The weights are fetched. The model is dropped again: building it takes a fraction of a second, because the file is
-    mapped into memory.
+    Returns:
+        The model. It takes little memory until its weights are read, because the file is mapped into memory.
 
     Raises:
         UserError: The devices do not exist or do not suit the precision. The weights file cannot be fetched, is
@@ -117,10 +121,11 @@ def check_beforehand(config: RunConfig) -> None:
     """
     with closing(_executor(config)) as executor:
         resolve_precision(config.settings.precision, executor.devices(config.settings.device).first)
-    load_model(config.source)
+    loaded = load_model(config.source)
     if "transcripts" in config.settings.outputs:
         name, labels, stride_s = config.settings.decoder.name, config.model.ctc_labels, config.model.seconds_per_frame
         decoding.make(name, config.identity_options, config.decoder_files, labels, stride_s)
+    return loaded
 
 
 def prepare(

@@ -12,6 +12,7 @@ from pipeline.config.run_config import RunConfig
 from pipeline.datasets import columns_of
 from pipeline.executors import Submission
 from pipeline.inference.textfile import RunTextfile
+from pipeline.models.sources import Loaded
 from pipeline.runtime import redaction as masking
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
@@ -62,6 +63,7 @@ class Session:
         self.conclusion = Conclusion(config, self.directory, self.console, self.say, self.textfile)
         submission = getattr(EXECUTORS.load(config.settings.executor.name), "submission", None)
         self.submission: Submission | None = submission and submission(config, self.directory, self.say)
+        self._loaded: Loaded | None = None
 
     def run(self) -> int:
         """Do the stages; the dataset's notice, if it has one, is the first line and the last."""
@@ -111,7 +113,7 @@ class Session:
         elif "infer" in settings.stages and not self.directory.manifest.is_there:
             from pipeline.stages.infer import check_beforehand
 
-            check_beforehand(self.config)
+            self._loaded = check_beforehand(self.config)
         with self.directory.new_or_kept():
             part = self.directory.part
             with (
@@ -157,7 +159,8 @@ class Session:
             # Imported here, so that whatever needs no model starts without waiting for torch.
             from pipeline.stages.infer import infer
 
-            speed = infer(self.config, directory, manifest, self.console, self.say, self.textfile)
+            loaded, self._loaded = self._loaded, None
+            speed = infer(self.config, directory, manifest, self.console, self.say, self.textfile, loaded)
         return Computed(manifest, finished, speed)
 
     def _say_waiting(self, by: str) -> None:

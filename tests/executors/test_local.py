@@ -114,7 +114,7 @@ def test_processes_share_the_threads(
     asked: list[int | None] = []
     whole_execute = execution.execute
 
-    def build(computation: Computation, device: torch.device, threads: int | None) -> Engine:
+    def build(computation: Computation, device: torch.device, threads: int | None, _: object) -> Engine:
         asked.append(threads)
         raise UserError("enough")
 

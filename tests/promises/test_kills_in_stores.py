@@ -18,6 +18,8 @@ from changing import RECORDINGS, Corpus
 from running import assert_same_tables, main
 
 from pipeline.runtime.failpoints import POINTS
+from pipeline.runtime.places import place
+from pipeline.storage.object_files import ObjectFiles
 from pipeline.verify import __main__ as verify
 
 imported = importlib.import_module("pipeline.import").main
@@ -30,6 +32,7 @@ FIRST = (
     *("file-moved@3", "scores", "scored", "compact", "compacted"),
 )
 """The points of a first run, in an order in which each can still be reached."""
+WHILE_TABLES_APPEAR = ("table", "renaming@2", "moved", "renamed")
 BUCKET = "kills-of-tests"
 ELSEWHERE = {"report"}  # `test_object_store` has reports; making one takes longer than all the rest
 pytestmark = pytest.mark.usefixtures("default_signals")
@@ -48,8 +51,12 @@ class Months:
         """Prepare each command, and yield it with the points that it reaches."""
         self.corpus.add(range(4))
         (self.corpus.root / "monday" / f"{RECORDINGS[0].stem}.txt").write_text("one")
+        broken = self.corpus.root / "monday" / "broken.flac"
+        broken.write_bytes(b"fLaC")
         compacted = [*self.given, "stages=[manifest,infer,score,compact]"]
         yield main, compacted, FIRST
+        shutil.copy(RECORDINGS[8], broken)
+        yield main, [*compacted, "retry_failed=true"], []
         self.corpus.add([4], into="tuesday")
         shutil.copy(RECORDINGS[0], self.corpus.root / "tuesday" / "again.flac")
         yield main, compacted, ["extend", "extended", "settle", "renewal", "renewal-decided", "settled"]
@@ -64,6 +71,7 @@ class Months:
         yield imported, [self.run_dir, str(self.corrected)], ["references", "references-written"]
         shutil.copy(RECORDINGS[8], self.corpus.root / "monday" / RECORDINGS[1].name)
         yield main, [*compacted, "redo_changed=true"], ["retract", "retracted", "removing"]
+        yield main, [*self.given, "outputs=[transcripts,emissions,features]"], []
 
 
 def killed(command: Callable[[Sequence[str]], int], given: Sequence[str], point: str) -> bool:
@@ -80,6 +88,14 @@ def killed(command: Callable[[Sequence[str]], int], given: Sequence[str], point:
             os._exit(1)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return status == -signal.SIGKILL
+
+
+def assert_tables_are_complete(store: s3.Store, local: Path) -> None:
+    """Whatever has the name of a table can be read."""
+    for key in s3.keys(store, BUCKET):
+        if key.endswith(".parquet"):
+            s3.client(store).download_file(BUCKET, key, str(local))
+            pq.read_table(local)
 
 
 @pytest.mark.slow
@@ -101,11 +117,14 @@ def test_killed_at_every_point_of_its_months_a_run_in_a_store_has_the_tables_of_
             for point in points:
                 assert killed(command, given, point), (point, capfd.readouterr())
                 reached.add(point.partition("@")[0])
+                if point in WHILE_TABLES_APPEAR:
+                    assert_tables_are_complete(store, tmp_path / "table.parquet")
             assert command(given) in (0, 3), capfd.readouterr()
         assert verify.main([there.run_dir]) == 0, capfd.readouterr()
         found = s3.download(store, BUCKET, "run", tmp_path / "copy")
+        scratch = ObjectFiles(place(there.run_dir)).scratch  # type: ignore[arg-type]
     assert_same_tables(found, tmp_path / "here")
     for name in ("alignments", "transcripts-greedy", "compacted-transcripts", "scores.parquet"):
         assert pq.read_table(found / name).equals(pq.read_table(tmp_path / "here" / name)), name
-    assert not (found / ".staging").exists()
+    assert [path for folder in (found / ".staging", scratch) for path in folder.rglob("*") if path.is_file()] == []
     assert reached == {*POINTS} - NOT_IN_STORES - ELSEWHERE

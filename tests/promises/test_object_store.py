@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import shutil
 import signal
 import threading
 import time
@@ -17,7 +16,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import s3
-from changing import RECORDINGS, Corpus
 from running import (
     OWN_MOUNTS,
     SHORT,
@@ -49,8 +47,8 @@ from pipeline.verify import __main__ as verify
 imported = importlib.import_module("pipeline.import").main
 
 BUCKET = "runs-of-tests"
-GIVEN = (*SHORT, "shard.hours=0.002", "loader.workers=0", "threads=1")
-SHARDS = 3
+GIVEN = (*SHORT, "shard.hours=0.004", "loader.workers=0", "threads=1")
+SHARDS = 2
 HASTY = json.dumps({"config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 1}}})
 """What fsspec's configuration says, so that nothing is repeated. Tests need not wait for what does not come."""
 pytestmark = pytest.mark.usefixtures("default_signals")
@@ -153,64 +151,7 @@ def test_every_command_reads_it(
     assert {path.name for path in tmp_path.iterdir()} >= {"whole.ctm", "whole-vs-run", "whole-plots"}
 
 
-def changes(corpus: Corpus, run_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What happens to a run over months: it grows, is retried, aligned, decoded, and its references are corrected."""
-    given = [*corpus.given()[:-1], "loader.workers=0", f"run_dir={run_dir}", "outputs=[transcripts,emissions]"]
-    corpus.add(range(4))
-    broken = corpus.root / "monday" / "broken.flac"
-    broken.write_bytes(b"fLaC")
-    assert main(given) == 3
-    shutil.copy(RECORDINGS[8], broken)
-    corpus.add([5], into="tuesday")
-    assert main([*given, "retry_failed=true"]) == 3
-    capsys.readouterr()
-    id_ = open_run(run_dir).transcripts.id[0]
-    (corpus.root.parent / "right.csv").write_text(f"id,reference\n{id_},nine nine\n")
-    assert imported([run_dir, str(corpus.root.parent / "right.csv")]) == 0, capsys.readouterr().err
-    assert main([*given, "stages=[align,decode,score]", "threads=2"]) == 0
-    assert main([*given, "outputs=[transcripts,emissions,features]"]) == 3
-
-
-def test_a_run_that_grows_and_changes_has_the_tables_of_a_local_one(
-    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    here = Corpus(tmp_path / "here")
-    changes(here, str(here.out), capsys)
-    shutil.rmtree(here.root)
-    here.root.mkdir()
-    changes(here, f"s3://{BUCKET}/changed", capsys)
-    found = assert_equal(store, "changed", here.out, tmp_path)
-    for table in ("alignments", "transcripts-greedy"):
-        assert pq.read_table(found / table).equals(pq.read_table(here.out / table)), table
-    assert len([*(found / "alignments").iterdir()]) > 2
-    assert (found / "scores.parquet").read_bytes() == (here.out / "scores.parquet").read_bytes()
-    assert verify.main([f"s3://{BUCKET}/changed"]) == 0
-
-
 # --- kills
-
-
-KILLS = ("manifest-written", "run-json", "table@2", "renaming", "moved", "renamed", "file-moved@4", "scores")
-
-
-def test_killed_at_any_step_and_started_again_the_tables_are_those_of_the_undisturbed_run(
-    store: Store, local: Path, tmp_path: Path
-) -> None:
-    given = (*GIVEN, f"run_dir=s3://{BUCKET}/killed")
-    for point in KILLS:
-        killed = run(*given, cwd=tmp_path, PIPELINE_FAILPOINT=point)
-        assert killed.returncode == -signal.SIGKILL, (point, killed.stderr)
-        for key in s3.keys(store, BUCKET, "killed/"):
-            if key.endswith(".parquet") and "shard-" in key:
-                s3.client(store).download_file(BUCKET, key, str(tmp_path / "whole.parquet"))
-                pq.read_table(tmp_path / "whole.parquet")
-    done = run(*given, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = assert_equal(store, "killed", local, tmp_path)
-    log = (found / "logs" / "run.log").read_text()
-    assert log.count("run_dir s3://") == len(KILLS) + 1
-    scratch = ObjectFiles(place(f"s3://{BUCKET}/killed")).scratch  # type: ignore[arg-type]
-    assert [path for path in scratch.rglob("*") if path.is_file()] == []
 
 
 def test_killed_while_corrections_are_taken_over_the_next_import_takes_them_over(

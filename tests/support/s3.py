@@ -206,8 +206,6 @@ def serving() -> Iterator[Store]:
 
         def run_wsgi(self) -> None:
             """Answer, and keep the connection for the next request, as a store does. werkzeug ends it after each."""
-            if self.headers.get("Expect") == "100-continue":
-                self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             began: list[Any] = []
             answer = application(self.make_environ(), lambda *given, **_: began.extend(given))
             code, _, message = began[0].partition(" ")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pipeline.models.facts import ModelFacts
 from pipeline.runtime.errors import UserError, one_of
@@ -149,15 +149,19 @@ SOURCES = Modules("model.source", "pipeline.models.sources", "Source")
 """The sources by the value of `model.source`. `SOURCES.load(name)` imports one."""
 
 
-def load_model(source: ModelSource, expected: str | None = None) -> tuple[Wav2Vec2Model, str]:
+class Loaded(NamedTuple):
+    """A model in eval mode on the CPU, and the SHA-256 of its weights."""
+
+    model: Wav2Vec2Model
+    sha256: str
+
+
+def load_model(source: ModelSource, expected: str | None = None) -> Loaded:
     """Fetch the weights of a model, check them, then build the model.
 
     Args:
         source: The model.
         expected: The SHA-256 of the weights that a run was made with; `None` for any that `model.sha256` allows.
-
-    Returns:
-        The model in eval mode on the CPU, and the SHA-256 of the weights file.
 
     Raises:
         UserError: The file cannot be fetched or read, is damaged, or has another SHA-256.
@@ -167,7 +171,7 @@ def load_model(source: ModelSource, expected: str | None = None) -> tuple[Wav2Ve
         raise UserError(
             f"{source.weights_path}: has the sha256 {found}, the run was made with {expected}; put those weights there"
         )
-    return source.build(), found
+    return Loaded(source.build(), found)
 
 
 def named(model_name: str, **options: Any) -> ModelSource:
