@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from itertools import count, takewhile
 from typing import Any
 
@@ -206,12 +205,6 @@ class StoredRun(RunFiles):
         """Return each commit record in the order of the names; `None` for one that cannot be read."""
         found = self._commits.read()
         return (found[name] for name in sorted(found))
-
-    def _read_record_file(self, name: str) -> CommitRecord | None:
-        """Read a commit record; return `None` if it cannot be read or has the name of another shard."""
-        with suppress(OSError):
-            return _parsed(name, self.read(f"{COMMITS}/{name}"))
-        return None
 
     def _sizes(self) -> Callable[[str], int | None]:
         """Return what `size` returns for the tables of all shards, from one listing of each folder."""

@@ -27,6 +27,7 @@ from running import (
     run_prepared,
     server,
     start,
+    start_workers_warm,
     wait_until,
 )
 from s3 import ACCESS_KEY, SECRET_KEY, TOKEN, Fault, Store
@@ -427,8 +428,13 @@ def test_a_store_that_creates_twice_is_refused_for_parts_and_not_for_a_whole_run
 
 
 def test_processes_on_this_machine_and_jobs_of_slurm(
-    store: Store, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Store,
+    local: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    start_workers_warm(monkeypatch)
     given = [*GIVEN, f"run_dir=s3://{BUCKET}/workers"]
     assert main([*given, "executor=slurm", "executor.tasks=1"]) == 2
     assert "must be a folder that all nodes share" in one_line(capsys.readouterr().err)
