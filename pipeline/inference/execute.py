@@ -45,7 +45,7 @@ def execute(job: Job, shards: Iterable[int], device: torch.device, listener: Lis
     """
     cores = job.cores or max(1, available_cores() // job.sharing)
     threads = max(1, job.threads // job.sharing) if job.threads else cores
-    engine = build_engine(job.computation, device, threads, job.loaded)
+    engine = build_engine(job.computation, device, threads, job.loaded.pop() if job.loaded else None)
     workers = default_workers(device, cores) if job.workers is None else job.workers
     log = job.directory.local_log()
     loader = build_loader(job.computation, job.manifest, engine, workers=workers, timeout_s=job.timeout_s, stderr=log)

@@ -113,7 +113,8 @@ class Job:
         sharing: Number of processes of this machine that compute the job at the same time, and so share its cores.
         cores: Number of cores that each of these processes has; `None` for its share of those that it may use.
         textfile: The figures of the run for Prometheus.
-        loaded: The model and the SHA-256 of its weights, if this process has loaded it already.
+        loaded: The model, if this process has loaded it already. Whoever builds an engine takes it out of the list, so
+            that its memory is free once the engine has a copy.
     """
 
     directory: RunDirectory
@@ -133,11 +134,11 @@ class Job:
     sharing: int = 1
     cores: int | None = None
     textfile: RunTextfile = field(default_factory=RunTextfile)
-    loaded: Loaded | None = field(default=None, compare=False)
+    loaded: list[Loaded] = field(default_factory=list, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process gets of this object, which loads the model itself."""
-        return {**self.__dict__, "loaded": None}
+        return {**self.__dict__, "loaded": []}
 
     @property
     def pending(self) -> tuple[int, ...]:

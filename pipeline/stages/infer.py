@@ -46,7 +46,7 @@ def infer(
     console: Console,
     say: Callable[[str], None],
     textfile: RunTextfile,
-    loaded: Loaded | None = None,
+    loaded: list[Loaded],
 ) -> str:
     """Load, infer, decode, write and commit what is left to compute in each shard.
 
@@ -57,7 +57,7 @@ def infer(
         console: Console of the live view.
         say: Prints and logs a line.
         textfile: The figures of the run for Prometheus.
-        loaded: The model, if it is loaded already.
+        loaded: The model, if it is loaded already; see `Job.loaded`.
 
     Returns:
         The speed in words; an empty string if nothing was left to compute.
@@ -78,7 +78,6 @@ def infer(
             for job in jobs:
                 before = job.failures_before + failures
                 job = replace(job, failures_before=before, textfile=textfile, loaded=loaded)
-                loaded = None  # an engine takes the weights
                 speed = executor.run(job, console, say)
                 done = _require_all_shards(job)
                 failures += sum(record.num_failures for record in done.values())

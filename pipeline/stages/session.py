@@ -63,7 +63,7 @@ class Session:
         self.conclusion = Conclusion(config, self.directory, self.console, self.say, self.textfile)
         submission = getattr(EXECUTORS.load(config.settings.executor.name), "submission", None)
         self.submission: Submission | None = submission and submission(config, self.directory, self.say)
-        self._loaded: Loaded | None = None
+        self._loaded: list[Loaded] = []
 
     def run(self) -> int:
         """Do the stages; the dataset's notice, if it has one, is the first line and the last."""
@@ -113,7 +113,7 @@ class Session:
         elif "infer" in settings.stages and not self.directory.manifest.is_there:
             from pipeline.stages.infer import check_beforehand
 
-            self._loaded = check_beforehand(self.config)
+            self._loaded.append(check_beforehand(self.config))
         with self.directory.new_or_kept():
             part = self.directory.part
             with (
@@ -159,8 +159,7 @@ class Session:
             # Imported here, so that whatever needs no model starts without waiting for torch.
             from pipeline.stages.infer import infer
 
-            loaded, self._loaded = self._loaded, None
-            speed = infer(self.config, directory, manifest, self.console, self.say, self.textfile, loaded)
+            speed = infer(self.config, directory, manifest, self.console, self.say, self.textfile, self._loaded)
         return Computed(manifest, finished, speed)
 
     def _say_waiting(self, by: str) -> None:

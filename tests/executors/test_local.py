@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from running import DATA, SHORT, assert_accounting, assert_same_tables, main, run
+from running import DATA, SHORT, assert_accounting, assert_same_tables, main, run, start_workers_warm
 
 from pipeline.inference import execute as execution
 from pipeline.inference import loop
@@ -20,6 +22,7 @@ from pipeline.inference.job import Computation, Job
 from pipeline.inference.monitor import Listener, Monitor
 from pipeline.inference.writer import ShardWriter
 from pipeline.models.engine import Engine
+from pipeline.models.sources import digits
 from pipeline.runtime import progress
 from pipeline.runtime.errors import UserError
 
@@ -125,6 +128,31 @@ def test_processes_share_the_threads(
     monkeypatch.setattr(execution, "build_engine", build)
     assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", f"threads={threads}"]) == 2
     assert asked == [computing]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_model_that_was_checked_computes_and_nothing_else_keeps_it(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_workers_warm(monkeypatch)
+    built, kept = list[object](), list[int]()
+    build, batch = digits.Source.build, Monitor.batch
+
+    def building(source: digits.Source) -> object:
+        built.append(weakref.ref(model := build(source)))
+        return model
+
+    def counting(monitor: Monitor, *given: Any, **named: Any) -> None:
+        if not kept:
+            gc.collect()
+        kept.append(sum(each() is not None for each in built))  # type: ignore[operator]
+        batch(monitor, *given, **named)
+
+    monkeypatch.setattr(digits.Source, "build", building)
+    monkeypatch.setattr(Monitor, "batch", counting)
+    assert main([*CORPUS, f"run_dir={tmp_path / 'run'}", f"executor.workers={workers}"]) == 0
+    assert len(built) == 1
+    assert set(kept) == {0}
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ class Task:
         Raises:
             UserError: The task holds an object that cannot be sent.
         """
+        self.job.loaded.clear()  # the workers load the model themselves
         try:
             return pickle.dumps(self)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
