@@ -240,11 +240,12 @@ class RunDirectory(LockedRun):
         for number, there in reversed(passes.items()):  # the last first, so that a kill leaves no gap
             for table in TABLES:
                 name, place = self.table(table, shard, number).name, self.table(table, shard, first).name
-                if name in there and number > first and table in but and place not in kept:
-                    self._files.rename(name, place)
-                    kept.add(place)
-                elif name in there and (number > first or table not in but):
-                    self._files.remove(name)
+                if name in there:
+                    if number > first and table in but and place not in kept:
+                        self._files.rename(name, place)
+                        kept.add(place)
+                    elif number > first or table not in but:
+                        self._files.remove(name)
                 failpoint("removing", shard)
 
 

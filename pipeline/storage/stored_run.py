@@ -154,9 +154,8 @@ class StoredRun(RunFiles):
 
     def record_of(self, like: CommitRecord) -> CommitRecord | None:
         """Return the record of the same pass over the same shard; `None` if there is none that can be read."""
-        name = f"{name_of_pass(like.shard, like.supplement)}.json"
         try:
-            return _parsed(name, self.read(f"{COMMITS}/{name}"))
+            return self._record(like.shard, like.supplement)
         except OSError:
             return None
 
@@ -193,13 +192,17 @@ class StoredRun(RunFiles):
         """Yield the commit records of some shards, up to the first pass of each that has none."""
         for shard in shards:
             for number in count():
-                name = f"{name_of_pass(shard, number)}.json"
                 try:
-                    yield _parsed(name, self.read(f"{COMMITS}/{name}"))
+                    yield self._record(shard, number)
                 except FileNotFoundError:
                     break
                 except OSError:
                     yield None
+
+    def _record(self, shard: int, supplement: int) -> CommitRecord | None:
+        """Read the record of a pass; return `None` if it is damaged or has the name of another shard's."""
+        name = f"{name_of_pass(shard, supplement)}.json"
+        return _parsed(name, self.read(f"{COMMITS}/{name}"))
 
     def _records(self) -> Iterator[CommitRecord | None]:
         """Return each commit record in the order of the names; `None` for one that cannot be read."""

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import s3
 from changing import RECORDINGS, Corpus
-from running import assert_same_tables, main
+from running import assert_accounting, assert_same_tables, main
 
 from pipeline.runtime.failpoints import POINTS
 from pipeline.runtime.places import place
@@ -103,9 +103,9 @@ def test_killed_at_every_point_of_its_months_a_run_in_a_store_has_the_tables_of_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     here = Months(tmp_path / "months", str(tmp_path / "here"))
-    for command, given, _ in here.commands():
-        assert command(given) in (0, 3)
-    reached = set()
+    codes = [command(given) for command, given, _ in here.commands()]
+    assert {*codes} == {0, 3}
+    reached, runs = set(), 0
     shutil.rmtree(tmp_path / "months")
     with s3.serving() as store:
         for name, value in store.environment().items():
@@ -113,18 +113,28 @@ def test_killed_at_every_point_of_its_months_a_run_in_a_store_has_the_tables_of_
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         s3.client(store).create_bucket(Bucket=BUCKET)
         there = Months(tmp_path / "months", f"s3://{BUCKET}/run")
-        for command, given, points in there.commands():
+        for code, (command, given, points) in zip(codes, there.commands(), strict=True):
+            runs += (len(points) + 1) * (command is main)
             for point in points:
                 assert killed(command, given, point), (point, capfd.readouterr())
                 reached.add(point.partition("@")[0])
                 if point in WHILE_TABLES_APPEAR:
                     assert_tables_are_complete(store, tmp_path / "table.parquet")
-            assert command(given) in (0, 3), capfd.readouterr()
+            assert command(given) == code, capfd.readouterr()
+            if "stages=[align,decode,score]" in given:
+                assert len(s3.keys(store, BUCKET, "run/alignments/")) > 2
         assert verify.main([there.run_dir]) == 0, capfd.readouterr()
         found = s3.download(store, BUCKET, "run", tmp_path / "copy")
         scratch = ObjectFiles(place(there.run_dir)).scratch  # type: ignore[arg-type]
     assert_same_tables(found, tmp_path / "here")
+    assert_accounting(found)
     for name in ("alignments", "transcripts-greedy", "compacted-transcripts", "scores.parquet"):
         assert pq.read_table(found / name).equals(pq.read_table(tmp_path / "here" / name)), name
-    assert [path for folder in (found / ".staging", scratch) for path in folder.rglob("*") if path.is_file()] == []
+    assert (found / "scores.parquet").read_bytes() == (tmp_path / "here" / "scores.parquet").read_bytes()
+    assert {path.name for path in (found / "commits").iterdir()} == {
+        path.name for path in (tmp_path / "here" / "commits").iterdir()
+    }
+    assert (found / "logs" / "run.log").read_text().count("run_dir s3://") == runs
+    assert not (found / ".staging").exists()
+    assert [path for path in scratch.rglob("*") if path.is_file()] == []
     assert reached == {*POINTS} - NOT_IN_STORES - ELSEWHERE

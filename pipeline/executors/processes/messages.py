@@ -54,12 +54,12 @@ class Task:
         self.job.directory.share_locks(self.locks)
 
     def encode(self) -> bytes:
-        """Return the task as bytes.
+        """Return the task as bytes. This process drops the model, if it has loaded it: the workers load it themselves.
 
         Raises:
             UserError: The task holds an object that cannot be sent.
         """
-        self.job.loaded.clear()  # the workers load the model themselves
+        self.job.loaded.clear()
         try:
             return pickle.dumps(self)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
