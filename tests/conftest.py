@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import warm
 
 # Before torch is imported: processes that test have the cores between them, and more threads than cores only wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -49,6 +50,7 @@ def pytest_collection_finish() -> None:
     sys.dont_write_bytecode = WRITES_NO_BYTECODE
     gc.freeze()  # thousands of tests and modules that stay until the end need not be looked at again and again
     gc.set_threshold(20_000, 20, 100)
+    warm.use_huge_pages()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -74,24 +76,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _few_header_processes() -> None:
     """As `warm.HEADER_PROCESSES` says, which is more so for a process that tests."""
-    import warm
-
     from pipeline.audio import headers
 
     headers.HEADER_PROCESSES = warm.HEADER_PROCESSES
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _one_digest_of_the_shipped_weights() -> None:
-    import warm
-
-    warm.share_the_digest_of_the_shipped_weights()
-
-
-@pytest.fixture(autouse=True, scope="session")
 def _no_waiting_for_the_disk() -> None:
-    import warm
-
     warm.leave_syncing_out()
 
 
@@ -107,6 +98,7 @@ def _memory_is_given_back() -> Iterator[None]:
     if _resident() > before + (1 << 29):  # a collection takes a second or two
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
+    warm.use_huge_pages()  # what was written to while a process was forked is in small ones again
 
 
 @pytest.fixture

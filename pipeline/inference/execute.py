@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -61,7 +60,6 @@ def execute(job: Job, shards: Iterable[int], device: torch.device, listener: Lis
     )
     max_batch_s = job.max_batch_s or default_batch_seconds(device)
     listener.begin()
-    gc.freeze()  # the garbage collector need not search the imported modules again, here or in the loading processes
     try:
         planned = plan_batches(job, _with_work(job, shards, writer), max_batch_s)
         with closing(engine), closing(loader.batches(planned)) as batches, deferring_stop():
@@ -77,8 +75,6 @@ def execute(job: Job, shards: Iterable[int], device: torch.device, listener: Lis
         with deferring_stop():
             writer.abort()
         raise
-    finally:
-        gc.unfreeze()
     return writer.kept
 
 

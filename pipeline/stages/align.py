@@ -15,6 +15,7 @@ from pipeline.decoding.alignment import numbers
 from pipeline.decoding.alignment.aligner import Aligner
 from pipeline.decoding.alignment.spelling import Speller
 from pipeline.runtime.digests import digest_of_json
+from pipeline.runtime.starting import importing_torch
 from pipeline.runtime.terminal import counted
 from pipeline.stages.postprocessing.alignment import ShardAligner
 from pipeline.stages.postprocessing.emissions import StoredEmissions, describe_emissions
@@ -98,7 +99,8 @@ def _language(config: RunConfig, manifest: Manifest, say: Callable[[str], None])
 
 
 def _with_aligner(work: ShardAligner, stored: StoredEmissions, language: str | None) -> ShardAligner:
-    from pipeline.decoding.alignment.forced import find_states  # loads torch
+    with importing_torch():
+        from pipeline.decoding.alignment.forced import find_states
 
     speller = Speller(stored.labels, None if language is None else numbers.Numbers(language))
     return replace(work, aligner=Aligner(stored.labels, stored.seconds_per_frame, speller, find_states))

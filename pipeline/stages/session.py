@@ -17,6 +17,7 @@ from pipeline.runtime import redaction as masking
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.paths import encode_path
 from pipeline.runtime.signals import Stopped
+from pipeline.runtime.starting import importing_torch
 from pipeline.runtime.stdout import console
 from pipeline.scoring.groups import check_groups
 from pipeline.scoring.normalisers import check_normaliser
@@ -111,7 +112,8 @@ class Session:
         if self.submission is not None and finished is None:
             self.submission.check()
         elif "infer" in settings.stages and not self.directory.manifest.is_there:
-            from pipeline.stages.infer import check_beforehand
+            with importing_torch():
+                from pipeline.stages.infer import check_beforehand
 
             self._loaded.append(check_beforehand(self.config))
         with self.directory.new_or_kept():
@@ -157,7 +159,8 @@ class Session:
         speed = ""
         if finished is None and "infer" in settings.stages and self.submission is None:
             # Imported here, so that whatever needs no model starts without waiting for torch.
-            from pipeline.stages.infer import infer
+            with importing_torch():
+                from pipeline.stages.infer import infer
 
             speed = infer(self.config, directory, manifest, self.console, self.say, self.textfile, self._loaded)
         return Computed(manifest, finished, speed)

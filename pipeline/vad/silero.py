@@ -13,6 +13,7 @@ from pipeline.audio.waveforms import Extent
 from pipeline.records import AudioHeader
 from pipeline.runtime.digests import sha256_files
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.starting import importing_torch
 
 if TYPE_CHECKING:
     from pipeline.vad import Stretches
@@ -77,7 +78,8 @@ class Detector:
 
     def prepare(self) -> None:
         """Import torch."""
-        import pipeline.vad.engine.recording  # noqa: F401
+        with importing_torch():
+            import pipeline.vad.engine.recording  # noqa: F401
 
     def stretches(self, extent: Extent, header: AudioHeader, alive: Callable[[], None]) -> Stretches:
         """As `pipeline.vad.Detector.stretches`."""

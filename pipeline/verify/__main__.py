@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pipeline.runtime.command import Parser, command
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.places import place
+from pipeline.runtime.starting import importing_torch
 from pipeline.runtime.stdout import console
 from pipeline.runtime.terminal import printable
 from pipeline.storage.run_directory import RunDirectory
@@ -128,7 +129,8 @@ class _Verification:
             raise UserError(
                 f"{self._directory.root}: --exactness needs a sound manifest and run.json; repair them first"
             )
-        from pipeline.verify.exactness import rerun_alone  # loads torch
+        with importing_torch():
+            from pipeline.verify.exactness import rerun_alone
 
         records = [each.committed for each in found.shards if each.state != "damaged" and each.committed is not None]
         count, device = self._given.exactness, self._given.device or "auto"

@@ -90,6 +90,31 @@ def test_a_stop_while_a_command_is_imported_is_one_line(tmp_path: Path) -> None:
         assert (process.returncode, said) == (130, "stopped by SIGINT before anything was begun\n"), name
 
 
+def test_garbage_is_not_searched_while_torch_is_imported_for_the_first_time() -> None:
+    """Torch itself is not imported, so that this takes no seconds."""
+    program = """
+import gc, sys
+from pipeline.runtime.starting import importing_torch
+
+def seen():
+    with importing_torch():
+        found = gc.isenabled()
+    return found, gc.isenabled(), gc.get_freeze_count() > 0
+
+print(*seen())
+gc.unfreeze()
+gc.disable()
+print(*seen())
+gc.enable()
+sys.modules["torch"] = sys
+print(*seen())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert (ended.stdout, ended.stderr) == ("False True True\nFalse False False\nTrue True False\n", "")
+
+
 def test_memory_that_runs_out_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for error in (MemoryError(), ImportError("libtorch_cpu.so: failed to map segment from shared object")):
         assert failing_with(error) == 1

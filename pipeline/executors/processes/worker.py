@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, NoReturn
 from pipeline.runtime import failpoints
 from pipeline.runtime.sandbox import end_with
 from pipeline.runtime.signals import SIGNALS, Stopped, handling_signals
+from pipeline.runtime.starting import importing_torch
 
 if TYPE_CHECKING:
     from pipeline.executors.processes.link import Link
-    from pipeline.executors.processes.messages import Task
 
 STOP = signal.SIGUSR1
 """Asks a worker for a clean stop. It kills a worker that has not begun yet."""
@@ -54,7 +54,7 @@ def main(parent: int, connection: int, task: int, device: str) -> NoReturn:
     faulthandler.enable()  # a crash leaves a traceback in the log of the run
     # Imported here: this takes seconds, and the process is prepared for the end of its run before that.
     from pipeline.executors.processes.link import Link
-    from pipeline.executors.processes.messages import Failed, Task
+    from pipeline.executors.processes.messages import Failed
 
     end = Connection(connection)
     os.register_at_fork(after_in_child=end.close)  # loading processes have no use for it
@@ -65,7 +65,7 @@ def main(parent: int, connection: int, task: int, device: str) -> NoReturn:
     log.propagate = False
     try:
         with handling_signals([STOP], aloud=False):
-            _execute(Task.load(task), device, link)
+            _execute(task, device, link)
     except Stopped:
         pass  # the run has asked for it
     except BaseException as error:  # noqa: BLE001 - the run raises it
@@ -75,11 +75,15 @@ def main(parent: int, connection: int, task: int, device: str) -> NoReturn:
     os._exit(0)
 
 
-def _execute(task: Task, device: str, link: Link) -> None:
-    import torch
+def _execute(descriptor: int, device: str, link: Link) -> None:
+    from pipeline.executors.processes.messages import Finished, Task
 
-    from pipeline.executors.processes.messages import Finished
-    from pipeline.inference.execute import execute
+    with importing_torch():
+        import torch
+
+        from pipeline.inference.execute import execute
+
+        task = Task.load(descriptor)
 
     failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
     task.enter(link)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 from pipeline.models.catalog import BUNDLES
-from pipeline.models.sources import OneFile, WeightsOptions, check_sha256, checked_sha256
-from pipeline.runtime.digests import sha256_file
+from pipeline.models.sources import OneFile, WeightsOptions, check_sha256, checked_sha256, sha256_of_weights
 from pipeline.runtime.errors import UserError, one_of
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class Source(OneFile):
         try:
             if not path.exists():
                 self._download()
-            found = sha256_file(path)
+            found = sha256_of_weights([path])
         except _DOWNLOAD_FAILED as error:
             raise self._not_downloaded(error) from None
         except OSError as error:
