@@ -102,6 +102,10 @@ class Rival:
     """A process of `rivals.py` that has loaded its model and waits for work.
 
     It is started once and runs every round, warm from the second on; a run of this project starts anew each time.
+
+    Attributes:
+        start_s: Seconds until it was ready for work.
+        end_s: Seconds that such a process needs to end. Another process is to be timed, before this one has work.
     """
 
     def __init__(self, kind: str, model: str, device: str, threads: int, precision: str = "fp32") -> None:
@@ -115,7 +119,7 @@ class Rival:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.start_s = 0.0
+        self.start_s = self.end_s = 0.0
 
     def wait(self) -> None:
         """Wait until it is ready for work, if it is not."""
@@ -133,7 +137,9 @@ class Rival:
         self._process.stdin.close()
         if error is not None:
             self._process.kill()
+        began = time.perf_counter()
         self._process.wait(60)
+        self.end_s = time.perf_counter() - began
 
     def run(self, corpus: Path, out: Path, audio_s: float, **work: Any) -> Timing | str:
         """Time one piece of work, `audio_s` seconds of audio; where it did not get through, why, in words."""
@@ -146,7 +152,7 @@ class Rival:
             return str(answer["error"])
         size = sum(path.stat().st_size for path in out.rglob("*.parquet"))
         seconds = answer["seconds"]
-        return Timing(seconds, self.start_s + seconds, audio_s, bytes=size)
+        return Timing(seconds, self.start_s + seconds + self.end_s, audio_s, bytes=size)
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None

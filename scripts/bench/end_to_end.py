@@ -35,18 +35,21 @@ from pipeline.models.architectures import architecture_of
 BASE, LARGE = "wav2vec2_asr_base_960h", "wav2vec2_asr_large_960h"
 TRANSCRIPTS = ("outputs=[transcripts,emissions]",)
 ALL_LAYERS = ("outputs=[transcripts,emissions,features]", "features.layers=all")
-OURS, OURS_LAYERS = "this project", "this project, all layers"
+BINARY = (*ALL_LAYERS, "features.layout=binary")
+OURS, OURS_LAYERS, OURS_BINARY = "this project", "this project, all layers", "this project, all layers, binary"
 LOOP, LOOP_LAYERS = "tutorial's loop", "tutorial's loop, all layers"
 TARGETS = {
     "transcripts and emissions, against the tutorial's loop": (OURS, LOOP, 1.4),
     "with features of all layers, against the tutorial's loop": (OURS_LAYERS, LOOP_LAYERS, 2.7),
+    "the same with features.layout=binary": (OURS_BINARY, LOOP_LAYERS, 2.7),
     "transcripts and emissions, against transformers at its best": (OURS, "transformers", 1.4),
 }
 NOTE = (
     "s: median, from the first recording asked for to the last table written. command s: with the start of Python, "
     "imports and weights. waits: share of s in which the model waited for the loader or the writer. closing s: from "
     "the last batch to the last commit. MiB: peak memory of the largest process. Everybody but transformers, which "
-    "writes nothing, writes transcripts and emissions; with all layers also the features of every layer in float16."
+    "writes nothing, writes transcripts and emissions; with all layers also the features of every layer in float16, "
+    "as lists, or in one row as bytes (features.layout=binary)."
 )
 
 
@@ -136,10 +139,13 @@ def start_rivals(options: argparse.Namespace, model: str, stack: ExitStack) -> d
         precisions = ["fp32"] if options.device == "cpu" else ["fp32", "bf16"] if kind == "torchaudio" else ["bf16"]
         for precision in precisions:
             say(f"starting {kind} in {precision}")
-            rival = Rival(kind, model, options.device, options.threads, precision)
-            rivals[f"{kind} {precision}"] = stack.enter_context(rival)
-            if options.device == "cpu" and not options.quick:  # one after the other: each start is timed alone
+            asked = (kind, model, options.device, options.threads, precision)
+            rival = rivals[f"{kind} {precision}"] = stack.enter_context(Rival(*asked))
+            if options.device == "cpu" and not options.quick:  # one after the other: each start and end is timed alone
                 rival.wait()
+                with Rival(*asked) as ended:
+                    ended.wait()
+                rival.end_s = ended.end_s
     for name, rival in list(rivals.items()):
         try:
             rival.wait()
@@ -172,6 +178,7 @@ def compete(
     if name == "librispeech":
         contestants += [
             Contestant(OURS_LAYERS, lambda: ours(mix.part, ALL_LAYERS)),
+            Contestant(OURS_BINARY, lambda: ours(mix.part, BINARY)),
             Contestant(LOOP_LAYERS, theirs("torchaudio fp32", batch=1, features=True)),
         ]
         size = 8 if options.device == "cpu" else 32
