@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pickle
 import pwd
 import subprocess
@@ -12,9 +14,10 @@ from pathlib import Path
 import pytest
 from running import ROOT
 
+from pipeline.models import sources
 from pipeline.models.catalog import BUNDLES, MODELS
 from pipeline.models.facts import Body, ModelFacts
-from pipeline.models.sources import from_record, load_model, named
+from pipeline.models.sources import from_record, load_model, named, sha256_of_weights
 from pipeline.runtime.errors import UserError
 
 SHA256 = "0" * 64
@@ -43,6 +46,36 @@ def test_weights_that_are_not_those_of_a_run_are_refused_before_they_are_read(mo
     monkeypatch.setattr(type(source), "build", lambda self: pytest.fail("built"))
     with pytest.raises(UserError, match=f"has the sha256 {found}, the run was made with {SHA256}; put those"):
         load_model(source, SHA256)
+
+
+def test_weights_are_read_again_for_their_digest_when_they_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    digest = sources.sha256_files
+    monkeypatch.setattr(sources, "sha256_files", lambda files: read.extend(files) or digest(files))
+    weights, other = tmp_path / "weights", tmp_path / "other"
+
+    def seen(content: bytes) -> int:
+        assert sha256_of_weights([weights]) == hashlib.sha256(content).hexdigest()
+        return len(read)
+
+    weights.write_bytes(b"first")
+    assert seen(b"first") == seen(b"first") == 1
+    status = weights.stat()
+    other.write_bytes(b"other")
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.replace(other, weights)
+    assert seen(b"other") == seen(b"other") == 2
+    weights.write_bytes(b"third")
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert seen(b"third") == seen(b"third") == 3
+    weights.write_bytes(b"longer")
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert seen(b"longer") == seen(b"longer") == 4
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match="weights"):
+        sha256_of_weights([weights])
 
 
 def test_a_cache_of_weights_without_a_home_is_refused_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
