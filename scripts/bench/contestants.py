@@ -105,7 +105,7 @@ class Rival:
 
     Attributes:
         start_s: Seconds until it was ready for work.
-        end_s: Seconds that such a process needs to end. Another process is to be timed, before this one has work.
+        end_s: Seconds that such a process takes to end. Before the work they are known only of another process.
     """
 
     def __init__(self, kind: str, model: str, device: str, threads: int, precision: str = "fp32") -> None:

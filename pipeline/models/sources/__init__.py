@@ -214,7 +214,8 @@ def sha256_of_weights(files: Sequence[Path]) -> str:
         OSError: A file cannot be read.
     """
     found = [file.stat() for file in files]
-    return _sha256_of(tuple(files), tuple((each.st_ino, each.st_size, each.st_mtime_ns) for each in found))
+    # Whoever sets the time of the last write also sets that of the last change, `st_ctime_ns`, to now.
+    return _sha256_of(tuple(files), tuple((each.st_ino, each.st_size, each.st_ctime_ns) for each in found))
 
 
 @lru_cache(maxsize=8)
