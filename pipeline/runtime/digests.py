@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,16 @@ def sha256_file(path: Path) -> str:
 def sha256_files(paths: Sequence[Path]) -> str:
     """SHA-256 of one local file; of several, that of the lines `sha256sum` writes of them, in the order of their names.
 
-    `(cd FOLDER; LC_ALL=C; sha256sum FILES | sort -k2 | sha256sum)` gives the same.
+    `(cd FOLDER; LC_ALL=C; sha256sum FILES | sort -k2 | sha256sum)` gives the same. A process reads the files once,
+    until one of them changes.
     """
+    found = [os.stat(path) for path in paths]
+    # Whoever sets the time of the last write also sets that of the last change, `st_ctime_ns`, to now.
+    return _read_files(tuple(paths), tuple((each.st_ino, each.st_size, each.st_ctime_ns) for each in found))
+
+
+@lru_cache(maxsize=32)
+def _read_files(paths: tuple[Path, ...], versions: tuple[tuple[int, ...], ...]) -> str:
     if len(paths) == 1:
         return sha256_file(paths[0])
     lines = [f"{sha256_file(path)}  {path.name}\n" for path in sorted(paths, key=lambda path: path.name)]

@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from pipeline import __version__
 from pipeline.config.run_config import RunConfig
-from pipeline.models.sources import ModelSource, check_sha256, sha256_of_weights
+from pipeline.models.sources import ModelSource, check_sha256
+from pipeline.runtime.digests import sha256_files
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.redaction import mask_marked
 from pipeline.storage.identity import Identity
@@ -136,4 +137,4 @@ def _known_sha256(source: ModelSource, recorded: RunRecord) -> str | None:
         return None
     if recorded.weights is not None and recorded.weights == weights_file(source, recorded.weights.sha256):
         return recorded.weights.sha256
-    return sha256_of_weights(source.weights_files)
+    return sha256_files(source.weights_files)

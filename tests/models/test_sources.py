@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import pickle
 import pwd
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from running import ROOT
 
-from pipeline.models import sources
 from pipeline.models.catalog import BUNDLES, MODELS
 from pipeline.models.facts import Body, ModelFacts
-from pipeline.models.sources import from_record, load_model, named, sha256_of_weights
+from pipeline.models.sources import from_record, load_model, named
 from pipeline.runtime.errors import UserError
 
 SHA256 = "0" * 64
@@ -47,34 +43,6 @@ def test_weights_that_are_not_those_of_a_run_are_refused_before_they_are_read(mo
     monkeypatch.setattr(type(source), "build", lambda self: pytest.fail("built"))
     with pytest.raises(UserError, match=f"has the sha256 {found}, the run was made with {SHA256}; put those"):
         load_model(source, SHA256)
-
-
-def test_weights_are_read_again_for_their_digest_when_they_have_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[Path] = []
-    digest = sources.sha256_files
-    monkeypatch.setattr(sources, "sha256_files", lambda files: read.extend(files) or digest(files))
-    weights, other = tmp_path / "weights", tmp_path / "other"
-
-    def seen(content: bytes) -> int:
-        assert sha256_of_weights([weights]) == hashlib.sha256(content).hexdigest()
-        return len(read)
-
-    weights.write_bytes(b"first")
-    assert seen(b"first") == seen(b"first") == 1
-    written = weights.stat()
-    other.write_bytes(b"other")
-    changes = (lambda: os.replace(other, weights), lambda: weights.write_bytes(b"third"))
-    for count, change in enumerate(changes, start=2):
-        time.sleep(0.02)  # the clock of a file system may stand still for some milliseconds
-        change()
-        os.utime(weights, ns=(written.st_atime_ns, written.st_mtime_ns))  # as a copy that keeps times
-        content = weights.read_bytes()
-        assert seen(content) == seen(content) == count
-    weights.unlink()
-    with pytest.raises(FileNotFoundError, match="weights"):
-        sha256_of_weights([weights])
 
 
 def test_a_cache_of_weights_without_a_home_is_refused_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pipeline.models.facts import ModelFacts
-from pipeline.runtime.digests import sha256_files
 from pipeline.runtime.errors import UserError, one_of
 from pipeline.runtime.plugins import Modules
 
@@ -205,22 +203,6 @@ def from_record(model_name: str, identity: Mapping[str, Any], weights_path: str)
     module = SOURCES.load(identity.get("model.source") or source_of(model_name))
     source: ModelSource = module.Source.from_record(model_name, identity, weights_path)
     return source
-
-
-def sha256_of_weights(files: Sequence[Path]) -> str:
-    """Return the SHA-256 of weights, as `sha256_files`. A process reads them once, until one of them changes.
-
-    Raises:
-        OSError: A file cannot be read.
-    """
-    found = [file.stat() for file in files]
-    # Whoever sets the time of the last write also sets that of the last change, `st_ctime_ns`, to now.
-    return _sha256_of(tuple(files), tuple((each.st_ino, each.st_size, each.st_ctime_ns) for each in found))
-
-
-@lru_cache(maxsize=8)
-def _sha256_of(files: tuple[Path, ...], versions: tuple[tuple[int, ...], ...]) -> str:
-    return sha256_files(files)
 
 
 def check_sha256(source: ModelSource, found: str) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 
 from pipeline.models.catalog import BUNDLES
-from pipeline.models.sources import OneFile, WeightsOptions, check_sha256, checked_sha256, sha256_of_weights
+from pipeline.models.sources import OneFile, WeightsOptions, check_sha256, checked_sha256
+from pipeline.runtime.digests import sha256_files
 from pipeline.runtime.errors import UserError, one_of
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Source(OneFile):
         try:
             if not path.exists():
                 self._download()
-            found = sha256_of_weights([path])
+            found = sha256_files([path])
         except _DOWNLOAD_FAILED as error:
             raise self._not_downloaded(error) from None
         except OSError as error:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.models.catalog import MODELS
 from pipeline.models.labels import FAIRSEQ_SPECIAL, LABEL_SETS, WORD_BOUNDARY, read_labels
-from pipeline.models.sources import OneFile, check_sha256, checked_sha256, sha256_of_weights
+from pipeline.models.sources import OneFile, check_sha256, checked_sha256
+from pipeline.runtime.digests import sha256_files
 from pipeline.runtime.errors import UserError, one_of
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Source(OneFile):
     def fetch(self) -> str:
         """See `ModelSource.fetch`."""
         try:
-            found = sha256_of_weights([self.weights_path])
+            found = sha256_files([self.weights_path])
         except OSError as error:
             raise UserError(
                 f"model.checkpoint={self.weights_path}: cannot be read ({error.strerror}); give a file of weights"

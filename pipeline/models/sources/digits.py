@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.models.catalog import DIGITS
 from pipeline.models.huggingface.config import read_config
 from pipeline.models.huggingface.folder import SHIPPED, WEIGHTS, Folder
-from pipeline.models.sources import OneFile, WeightsOptions, check_sha256, checked_sha256, sha256_of_weights
+from pipeline.models.sources import OneFile, WeightsOptions, check_sha256, checked_sha256
+from pipeline.runtime.digests import sha256_files
 from pipeline.runtime.errors import UserError, one_of
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Source(OneFile):
     def fetch(self) -> str:
         """See `ModelSource.fetch`."""
         try:
-            found = sha256_of_weights([self.weights_path])
+            found = sha256_files([self.weights_path])
         except OSError as error:
             raise UserError(
                 f"model=digits: {self.weights_path} cannot be read ({error.strerror or error}); {self.remedy}"

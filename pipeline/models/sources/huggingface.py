@@ -14,7 +14,8 @@ from pipeline.models.huggingface.config import read_config
 from pipeline.models.huggingface.folder import WEIGHTS, adapter_names
 from pipeline.models.huggingface.processor import EPSILON, read_waveforms
 from pipeline.models.huggingface.vocabulary import languages, read_vocabulary
-from pipeline.models.sources import check_sha256, checked_sha256, sha256_of_weights
+from pipeline.models.sources import check_sha256, checked_sha256
+from pipeline.runtime.digests import sha256_files
 from pipeline.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Source:
         files = self.weights_files
         self._folder.check(files)
         try:
-            found = sha256_of_weights(files)
+            found = sha256_files(files)
         except OSError as error:
             raise self._folder.refusal(
                 f"{error.filename} cannot be read ({error.strerror}); make it readable"
